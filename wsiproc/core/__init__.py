@@ -1,0 +1,1 @@
+"""The nouns: boxes, regions, the grid, the cell table. numpy only."""

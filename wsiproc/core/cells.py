@@ -1,0 +1,89 @@
+"""The cell table: one row a cell, the single truth that every output is a rendering of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.integer]
+FloatArray = npt.NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Rings:
+    """One closed outline a cell, as corners of pixels (grid frame).
+
+    ``vertices``: (V, 2) int32, (y, x), the first corner of a ring not repeated at its end; ``offsets``: (N + 1,)
+    int64, ring *i* is ``vertices[offsets[i]:offsets[i + 1]]``. Edges are horizontal or vertical, so filling a ring
+    gives back exactly the pixels that it was traced from.
+    """
+
+    offsets: npt.NDArray[np.int64]
+    vertices: npt.NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> npt.NDArray[np.int32]:
+        return self.vertices[self.offsets[index] : self.offsets[index + 1]]
+
+    def take(self, index: npt.NDArray[np.int64]) -> Rings:
+        """The rings at ``index``, in that order."""
+        lengths = np.diff(self.offsets)[index]
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        starts = np.repeat(self.offsets[:-1][index] - offsets[:-1], lengths)
+        return Rings(offsets, self.vertices[starts + np.arange(offsets[-1])])
+
+    @classmethod
+    def concat(cls, parts: Sequence[Rings]) -> Rings:
+        """All rings of ``parts``, one after the other."""
+        lengths = [np.diff(part.offsets) for part in parts]
+        offsets = np.concatenate([[0], np.cumsum(np.concatenate([*lengths, np.zeros(0, np.int64)]))])
+        vertices = [part.vertices for part in parts] or [np.zeros((0, 2), np.int32)]
+        return cls(offsets.astype(np.int64), np.concatenate(vertices))
+
+
+@dataclass(frozen=True)
+class CellTable:
+    """Cells as columns of equal length (grid frame, px).
+
+    ``classes``: (N,) uint8, index into the model's class names; ``scores``: (N,) float32 in [0, 1];
+    ``centroids``: (N, 2) float64, (y, x), mean of the pixel centres; ``boxes``: (N, 4) int32, (y, x, h, w);
+    ``measurements``: name → (N,) float32, units in the names.
+    """
+
+    classes: npt.NDArray[np.uint8]
+    scores: npt.NDArray[np.float32]
+    centroids: npt.NDArray[np.float64]
+    boxes: npt.NDArray[np.int32]
+    measurements: dict[str, npt.NDArray[np.float32]]
+    rings: Rings
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def take(self, index: npt.NDArray[np.int64]) -> CellTable:
+        """The rows at ``index``, in that order."""
+        return CellTable(
+            self.classes[index],
+            self.scores[index],
+            self.centroids[index],
+            self.boxes[index],
+            {name: column[index] for name, column in self.measurements.items()},
+            self.rings.take(index),
+        )
+
+    @classmethod
+    def concat(cls, parts: Sequence[CellTable]) -> CellTable:
+        """All rows of ``parts`` (at least one), one part after the other."""
+        return cls(
+            np.concatenate([part.classes for part in parts]),
+            np.concatenate([part.scores for part in parts]),
+            np.concatenate([part.centroids for part in parts]),
+            np.concatenate([part.boxes for part in parts]),
+            {name: np.concatenate([part.measurements[name] for part in parts]) for name in parts[0].measurements},
+            Rings.concat([part.rings for part in parts]),
+        )

@@ -1,0 +1,28 @@
+"""One palette for zarr, GeoJSON, report and viewer.
+
+The colours are those of Okabe and Ito (2008), which stay apart for colour-blind readers, ordered so that the first
+ones also stand out on pink and brown tissue.
+"""
+
+from __future__ import annotations
+
+RGB = tuple[int, int, int]
+
+OKABE_ITO: tuple[RGB, ...] = (
+    (0, 114, 178),
+    (230, 159, 0),
+    (0, 158, 115),
+    (213, 94, 0),
+    (86, 180, 233),
+    (204, 121, 167),
+    (240, 228, 66),
+    (0, 0, 0),
+)
+
+# QuPath ignores a file's colours for these names and uses its own, close to these.
+NAMED: dict[str, RGB] = {"Positive": (213, 94, 0), "Negative": (0, 114, 178), "Nucleus": (0, 158, 115)}
+
+
+def class_colour(name: str, index: int) -> RGB:
+    """Colour of the class ``name``, the ``index``-th of its model."""
+    return NAMED.get(name, OKABE_ITO[index % len(OKABE_ITO)])

@@ -1,0 +1,55 @@
+"""Every error that a user can meet.
+
+::
+
+    WsiprocError
+    ├── SlideError(OSError)            the file: missing, not a slide, unreadable
+    │   └── SlideReadError             a place in a good slide that cannot be decoded
+    ├── ResolutionError(ValueError)    no µm per pixel, or one that cannot be true
+    ├── SettingsError(ValueError)      an option, a config file, an ROI
+    ├── PlanError(ValueError)          the work does not fit: memory, disk, no tissue
+    ├── ModelError(ValueError)         a model that cannot be found or loaded
+    ├── OutputError(ValueError)        an output folder that is incomplete or breaks a rule
+    └── MissingExtraError(ImportError) an optional dependency that is not installed
+
+Each is also the builtin that one expects, so that ``except OSError`` works. A message says what, where (the
+file), the numbers on both sides, and what to do about it.
+"""
+
+from __future__ import annotations
+
+
+class WsiprocError(Exception):
+    """Base of all errors that wsiproc raises on purpose; the command line prints it without a traceback."""
+
+
+class SlideError(WsiprocError, OSError):
+    """A path that is no readable slide."""
+
+
+class SlideReadError(SlideError):
+    """A part of an otherwise readable slide that cannot be decoded."""
+
+
+class ResolutionError(WsiprocError, ValueError):
+    """The physical pixel size is missing or impossible."""
+
+
+class SettingsError(WsiprocError, ValueError):
+    """An option, configuration file or region of interest that makes no sense."""
+
+
+class PlanError(WsiprocError, ValueError):
+    """Work that cannot be done with what is there; the message carries both numbers."""
+
+
+class ModelError(WsiprocError, ValueError):
+    """A model that is unknown or cannot be loaded."""
+
+
+class OutputError(WsiprocError, ValueError):
+    """An output folder that is incomplete, in use, or breaks a rule of its format."""
+
+
+class MissingExtraError(WsiprocError, ImportError):
+    """An optional dependency is needed; the message names the extra to install."""
