@@ -120,3 +120,13 @@ class Grid:
         rows = range(inside.y // self.step, (inside.y1 - 1) // self.step + 1)
         cols = range(inside.x // self.step, (inside.x1 - 1) // self.step + 1)
         return [self.region(row, col) for row in rows for col in cols]
+
+
+def grid_shape(slide_shape: tuple[int, int], slide_mpp: float, mpp: float) -> tuple[int, int]:
+    """Shape (h, w) of the grid of ``mpp`` µm/px over a slide of ``slide_shape`` level-0 px: its extent, rounded.
+
+    Since the extent is rounded, one grid px is ``slide extent ÷ grid extent`` slide px (per axis), not the nominal
+    ``mpp ÷ slide_mpp``; the two differ by less than half a pixel over the whole slide.
+    """
+    h, w = (max(1, round(px * slide_mpp / mpp)) for px in slide_shape)
+    return h, w

@@ -1,0 +1,167 @@
+"""Slides that OpenSlide opens: SVS, NDPI, MRXS, SCN, BIF, DICOM, tiled TIFF."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import openslide
+
+from wsiproc.core.geometry import Box
+from wsiproc.errors import SlideError, SlideReadError
+from wsiproc.io.pyramid_slide import RGB, WHITE, SlideFacts
+from wsiproc.io.resample import Level, UInt8Array, level_downsample, pieces
+
+# OpenSlide interpolates where a place is no whole px of its level; see ``AlignedLevel``.
+_ALIGNED_PX = 512
+
+
+class OpenSlideFile:
+    """An open OpenSlide handle that survives broken tiles.
+
+    OpenSlide refuses all further reading after one error, so that a single corrupt tile would cost the whole slide;
+    the handle is opened anew instead.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self.handle = openslide.OpenSlide(path)
+
+    def read(self, location: tuple[int, int], number: int, shape: tuple[int, int]) -> UInt8Array:
+        """The (h, w, 4) straight RGBA px of a level; ``location`` (y, x) in level-0 px of the canvas."""
+        handle = self.handle
+        try:
+            return np.asarray(handle.read_region(location[::-1], number, shape[::-1]))
+        except openslide.OpenSlideError as error:
+            with self._lock:
+                if self.handle is handle:
+                    self.handle = openslide.OpenSlide(self.path)
+            raise SlideReadError(
+                f"{self.path}: cannot decode level {number}, {shape[0]} × {shape[1]} px at level-0 y {location[0]}, "
+                f"x {location[1]}: {error}; the file is damaged there: copy or export it again"
+            ) from error
+
+    def close(self) -> None:
+        """Give the file back."""
+        self.handle.close()
+
+
+class OpenSlideLevel:
+    """A level whose OpenSlide factor is a whole number: every px can be addressed exactly."""
+
+    def __init__(self, file: OpenSlideFile, number: int, downsample: tuple[float, float], background: RGB) -> None:
+        self._file, self._number = file, number
+        w, h = file.handle.level_dimensions[number]
+        self.shape: tuple[int, int] = (h, w)
+        self.downsample = downsample
+        self._factor = float(file.handle.level_downsamples[number])
+        self._background = background
+
+    def read(self, box: Box) -> UInt8Array:
+        """See ``Level.read``."""
+        location = (round(box.y * self._factor), round(box.x * self._factor))
+        return flatten(self._file.read(location, self._number, box.shape), self._background)
+
+
+class AlignedLevel:
+    """A level read in blocks at fixed places.
+
+    Where a library's factor is 1.99996, most px of the level have no whole level-0 place, and the library blends
+    neighbours by an amount that depends on where the reading starts. Blocks at multiples of 512 px always start alike.
+    """
+
+    def __init__(self, level: Level) -> None:
+        self._level = level
+        self.shape = level.shape
+        self.downsample = level.downsample
+
+    def read(self, box: Box) -> UInt8Array:
+        """See ``Level.read``."""
+        pixels = np.empty((*box.shape, 3), np.uint8)
+        first = Box(box.y // _ALIGNED_PX, box.x // _ALIGNED_PX, 0, 0)
+        around = Box(
+            first.y * _ALIGNED_PX, first.x * _ALIGNED_PX, box.y1 - first.y * _ALIGNED_PX, box.x1 - first.x * _ALIGNED_PX
+        )
+        for corner in pieces(around, _ALIGNED_PX):
+            block = Box(corner.y, corner.x, _ALIGNED_PX, _ALIGNED_PX).clip(self.shape)
+            part = block.intersect(box)
+            pixels[part.relative_to(box).slices] = self._level.read(block)[part.relative_to(block).slices]
+        return pixels
+
+
+def flatten(rgba: UInt8Array, background: RGB) -> UInt8Array:
+    """(h, w, 4) straight RGBA laid on the background colour: (h, w, 3)."""
+    alpha = rgba[..., 3:]
+    if alpha.min(initial=255) == 255:
+        return np.ascontiguousarray(rgba[..., :3])
+    opacity = alpha.astype(np.uint16)
+    blend = rgba[..., :3] * opacity + np.asarray(background, np.uint16) * (255 - opacity)
+    return ((blend + 127) // 255).astype(np.uint8)
+
+
+def open_openslide(path: Path) -> tuple[OpenSlideFile, list[Level], SlideFacts] | None:
+    """The levels and facts of a slide; ``None`` if OpenSlide does not know the format.
+
+    Raises ``SlideError`` for a file of a format that OpenSlide knows and yet cannot open.
+    """
+    try:
+        file = OpenSlideFile(path)
+    except openslide.OpenSlideUnsupportedFormatError:
+        return None
+    except openslide.OpenSlideError as error:
+        raise SlideError(
+            f"{path}: OpenSlide recognises the format and cannot read the file: {error}; it is damaged, incomplete "
+            "(a part is missing beside it) or of an unsupported kind: copy it again or export it as OME-TIFF"
+        ) from error
+    facts = read_facts(file.handle.properties)
+    levels = [_open_level(file, number, facts.background) for number in range(file.handle.level_count)]
+    return file, levels, facts
+
+
+def _open_level(file: OpenSlideFile, number: int, background: RGB) -> Level:
+    """One level, aligned where OpenSlide would interpolate."""
+    (w0, h0), (w, h) = file.handle.level_dimensions[0], file.handle.level_dimensions[number]
+    factor = float(file.handle.level_downsamples[number])
+    level = OpenSlideLevel(file, number, level_downsample((h0, w0), (h, w), factor), background)
+    return level if factor.is_integer() else AlignedLevel(level)
+
+
+def read_facts(properties: Mapping[str, str]) -> SlideFacts:
+    """Facts from OpenSlide's properties; a value that is no number counts as missing."""
+    mpp = [_number(properties, f"openslide.mpp-{axis}") for axis in "yx"]
+    background = properties.get("openslide.background-color")
+    return SlideFacts(
+        format=properties.get("openslide.vendor", "openslide"),
+        mpp=(mpp[0], mpp[1]) if mpp[0] is not None and mpp[1] is not None else None,
+        objective=_number(properties, "openslide.objective-power"),
+        properties=dict(properties),
+        background=_parse_colour(background) if background else WHITE,
+        bounds=_read_bounds(properties),
+    )
+
+
+def _read_bounds(properties: Mapping[str, str]) -> Box | None:
+    """The scanned part of the canvas, where the format (MRXS, SCN) tells one."""
+    values = [properties.get(f"openslide.bounds-{key}") for key in ("y", "x", "height", "width")]
+    if any(value is None for value in values):
+        return None
+    y, x, h, w = (int(value) for value in values if value is not None)
+    return Box(y, x, h, w)
+
+
+def _parse_colour(rrggbb: str) -> RGB:
+    """``'FFFFFF'`` → (255, 255, 255)."""
+    r, g, b = bytes.fromhex(rrggbb)
+    return r, g, b
+
+
+def _number(properties: Mapping[str, str], key: str) -> float | None:
+    """A property as a positive number."""
+    try:
+        value = float(properties[key])
+    except (KeyError, ValueError):
+        return None
+    return value if value > 0 else None

@@ -1,0 +1,87 @@
+"""The slide that all readers return: levels of a pyramid, and what is known about them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from wsiproc.core.geometry import Box, grid_shape
+from wsiproc.io.fingerprint import fingerprint
+from wsiproc.io.resample import Level, UInt8Array, choose_level, read_grid
+
+RGB = tuple[int, int, int]
+WHITE: RGB = (255, 255, 255)
+
+
+@dataclass(frozen=True)
+class SlideFacts:
+    """What a file says about itself; ``None`` where it is silent. ``mpp`` is (y, x) in µm/px."""
+
+    format: str
+    mpp: tuple[float, float] | None = None
+    objective: float | None = None
+    properties: dict[str, str] = field(default_factory=dict)
+    background: RGB = WHITE
+    bounds: Box | None = None  # the scanned part of the canvas, level-0 px
+
+
+@dataclass
+class PyramidSlide:
+    """A slide read through the levels of a pyramid.
+
+    ``shape`` is (h, w) in level-0 px of the scanned part, whose corner is ``origin`` (y, x) on the levels' canvas.
+    """
+
+    path: Path
+    name: str
+    format: str
+    shape: tuple[int, int]
+    mpp: float
+    objective: float | None
+    properties: dict[str, str]
+    pyramid: Sequence[Level]
+    origin: tuple[int, int] = (0, 0)
+    background: RGB = WHITE
+    on_close: Callable[[], None] | None = None
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """Level-0 px per px of each level (mean of the axes), finest first."""
+        return tuple((dy + dx) / 2 for dy, dx in (level.downsample for level in self.pyramid))
+
+    def read(self, box: Box, mpp: float) -> UInt8Array:
+        """The (h, w, 3) uint8 pixels of ``box`` (grid px at ``mpp`` µm/px); background colour outside the slide.
+
+        Raises ``SlideReadError`` where the file cannot be decoded.
+        """
+        grid = grid_shape(self.shape, self.mpp, mpp)
+        scale = (self.shape[0] / grid[0], self.shape[1] / grid[1])
+        pixels = np.empty((*box.shape, 3), np.uint8)
+        inside = box.clip(grid)
+        if inside != box:
+            pixels[:] = self.background
+        level = self.pyramid[choose_level([each.downsample for each in self.pyramid], scale)]
+        for piece, part in read_grid(level, self.shape, self.origin, scale, inside):
+            pixels[piece.relative_to(box).slices] = part
+        return pixels
+
+    def fingerprint(self) -> str:
+        """Hash of the file's content, cheap enough for terabytes; see ``io.fingerprint``."""
+        return fingerprint(self.path)
+
+    def close(self) -> None:
+        """Give the file handle back; the slide cannot be read afterwards."""
+        if self.on_close is not None:
+            self.on_close()
+
+    def __enter__(self) -> PyramidSlide:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,262 @@
+"""Open any slide: ``open_slide(path)`` gives an object that reads boxes of a grid at the resolution asked for.
+
+Dispatch is by what the file holds, not by its name. OpenSlide knows its formats best; where a file is a plain tiled
+TIFF inside (Aperio, generic), the same tiles are decoded directly, faster and without interpolation.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Protocol, get_args
+
+from wsiproc.core.geometry import Box, grid_shape
+from wsiproc.errors import SettingsError, SlideError
+from wsiproc.io.pyramid_slide import PyramidSlide, SlideFacts
+from wsiproc.io.resample import Level, UInt8Array
+from wsiproc.io.resolution import resolve_mpp
+
+Reader = Literal["auto", "openslide", "tifffile", "tiatoolbox"]
+
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+# Their tiles lie on a plain grid, so that they can be decoded without OpenSlide.
+_PLAIN_TIFF_FORMATS = {"aperio", "generic-tiff"}
+_SUFFIXES = re.compile(r"(\.ome)?\.(zarr|tiff?|btf|tf[28])$|\.[^.\s]{1,6}$", re.IGNORECASE)
+
+
+class Slide(Protocol):
+    """A whole-slide image. (y, x) and (h, w); ``shape`` in level-0 px of the scanned part, ``mpp`` in µm/px."""
+
+    path: Path
+    name: str
+    format: str
+    shape: tuple[int, int]
+    mpp: float
+    objective: float | None
+    properties: dict[str, str]
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """Level-0 px per px of each level."""
+
+    def read(self, box: Box, mpp: float) -> UInt8Array:
+        """The (h, w, 3) uint8 pixels of a box in grid px at ``mpp``; background colour outside the slide."""
+
+    def fingerprint(self) -> str:
+        """Hash of the content."""
+
+    def close(self) -> None:
+        """Give the file back."""
+
+    def __enter__(self) -> Slide: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+@dataclass(frozen=True)
+class SlideSource:
+    """What a worker process needs to open a slide by itself."""
+
+    path: Path
+    mpp: float | None = None
+    reader: Reader = "auto"
+
+    def open(self) -> Slide:
+        """See ``open_slide``."""
+        return open_slide(self.path, self.mpp, self.reader)
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """What a format's reader found."""
+
+    levels: Sequence[Level]
+    facts: SlideFacts
+    close: Callable[[], None] | None = None
+
+
+def open_slide(path: Path | str, mpp: float | None = None, reader: Reader = "auto") -> Slide:
+    """Open the slide at ``path``; ``mpp`` (µm/px of level 0) replaces what the file says.
+
+    Raises
+    ------
+    SlideError
+        There is no slide at ``path``, or it cannot be read.
+    ResolutionError
+        The pixel size is unknown and not given, or cannot be true.
+    MissingExtraError
+        ``reader`` is "tiatoolbox" and that is not installed.
+    """
+    path = Path(path)
+    if reader not in get_args(Reader):
+        raise SettingsError(f"reader {reader!r} is unknown; choose one of {', '.join(get_args(Reader))}")
+    _check_path(path)
+    opened = _open(path, reader)
+    try:
+        return _assemble(path, mpp, opened)
+    except Exception:
+        if opened.close is not None:
+            opened.close()
+        raise
+
+
+def slide_name(path: Path) -> str:
+    """The file's name without its type, fit for a folder on every system: ``a.ome.tif`` → ``a``."""
+    stem = _SUFFIXES.sub("", path.name) if path.suffix == ".zarr" or not path.is_dir() else path.name
+    return re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", stem).rstrip(". ") or "slide"
+
+
+def _assemble(path: Path, given_mpp: float | None, opened: _Opened) -> PyramidSlide:
+    """The slide from its levels, its facts and the user's pixel size."""
+    facts = opened.facts
+    mpp = resolve_mpp(path, facts.mpp, given_mpp, facts.objective)
+    properties = dict(facts.properties)
+    if given_mpp is not None:
+        in_file = f"{facts.mpp[0]:g} × {facts.mpp[1]:g}" if facts.mpp else "none"
+        properties["wsiproc.mpp"] = f"{mpp:g} given by the user; in the file: {in_file}"
+    h, w = opened.levels[0].shape
+    scanned = (facts.bounds or Box(0, 0, h, w)).clip((h, w))
+    if scanned.area == 0:
+        raise SlideError(f"{path}: the scanned part {facts.bounds} lies outside the canvas of {h} × {w} px")
+    return PyramidSlide(
+        path=path,
+        name=slide_name(path),
+        format=facts.format,
+        shape=scanned.shape,
+        mpp=mpp,
+        objective=facts.objective,
+        properties=properties,
+        pyramid=opened.levels,
+        origin=(scanned.y, scanned.x),
+        background=facts.background,
+        on_close=opened.close,
+    )
+
+
+def _check_path(path: Path) -> None:
+    """Raise ``SlideError`` unless something readable and non-empty lies at ``path``."""
+    try:
+        if path.is_symlink() and not path.exists():
+            raise SlideError(f"{path}: a link to {os.readlink(path)}, which does not exist")
+        if not path.exists():
+            raise SlideError(f"{path}: no such file or folder")
+        if path.is_dir():
+            next(path.iterdir(), None)
+        elif not path.is_file():
+            raise SlideError(f"{path}: neither a file nor a folder (a socket, pipe or device)")
+        elif not _first_bytes(path):
+            raise SlideError(f"{path}: the file is empty (0 bytes); copy it again")
+    except SlideError:
+        raise
+    except OSError as error:  # no permission, a loop of links, a name too long, a lost network disk
+        raise SlideError(f"{path}: cannot be opened: {error.strerror or error}") from error
+
+
+def _first_bytes(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        return stream.read(8)
+
+
+def _open(path: Path, reader: Reader) -> _Opened:
+    """Find the reader for what lies at ``path``."""
+    if reader == "tiatoolbox":
+        from wsiproc.bridges.tiatoolbox import open_tiatoolbox
+
+        levels, facts = open_tiatoolbox(path)
+        return _Opened(levels, facts)
+    if path.is_dir():
+        return _open_folder(path)
+    is_tiff = _first_bytes(path).startswith(_TIFF_STARTS)
+    opened = None
+    if reader == "tifffile" or (reader == "auto" and is_tiff and _is_ome_tiff(path)):
+        return _open_tiff(path)
+    opened = _open_with_openslide(path, fast=reader == "auto")
+    if opened is None and reader == "auto":
+        opened = _open_tiff(path) if is_tiff else _open_image(path)
+    if opened is None:
+        raise SlideError(
+            f"{path}: not a slide that wsiproc can read (it starts with {_first_bytes(path)!r}); it reads what "
+            "OpenSlide reads (SVS, NDPI, MRXS, SCN, DICOM, tiled TIFF …), OME-TIFF, OME-Zarr, TIFF, PNG and JPEG. "
+            "If the file should be one of these, it is damaged: copy or export it again"
+        )
+    return opened
+
+
+def _open_folder(path: Path) -> _Opened:
+    """An OME-Zarr, or a folder with the DICOM files of one slide."""
+    from wsiproc.io.zarr_reader import is_zarr, open_zarr
+
+    if is_zarr(path):
+        levels, facts = open_zarr(path)
+        return _Opened(levels, facts)
+    for file in sorted(path.glob("*.dcm")):
+        # OpenSlide finds the other files of the series by itself.
+        opened = _open_with_openslide(file, fast=False)
+        if opened is not None:
+            return opened
+    raise SlideError(
+        f"{path}: a folder that is no slide: it holds neither an OME-Zarr (zarr.json, .zattrs) nor DICOM files "
+        "(*.dcm); give the slide files in it one by one"
+    )
+
+
+def _open_with_openslide(path: Path, fast: bool) -> _Opened | None:
+    """Through OpenSlide; with ``fast``, the pixels of plain tiled TIFFs are decoded directly."""
+    from wsiproc.io.openslide_reader import open_openslide
+
+    found = open_openslide(path)
+    if found is None:
+        return None
+    file, levels, facts = found
+    if fast and facts.format in _PLAIN_TIFF_FORMATS:
+        from wsiproc.io.tiff_reader import tiff_levels_like
+
+        direct = tiff_levels_like(path, [level.shape for level in levels])
+        if direct is not None:
+            file.close()
+            return _Opened(direct[1], facts, direct[0].close)
+    return _Opened(levels, facts, file.close)
+
+
+def _is_ome_tiff(path: Path) -> bool:
+    """Whether a TIFF holds OME-XML; OpenSlide would see level 0 only of its pyramid in SubIFDs."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            return bool(tiff.is_ome)
+    except (tifffile.TiffFileError, ValueError, OSError, IndexError):
+        return False
+
+
+def _open_tiff(path: Path) -> _Opened:
+    from wsiproc.io.tiff_reader import open_tiff
+
+    file, levels, facts = open_tiff(path)
+    return _Opened(levels, facts, file.close)
+
+
+def _open_image(path: Path) -> _Opened | None:
+    from wsiproc.io.image_reader import open_image
+
+    found = open_image(path)
+    return None if found is None else _Opened(found[0], found[1])
+
+
+def read_overview(slide: Slide, max_px: int = 4096, finest_mpp: float = 2.0) -> tuple[UInt8Array, tuple[float, float]]:
+    """The whole slide in one small picture: (h, w, 3) uint8, longest side ≤ ``max_px``, and its µm/px (y, x).
+
+    ``finest_mpp`` keeps the pictures of small slides small. The reading is piecewise, so memory stays bounded for
+    files of a single huge level too.
+    """
+    longest = max(slide.shape)
+    mpp = max(finest_mpp, slide.mpp, longest * slide.mpp / max_px)
+    shape = grid_shape(slide.shape, slide.mpp, mpp)
+    overview = slide.read(Box(0, 0, *shape), mpp)
+    return overview, (slide.shape[0] * slide.mpp / shape[0], slide.shape[1] * slide.mpp / shape[1])
