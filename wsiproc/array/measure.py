@@ -1,0 +1,131 @@
+"""Measurements of labelled objects, from integer sums only, so that no cut-out changes a digit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import shapely
+from numba import njit
+
+from wsiproc.core.cells import Rings
+
+
+@dataclass(frozen=True)
+class LabelSums:
+    """Integer sums over the pixels of labels 1…N (row *i* is label *i + 1*).
+
+    ``areas``: (N,) px; ``boxes``: (N, 4) (y, x, h, w); ``first``: (N, 2) sums of y, x counted from the box's corner;
+    ``second``: (N, 3) sums of y², x², yx; ``values``, ``squares``: (N, C) sums over each channel of the maps.
+    """
+
+    areas: npt.NDArray[np.int64]
+    boxes: npt.NDArray[np.int64]
+    first: npt.NDArray[np.int64]
+    second: npt.NDArray[np.int64]
+    values: npt.NDArray[np.int64]
+    squares: npt.NDArray[np.int64]
+
+
+def label_sums(labels: npt.NDArray[np.int32], count: int, maps: npt.NDArray[np.uint8]) -> LabelSums:
+    """Sums over labels 1…``count`` of ``labels`` (h, w) and of ``maps`` (c, h, w)."""
+    boxes = _boxes(labels, count)
+    areas, first, second, values, squares = _sums(labels, boxes, maps)
+    boxes[:, 2:] += 1 - boxes[:, :2]
+    return LabelSums(areas, boxes, first, second, values, squares)
+
+
+@njit(cache=True, nogil=True)
+def _boxes(labels, count):  # type: ignore[no-untyped-def]
+    """First and last row and column of each label: (count, 4) as (y0, x0, y1, x1), inclusive."""
+    boxes = np.empty((count, 4), np.int64)
+    boxes[:, :2] = max(labels.shape)
+    boxes[:, 2:] = -1
+    for y in range(labels.shape[0]):
+        for x in range(labels.shape[1]):
+            i = labels[y, x] - 1
+            if i >= 0:
+                boxes[i, 0] = min(boxes[i, 0], y)
+                boxes[i, 1] = min(boxes[i, 1], x)
+                boxes[i, 2] = max(boxes[i, 2], y)
+                boxes[i, 3] = max(boxes[i, 3], x)
+    return boxes
+
+
+@njit(cache=True, nogil=True)
+def _sums(labels, boxes, maps):  # type: ignore[no-untyped-def]
+    """Area, first and second moments from each box's corner, and channel sums."""
+    n, c = len(boxes), maps.shape[0]
+    areas, first, second = np.zeros(n, np.int64), np.zeros((n, 2), np.int64), np.zeros((n, 3), np.int64)
+    values, squares = np.zeros((n, c), np.int64), np.zeros((n, c), np.int64)
+    for y in range(labels.shape[0]):
+        for x in range(labels.shape[1]):
+            i = labels[y, x] - 1
+            if i < 0:
+                continue
+            dy, dx = y - boxes[i, 0], x - boxes[i, 1]
+            areas[i] += 1
+            first[i, 0] += dy
+            first[i, 1] += dx
+            second[i, 0] += dy * dy
+            second[i, 1] += dx * dx
+            second[i, 2] += dy * dx
+            for k in range(c):
+                value = np.int64(maps[k, y, x])
+                values[i, k] += value
+                squares[i, k] += value * value
+    return areas, first, second, values, squares
+
+
+def centroids(sums: LabelSums) -> npt.NDArray[np.float64]:
+    """Mean of the pixel centres of each label in the frame of its label image: (N, 2), (y, x), pixels centred at ½."""
+    corner: npt.NDArray[np.float64] = sums.boxes[:, :2] + 0.5
+    return corner + sums.first / sums.areas[:, None]
+
+
+def mean_and_spread(sums: LabelSums, channel: int, unit: float) -> tuple[npt.NDArray[np.float64], ...]:
+    """Mean and standard deviation of a channel over each label, in multiples of ``unit``: two (N,) arrays."""
+    mean = sums.values[:, channel] / sums.areas
+    # From exact integers: n·Σv² − (Σv)² has no cancellation error.
+    variance = sums.areas * sums.squares[:, channel] - sums.values[:, channel] ** 2
+    return mean * unit, np.sqrt(variance) / sums.areas * unit
+
+
+def ellipse_axes(sums: LabelSums) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Major and minor axis (px) of the ellipse with each label's second moments: two (N,) arrays.
+
+    As in scikit-image's ``regionprops``: each pixel is a unit square, which adds 1/12 to both variances.
+    """
+    n = sums.areas.astype(np.float64)
+    syy = (sums.areas * sums.second[:, 0] - sums.first[:, 0] ** 2) / n**2 + 1 / 12
+    sxx = (sums.areas * sums.second[:, 1] - sums.first[:, 1] ** 2) / n**2 + 1 / 12
+    syx = (sums.areas * sums.second[:, 2] - sums.first[:, 0] * sums.first[:, 1]) / n**2
+    mean, half = (syy + sxx) / 2, np.sqrt(((syy - sxx) / 2) ** 2 + syx**2)
+    return 4 * np.sqrt(mean + half), 4 * np.sqrt(np.maximum(mean - half, 0))
+
+
+def _rounded_polygons(rings: Rings) -> npt.NDArray[np.object_]:
+    """The outlines with each corner cut at half a pixel from it, as shapely polygons: (N,).
+
+    An outline along pixel edges is a staircase; through the midpoints of its unit edges it is the border that
+    marching squares would draw.
+    """
+    ahead = np.roll(rings.vertices, -1, axis=0)
+    ahead[rings.offsets[1:] - 1] = rings.vertices[rings.offsets[:-1]]
+    step = 0.5 * np.sign(ahead - rings.vertices)
+    points = np.stack([rings.vertices + step, ahead - step], axis=1).reshape(-1, 2)
+    owner = np.repeat(np.arange(len(rings)), 2 * np.diff(rings.offsets))
+    polygons: npt.NDArray[np.object_] = shapely.polygons(shapely.linearrings(points, indices=owner))
+    return polygons
+
+
+def perimeters_and_solidities(rings: Rings) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Length (px) of each outline, and its area ÷ the area of its convex hull: two (N,) arrays.
+
+    Both of the outline with its corners cut; the length is exact at multiples of 45° and within 6 % between, the
+    solidity of a digital disc is near 1.
+    """
+    polygons = _rounded_polygons(rings)
+    solidity = shapely.area(polygons) / shapely.area(shapely.convex_hull(polygons))
+    return shapely.length(polygons), np.minimum(solidity, 1.0)

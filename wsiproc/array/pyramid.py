@@ -1,0 +1,55 @@
+"""Halving pictures for pyramids; odd edges are padded with their own last row and column."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+
+def level_count(shape: tuple[int, int], smallest_px: int = 1024) -> int:
+    """Levels of a 2×2 pyramid whose last one is at most ``smallest_px`` on its longer side."""
+    return 1 + max(0, math.ceil(math.log2(max(shape) / smallest_px)))
+
+
+def level_shape(shape: tuple[int, int], level: int) -> tuple[int, int]:
+    """Shape (h, w) of a level, halved and rounded up ``level`` times."""
+    return -(-shape[0] // 2**level), -(-shape[1] // 2**level)
+
+
+def _pad_even(picture: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    h, w = picture.shape[-2:]
+    widths = [(0, 0)] * (picture.ndim - 2) + [(0, h % 2), (0, w % 2)]
+    return np.pad(picture, widths, mode="edge") if h % 2 or w % 2 else picture
+
+
+def halve_mean(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Mean of each 2×2 block, rounded half up: (…, h, w) uint8 → (…, ⌈h/2⌉, ⌈w/2⌉)."""
+    wide = _pad_even(picture).astype(np.uint16)
+    total = wide[..., ::2, ::2] + wide[..., 1::2, ::2] + wide[..., ::2, 1::2] + wide[..., 1::2, 1::2]
+    return ((total + 2) // 4).astype(np.uint8)
+
+
+def halve_mode(labels: npt.NDArray[np.unsignedinteger]) -> npt.NDArray[np.unsignedinteger]:
+    """Commonest value of each 2×2 block, the top-left one where all four differ or the vote is a tie."""
+    halved: npt.NDArray[np.unsignedinteger] = _mode(np.ascontiguousarray(_pad_even(labels)))
+    return halved
+
+
+@njit(cache=True, nogil=True)
+def _mode(labels):  # type: ignore[no-untyped-def]
+    h, w = labels.shape[0] // 2, labels.shape[1] // 2
+    out = np.empty((h, w), labels.dtype)
+    for y in range(h):
+        for x in range(w):
+            a, b = labels[2 * y, 2 * x], labels[2 * y, 2 * x + 1]
+            c, d = labels[2 * y + 1, 2 * x], labels[2 * y + 1, 2 * x + 1]
+            if a in (b, c, d):
+                out[y, x] = a
+            elif b in (c, d):
+                out[y, x] = b
+            else:
+                out[y, x] = c if c == d else a
+    return out

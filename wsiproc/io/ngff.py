@@ -1,0 +1,173 @@
+"""OME-Zarr 0.5: multiscale images and labels, written shard by shard, each shard whole and once.
+
+A writer never touches part of a shard: two processes that write disjoint parts of one shard lose pixels. Arrays of
+zeros leave no file, so glass costs nothing on disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsiproc._version import __version__
+from wsiproc.array.pyramid import halve_mean, halve_mode, level_shape
+from wsiproc.core.geometry import Box
+from wsiproc.core.palette import RGB
+
+VERSION = "0.5"
+CHUNK = 512
+SHARD = 4096
+
+
+def create_image(
+    folder: Path,
+    shape: tuple[int, int],
+    mpp: tuple[float, float],
+    levels: int,
+    channels: Sequence[tuple[str, RGB]],
+    shard: int = SHARD,
+) -> None:
+    """An empty uint8 image (c, h, w) pyramid with ``omero`` channel names and colours; ``mpp`` (y, x) of level 0."""
+    omero = {
+        "channels": [
+            {
+                "label": label,
+                "color": "{:02X}{:02X}{:02X}".format(*colour),
+                "active": True,
+                "window": {"min": 0, "max": 255, "start": 0, "end": 255},
+            }
+            for label, colour in channels
+        ],
+        "rdefs": {"model": "color"},
+    }
+    _create(folder, ("c", "y", "x"), (len(channels), *shape), mpp, levels, "uint8", shard, {"omero": omero})
+
+
+def create_labels(
+    image: Path,
+    name: str,
+    shape: tuple[int, int],
+    mpp: tuple[float, float],
+    levels: int,
+    dtype: str,
+    values: Mapping[int, tuple[str, RGB, int]] | None = None,
+) -> None:
+    """An empty label pyramid (h, w) under ``image``/labels.
+
+    ``values``: value → (name, colour, opacity 0–255) for maps of few values, 0 included. Per-cell labels go without:
+    a colour for each breaks viewers above some 100,000 entries.
+    """
+    label: dict[str, object] = {"version": VERSION, "source": {"image": "../../"}}
+    if values is not None:
+        label["colors"] = [
+            {"label-value": value, "rgba": [*colour, alpha]} for value, (_, colour, alpha) in values.items()
+        ]
+        label["properties"] = [{"label-value": value, "name": name} for value, (name, _, _) in values.items()]
+    _create(image / "labels" / name, ("y", "x"), shape, mpp, levels, dtype, SHARD, {"image-label": label})
+
+
+def create_labels_group(image: Path, names: Sequence[str]) -> None:
+    """The group that lists the labels of ``image``."""
+    import zarr
+
+    zarr.create_group(image / "labels", attributes={"ome": {"version": VERSION, "labels": list(names)}}, overwrite=True)
+
+
+def write_box(folder: Path, level: int, box: Box, pixels: npt.NDArray[np.generic]) -> None:
+    """Write ``pixels`` (…, h, w) at ``box`` of a level; the box must consist of whole shards (or end at the edge)."""
+    _array(folder, level, "r+")[(..., *box.slices)] = pixels
+
+
+def read_box(folder: Path, level: int, box: Box) -> npt.NDArray[Any]:
+    """Pixels (…, h, w) of a level; ``box`` must lie inside."""
+    pixels: npt.NDArray[Any] = np.asarray(_array(folder, level, "r")[(..., *box.slices)])
+    return pixels
+
+
+def halve_shard(folder: Path, level: int, box: Box) -> None:
+    """Fill ``box`` of ``level`` from the level before: the mean for images, the commonest value for labels.
+
+    Works in quarters, so that memory is that of one shard and not of the four it is made of.
+    """
+    source, target = _array(folder, level - 1, "r"), _array(folder, level, "r+")
+    pixels = np.zeros((*target.shape[:-2], *box.shape), target.dtype)
+    halve = halve_mean if target.ndim == 3 else halve_mode
+    step = max(CHUNK, SHARD // 2)
+    for y in range(0, box.h, step):
+        for x in range(0, box.w, step):
+            part = Box(y, x, min(step, box.h - y), min(step, box.w - x))
+            below = Box(2 * (box.y + y), 2 * (box.x + x), 2 * part.h, 2 * part.w).clip(source.shape[-2:])
+            pixels[(..., *part.slices)] = halve(np.asarray(source[(..., *below.slices)]))
+    target[(..., *box.slices)] = pixels
+
+
+def level_shapes(folder: Path) -> list[tuple[int, ...]]:
+    """Shapes of all levels of a multiscale group."""
+    import zarr
+
+    group = zarr.open_group(folder, mode="r")
+    datasets: Any = group.attrs["ome"]
+    shapes = [group[entry["path"]] for entry in datasets["multiscales"][0]["datasets"]]
+    return [tuple(array.shape) for array in shapes if isinstance(array, zarr.Array)]
+
+
+def _array(folder: Path, level: int, mode: str) -> Any:
+    import zarr
+
+    return zarr.open_array(folder / str(level), mode=mode)  # type: ignore[arg-type]
+
+
+def _create(
+    folder: Path,
+    axes: tuple[str, ...],
+    shape: tuple[int, ...],
+    mpp: tuple[float, float],
+    levels: int,
+    dtype: str,
+    shard: int,
+    attributes: Mapping[str, object],
+) -> None:
+    """The group, its metadata and its empty arrays."""
+    import zarr
+    from zarr.codecs import ZstdCodec
+
+    flat = len(axes) - 2
+    multiscale = {
+        "name": folder.name.removesuffix(".ome.zarr"),
+        "axes": [_axis(name) for name in axes],
+        "datasets": [
+            {"path": str(k), "coordinateTransformations": _transformations(flat, mpp, k)} for k in range(levels)
+        ],
+        "type": "2x2 mean" if "omero" in attributes else "2x2 mode",
+        "metadata": {"method": "wsiproc.array.pyramid", "version": __version__},
+    }
+    ome = {"version": VERSION, "multiscales": [multiscale], **attributes}
+    group = zarr.create_group(folder, attributes={"ome": ome}, overwrite=True)
+    for level in range(levels):
+        group.create_array(
+            str(level),
+            shape=(*shape[:-2], *level_shape((shape[-2], shape[-1]), level)),
+            chunks=(*[1] * flat, CHUNK, CHUNK),
+            shards=(*shape[:-2], shard, shard),
+            dtype=dtype,
+            dimension_names=axes,
+            # Shuffling or lz4 makes label maps two to six times larger.
+            compressors=[ZstdCodec(level=1)],
+            fill_value=0,
+        )
+
+
+def _axis(name: str) -> dict[str, str]:
+    return {"name": name, "type": "channel"} if name == "c" else {"name": name, "type": "space", "unit": "micrometer"}
+
+
+def _transformations(flat: int, mpp: tuple[float, float], level: int) -> list[dict[str, object]]:
+    """Scale of a level and, since a 2×2 block's centre is not its first pixel's, its translation (µm)."""
+    scale = [*[1.0] * flat, *(m * 2**level for m in mpp)]
+    shift = [*[0.0] * flat, *(m * (2**level - 1) / 2 for m in mpp)]
+    moved: list[dict[str, object]] = [{"type": "scale", "scale": scale}]
+    return [*moved, {"type": "translation", "translation": shift}] if level else moved

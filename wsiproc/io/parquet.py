@@ -1,0 +1,209 @@
+"""Cells on disk: part files of single regions, and the final GeoParquet table."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.parquet
+import shapely
+
+from wsiproc.core.cells import CellTable, Rings
+from wsiproc.core.palette import class_colour
+
+
+def write_part(path: Path, cells: CellTable) -> None:
+    """One region's cells (grid frame), whole or not at all: a temporary name, then a rename."""
+    columns: dict[str, Any] = {
+        "class": cells.classes,
+        "score": cells.scores,
+        "centroid": _rows(cells.centroids),
+        "box": _rows(cells.boxes),
+        **{f"m:{name}": values for name, values in cells.measurements.items()},
+        "ring": pa.ListArray.from_arrays((2 * cells.rings.offsets).astype(np.int32), cells.rings.vertices.ravel()),
+    }
+    temporary = path.with_suffix(".tmp")
+    pyarrow.feather.write_feather(pa.table(columns), temporary, compression="zstd", compression_level=1)
+    os.replace(temporary, path)
+
+
+def read_part(path: Path) -> CellTable:
+    """Cells of one region as ``write_part`` left them."""
+    table = pyarrow.feather.read_table(path, memory_map=False).combine_chunks()
+    ring = _chunk(table["ring"], pa.list_(pa.int32()))
+    vertices = ring.flatten().to_numpy().reshape(-1, 2)
+    lengths = np.asarray(ring.value_lengths()) // 2
+    return CellTable(
+        table["class"].to_numpy(),
+        table["score"].to_numpy(),
+        np.asarray(_chunk(table["centroid"], pa.list_(pa.float64(), 2)).flatten()).reshape(-1, 2),
+        np.asarray(_chunk(table["box"], pa.list_(pa.int32(), 4)).flatten()).reshape(-1, 4),
+        {name[2:]: table[name].to_numpy() for name in table.column_names if name.startswith("m:")},
+        Rings(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), vertices),
+    )
+
+
+def _rows(values: npt.NDArray[np.generic]) -> Any:
+    """An (N, k) array as a column of fixed-size lists."""
+    return pa.FixedSizeListArray.from_arrays(values.ravel(), values.shape[1])
+
+
+def _chunk(column: Any, kind: Any) -> Any:
+    """The only chunk of a column; an empty one of the right type where the table has no rows."""
+    return column.chunk(0) if column.num_chunks else pa.array([], kind)
+
+
+class CellWriter:
+    """``cells.parquet`` in row groups, one a block of cells; readable by GeoPandas as it is (GeoParquet 1.1).
+
+    Coordinates become level-0 px, ids count from 1. The file appears under its name when it is whole.
+    """
+
+    def __init__(
+        self, path: Path, classes: Sequence[str], measurements: Sequence[str], scale: tuple[float, float]
+    ) -> None:
+        self._path, self._temporary = path, path.with_suffix(".parquet.tmp")
+        self._classes, self._scale, self._next_id = list(classes), scale, 1
+        self._bounds: list[float] | None = None
+        self._schema = _schema(classes, measurements, scale)
+        self._writer = pyarrow.parquet.ParquetWriter(
+            self._temporary, self._schema, compression="zstd", compression_level=1, use_dictionary=["class"]
+        )
+
+    def write(self, cells: CellTable) -> int:
+        """Append a block as one row group; the id of its first cell."""
+        first = self._next_id
+        table = pa.Table.from_arrays(self._columns(cells, first), schema=self._schema)
+        self._writer.write_table(table, row_group_size=max(1, len(cells)))
+        self._next_id += len(cells)
+        return first
+
+    def _columns(self, cells: CellTable, first: int) -> list[Any]:
+        sy, sx = self._scale
+        centres, boxes = cells.centroids * self._scale, cells.boxes
+        bbox = [boxes[:, 1] * sx, boxes[:, 0] * sy, (boxes[:, 1] + boxes[:, 3]) * sx, (boxes[:, 0] + boxes[:, 2]) * sy]
+        self._grow(bbox)
+        kind = pa.DictionaryArray.from_arrays(cells.classes.astype(np.int8), self._classes)
+        return [
+            pa.array(np.arange(first, first + len(cells), dtype=np.uint32)),
+            kind,
+            pa.array(cells.scores),
+            pa.array(centres[:, 1]),
+            pa.array(centres[:, 0]),
+            pa.StructArray.from_arrays([pa.array(side) for side in bbox], fields=list(self._schema.field("bbox").type)),
+            *(pa.array(values) for values in cells.measurements.values()),
+            pa.array(shapely.to_wkb(slide_polygons(cells.rings, self._scale)), pa.binary()),
+        ]
+
+    def _grow(self, bbox: list[npt.NDArray[np.float64]]) -> None:
+        """Keep the bounds of all cells so far."""
+        if len(bbox[0]) == 0:
+            return
+        here = [float(bbox[0].min()), float(bbox[1].min()), float(bbox[2].max()), float(bbox[3].max())]
+        old = self._bounds or here
+        self._bounds = [*map(min, old[:2], here[:2]), *map(max, old[2:], here[2:])]
+
+    def close(self) -> None:
+        """Finish the file and give it its name."""
+        self._writer.add_key_value_metadata({"geo": json.dumps(_geo_metadata(self._bounds))})
+        self._writer.close()
+        os.replace(self._temporary, self._path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._writer.close()
+            self._temporary.unlink(missing_ok=True)
+
+
+def slide_polygons(rings: Rings, scale: tuple[float, float]) -> npt.NDArray[np.object_]:
+    """Outlines as shapely polygons in level-0 px, (x, y): (N,)."""
+    owner = np.repeat(np.arange(len(rings)), np.diff(rings.offsets))
+    points = rings.vertices[:, ::-1] * np.array(scale[::-1])
+    polygons: npt.NDArray[np.object_] = shapely.polygons(shapely.linearrings(points, indices=owner))
+    return polygons
+
+
+def read_cells(path: Path, row_group: int | None = None) -> tuple[npt.NDArray[np.uint32], CellTable]:
+    """Ids (N,) and cells (grid frame) of ``cells.parquet``, all or one row group."""
+    file = pyarrow.parquet.ParquetFile(path)
+    facts = json.loads(file.schema_arrow.metadata[b"wsiproc"])
+    table = file.read() if row_group is None else file.read_row_group(row_group)
+    scale = np.array(facts["scale"])
+    codes = {name: code for code, name in enumerate(facts["classes"])}
+    boxes, rings = _rings_from_wkb(table["geometry"].to_numpy(), scale)
+    cells = CellTable(
+        np.array([codes[name] for name in table["class"].to_pylist()], np.uint8),
+        table["score"].to_numpy(),
+        np.stack([table["centroid_y"].to_numpy(), table["centroid_x"].to_numpy()], axis=1) / scale,
+        boxes,
+        {name: table[name].to_numpy() for name in facts["measurements"]},
+        rings,
+    )
+    return table["id"].to_numpy(), cells
+
+
+def _rings_from_wkb(
+    wkb: npt.NDArray[np.object_], scale: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.int32], Rings]:
+    """Boxes (N, 4) and rings in grid px; pixel corners are integers there, so rounding recovers them exactly."""
+    polygons = shapely.from_wkb(wkb)
+    counts = shapely.get_num_coordinates(polygons)
+    points = shapely.get_coordinates(polygons)[:, ::-1] / scale
+    keep = np.ones(len(points), bool)
+    keep[np.cumsum(counts) - 1] = False  # the repeated last corner
+    bounds = np.rint(shapely.bounds(polygons)[:, [1, 0, 3, 2]] / np.tile(scale, 2)).astype(np.int32)
+    bounds[:, 2:] -= bounds[:, :2]
+    offsets = np.concatenate([[0], np.cumsum(counts - 1)]).astype(np.int64)
+    return bounds, Rings(offsets, np.rint(points[keep]).astype(np.int32))
+
+
+def _schema(classes: Sequence[str], measurements: Sequence[str], scale: tuple[float, float]) -> Any:
+    sides = pa.struct([pa.field(side, pa.float64(), nullable=False) for side in ("xmin", "ymin", "xmax", "ymax")])
+    fields = [
+        pa.field("id", pa.uint32(), nullable=False),
+        pa.field("class", pa.dictionary(pa.int8(), pa.string()), nullable=False),
+        pa.field("score", pa.float32(), nullable=False),
+        pa.field("centroid_x", pa.float64(), nullable=False),
+        pa.field("centroid_y", pa.float64(), nullable=False),
+        pa.field("bbox", sides, nullable=False),
+        *(pa.field(name, pa.float32(), nullable=False) for name in measurements),
+        pa.field("geometry", pa.binary(), nullable=False),
+    ]
+    facts = {
+        "scale": list(scale),
+        "classes": list(classes),
+        "colours": [list(class_colour(name, index)) for index, name in enumerate(classes)],
+        "measurements": list(measurements),
+        "frame": "level-0 px of the slide, origin at the top-left corner of its top-left pixel, y down",
+    }
+    return pa.schema(fields, metadata={"wsiproc": json.dumps(facts)})
+
+
+def _geo_metadata(bounds: list[float] | None) -> dict[str, object]:
+    """The ``geo`` key of GeoParquet 1.1; pixels have no coordinate reference system."""
+    corner = {side: ["bbox", side] for side in ("xmin", "ymin", "xmax", "ymax")}
+    column: dict[str, object] = {
+        "encoding": "WKB",
+        "geometry_types": ["Polygon"],
+        "crs": None,
+        "edges": "planar",
+        "covering": {"bbox": corner},
+    }
+    if bounds:
+        column["bbox"] = bounds
+    return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}

@@ -1,0 +1,81 @@
+"""What a model is: a few facts, a per-pixel function for the device, and a local rule that cuts out cells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from wsiproc.core.palette import RGB
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+OD_STEP = 0.01  # optical density of one grey level in the maps of stains; 255 levels reach 2.55
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One plane of the maps; ``stain`` planes hold optical density in steps of ``OD_STEP`` and are measured per cell."""
+
+    name: str
+    colour: RGB
+    stain: bool = False
+
+
+@dataclass(frozen=True)
+class Instances:
+    """Cells of one piece of the maps: ``labels`` (h, w) int32, 1…N, each 4-connected and without holes; ``classes``
+    (N,) uint8 and ``scores`` (N,) float32 in [0, 1], row *i* for label *i + 1*; ``dropped``: reason → (K, 2) places
+    (y, x) of what was found and left out, so that it can be counted.
+    """
+
+    labels: npt.NDArray[np.int32]
+    classes: npt.NDArray[np.uint8]
+    scores: npt.NDArray[np.float32]
+    dropped: dict[str, npt.NDArray[np.integer]]
+
+
+class Model(Protocol):
+    """A cell model. Small and picklable: it travels to each worker; weights are loaded there.
+
+    ``mpp``: µm per pixel that it wants; ``window``: side of the square that ``predict`` fills; ``halo``: px around a
+    window that it must see; ``margin``: px of maps around a region that its cells can depend on.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def mpp(self) -> float: ...  # noqa: D102
+    @property
+    def window(self) -> int: ...  # noqa: D102
+    @property
+    def halo(self) -> int: ...  # noqa: D102
+    @property
+    def margin(self) -> int: ...  # noqa: D102
+    @property
+    def classes(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def channels(self) -> tuple[Channel, ...]: ...  # noqa: D102
+
+    def calibrate(self, samples: Sequence[npt.NDArray[np.uint8]]) -> Model:
+        """The model with every number that it takes from the slide, estimated once from ``samples``.
+
+        ``samples``: (h, w, 3) uint8 windows of tissue at the model's mpp. Raises PlanError where they show nothing
+        to calibrate on.
+        """
+
+    def calibration(self) -> dict[str, object]:
+        """The numbers that ``calibrate`` found, for ``run.json``; plain Python values."""
+
+    def predict(self, windows: Tensor) -> Tensor:
+        """Maps of windows with their halo: (b, h, w, 3) uint8 → (b, c, h, w) uint8 on the same device.
+
+        The outer ``halo`` px are not to be trusted. The only code that runs on a GPU.
+        """
+
+    def instances(self, maps: npt.NDArray[np.uint8]) -> Instances:
+        """Cells of stitched maps (c, h, w). Local: nothing may depend on pixels farther away than ``margin``."""

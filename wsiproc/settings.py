@@ -1,0 +1,78 @@
+"""What a user can set, in one frozen value; unpacked once, in ``plan``."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wsiproc.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Choices for a run. Each can stand in a TOML file under its own name; the command line wins over the file."""
+
+    model: str = "classical"
+    """Name of a model."""
+    mpp: float | None = None
+    """µm per pixel of the slide, where the file does not say it or says it wrongly."""
+    reader: str = "auto"
+    """Library that opens the slide: ``auto`` or ``tiatoolbox``."""
+    tissue: str = "auto"
+    """How tissue is found: ``auto``, ``all``, ``tiatoolbox:otsu`` or ``tiatoolbox:morphological``."""
+    roi: Path | None = None
+    """GeoJSON with areas to work in, as QuPath exports annotations."""
+    region: int = 2048
+    """Side of a region, the unit of work, in px at the model's resolution; a multiple of the model's window."""
+    device: str = "auto"
+    """``auto``, ``cpu`` or ``cuda``."""
+    batch: int | None = None
+    """Windows a GPU predicts at a time; None chooses by free memory."""
+    executor: str = "auto"
+    """``auto``, ``dask``, ``processes``, ``threads`` or ``loop``."""
+    workers: int | None = None
+    """Worker processes; None takes one a core."""
+    scheduler: str | None = None
+    """Address of an existing Dask scheduler, as ``tcp://host:8786``."""
+    memory_gb: float | None = None
+    """Memory that all processes together may use; None takes what is free."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that no slide could make sense of."""
+        if self.region < 1:
+            raise SettingsError(f"region is {self.region} px; it must be a positive multiple of the model's window")
+        if self.workers is not None and self.workers < 1:
+            raise SettingsError(f"workers is {self.workers}; at least 1 is needed")
+        if self.batch is not None and self.batch < 1:
+            raise SettingsError(f"batch is {self.batch}; at least 1 is needed")
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise SettingsError(f"device is {self.device!r}; choose auto, cpu or cuda")
+
+
+_PATHS = ("roi",)
+
+
+def load_settings(path: Path) -> dict[str, Any]:
+    """Settings written in a TOML file, checked for unknown names and wrong types."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"cannot read settings from {path}: {error}") from error
+    known = {field.name: str(field.type) for field in dataclasses.fields(Settings)}
+    for name, value in values.items():
+        if name not in known:
+            raise SettingsError(f"{path}: unknown setting {name!r}; known are {', '.join(known)}")
+        if not _fits(value, known[name]):
+            raise SettingsError(f"{path}: {name} = {value!r} should be of type {known[name]}")
+    return {name: Path(value) if name in _PATHS else value for name, value in values.items()}
+
+
+def _fits(value: object, kind: str) -> bool:
+    """Whether a TOML value suits an annotation such as ``int | None``."""
+    accepted = {"str": str, "Path": str, "int": int, "float": (int, float)}
+    return not isinstance(value, bool) and any(
+        isinstance(value, accepted[name]) for name in kind.split(" | ") if name in accepted
+    )
