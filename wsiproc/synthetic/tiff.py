@@ -1,0 +1,208 @@
+"""Pyramidal tiled TIFF written as a stream: memory is one strip of tiles a level, whatever the slide's size."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TypeVar
+
+import cv2
+import imagecodecs
+import numpy as np
+import numpy.typing as npt
+import tifffile
+
+from wsiproc.core.geometry import Box
+
+TILE_PX = 256
+CHUNK_TILES = 4
+"""Tiles side by side that one task draws: enough that the shared margin is cheap, few enough to balance threads."""
+SMALLEST_PX = 512
+"""Levels are added until both sides are at most this."""
+
+RGB = npt.NDArray[np.uint8]
+Draw = Callable[[Box], RGB | None]
+Progress = Callable[[int, int], None]
+R = TypeVar("R")
+
+
+def level_shapes(shape: tuple[int, int]) -> list[tuple[int, int]]:
+    """(h, w) of all levels, each half of the one before, rounded down."""
+    shapes = [shape]
+    while max(shapes[-1]) > SMALLEST_PX:
+        h, w = shapes[-1]
+        shapes.append((max(1, h // 2), max(1, w // 2)))
+    return shapes
+
+
+def in_order(tasks: Iterator[Callable[[], R]], pool: ThreadPoolExecutor, ahead: int) -> Iterator[R]:
+    """Results of ``tasks`` in their order, at most ``ahead`` of them under way."""
+    waiting: deque[Future[R]] = deque()
+    for task in tasks:
+        waiting.append(pool.submit(task))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+@dataclass
+class Encoder:
+    """RGB tiles to JPEG; empty glass is encoded once."""
+
+    glass: tuple[int, int, int]
+    quality: int
+    empty: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.empty = self._encode(np.full((TILE_PX, TILE_PX, 3), self.glass, np.uint8))
+
+    def __call__(self, tile: RGB) -> bytes:
+        if tile[0, 0, 0] == self.glass[0] and (tile == np.asarray(self.glass, np.uint8)).all():
+            return self.empty
+        return self._encode(np.ascontiguousarray(tile))
+
+    def _encode(self, tile: RGB) -> bytes:
+        return bytes(
+            imagecodecs.jpeg8_encode(tile, level=self.quality, colorspace="RGB", outcolorspace="YCBCR", subsampling="420")
+        )
+
+
+class _Level:
+    """One reduced level: collects a strip of tiles, spools it as JPEG, hands its half to the next level."""
+
+    def __init__(self, shape: tuple[int, int], encoder: Encoder, pool: ThreadPoolExecutor, spool: IO[bytes]) -> None:
+        self.shape, self.lengths = shape, list[int]()
+        self._encoder, self._pool, self._spool = encoder, pool, spool
+        self._tiles = -(-shape[1] // TILE_PX)
+        self._strip = np.empty((TILE_PX, self._tiles * TILE_PX, 3), np.uint8)
+        self._strip[:] = encoder.glass
+        self._rows = 0
+        self._touched = np.zeros(self._tiles, bool)
+        self.above: _Level | None = None
+
+    def put(self, row: int, x: int, part: RGB) -> None:
+        """Place ``part`` (h, w, 3) at column ``x`` of the rows ``row`` … of the strip being filled."""
+        part = part[:, : self._strip.shape[1] - x]
+        self._strip[row : row + len(part), x : x + part.shape[1]] = part
+        self._touched[x // TILE_PX : -(-(x + part.shape[1]) // TILE_PX)] = True
+
+    def advance(self, rows: int) -> None:
+        """Count ``rows`` as filled; a full strip is encoded and starts anew."""
+        self._rows += rows
+        if self._rows >= TILE_PX:
+            self.flush()
+
+    def flush(self) -> None:
+        """Encode what there is of the strip and pass its half upwards."""
+        wanted = -(-self.shape[0] // TILE_PX) * self._tiles
+        if self._rows == 0 or len(self.lengths) >= wanted:
+            return
+        columns = [slice(i * TILE_PX, (i + 1) * TILE_PX) for i in range(self._tiles)]
+        busy = [c for c, touched in zip(columns, self._touched, strict=True) if touched]
+        encoded = self._pool.map(self._encoder, [self._strip[:, c] for c in busy])
+        for touched in self._touched:
+            data = next(encoded) if touched else self._encoder.empty
+            self.lengths.append(self._spool.write(data))
+        if self.above is not None:
+            for c in busy:
+                self.above.put(self.above._rows, c.start // 2, half(self._strip[:, c]))
+            self.above.advance(TILE_PX // 2)
+        self._strip[:] = self._encoder.glass
+        self._touched[:] = False
+        self._rows = 0
+
+    def tiles(self) -> Iterator[bytes]:
+        """The spooled tiles in raster order."""
+        self._spool.seek(0)  # flushes what was written
+        return (self._spool.read(length) for length in self.lengths)
+
+
+def half(rgb: RGB) -> RGB:
+    """(h / 2, w / 2, 3) mean of each 2 × 2 pixels, rounded."""
+    out: RGB = cv2.resize(rgb, (rgb.shape[1] // 2, rgb.shape[0] // 2), interpolation=cv2.INTER_AREA)
+    return out
+
+
+def write_pyramid(
+    path: Path, shape: tuple[int, int], mpp: float, draw: Draw, encoder: Encoder, description: str, workers: int,
+    progress: Progress | None = None,
+) -> None:  # fmt: skip
+    """Write the picture that ``draw`` gives for boxes (None: empty glass) as BigTIFF with levels 1, 2, 4, …
+
+    The file appears under its name only when it is complete. OSError where it cannot be written.
+    """
+    part = path.with_name(f".{path.name}.part")
+    with ThreadPoolExecutor(workers) as pool, tempfile.TemporaryDirectory(dir=path.parent, prefix=".levels-") as folder:
+        levels: list[_Level] = []
+        for number, size in enumerate(level_shapes(shape)[1:], start=1):
+            spool = open(Path(folder) / str(number), "w+b")  # noqa: SIM115 - closed below with all others
+            levels.append(_Level(size, encoder, pool, spool))
+        for low, high in zip(levels, levels[1:], strict=False):
+            low.above = high
+        try:
+            with tifffile.TiffWriter(part, bigtiff=True) as tif:
+                tiles = _base_tiles(shape, draw, encoder, levels, pool, workers, progress)
+                _write_level(tif, tiles, shape, mpp, description)
+                for number, level in enumerate(levels, start=1):
+                    level.flush()
+                    _write_level(tif, level.tiles(), level.shape, mpp * 2**number, None)
+            os.replace(part, path)
+        finally:
+            for level in levels:
+                level._spool.close()
+            part.unlink(missing_ok=True)
+
+
+def _base_tiles(
+    shape: tuple[int, int], draw: Draw, encoder: Encoder, levels: list[_Level], pool: ThreadPoolExecutor, workers: int,
+    progress: Progress | None,
+) -> Iterator[bytes]:  # fmt: skip
+    """Encoded tiles of level 0 in raster order; fills ``levels`` on the way."""
+    rows, cols = -(-shape[0] // TILE_PX), -(-shape[1] // TILE_PX)
+    step = TILE_PX * CHUNK_TILES
+
+    def chunk(row: int, x: int) -> tuple[list[bytes], RGB | None]:
+        count = min(CHUNK_TILES, cols - x // TILE_PX)
+        rgb = draw(Box(row * TILE_PX, x, TILE_PX, count * TILE_PX))
+        if rgb is None:
+            return [encoder.empty] * count, None
+        return [encoder(rgb[:, i * TILE_PX : (i + 1) * TILE_PX]) for i in range(count)], half(rgb)
+
+    places = [(row, x) for row in range(rows) for x in range(0, cols * TILE_PX, step)]
+    results = in_order(((lambda p=place: chunk(*p)) for place in places), pool, ahead=2 * workers)
+    for (row, x), (tiles, reduced) in zip(places, results, strict=True):
+        if levels and reduced is not None:
+            levels[0].put(row % 2 * TILE_PX // 2, x // 2, reduced)
+        if x + step >= cols * TILE_PX:
+            if levels:
+                levels[0].advance(TILE_PX // 2)
+            if progress:
+                progress((row + 1) * cols, rows * cols)
+        yield from tiles  # last: the reader stops at the last tile and never comes back
+
+
+def _write_level(
+    tif: tifffile.TiffWriter, tiles: Iterator[bytes], shape: tuple[int, int], mpp: float, description: str | None
+) -> None:
+    """Write encoded tiles as one image of the file; reduced levels are those without a description."""
+    tif.write(
+        tiles,
+        shape=(*shape, 3),
+        dtype=np.uint8,
+        tile=(TILE_PX, TILE_PX),
+        photometric="ycbcr",
+        compression="jpeg",
+        subsampling=(2, 2),
+        resolution=(1e4 / mpp, 1e4 / mpp),
+        resolutionunit="CENTIMETER",
+        subfiletype=0 if description else 1,
+        description=description,
+        software="wsiproc",
+        metadata=None,
+    )
