@@ -14,8 +14,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Protocol, get_args
 
+from wsiproc.array.tissue import looks_fluorescent
 from wsiproc.core.geometry import Box, grid_shape
 from wsiproc.errors import SettingsError, SlideError
+from wsiproc.io.fingerprint import slide_files
 from wsiproc.io.pyramid_slide import PyramidSlide, SlideFacts
 from wsiproc.io.resample import Level, UInt8Array
 from wsiproc.io.resolution import resolve_mpp
@@ -260,3 +262,22 @@ def read_overview(slide: Slide, max_px: int = 4096, finest_mpp: float = 2.0) -> 
     shape = grid_shape(slide.shape, slide.mpp, mpp)
     overview = slide.read(Box(0, 0, *shape), mpp)
     return overview, (slide.shape[0] * slide.mpp / shape[0], slide.shape[1] * slide.mpp / shape[1])
+
+
+def describe(slide: Slide) -> dict[str, object]:
+    """What is known about a slide without looking for cells; sizes are (h, w)."""
+    overview, _ = read_overview(slide, max_px=1024)
+    h, w = slide.shape
+    return {
+        "name": slide.name,
+        "path": str(slide.path),
+        "format": slide.format,
+        "size_px": slide.shape,
+        "gigapixels": h * w / 1e9,
+        "mpp": slide.mpp,
+        "objective": slide.objective,
+        "size_mm": (h * slide.mpp / 1000, w * slide.mpp / 1000),
+        "levels": slide.levels,
+        "file_bytes": sum(file.stat().st_size for file in slide_files(slide.path)),
+        "looks_fluorescent": looks_fluorescent(overview),
+    }

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import threading
-from xml.etree import ElementTree
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import tifffile
