@@ -1,0 +1,428 @@
+"""GeoJSON as QuPath reads it: detections with class, measurements and outline, in level-0 pixels (x, y).
+
+QuPath loses the *whole* import over one bad feature, so outlines are rounded first, then checked, then written, and
+``find_geojson_problems`` knows every rule, with the QuPath versions that enforce it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import uuid
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import shapely
+from isal import isal_zlib
+
+from wsiproc.core.cells import CellTable, Rings
+from wsiproc.core.palette import RGB
+from wsiproc.errors import OutputError
+
+# One feature a line: a line is then read, checked and forgotten, whatever the size of the file.
+_HEAD = b'{"type":"FeatureCollection","features":[\n'
+_SEPARATOR = b",\n"
+# Put together by hand: with its four parts in JSON already, this is three times faster than a dictionary a feature.
+_FEATURE = (
+    b'{"type":"Feature","id":"%b","geometry":{"type":"Polygon","coordinates":[%b]},'
+    b'"properties":{"objectType":"detection","classification":%b,"measurements":%b}}'
+)
+_TAIL = b"\n]}\n"
+
+# QuPath 0.6 and later snap to this grid (px) and refuse what is invalid there.
+_SNAP_DECIMALS = 2
+_DIGITS = 7  # QuPath stores float32
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+# isal's bytes depend on how the text is handed over; pieces of one size make them depend on the text alone.
+_PIECE_BYTES = 1 << 20
+_GZIP = 31  # window bits that ask zlib for a gzip container: no name, time 0
+
+CELL_ID = "Cell ID"
+PROBABILITY = "Probability"
+_LABELS = {"dab_od_mean": "DAB OD mean", "dab_od_std": "DAB OD std dev"}
+_UNITS = {"_um2": " µm^2", "_um": " µm", "_od_mean": " OD mean", "_od_std": " OD std dev"}
+
+
+def measurement_label(name: str) -> str:
+    """Name of a measurement column as QuPath's own detectors write it.
+
+    ``area_um2`` → ``Area µm^2``, ``major_axis_um`` → ``Major axis µm``, ``hematoxylin_od_std`` →
+    ``Hematoxylin OD std dev``, ``solidity`` → ``Solidity``.
+    """
+    if name in _LABELS:
+        return _LABELS[name]
+    suffix = next((ending for ending in _UNITS if name.endswith(ending)), "")
+    stem = name.removesuffix(suffix).replace("_", " ")
+    return stem[:1].upper() + stem[1:] + _UNITS.get(suffix, "")
+
+
+def features_bytes(
+    cells: CellTable,
+    first_id: int,
+    fingerprint: str,
+    classes: Sequence[str],
+    colours: Sequence[RGB],
+    scale: tuple[float, float],
+) -> tuple[bytes, int]:
+    """A block of cells as GeoJSON features separated by commas, and how many were left out.
+
+    Left out are outlines that QuPath refuses: with no area, or invalid, once rounded to 0.01 px. ``first_id`` is the
+    id of the block's first cell, ``scale`` (sy, sx) level-0 px per grid px. A pure function: blocks may be formatted
+    anywhere and concatenated in order.
+    """
+    offsets, points = _closed_rings(cells.rings, scale)
+    kept = _writable(offsets, points)
+    ids = kept + first_id
+    kinds = [orjson.dumps({"name": name, "color": colour}) for name, colour in zip(classes, colours, strict=True)]
+    parts = zip(
+        _uuids(fingerprint, ids),
+        _rings_json(offsets, points, kept),
+        [kinds[kind] for kind in cells.classes[kept].tolist()],
+        _measurements_json(cells, kept, ids),
+        strict=True,
+    )
+    return _SEPARATOR.join([_FEATURE % part for part in parts]), len(cells) - len(kept)
+
+
+def _closed_rings(rings: Rings, scale: tuple[float, float]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Rings closed by their first corner, in level-0 px rounded to 0.01: offsets (N + 1,), points (P, 2) as (x, y)."""
+    lengths = np.diff(rings.offsets)
+    extra = (lengths > 0).astype(np.int64)
+    offsets = np.concatenate([[0], np.cumsum(lengths + extra)])
+    starts = np.repeat(rings.offsets[:-1] - offsets[:-1], lengths + extra)
+    index = starts + np.arange(offsets[-1])
+    index[offsets[1:][extra > 0] - 1] = rings.offsets[:-1][extra > 0]
+    points = np.round(rings.vertices[index][:, ::-1] * np.array(scale[::-1]), _SNAP_DECIMALS)
+    return offsets, points
+
+
+def _writable(offsets: npt.NDArray[np.int64], points: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """Indexes of the rings that are valid polygons with an area."""
+    candidates = np.flatnonzero(np.diff(offsets) >= 4)
+    owner = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    rank = np.full(len(offsets) - 1, -1)
+    rank[candidates] = np.arange(len(candidates))
+    mine = rank[owner] >= 0
+    polygons = shapely.polygons(shapely.linearrings(points[mine], indices=rank[owner][mine]))
+    good: npt.NDArray[np.int64] = candidates[shapely.is_valid(polygons) & (shapely.area(polygons) > 0)]
+    return good
+
+
+def _rings_json(
+    offsets: npt.NDArray[np.int64], points: npt.NDArray[np.float64], kept: npt.NDArray[np.int64]
+) -> list[bytes]:
+    """JSON of each ring in ``kept``; whole numbers without ``.0``."""
+    whole = points.astype(np.int64)
+    bounds = list(zip(offsets[kept].tolist(), offsets[kept + 1].tolist(), strict=True))
+    numpy = orjson.OPT_SERIALIZE_NUMPY
+    if np.array_equal(whole, points):
+        return [orjson.dumps(whole[start:end], option=numpy) for start, end in bounds]
+    # In "[[x,y],[x,y]]" a number ends at a comma or bracket, so ".0" before one is the end of a whole number.
+    return [
+        orjson.dumps(points[start:end], option=numpy).replace(b".0,", b",").replace(b".0]", b"]")
+        for start, end in bounds
+    ]
+
+
+def _uuids(fingerprint: str, ids: npt.NDArray[np.int64]) -> list[bytes]:
+    """``uuid5(uuid5(NAMESPACE_OID, fingerprint), str(id))`` for each id, as ASCII.
+
+    RFC 9562 § 5.5, several times faster than ``uuid.uuid5``: the hash of the namespace is shared, version and variant
+    bits are set for all rows at once.
+    """
+    namespace = hashlib.sha1(uuid.uuid5(uuid.NAMESPACE_OID, fingerprint).bytes, usedforsecurity=False)
+
+    def digest(number: int) -> bytes:
+        state = namespace.copy()
+        state.update(b"%d" % number)
+        return state.digest()[:16]
+
+    raw = np.frombuffer(b"".join(map(digest, ids.tolist())), np.uint8).reshape(-1, 16).copy()
+    raw[:, 6] = (raw[:, 6] & 0x0F) | 0x50
+    raw[:, 8] = (raw[:, 8] & 0x3F) | 0x80
+    text = raw.tobytes().hex().encode()
+    rows = [text[start : start + 32] for start in range(0, len(text), 32)]
+    return [b"%b-%b-%b-%b-%b" % (row[:8], row[8:12], row[12:16], row[16:20], row[20:]) for row in rows]
+
+
+def _measurements_json(cells: CellTable, kept: npt.NDArray[np.int64], ids: npt.NDArray[np.int64]) -> list[bytes]:
+    """Flat name → number for each kept cell; numbers that are not finite are left out."""
+    columns = {PROBABILITY: cells.scores, **{measurement_label(k): v for k, v in cells.measurements.items()}}
+    names = list(columns)
+    table = np.stack([column[kept].astype(np.float64) for column in columns.values()], axis=1)
+    finite = np.isfinite(table)
+    rows = _significant(np.where(finite, table, 0)).tolist()
+    numbers: list[dict[str, float | int]] = [
+        {CELL_ID: number, **dict(zip(names, row, strict=True))} for number, row in zip(ids.tolist(), rows, strict=True)
+    ]
+    for row, column in np.argwhere(~finite).tolist():
+        del numbers[row][names[column]]
+    return [orjson.dumps(row) for row in numbers]
+
+
+def _significant(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """``values`` rounded to 7 significant digits."""
+    magnitude = np.floor(np.log10(np.abs(values), where=values != 0, out=np.zeros_like(values)))
+    # Powers of ten up to 10²² are exact, so multiplying or dividing by one leaves the shortest decimal intact.
+    up, down = (10.0 ** np.clip(sign * (_DIGITS - 1 - magnitude), 0, 22) for sign in (1, -1))
+    rounded: npt.NDArray[np.float64] = np.rint(values * up / down) * down / up
+    return rounded
+
+
+class GeoJsonWriter:
+    """``cells.geojson.gz``, block after block in bounded memory; the file gets its name when it is whole.
+
+    ``classes`` and ``colours`` are those of the model, ``scale`` (sy, sx) is level-0 px per grid px. ``dropped`` counts
+    the outlines that QuPath would refuse. The same cells give the same bytes, however they are cut into blocks.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        fingerprint: str,
+        classes: Sequence[str],
+        colours: Sequence[RGB],
+        scale: tuple[float, float],
+    ) -> None:
+        self.dropped = 0
+        self._path, self._temporary = path, path.with_name(f"{path.name}.tmp")
+        self._facts = (fingerprint, classes, colours, scale)
+        self._empty = True
+        self._text = bytearray(_HEAD)
+        self._deflate = isal_zlib.compressobj(isal_zlib.ISAL_DEFAULT_COMPRESSION, isal_zlib.DEFLATED, _GZIP)
+        self._file = self._temporary.open("wb")
+
+    def write(self, cells: CellTable, first_id: int) -> None:
+        """Append cells with the ids ``first_id``, ``first_id + 1``, …"""
+        self.append(*features_bytes(cells, first_id, *self._facts))
+
+    def append(self, features: bytes, dropped: int) -> None:
+        """Append a block that ``features_bytes`` formatted."""
+        self.dropped += dropped
+        if not features:
+            return
+        self._text += features if self._empty else _SEPARATOR + features
+        self._empty = False
+        self._compress()
+
+    def _compress(self) -> None:
+        """Compress all whole pieces of the pending text."""
+        end = len(self._text) - len(self._text) % _PIECE_BYTES
+        for start in range(0, end, _PIECE_BYTES):
+            self._file.write(self._deflate.compress(self._text[start : start + _PIECE_BYTES]))
+        del self._text[:end]
+
+    def close(self) -> None:
+        """Finish the collection and give the file its name."""
+        self._text += _TAIL.lstrip() if self._empty else _TAIL
+        self._compress()
+        self._file.write(self._deflate.compress(self._text) + self._deflate.flush())
+        self._file.close()
+        os.replace(self._temporary, self._path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._file.close()
+            self._temporary.unlink(missing_ok=True)
+
+
+def iter_features(path: Path) -> Iterator[Any]:
+    """The features of a GeoJSON file (plain, or gzip if its name ends so), one after the other.
+
+    Files written here are read a line at a time; others are parsed whole. Raises ``OutputError`` where QuPath's parser
+    would stop: not JSON, truncated, not a ``FeatureCollection``, a comma after the last feature.
+    """
+    opened = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opened(path, "rb") as file:
+            head = file.readline()
+            yield from _lines(file, path) if head == _HEAD else _whole(head + file.read(), path)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise OutputError(f"{path}: truncated or damaged gzip file ({error}); fatal in every QuPath") from error
+
+
+def _lines(lines: Any, path: Path) -> Iterator[Any]:
+    """Features of a file of one feature a line, after its head; checks that commas and the end are right."""
+    comma, ended = False, False
+    for number, line in enumerate(lines, start=2):
+        if ended or (line == _TAIL.lstrip() and comma):
+            raise OutputError(f"{path}, line {number}: a trailing comma or text after the end; fatal in every QuPath")
+        if line == _TAIL.lstrip():
+            ended = True
+            continue
+        if number > 2 and not comma:
+            raise OutputError(f"{path}, line {number}: no comma between features; fatal in every QuPath")
+        comma = line.endswith(_SEPARATOR)
+        yield _parsed(line.removesuffix(_SEPARATOR), path)
+    if not ended:
+        raise OutputError(f"{path}: truncated, the collection is not closed; fatal in every QuPath")
+
+
+def _whole(text: bytes, path: Path) -> Iterator[Any]:
+    collection = _parsed(text, path)
+    if not isinstance(collection, dict) or collection.get("type") != "FeatureCollection":
+        raise OutputError(f"{path}: not a FeatureCollection; fatal in every QuPath")
+    features = collection.get("features")
+    if not isinstance(features, list):
+        raise OutputError(f"{path}: `features` is not a list; fatal in every QuPath")
+    yield from features
+
+
+def _parsed(text: bytes, path: Path) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise OutputError(f"{path}: not JSON ({error}); fatal in every QuPath") from error
+
+
+@dataclass(frozen=True)
+class _Shell:
+    """A feature's number and polygon, waiting to be checked together with others."""
+
+    number: int
+    polygon: Any
+
+
+def find_geojson_problems(path: Path, limit: int = 20) -> list[str]:
+    """What in a GeoJSON file would make QuPath 0.4 to 0.7 lose the import or misread it; at most ``limit`` lines.
+
+    Memory is bounded for files with one feature a line. Rules measured on QuPath's own reader; each line names the
+    versions.
+    """
+    problems: list[str] = []
+    shells: list[_Shell] = []
+    try:
+        for number, feature in enumerate(iter_features(path)):
+            found = list(_feature_problems(feature))
+            problems += [f"feature {number}: {problem}" for problem in found]
+            if not found:
+                shells.append(_Shell(number, _snapped(feature["geometry"]["coordinates"])))
+            if len(shells) >= 10_000:
+                problems += _invalid(shells)
+                shells = []
+            if len(problems) >= limit:
+                break
+    except OutputError as error:
+        problems.append(str(error))
+    return (problems + _invalid(shells))[:limit]
+
+
+def _snapped(rings: list[Any]) -> Any:
+    """A polygon, its first ring the shell, on QuPath's grid of 0.01 px."""
+    shell, *holes = (shapely.linearrings(np.round(np.asarray(ring, float)[:, :2], _SNAP_DECIMALS)) for ring in rings)
+    return shapely.polygons(shell, holes or None)
+
+
+def _invalid(shells: list[_Shell]) -> list[str]:
+    polygons = np.array([shell.polygon for shell in shells], object)
+    bad, flat = ~shapely.is_valid(polygons), shapely.area(polygons) == 0
+    return [
+        f"feature {shells[index].number}: "
+        + (
+            "zero area; QuPath makes it an empty rectangle"
+            if flat[index]
+            else f"invalid polygon ({shapely.is_valid_reason(polygons[index])}); fatal in QuPath 0.6 and later"
+        )
+        for index in np.flatnonzero(bad | flat)
+    ]
+
+
+def _feature_problems(feature: Any) -> Iterator[str]:
+    if not isinstance(feature, dict) or feature.get("type") != "Feature":
+        yield "not a Feature object; fatal in every QuPath"
+        return
+    if "id" in feature and not _is_uuid(feature["id"]):
+        yield "id is not a UUID; null is fatal in every QuPath, other text is replaced"
+    yield from _geometry_problems(feature.get("geometry"))
+    properties = feature.get("properties")
+    if not isinstance(properties, dict):
+        yield "no properties; QuPath makes it an annotation"
+        return
+    yield from _property_problems(properties)
+
+
+def _is_uuid(text: Any) -> bool:
+    try:
+        return str(uuid.UUID(text)) == str(text).lower()
+    except (ValueError, TypeError, AttributeError):
+        return False
+
+
+def _geometry_problems(geometry: Any) -> Iterator[str]:
+    kind = geometry.get("type") if isinstance(geometry, dict) else None
+    if kind is None:
+        yield "geometry is missing or null; fatal in every QuPath"
+    elif kind == "GeometryCollection":
+        yield "GeometryCollection; fatal in QuPath 0.6 and later"
+    elif kind != "Polygon":
+        yield f"{kind} instead of Polygon; a MultiPolygon of one part is fatal in QuPath 0.4 and 0.5"
+    elif not isinstance(geometry.get("coordinates"), list) or not geometry["coordinates"]:
+        yield "a Polygon without rings; fatal in every QuPath"
+    else:
+        for ring in geometry["coordinates"]:
+            yield from _ring_problems(ring)
+
+
+def _ring_problems(ring: Any) -> Iterator[str]:
+    try:
+        points = np.asarray(ring, np.float64)
+    except (TypeError, ValueError):
+        points = np.zeros(0)
+    if points.ndim != 2 or points.shape[1] < 2 or not np.isfinite(points).all():
+        yield "coordinates are not pairs of finite numbers; fatal in every QuPath"
+    elif not np.array_equal(points[0], points[-1]):
+        yield "ring is not closed; fatal in every QuPath"
+    elif len(ring) < 4 or len({tuple(point) for point in ring}) < 3:
+        yield "ring with fewer than 3 distinct points; fatal in every QuPath"
+
+
+def _property_problems(properties: dict[str, Any]) -> Iterator[str]:
+    if properties.get("objectType") not in ("annotation", "detection", "cell", "tile"):
+        yield f"objectType {properties.get('objectType')!r}; QuPath makes it an annotation"
+    if "name" in properties and not isinstance(properties["name"], str):
+        yield "properties.name is not text; null is fatal in every QuPath"
+    unwanted = sorted({"isLocked", "metadata", "plane"} & properties.keys())
+    if unwanted:
+        yield f"properties {', '.join(unwanted)}; metadata logs an error for each object in QuPath 0.5, leave them out"
+    if "classification" in properties:
+        yield from _classification_problems(properties["classification"])
+    measurements = properties.get("measurements", {})
+    if not isinstance(measurements, dict):
+        yield "measurements is not an object; fatal in QuPath 0.4 and later"
+        return
+    wrong = [name for name, value in measurements.items() if not _is_finite(value)]
+    if wrong:
+        yield f"measurement {wrong[0]!r} is not a finite number; fatal in QuPath 0.4"
+
+
+def _is_finite(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= _FLOAT32_MAX
+
+
+def _classification_problems(classification: Any) -> Iterator[str]:
+    if not isinstance(classification, dict) or not isinstance(classification.get("name"), str):
+        yield "classification is not an object with a name; fatal in QuPath 0.4 and later"
+        return
+    colour = classification.get("color")
+    if not isinstance(colour, list) or [type(part) for part in colour] != [int] * 3 or not _is_byte_triple(colour):
+        yield f"classification color {colour!r} is not [r, g, b]; fatal in at least one of QuPath 0.4 to 0.7"
+
+
+def _is_byte_triple(colour: list[int]) -> bool:
+    return all(0 <= part <= 255 for part in colour)
