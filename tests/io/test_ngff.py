@@ -1,0 +1,76 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import ome_zarr_models
+import tensorstore
+import yaozarrs
+import zarr
+
+from wsiproc.array.pyramid import halve_mode
+from wsiproc.core.geometry import Box, Grid
+from wsiproc.io import ngff
+
+SHAPE, MPP, LEVELS = (5000, 2100), (0.5, 0.5003), 4
+
+
+def label_image(folder: Path) -> Path:
+    """An image with labels that fill two shards in full."""
+    image = folder / "slide.ome.zarr"
+    ngff.create_image(image, (500, 210), (5.0, 5.003), LEVELS, [("Red", (255, 0, 0)), ("Green", (0, 255, 0))])
+    ngff.create_labels_group(image, ["classes", "cells"])
+    values = {0: ("Background", (0, 0, 0), 0), 1: ("Nucleus", (0, 158, 115), 160)}
+    ngff.create_labels(image, "classes", SHAPE, MPP, LEVELS, "uint8", values)
+    ngff.create_labels(image, "cells", SHAPE, MPP, LEVELS, "uint32")
+    return image
+
+
+def test_two_validators_accept_images_and_labels(tmp_path: Path) -> None:
+    image = label_image(tmp_path)
+    for folder in (image, image / "labels/classes", image / "labels/cells"):
+        ome_zarr_models.open_ome_zarr(zarr.open_group(folder, mode="r"))
+        yaozarrs.validate_zarr_store(str(folder))
+
+
+def test_another_library_reads_the_same_pixels(tmp_path: Path) -> None:
+    image = label_image(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 2**31, SHAPE, dtype=np.uint32)
+    for shard in Grid(SHAPE, ngff.SHARD):
+        ngff.write_box(image / "labels/cells", 0, shard.box, pixels[shard.box.slices])
+    store = tensorstore.open({"driver": "zarr3", "kvstore": f"file://{image}/labels/cells/0"}).result()
+    assert (store.read().result() == pixels).all()
+    assert (ngff.read_box(image / "labels/cells", 0, Box(4000, 100, 200, 300)) == pixels[4000:4200, 100:400]).all()
+    assert len([p for p in (image / "labels/cells/0/c").rglob("*") if p.is_file()]) == 2
+
+
+def test_levels_are_halved_as_a_whole(tmp_path: Path) -> None:
+    image = label_image(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 4, SHAPE, dtype=np.uint8)
+    folder = image / "labels/classes"
+    for shard in Grid(SHAPE, ngff.SHARD):
+        ngff.write_box(folder, 0, shard.box, pixels[shard.box.slices])
+    for level, (h, w) in enumerate(ngff.level_shapes(folder)):
+        if level:
+            ngff.halve_shard(folder, level, Box(0, 0, h, w))
+            pixels = halve_mode(pixels)
+            assert (ngff.read_box(folder, level, Box(0, 0, h, w)) == pixels).all()
+
+
+def test_every_level_lies_where_its_pixels_came_from(tmp_path: Path) -> None:
+    image = label_image(tmp_path)
+    ome = json.loads((image / "labels/cells/zarr.json").read_text())["attributes"]["ome"]
+    multiscale = ome["multiscales"][0]
+    assert [axis["unit"] for axis in multiscale["axes"]] == ["micrometer", "micrometer"]
+    for level, dataset in enumerate(multiscale["datasets"]):
+        scale, *moved = dataset["coordinateTransformations"]
+        assert scale["scale"] == [m * 2**level for m in MPP]
+        assert len(moved) == (level > 0)
+        if level:
+            # The centre of the first pixel of a level is the centre of the block it stands for.
+            assert np.allclose(moved[0]["translation"], [m * (2**level - 1) / 2 for m in MPP])
+
+
+def test_glass_leaves_no_file(tmp_path: Path) -> None:
+    image = label_image(tmp_path)
+    ngff.write_box(image / "labels/cells", 0, Box(0, 0, 4096, 2100), np.zeros((4096, 2100), np.uint32))
+    assert not (image / "labels/cells/0/c").exists()

@@ -1,0 +1,88 @@
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from wsiproc.errors import PlanError
+from wsiproc.executors import KINDS, Crew, Task, crew
+
+
+def note(folder: Path, name: str, needs: tuple[str, ...]) -> str:
+    """Leave a file; fail where one that should be there is missing."""
+    missing = [need for need in needs if not (folder / need).exists()]
+    if missing:
+        raise RuntimeError(f"{name} ran before {missing}")
+    time.sleep(0.01)
+    (folder / name).write_text(str(os.getpid()))
+    return name
+
+
+def fail() -> None:
+    raise ValueError("broken on purpose")
+
+
+def diamond(folder: Path) -> list[Task]:
+    """Tasks that need one another like the tiles of a pyramid."""
+    leaves = [Task(f"leaf{i}", note, (folder, f"leaf{i}", ())) for i in range(8)]
+    inner = []
+    for i in range(4):
+        needs = (f"leaf{2 * i}", f"leaf{2 * i + 1}")
+        inner.append(Task(f"inner{i}", note, (folder, f"inner{i}", needs), needs))
+    needs = tuple(task.key for task in inner)
+    return [*leaves, *inner, Task("top", note, (folder, "top", needs), needs)]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "auto"])
+def test_every_executor_runs_every_task_after_those_it_needs(kind: str, tmp_path: Path) -> None:
+    with crew(kind, workers=2) as workers:
+        results = {task.key: result for task, result in workers.run(diamond(tmp_path))}
+    assert results == {task.key: task.key for task in diamond(tmp_path)}
+    pids = {(tmp_path / key).read_text() for key in results}
+    assert (str(os.getpid()) in pids) == (kind in ("loop", "threads"))
+
+
+def test_an_existing_cluster_is_used(tmp_path: Path) -> None:
+    from distributed import LocalCluster
+
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address=None) as cluster,
+        crew("auto", scheduler=cluster.scheduler_address) as workers,
+    ):
+        assert len(list(workers.run(diamond(tmp_path)))) == 13
+        assert workers.workers == 1
+
+
+def test_a_cluster_without_workers_is_refused() -> None:
+    from distributed import LocalCluster
+
+    with (
+        LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address=None) as cluster,
+        pytest.raises(PlanError, match="has no workers"),
+        crew("dask", scheduler=cluster.scheduler_address),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("kind", ["loop", "threads", "dask"])
+def test_an_error_comes_out_as_it_was_raised(kind: str) -> None:
+    with crew(kind, workers=2) as workers, pytest.raises(ValueError, match="on purpose"):
+        list(workers.run([Task("bad", fail, ())]))
+
+
+def test_tasks_that_are_ready_go_in_the_order_of_the_list(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        tasks = [Task(f"t{i:02d}", note, (tmp_path, f"t{i:02d}", ())) for i in range(20)]
+        order = [task.key for task, _ in Crew("threads", 1, pool).run(tasks)]
+    assert order == sorted(order)
+
+
+def test_one_task_needs_no_cluster() -> None:
+    with crew("auto", workers=4, tasks=1) as workers:
+        assert workers.pool is None
+
+
+def test_an_unknown_executor_is_refused() -> None:
+    with pytest.raises(PlanError, match="choose one of"), crew("fax"):
+        pass

@@ -1,0 +1,197 @@
+"""The command line: arguments in, one plain sentence or table out. Nothing is imported before it is needed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from wsiproc._version import __version__
+from wsiproc.errors import WsiprocError
+
+if TYPE_CHECKING:
+    from wsiproc.settings import Settings
+
+app = typer.Typer(
+    name="wsiproc",
+    help="Whole-slide images to cells: no labels, no downloads, no seams.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+# Shared by `run` and `plan`; None means "as in --config, or the default".
+Slides = Annotated[
+    list[Path], typer.Argument(help="Slides: files, or folders of DICOM or OME-Zarr.", show_default=False)
+]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder that gets one folder a slide.")]
+Config = Annotated[Path | None, typer.Option(help="TOML file with any of these settings; options given here win.")]
+ModelName = Annotated[str | None, typer.Option("--model", "-m", help="Cell model.  [default: classical]")]
+Mpp = Annotated[float | None, typer.Option(help="µm per pixel of the slide, where the file does not say it.")]
+ReaderName = Annotated[str | None, typer.Option(help="auto, openslide, tifffile or tiatoolbox.  [default: auto]")]
+Tissue = Annotated[
+    str | None, typer.Option(help="auto, all, tiatoolbox:otsu or tiatoolbox:morphological.  [default: auto]")
+]
+Roi = Annotated[Path | None, typer.Option(help="GeoJSON with areas to work in, as QuPath exports annotations.")]
+RegionPx = Annotated[
+    int | None,
+    typer.Option("--region", help="Side of a region in px, a multiple of the model's window.  [default: 2048]"),
+]
+Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.  [default: auto]")]
+Batch = Annotated[int | None, typer.Option(help="Windows at a time on a GPU.  [default: by free memory]")]
+ExecutorName = Annotated[str | None, typer.Option("--executor", help="auto, dask, processes, threads or loop.")]
+Workers = Annotated[int | None, typer.Option("--workers", "-w", help="Worker processes.  [default: one a core]")]
+Scheduler = Annotated[str | None, typer.Option(help="Address of an existing Dask scheduler: tcp://host:8786.")]
+Memory = Annotated[float | None, typer.Option("--memory-gb", help="Memory that all processes may use, in GB.")]
+
+
+def _settings(config: Path | None, **given: Any) -> Settings:
+    """Settings from a file, then from the options that were given."""
+    from wsiproc.settings import Settings, load_settings
+
+    values = load_settings(config) if config else {}
+    return Settings(**values | {name: value for name, value in given.items() if value is not None})
+
+
+@app.command(
+    epilog="Examples:  wsiproc run slide.svs   ·   wsiproc run slides/*.ndpi -o results --workers 8   ·   "
+    "wsiproc run scan.png --mpp 0.25   ·   wsiproc run slide.svs --scheduler tcp://head:8786"
+)
+def run(
+    slides: Slides,
+    out: Out = Path("wsiproc-out"),
+    config: Config = None,
+    model: ModelName = None,
+    mpp: Mpp = None,
+    reader: ReaderName = None,
+    tissue: Tissue = None,
+    roi: Roi = None,
+    region: RegionPx = None,
+    device: Device = None,
+    batch: Batch = None,
+    executor: ExecutorName = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    memory_gb: Memory = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results made with other settings.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the summary.")] = False,
+) -> None:
+    """Find the cells of slides: OME-Zarr maps and labels, GeoParquet and QuPath cells, a report.
+
+    Stopped halfway? The same command goes on where it was. Exit code 0: every slide is done; 1: some failed, and the
+    summary names them with their reasons; 2: the command itself makes no sense.
+    """
+    from wsiproc.progress import display, print_summary
+    from wsiproc.run import run_slides
+
+    settings = _settings(
+        config, model=model, mpp=mpp, reader=reader, tissue=tissue, roi=roi, region=region, device=device,
+        batch=batch, executor=executor, workers=workers, scheduler=scheduler, memory_gb=memory_gb,
+    )  # fmt: skip
+    with display(len(slides), quiet) as show:
+        outcomes = []
+        for outcome in run_slides(slides, out, settings, overwrite, show.listen):
+            show.finished(outcome)
+            outcomes.append(outcome)
+    print_summary(outcomes)
+    raise typer.Exit(int(any(outcome.error for outcome in outcomes)))
+
+
+@app.command(epilog="Example:  wsiproc plan slide.svs --region 4096 --workers 8")
+def plan(
+    slides: Slides,
+    out: Out = Path("wsiproc-out"),
+    config: Config = None,
+    model: ModelName = None,
+    mpp: Mpp = None,
+    reader: ReaderName = None,
+    tissue: Tissue = None,
+    roi: Roi = None,
+    region: RegionPx = None,
+    device: Device = None,
+    workers: Workers = None,
+    memory_gb: Memory = None,
+) -> None:
+    """Show what `run` would do and need: regions, memory, disk and time, from a few windows tried for real."""
+    from wsiproc.progress import print_plan
+    from wsiproc.run import plan_slide
+
+    settings = _settings(
+        config, model=model, mpp=mpp, reader=reader, tissue=tissue, roi=roi, region=region, device=device,
+        workers=workers, memory_gb=memory_gb,
+    )  # fmt: skip
+    failed = False
+    for path in slides:
+        try:
+            print_plan(plan_slide(path, out, settings))
+        except WsiprocError as error:
+            failed = True
+            _print_error(error)
+    raise typer.Exit(int(failed))
+
+
+@app.command(epilog="Example:  wsiproc info slide.svs")
+def info(slides: Slides, mpp: Mpp = None, reader: ReaderName = None) -> None:
+    """Print what is known about slides: format, size, resolution, levels."""
+    from wsiproc.io.overview import describe
+    from wsiproc.io.slides import open_slide
+    from wsiproc.progress import print_facts
+
+    failed = False
+    for path in slides:
+        try:
+            with open_slide(path, mpp, reader or "auto") as slide:  # type: ignore[arg-type]
+                print_facts(str(path), describe(slide))
+        except WsiprocError as error:
+            failed = True
+            _print_error(error)
+    raise typer.Exit(int(failed))
+
+
+@app.command(epilog="Example:  wsiproc check wsiproc-out")
+def check(folders: Annotated[list[Path], typer.Argument(help="Folders that `run` wrote, or folders of them.")]) -> None:
+    """Prove output folders: GeoJSON rules, OME-Zarr validity, the same cells and ids in every file."""
+    from wsiproc.check import check_output, find_outputs
+    from wsiproc.progress import print_findings
+
+    failed = False
+    for folder in folders:
+        for output in find_outputs(folder):
+            findings = check_output(output)
+            print_findings(output, findings)
+            failed |= any(finding.level == "error" for finding in findings)
+    raise typer.Exit(int(failed))
+
+
+def _print_error(error: Exception) -> None:
+    from wsiproc.progress import print_error
+
+    print_error(error)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        typer.echo(f"wsiproc {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point: errors that we expect become one sentence and exit code 2, Ctrl-C becomes 130."""
+    try:
+        app()
+    except WsiprocError as error:
+        _print_error(error)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("Stopped. The same command goes on from here.", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,451 @@
+"""READ FIRST: the whole story of a slide, top to bottom: plan, infer, segment, merge, render, export.
+
+A plan cuts the slide into regions. *Infer* writes each region's maps as one whole shard of a stitched picture.
+*Segment* reads a region and a margin around it from that picture, so that both sides of every border see the same
+nuclei, and keeps the cells whose centre lies inside. *Merge* sorts all cells along a Hilbert curve. *Render* and
+*export* draw every output from that one table. Each stage leaves files; a stage whose files are there is not done
+again, and ``run.json`` comes last.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsiproc.array.hilbert import hilbert_index
+from wsiproc.array.measure import (
+    LabelSums,
+    centroids,
+    ellipse_axes,
+    label_sums,
+    mean_and_spread,
+    perimeters_and_solidities,
+)
+from wsiproc.array.outline import fill, trace
+from wsiproc.array.pyramid import level_count, level_shape
+from wsiproc.core.cells import CellTable, Rings
+from wsiproc.core.geometry import Box, Grid, Region
+from wsiproc.errors import SlideReadError
+from wsiproc.executors import Task
+from wsiproc.io import ngff
+from wsiproc.io.parquet import CellWriter, read_cells, read_part, write_part
+from wsiproc.io.slides import Slide, SlideSource
+from wsiproc.models.base import OD_STEP, Instances, Model
+from wsiproc.planning import Frame, Mask, mask_at, needed_windows
+
+if TYPE_CHECKING:
+    from shapely import MultiPolygon
+
+BLOCK = ngff.SHARD  # cells are merged, and labels drawn, by squares of this side (grid px)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every task of a slide needs to know; small and picklable."""
+
+    source: SlideSource
+    folder: Path
+    fingerprint: str
+    frame: Frame
+    model: Model
+    step: int
+    device: str
+    batch: int
+    roi: MultiPolygon | None
+
+    @property
+    def work(self) -> Path:
+        """Files of unfinished work."""
+        return self.folder / ".work"
+
+    @property
+    def maps(self) -> Path:
+        """The stitched maps."""
+        return self.folder / "maps.ome.zarr"
+
+    @property
+    def image(self) -> Path:
+        """Overview image and labels."""
+        return self.folder / "slide.ome.zarr"
+
+    @property
+    def cells(self) -> Path:
+        """The cell table."""
+        return self.folder / "cells.parquet"
+
+    def part(self, region: Region) -> Path:
+        """Cells of one region."""
+        return self.work / f"{region.key}.part"
+
+
+@lru_cache(maxsize=1)
+def _slide(source: SlideSource) -> Slide:
+    """The slide, opened once in each worker."""
+    return source.open()
+
+
+@lru_cache(maxsize=1)
+def _tissue(path: Path, modified_ns: int) -> Mask:
+    """The overview's tissue mask, read once in each worker; a changed file is read again."""
+    mask: Mask = np.load(path)
+    return mask
+
+
+def tissue_of(job: Job) -> Mask:
+    """The overview's tissue mask (h, w)."""
+    path = job.work / "tissue.npy"
+    return _tissue(path, path.stat().st_mtime_ns)
+
+
+# --- infer -----------------------------------------------------------------------------------------------------------
+
+
+def infer_region(job: Job, region: Region) -> dict[str, Any]:
+    """Write the maps of one region; what was done, as plain values.
+
+    A place that cannot be decoded costs its region, not the slide: the region's maps stay empty and ``failed`` says
+    why.
+    """
+    marker = job.work / f"{region.key}.infer.json"
+    if marker.exists():
+        done: dict[str, Any] = json.loads(marker.read_text())
+        return done | {"resumed": True}
+    started = time.perf_counter()
+    windows = needed_windows(tissue_of(job), job.frame.grid, region.box, job.model.window, job.model.margin)
+    maps = np.zeros((len(job.model.channels), *region.box.shape), np.uint8)
+    result: dict[str, Any] = {"key": region.key, "windows": len(windows), "failed": None}
+    try:
+        result |= _predict_windows(job, region, windows, maps)
+        ngff.write_box(job.maps, 0, region.box, maps)
+    except SlideReadError as error:
+        result["failed"] = str(error)
+    result["seconds"] = time.perf_counter() - started
+    write_json(marker, result)
+    return result
+
+
+def _predict_windows(job: Job, region: Region, windows: Sequence[Box], maps: npt.NDArray[np.uint8]) -> dict[str, float]:
+    """Fill ``maps`` (c, h, w) of the region, one row of windows at a time; seconds spent reading and predicting."""
+    slide, halo = _slide(job.source), job.model.halo
+    seconds = {"read_s": 0.0, "predict_s": 0.0}
+    for top in sorted({w.y for w in windows}):
+        row = [w for w in windows if w.y == top]
+        strip = Box(top, row[0].x, job.model.window, row[-1].x - row[0].x + job.model.window).pad(halo)
+        clock = time.perf_counter()
+        pixels = slide.read(strip, job.model.mpp)
+        seconds["read_s"] += time.perf_counter() - clock
+        clock = time.perf_counter()
+        for first in range(0, len(row), job.batch):
+            some = row[first : first + job.batch]
+            full = [Box(w.y, w.x, job.model.window, job.model.window) for w in some]
+            inputs = np.stack([pixels[w.pad(halo).relative_to(strip).slices] for w in full])
+            for window, output in zip(some, predict(job.model, inputs, job.device), strict=True):
+                part = window.relative_to(region.box)
+                maps[(slice(None), *part.slices)] = output[:, halo : halo + part.h, halo : halo + part.w]
+        seconds["predict_s"] += time.perf_counter() - clock
+    return seconds
+
+
+def predict(model: Model, windows: npt.NDArray[np.uint8], device: str) -> npt.NDArray[np.uint8]:
+    """Maps (b, c, h, w) of windows with halo (b, h, w, 3), on ``device``."""
+    import torch
+
+    # One thread a task: regions run side by side, and sums do not depend on how many cores there are.
+    torch.set_num_threads(1)
+    with torch.inference_mode():
+        maps: npt.NDArray[np.uint8] = model.predict(torch.from_numpy(windows).to(device)).cpu().numpy()
+    return maps
+
+
+# --- segment ---------------------------------------------------------------------------------------------------------
+
+
+def segment_region(job: Job, region: Region) -> dict[str, Any]:
+    """Cut the cells of one region out of the stitched maps and write them as a part file; counts as plain values."""
+    marker = job.work / f"{region.key}.segment.json"
+    if marker.exists():
+        done: dict[str, Any] = json.loads(marker.read_text())
+        return done | {"resumed": True}
+    started = time.perf_counter()
+    around = region.box.pad(job.model.margin).clip(job.frame.grid)
+    maps = ngff.read_box(job.maps, 0, around)
+    found = job.model.instances(maps)
+    sums = label_sums(found.labels, len(found.classes), maps)
+    # Absolute places before anything is divided: then every cut-out rounds alike.
+    shift = np.array([around.y, around.x, 0, 0])
+    sums = dataclasses.replace(sums, boxes=sums.boxes + shift)
+    centres = centroids(sums)
+    here = _inside(region.box, centres)
+    kept = here & _wanted(job, centres)
+    cells = _cell_table(job, found, sums, centres, np.flatnonzero(kept), around)
+    write_part(job.part(region), cells)
+    dropped = {reason: _count_inside(region, around, places) for reason, places in found.dropped.items()}
+    result = {
+        "key": region.key,
+        "cells": len(cells),
+        "dropped": dropped | {"outside the tissue or region of interest": int(here.sum() - kept.sum())},
+        "seconds": time.perf_counter() - started,
+    }
+    write_json(marker, result)
+    return result
+
+
+def _inside(box: Box, points: npt.NDArray[np.floating]) -> Mask:
+    """Which ``points`` (N, 2), (y, x), lie in a box: the one rule of who owns a cell."""
+    inside: Mask = (points >= (box.y, box.x)).all(axis=1) & (points < (box.y1, box.x1)).all(axis=1)
+    return inside
+
+
+def _count_inside(region: Region, around: Box, places: npt.NDArray[np.integer]) -> int:
+    """How many ``places`` (K, 2) of the piece ``around`` a region lie in the region itself."""
+    return int(_inside(region.box.relative_to(around), places.astype(float)).sum())
+
+
+def _wanted(job: Job, centres: npt.NDArray[np.float64]) -> Mask:
+    """Which centres (N, 2), grid px, lie on tissue and in the region of interest."""
+    on_tissue = mask_at(tissue_of(job), job.frame.grid, np.maximum(centres, 0))
+    if job.roi is None:
+        return on_tissue
+    import shapely
+
+    y, x = (centres * job.frame.scale).T
+    inside: Mask = shapely.contains_xy(job.roi, x, y)
+    return on_tissue & inside
+
+
+def _cell_table(
+    job: Job,
+    found: Instances,
+    sums: LabelSums,
+    centres: npt.NDArray[np.float64],
+    rows: npt.NDArray[np.int64],
+    around: Box,
+) -> CellTable:
+    """The chosen rows as a table in the grid frame, measured."""
+    rings = trace(found.labels, rows + 1)
+    rings = Rings(rings.offsets, rings.vertices + np.array([around.y, around.x], np.int32))
+    sums = LabelSums(*(getattr(sums, field.name)[rows] for field in dataclasses.fields(sums)))
+    return CellTable(
+        found.classes[rows],
+        found.scores[rows],
+        centres[rows],
+        sums.boxes.astype(np.int32),
+        _measure(job, sums, rings),
+        rings,
+    )
+
+
+def measurement_names(model: Model) -> list[str]:
+    """Columns that every cell of a model has, units in the names."""
+    stains = [c.name for c in model.channels if c.stain]
+    shape = ["area_um2", "perimeter_um", "solidity", "eccentricity", "major_axis_um", "minor_axis_um"]
+    return shape + [f"{stain}_od_{value}" for stain in stains for value in ("mean", "std")]
+
+
+def _measure(job: Job, sums: LabelSums, rings: Rings) -> dict[str, npt.NDArray[np.float32]]:
+    """Shape (µm, µm²) and optical density of each stain: name → (N,) float32."""
+    px_um = np.sqrt(job.frame.px_um2)
+    major, minor = ellipse_axes(sums)
+    perimeter, solidity = perimeters_and_solidities(rings)
+    eccentricity = np.sqrt(np.maximum(0, 1 - (minor / major) ** 2))
+    columns = [sums.areas * job.frame.px_um2, perimeter * px_um, solidity, eccentricity, major * px_um, minor * px_um]
+    for index, channel in enumerate(job.model.channels):
+        if channel.stain:
+            columns += mean_and_spread(sums, index, OD_STEP)
+    return {name: column.astype(np.float32) for name, column in zip(measurement_names(job.model), columns, strict=True)}
+
+
+# --- merge -----------------------------------------------------------------------------------------------------------
+
+
+def merged_blocks(job: Job, regions: Sequence[Region]) -> Iterator[tuple[Region, CellTable]]:
+    """All cells, block after block along a Hilbert curve, sorted along it within each block.
+
+    A pure function of the set of cells: how they were cut into parts leaves no trace. Blocks are aligned squares of
+    a power of two, so each is one stretch of the curve and the whole order needs no more memory than a block.
+    """
+    blocks = Grid(job.frame.grid, BLOCK)
+    touched = sorted({block for region in regions for block in blocks.touching(region.box)})
+    corners = np.array([(b.box.y, b.box.x) for b in touched], np.int64).reshape(-1, 2)
+    by_place = {(r.row, r.col): r for r in regions}
+    read = lru_cache(maxsize=4)(read_part)
+    for index in np.argsort(hilbert_index(corners)):
+        block = touched[index]
+        parts = [
+            by_place[r.row, r.col] for r in Grid(job.frame.grid, job.step).touching(block.box) if _has(by_place, r)
+        ]
+        tables = [read(job.part(r)) for r in parts]
+        inside = [t.take(np.flatnonzero(_inside(block.box, t.centroids))) for t in tables]
+        cells = CellTable.concat(inside)
+        if len(cells):
+            yield block, cells.take(_hilbert_order(cells))
+
+
+def _has(by_place: dict[tuple[int, int], Region], region: Region) -> bool:
+    return (region.row, region.col) in by_place
+
+
+def _hilbert_order(cells: CellTable) -> npt.NDArray[np.int64]:
+    """Rows by place of the centre on the curve; two centres in one pixel go by their outlines' first corner."""
+    first = cells.rings.vertices[cells.rings.offsets[:-1]]
+    order: npt.NDArray[np.int64] = np.lexsort(
+        (first[:, 1], first[:, 0], hilbert_index(cells.centroids.astype(np.int64)))
+    )
+    return order
+
+
+def merge_cells(job: Job, regions: Sequence[Region]) -> Iterator[tuple[Region, CellTable]]:
+    """Write ``cells.parquet``, a row group a block; yields each block on the way for whoever wants to count."""
+    with CellWriter(job.cells, job.model.classes, measurement_names(job.model), job.frame.scale) as writer:
+        for block, cells in merged_blocks(job, regions):
+            writer.write(cells)
+            yield block, cells
+
+
+# --- render ----------------------------------------------------------------------------------------------------------
+
+
+def create_outputs(job: Job, overview: npt.NDArray[np.uint8], overview_mpp: tuple[float, float], tissue: Mask) -> None:
+    """Empty pyramids for maps and labels, and the overview and tissue pyramids, which are small, filled."""
+    from wsiproc.core.palette import class_colour
+
+    levels = level_count(job.frame.grid)
+    channels = [(c.name, c.colour) for c in job.model.channels]
+    ngff.create_image(job.maps, job.frame.grid, job.frame.mpp, levels, channels, shard=job.step)
+    rgb = [("Red", (255, 0, 0)), ("Green", (0, 255, 0)), ("Blue", (0, 0, 255))]
+    ngff.create_image(job.image, (overview.shape[0], overview.shape[1]), overview_mpp, levels, rgb)
+    ngff.create_labels_group(job.image, ["tissue", "classes", "cells"])
+    glass = {0: ("Glass", (0, 0, 0), 0), 1: ("Tissue", (86, 180, 233), 90)}
+    ngff.create_labels(job.image, "tissue", (tissue.shape[0], tissue.shape[1]), overview_mpp, levels, "uint8", glass)
+    classes = {0: ("Background", (0, 0, 0), 0)} | {
+        i + 1: (name, class_colour(name, i), 160) for i, name in enumerate(job.model.classes)
+    }
+    ngff.create_labels(job.image, "classes", job.frame.grid, job.frame.mpp, levels, "uint8", classes)
+    ngff.create_labels(job.image, "cells", job.frame.grid, job.frame.mpp, levels, "uint32")
+    _fill_pyramid(job.image, overview.transpose(2, 0, 1), levels)
+    _fill_pyramid(job.image / "labels" / "tissue", tissue.astype(np.uint8), levels)
+
+
+def _fill_pyramid(folder: Path, pixels: npt.NDArray[np.uint8], levels: int) -> None:
+    """Write a picture that fits in memory, and halve it down."""
+    shape = (pixels.shape[-2], pixels.shape[-1])
+    ngff.write_box(folder, 0, Box(0, 0, *shape), pixels)
+    for level in range(1, levels):
+        ngff.halve_shard(folder, level, Box(0, 0, *level_shape(shape, level)))
+
+
+def render_tasks(job: Job, infer: Sequence[Region], blocks: Sequence[Region]) -> list[Task]:
+    """Everything that is drawn: label shards from the table, then each pyramid's levels from the ones below."""
+    groups = {(block.row, block.col): group for group, block in enumerate(blocks)}
+    shards = Grid(job.frame.grid, BLOCK)
+    # A cell reaches over its block's border by less than its largest diameter.
+    drawn = sorted({shard for block in blocks for shard in shards.touching(block.box.pad(job.model.margin))})
+    tasks = []
+    for shard in drawn:
+        near = shards.touching(shard.box.pad(job.model.margin))
+        rows = tuple(groups[r.row, r.col] for r in near if (r.row, r.col) in groups)
+        tasks.append(Task(f"labels 0 {shard.key}", render_labels, (job, shard.box, rows)))
+    tasks += _level_tasks("labels", (job.image / "labels/classes", job.image / "labels/cells"), job, BLOCK, drawn)
+    return tasks + _level_tasks("maps", (job.maps,), job, job.step, infer)
+
+
+def _level_tasks(name: str, folders: tuple[Path, ...], job: Job, step: int, touched: Sequence[Region]) -> list[Task]:
+    """Tasks that halve the touched shards level by level, each after those it is made of."""
+    tasks, below = [], {(r.row, r.col) for r in touched}
+    first_tasks = name == "labels"
+    for level in range(1, level_count(job.frame.grid)):
+        grid = Grid(level_shape(job.frame.grid, level), step)
+        here = sorted({(row // 2, col // 2) for row, col in below})
+        for row, col in here:
+            children = [(2 * row + i, 2 * col + j) for i in (0, 1) for j in (0, 1)]
+            after = tuple(f"{name} {level - 1} r{r:04d}c{c:04d}" for r, c in children if (r, c) in below)
+            shard = grid.region(row, col)
+            args = (folders, level, shard.box)
+            tasks.append(Task(f"{name} {level} {shard.key}", halve, args, after if level > 1 or first_tasks else ()))
+        below = set(here)
+    return tasks
+
+
+def render_labels(job: Job, shard: Box, row_groups: tuple[int, ...]) -> dict[str, Any]:
+    """Draw one shard of both label maps from the cells that may touch it."""
+    started = time.perf_counter()
+    ids, kinds = np.zeros(shard.shape, np.uint32), np.zeros(shard.shape, np.uint8)
+    for group in row_groups:
+        numbers, cells = read_cells(job.cells, group)
+        corner, end = cells.boxes[:, :2], cells.boxes[:, :2] + cells.boxes[:, 2:]
+        near = np.flatnonzero((end > (shard.y, shard.x)).all(axis=1) & (corner < (shard.y1, shard.x1)).all(axis=1))
+        rings = cells.rings.take(near)
+        fill(ids, rings.offsets, rings.vertices, numbers[near], shard.y, shard.x)
+        fill(kinds, rings.offsets, rings.vertices, cells.classes[near] + np.uint8(1), shard.y, shard.x)
+    ngff.write_box(job.image / "labels/cells", 0, shard, ids)
+    ngff.write_box(job.image / "labels/classes", 0, shard, kinds)
+    return {"seconds": time.perf_counter() - started}
+
+
+def halve(folders: Sequence[Path], level: int, shard: Box) -> dict[str, Any]:
+    """Fill one shard of a level of some pyramids."""
+    started = time.perf_counter()
+    for folder in folders:
+        ngff.halve_shard(folder, level, shard)
+    return {"seconds": time.perf_counter() - started}
+
+
+# --- export ----------------------------------------------------------------------------------------------------------
+
+
+def export_geojson(job: Job, row_groups: int) -> dict[str, Any]:
+    """Write ``cells.geojson.gz`` from the table, a row group at a time."""
+    from wsiproc.core.palette import class_colour
+    from wsiproc.io.geojson import GeoJsonWriter
+
+    started = time.perf_counter()
+    colours = [class_colour(name, index) for index, name in enumerate(job.model.classes)]
+    path = job.folder / "cells.geojson.gz"
+    with GeoJsonWriter(path, job.fingerprint, job.model.classes, colours, job.frame.scale) as writer:
+        for group in range(row_groups):
+            numbers, cells = read_cells(job.cells, group)
+            writer.write(cells, int(numbers[0]))
+    return {"seconds": time.perf_counter() - started}
+
+
+# --- tasks -----------------------------------------------------------------------------------------------------------
+
+
+def cell_tasks(job: Job, infer: Sequence[Region], segment: Sequence[Region]) -> list[Task]:
+    """Infer and segment, each segmentation right behind the last of the maps that it reads."""
+    inferred = {r.key: place for place, r in enumerate(infer)}
+    behind: dict[int, list[Task]] = {}
+    for region in segment:
+        near = Grid(job.frame.grid, job.step).touching(region.box.pad(job.model.margin))
+        needs = [r.key for r in near if r.key in inferred]
+        task = Task(f"segment {region.key}", segment_region, (job, region), tuple(f"infer {key}" for key in needs))
+        behind.setdefault(max(inferred[key] for key in needs), []).append(task)
+    tasks = []
+    for place, region in enumerate(infer):
+        tasks.append(Task(f"infer {region.key}", infer_region, (job, region)))
+        tasks += behind.get(place, [])
+    return tasks
+
+
+def write_json(path: Path, value: object) -> None:
+    """A small JSON file, whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def finish(job: Job, run: dict[str, Any]) -> None:
+    """``run.json`` by rename, the mark of completion; then the scaffolding goes."""
+    write_json(job.folder / "run.json", run)
+    shutil.rmtree(job.work)

@@ -1,0 +1,115 @@
+"""What a run will need, as plain arithmetic: regions, windows, memory, disk. Nothing here touches a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from wsiproc.core.geometry import Box, Grid, Region
+from wsiproc.errors import PlanError
+
+GB = 1e9
+Mask = npt.NDArray[np.bool_]
+
+# A process with torch, numba and zarr loaded, before it holds a pixel (measured: 330 to 420 MB of resident memory).
+PROCESS_BYTES = 450_000_000
+# What segmentation keeps for a pixel of a region with its margin: maps, distances, parents, labels, stacks.
+SEGMENT_BYTES_PER_PX = 34
+# What rendering keeps for a pixel of a label shard: both label maps, their encoded copies, the cells' outlines.
+RENDER_BYTES_PER_PX = 22
+RENDER_SHARD_PX = 4096**2
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The two pixel frames of a slide: ``grid`` (h, w) px at the model's mpp over ``slide`` (h, w) level-0 px."""
+
+    slide: tuple[int, int]
+    grid: tuple[int, int]
+    slide_mpp: float
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Slide px per grid px, (y, x)."""
+        return self.slide[0] / self.grid[0], self.slide[1] / self.grid[1]
+
+    @property
+    def mpp(self) -> tuple[float, float]:
+        """µm per grid px, (y, x): the slide's extent ÷ the grid's, not the nominal value."""
+        return self.scale[0] * self.slide_mpp, self.scale[1] * self.slide_mpp
+
+    @property
+    def px_um2(self) -> float:
+        """Area of a grid px in µm²."""
+        return self.mpp[0] * self.mpp[1]
+
+
+def mask_box(mask: Mask, grid: tuple[int, int], box: Box) -> Mask:
+    """The part of an overview mask that ``box`` (grid px) touches, at least one px on the slide."""
+    fy, fx = mask.shape[0] / grid[0], mask.shape[1] / grid[1]
+    inside = box.clip(grid)
+    if inside.area == 0:
+        return mask[:0, :0]
+    rows = slice(int(inside.y * fy), max(int(inside.y * fy) + 1, int(np.ceil(inside.y1 * fy))))
+    cols = slice(int(inside.x * fx), max(int(inside.x * fx) + 1, int(np.ceil(inside.x1 * fx))))
+    return mask[rows, cols]
+
+
+def mask_at(mask: Mask, grid: tuple[int, int], points: npt.NDArray[np.float64]) -> Mask:
+    """Value of an overview mask at ``points`` (N, 2), (y, x) in grid px."""
+    y = np.minimum((points[:, 0] * (mask.shape[0] / grid[0])).astype(int), mask.shape[0] - 1)
+    x = np.minimum((points[:, 1] * (mask.shape[1] / grid[1])).astype(int), mask.shape[1] - 1)
+    return mask[y, x]
+
+
+def needed_windows(mask: Mask, grid: tuple[int, int], region: Box, window: int, margin: int) -> list[Box]:
+    """Windows of a region whose maps some cell on tissue may depend on, in raster order.
+
+    Whether a window is needed is a matter of the mask and the window alone, never of the region it lies in.
+    """
+    windows = Grid(grid, window).touching(region)
+    return [w.box for w in windows if mask_box(mask, grid, w.box.pad(margin)).any()]
+
+
+def split_regions(mask: Mask, grid: tuple[int, int], step: int, margin: int) -> tuple[list[Region], list[Region]]:
+    """Regions to infer (tissue within the margin) and, among them, those to segment (tissue inside)."""
+    infer = [r for r in Grid(grid, step) if mask_box(mask, grid, r.box.pad(margin)).any()]
+    return infer, [r for r in infer if mask_box(mask, grid, r.box).any()]
+
+
+def sample_windows(mask: Mask, grid: tuple[int, int], window: int, count: int) -> list[Box]:
+    """Up to ``count`` windows spread evenly over the tissue, those that hold the most of it first choice.
+
+    Depends on the mask alone: the same for every region size.
+    """
+    windows = [w.box for w in Grid(grid, window)]
+    share = np.array([mask_box(mask, grid, box).mean() for box in windows])
+    full = np.flatnonzero(share >= min(0.7, 0.7 * share.max(initial=0)))
+    full = full[share[full] > 0]
+    chosen = full[np.linspace(0, len(full) - 1, min(count, len(full))).round().astype(int)]
+    return [windows[i] for i in chosen]
+
+
+def worker_bytes(step: int, margin: int, window: int, halo: int, channels: int, zoom: float) -> int:
+    """Projected peak of one worker process: the largest of its stages.
+
+    ``zoom``: level px read per grid px along one axis. Inference holds a strip of windows and the region's maps,
+    segmentation the maps and labels of the region with its margin, rendering one label shard.
+    """
+    strip = int(step * (window + 2 * halo) * (3 + 8 * zoom**2))
+    infer = strip + channels * step**2 * 2 + (window + 2 * halo) ** 2 * 100
+    segment = (step + 2 * margin) ** 2 * (channels + SEGMENT_BYTES_PER_PX)
+    return PROCESS_BYTES + max(infer, segment, RENDER_SHARD_PX * RENDER_BYTES_PER_PX)
+
+
+def disk_bytes(infer_px: int, channels: int, cells: float) -> int:
+    """Projected size of the outputs: stain maps compress to about two thirds, labels to little, a cell to 1.2 kB."""
+    return int(infer_px * channels * 0.67 * 4 / 3 + infer_px * 0.15 + cells * 1200)
+
+
+def require(what: str, needed: float, available: float, remedy: str) -> None:
+    """Refuse, with both numbers, what does not fit."""
+    if needed > available:
+        raise PlanError(f"{what}: {needed / GB:.2f} GB needed, {available / GB:.2f} GB available. {remedy}")

@@ -1,0 +1,218 @@
+"""What a user sees while work goes on and when it is done: live on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from wsiproc.errors import WsiprocError
+from wsiproc.planning import GB
+
+if TYPE_CHECKING:
+    from wsiproc.check import Finding
+    from wsiproc.run import Event, Outcome, Plan
+
+STAGES = {
+    "plan": "looking for tissue, calibrating",
+    "cells": "finding cells",
+    "merge": "merging",
+    "render": "drawing labels, exporting",
+    "report": "writing the report",
+}
+_LINE_EVERY_S = 10.0
+
+
+class Display(Protocol):
+    """Something that shows events and outcomes."""
+
+    def listen(self, event: Event) -> None:
+        """Show progress."""
+
+    def finished(self, outcome: Outcome) -> None:
+        """Show what became of a slide."""
+
+
+@contextmanager
+def display(slides: int, quiet: bool) -> Iterator[Display]:
+    """The display that suits where the output goes: bars on a terminal, lines in a log, nothing when quiet."""
+    console = Console(stderr=True)
+    if quiet:
+        yield _Silent()
+    elif console.is_terminal:
+        with _bars(console) as progress:
+            yield _Live(progress, slides)
+    else:
+        yield _Lines(slides)
+
+
+class _Silent:
+    def listen(self, event: Event) -> None:
+        """Nothing."""
+
+    def finished(self, outcome: Outcome) -> None:
+        """Nothing."""
+
+
+def _bars(console: Console) -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("[bold]{task.description}"),
+        BarColumn(bar_width=28),
+        TextColumn("{task.completed}/{task.total}"),
+        TextColumn("{task.fields[facts]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+class _Live:
+    """Bars: one a stage of the present slide."""
+
+    def __init__(self, progress: Progress, slides: int) -> None:
+        self._progress, self._slides, self._done = progress, slides, 0
+        self._bars: dict[str, TaskID] = {}
+        self._started = time.monotonic()
+
+    def listen(self, event: Event) -> None:
+        if event.stage not in self._bars:
+            title = f"{event.slide}  {STAGES[event.stage]}"
+            self._bars[event.stage] = self._progress.add_task(title, total=event.total, facts="")
+            self._started = time.monotonic()
+        rate = event.mpx / max(1e-9, time.monotonic() - self._started)
+        facts = f"{event.cells:,} cells" * bool(event.cells) + f"  {rate:.1f} Mpx/s" * bool(event.mpx)
+        self._progress.update(self._bars[event.stage], completed=event.done, total=event.total, facts=facts)
+
+    def finished(self, outcome: Outcome) -> None:
+        self._done += 1
+        for bar in self._bars.values():
+            self._progress.remove_task(bar)
+        self._bars = {}
+        if self._slides > 1:
+            self._progress.console.print(_outcome_line(outcome, self._done, self._slides))
+
+
+class _Lines:
+    """A line at the start of each stage, then at most one every ten seconds."""
+
+    def __init__(self, slides: int) -> None:
+        self._slides, self._done, self._stage = slides, 0, ""
+        self._started = self._printed = time.monotonic()
+        self._console = Console(stderr=True, width=200, highlight=False)
+
+    def listen(self, event: Event) -> None:
+        now = time.monotonic()
+        if event.stage != self._stage:
+            self._stage, self._started, self._printed = event.stage, now, now
+            self._console.print(Text(f"{event.slide}: {STAGES[event.stage]}"))
+        elif now - self._printed >= _LINE_EVERY_S:
+            self._printed = now
+            spent = now - self._started
+            left = spent / max(event.done, 1) * (event.total - event.done)
+            facts = f"{event.cells:,} cells, {event.mpx / spent:.1f} Mpx/s, " if event.mpx else ""
+            self._console.print(Text(f"{event.slide}: {event.done}/{event.total}, {facts}{left:.0f} s left"))
+
+    def finished(self, outcome: Outcome) -> None:
+        self._done, self._stage = self._done + 1, ""
+        self._console.print(_outcome_line(outcome, self._done, self._slides))
+
+
+def _outcome_line(outcome: Outcome, number: int, total: int) -> Text:
+    """One line about one slide."""
+    head = f"[{number}/{total}] {outcome.path.name}: {outcome.status}"
+    if outcome.run is None:
+        return Text(f"{head}: {_message(outcome.error)}", style="red")
+    return Text(f"{head}, {outcome.run['counts']['cells']:,} cells in {outcome.run['seconds']['total']:.0f} s")
+
+
+def _message(error: Exception | None) -> str:
+    """The sentence for the user; an error that we did not foresee says its kind."""
+    return str(error) if isinstance(error, WsiprocError) else f"{type(error).__name__}: {error}"
+
+
+def print_summary(outcomes: Sequence[Outcome]) -> None:
+    """Table of all slides, warnings, and where the results are."""
+    console = Console()
+    table = Table("slide", "status", "cells", "tissue mm²", "cells/mm²", "seconds", box=None, header_style="bold")
+    for outcome in outcomes:
+        table.add_row(Text(outcome.path.name), outcome.status, *_figures(outcome.run))
+    console.print(table)
+    for outcome in outcomes:
+        for warning in outcome.run["warnings"] if outcome.run else ():
+            console.print(Text(f"Warning, {outcome.path.name}: {warning}", style="yellow"))
+        if outcome.error is not None:
+            console.print(Text(f"Failed, {outcome.path.name}: {_message(outcome.error)}", style="red"))
+        if outcome.folder is not None:
+            console.print(
+                Text(f"{outcome.folder}: report.html, cells.parquet, cells.geojson.gz, *.ome.zarr", style="dim")
+            )
+
+
+def _figures(run: dict[str, Any] | None) -> list[str]:
+    if run is None:
+        return ["–"] * 4
+    cells, area = run["counts"]["cells"], run["tissue_mm2"]
+    return [f"{cells:,}", f"{area:.2f}", f"{cells / area:,.0f}", f"{run['seconds']['total']:.1f}"]
+
+
+def print_plan(plan: Plan) -> None:
+    """What a run would do and need."""
+    job = plan.job
+    h, w = plan.slide["shape"]
+    facts = {
+        "slide": f"{w} × {h} px, {plan.slide['mpp']:g} µm/px, {plan.slide['format']}",
+        "grid": f"{job.frame.grid[1]} × {job.frame.grid[0]} px at {job.model.mpp:g} µm/px ({job.model.name})",
+        "tissue": f"{plan.tissue_mm2:.2f} mm²",
+        "regions": f"{len(plan.segment)} of {job.step} px with tissue, {plan.windows} windows of {job.model.window} px",
+        "workers": f"{plan.workers} on {job.device}",
+        "memory": f"{plan.memory_bytes / GB:.2f} GB at the peak, all processes",
+        "disk": f"{plan.disk_bytes / GB:.2f} GB",
+        "cells": f"about {plan.cells:,.0f}",
+        "time": f"about {_duration(plan.seconds)}",
+        "calibration": ", ".join(f"{k} {v}" for k, v in job.model.calibration().items()),
+    }
+    print_facts(plan.slide["path"], facts)
+    for warning in plan.warnings:
+        Console().print(Text(f"Warning: {warning}", style="yellow"))
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return (
+        f"{minutes // 60} h {minutes % 60} min"
+        if minutes >= 60
+        else f"{minutes} min {rest} s"
+        if minutes
+        else f"{rest} s"
+    )
+
+
+def print_facts(title: str, facts: Mapping[str, object]) -> None:
+    """A two-column table."""
+    table = Table(title=Text(title), title_justify="left", title_style="bold", box=None, show_header=False)
+    for name, value in facts.items():
+        table.add_row(Text(name, style="dim"), Text(str(value)))
+    Console().print(table)
+
+
+def print_findings(folder: Path, findings: Sequence[Finding]) -> None:
+    """What a check found."""
+    console = Console()
+    console.print(Text(str(folder), style="bold"))
+    for finding in findings:
+        style = {"error": "red", "warning": "yellow"}.get(finding.level, "green")
+        console.print(Text(f"  {finding.level:7} ", style=style) + Text(f"{finding.what}: {finding.detail}"))
+
+
+def print_error(error: Exception) -> None:
+    """One sentence on the standard error."""
+    Console(stderr=True).print(Text(f"Error: {_message(error)}", style="red"))
