@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import tifffile
-from conftest import MPP, SHAPE, write_ome_tiff, write_ome_zarr, write_tiff
 from PIL import Image
 
+from tests.io.slide_writers import MPP, SHAPE, write_ome_tiff, write_ome_zarr, write_tiff
 from wsiproc.core.geometry import Box
 from wsiproc.errors import MissingExtraError, ResolutionError, SettingsError, SlideError, SlideReadError
 from wsiproc.io import tiff_reader

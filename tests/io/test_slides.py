@@ -9,10 +9,19 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from conftest import DISC_RADIUS_PX, DISCS, MPP, SHAPE, WRITERS, write_ome_tiff, write_ome_zarr, write_tiff
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.io.slide_writers import (
+    DISC_RADIUS_PX,
+    DISCS,
+    MPP,
+    SHAPE,
+    WRITERS,
+    write_ome_tiff,
+    write_ome_zarr,
+    write_tiff,
+)
 from wsiproc.core.geometry import Box, grid_shape
 from wsiproc.io.openslide_reader import AlignedLevel, OpenSlideLevel, flatten, read_facts
 from wsiproc.io.pyramid_slide import PyramidSlide
