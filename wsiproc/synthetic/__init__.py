@@ -7,4 +7,13 @@ the three as pictures, labels and tables of any box; ``tiff``: a picture as a py
 from wsiproc.synthetic.scene import CLASSES, LOOKS, Scene, Truth
 from wsiproc.synthetic.slide import SyntheticTruth, read_scene, truth_labels, write_synthetic_slide
 
-__all__ = ["CLASSES", "LOOKS", "Scene", "SyntheticTruth", "Truth", "read_scene", "truth_labels", "write_synthetic_slide"]
+__all__ = [
+    "CLASSES",
+    "LOOKS",
+    "Scene",
+    "SyntheticTruth",
+    "Truth",
+    "read_scene",
+    "truth_labels",
+    "write_synthetic_slide",
+]

@@ -38,7 +38,7 @@ class Debris:
         body = np.clip((1 - np.abs(off)) * 12, 0, 1) * np.clip(np.minimum(y, 1 - y) * 30, 0, 1)
         streaks = 0.85 + 0.15 * np.sin(off * 23 + 40 * a) * np.sin(off * 57 + 3 * y)
         ink = np.asarray(_INKS[int(c * len(_INKS))])
-        return 1 - (body * streaks)[..., None] * (1 - ink)
+        return np.asarray(1 - (body * streaks)[..., None] * (1 - ink))
 
     def _bubble(self, y: npt.NDArray[np.float64], x: npt.NDArray[np.float64], mpp: float) -> npt.NDArray[np.float64]:
         """A disc with a dark refracting rim of about 12 µm."""
@@ -52,7 +52,7 @@ class Debris:
         angle, radius = np.arctan2(y - 0.5, x - 0.5), np.hypot(y - 0.5, x - 0.5)
         outline = 0.32 + 0.08 * np.sin(3 * angle + 6 * a) + 0.05 * np.sin(5 * angle + 6 * b)
         body = np.clip((outline - radius) * (8 + 10 * c), 0, 1)
-        return 1 - body[..., None] * np.array([0.70, 0.75, 0.80])
+        return np.asarray(1 - body[..., None] * np.array([0.70, 0.75, 0.80]))
 
 
 def scatter(count: int, shape: tuple[int, int], mpp: float, seed: int) -> tuple[Debris, ...]:

@@ -89,7 +89,8 @@ def _level(row: npt.NDArray[np.float64], dy: float, dx: float) -> float:
     v = (dy * row[COS] - dx * row[SIN]) / row[MINOR] - row[BEND] * (u * u - 0.4)
     u2, v2 = u * u, v * v
     lobes = row[LOBE3] * u * (u2 - 3 * v2) + row[LOBE4] * (u2 * u2 - 6 * u2 * v2 + v2 * v2)
-    return u2 + v2 + (lobes if u2 + v2 < 1.6 else 1.0)
+    level: float = u2 + v2 + (lobes if u2 + v2 < 1.6 else 1.0)
+    return level
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -104,9 +105,7 @@ def nucleus_box(
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def paint_labels(
-    nuclei: npt.NDArray[np.float64], mpp: float, y0: int, x0: int, labels: npt.NDArray[np.uint32]
-) -> None:
+def paint_labels(nuclei: npt.NDArray[np.float64], mpp: float, y0: int, x0: int, labels: npt.NDArray[np.uint32]) -> None:
     """Write the ids of ``nuclei`` (N, 14; by rising id) into ``labels`` (h, w) whose corner is (y0, x0) px."""
     h, w = labels.shape
     for n in range(len(nuclei) - 1, -1, -1):  # the lowest id comes last and so stays on top

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any, Final, Literal
 
@@ -253,7 +253,10 @@ def _border_map(scene: Scene) -> tuple[npt.NDArray[np.float32], float]:
     for _ in range(int(rng.integers(2, 6))):
         cy, cx = rng.uniform(0.22, 0.78, 2) * (rows, cols)
         angle, spread = rng.uniform(0, np.pi), rng.uniform(0.6, 1.3, 2) * min(rows, cols)
-        along, across = (y - cy) * np.sin(angle) + (x - cx) * np.cos(angle), (y - cy) * np.cos(angle) - (x - cx) * np.sin(angle)
+        along, across = (
+            (y - cy) * np.sin(angle) + (x - cx) * np.cos(angle),
+            (y - cy) * np.cos(angle) - (x - cx) * np.sin(angle),
+        )
         height = np.maximum(height, -np.hypot(along / spread[0], across / spread[1]))
     bumps = ndimage.gaussian_filter(rng.standard_normal((rows, cols)), 0.04 * min(rows, cols), mode="nearest")
     height = height + 0.05 * (bumps / bumps.std()).astype(np.float32)

@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, TypeVar
 
@@ -63,13 +65,16 @@ class Encoder:
         self.empty = self._encode(np.full((TILE_PX, TILE_PX, 3), self.glass, np.uint8))
 
     def __call__(self, tile: RGB) -> bytes:
+        """JPEG of one tile (256, 256, 3)."""
         if tile[0, 0, 0] == self.glass[0] and (tile == np.asarray(self.glass, np.uint8)).all():
             return self.empty
         return self._encode(np.ascontiguousarray(tile))
 
     def _encode(self, tile: RGB) -> bytes:
         return bytes(
-            imagecodecs.jpeg8_encode(tile, level=self.quality, colorspace="RGB", outcolorspace="YCBCR", subsampling="420")
+            imagecodecs.jpeg8_encode(
+                tile, level=self.quality, colorspace="RGB", outcolorspace="YCBCR", subsampling="420"
+            )
         )
 
 
@@ -125,8 +130,7 @@ class _Level:
 
 def half(rgb: RGB) -> RGB:
     """(h / 2, w / 2, 3) mean of each 2 × 2 pixels, rounded."""
-    out: RGB = cv2.resize(rgb, (rgb.shape[1] // 2, rgb.shape[0] // 2), interpolation=cv2.INTER_AREA)
-    return out
+    return np.asarray(cv2.resize(rgb, (rgb.shape[1] // 2, rgb.shape[0] // 2), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def write_pyramid(
@@ -143,7 +147,7 @@ def write_pyramid(
         for number, size in enumerate(level_shapes(shape)[1:], start=1):
             spool = open(Path(folder) / str(number), "w+b")  # noqa: SIM115 - closed below with all others
             levels.append(_Level(size, encoder, pool, spool))
-        for low, high in zip(levels, levels[1:], strict=False):
+        for low, high in pairwise(levels):
             low.above = high
         try:
             with tifffile.TiffWriter(part, bigtiff=True) as tif:
@@ -175,7 +179,7 @@ def _base_tiles(
         return [encoder(rgb[:, i * TILE_PX : (i + 1) * TILE_PX]) for i in range(count)], half(rgb)
 
     places = [(row, x) for row in range(rows) for x in range(0, cols * TILE_PX, step)]
-    results = in_order(((lambda p=place: chunk(*p)) for place in places), pool, ahead=2 * workers)
+    results = in_order((partial(chunk, *place) for place in places), pool, ahead=2 * workers)
     for (row, x), (tiles, reduced) in zip(places, results, strict=True):
         if levels and reduced is not None:
             levels[0].put(row % 2 * TILE_PX // 2, x // 2, reduced)

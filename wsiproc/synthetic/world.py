@@ -19,7 +19,7 @@ PITCH_UM = 7.0
 REACH_UM = 8.0
 """No pixel of a nucleus is farther from its centre."""
 _REACH_CELLS = 4
-"""Cells that a nucleus, partner offset included, may reach out of its own: (REACH_UM + 7) / PITCH_UM + 1, rounded up."""
+"""Cells that a nucleus, partner offset included, may reach out of its own: (REACH_UM + 7) / PITCH_UM + 1."""
 _CONFLICT_CELLS = 3
 """Cells between which two nuclei may collide: 12 µm between centres and two partner offsets."""
 
@@ -60,7 +60,8 @@ def unit_hash(seed: int, y: int, x: int, salt: int) -> float:
         z = (z ^ (z >> _S30)) * _MIX1
         z = (z ^ (z >> _S27)) * _MIX2
         z = z ^ (z >> _S31)
-    return float(z >> _S11) * _UNIT
+    value: float = np.float64(z >> _S11) * _UNIT
+    return value
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -71,7 +72,8 @@ def smooth_noise(seed: int, y: float, x: float, salt: int) -> float:
     fy, fx = fy * fy * (3 - 2 * fy), fx * fx * (3 - 2 * fx)
     a, b = unit_hash(seed, iy, ix, salt), unit_hash(seed, iy, ix + 1, salt)
     c, d = unit_hash(seed, iy + 1, ix, salt), unit_hash(seed, iy + 1, ix + 1, salt)
-    return (a + (b - a) * fx) * (1 - fy) + (c + (d - c) * fx) * fy
+    value: float = (a + (b - a) * fx) * (1 - fy) + (c + (d - c) * fx) * fy
+    return value
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -80,14 +82,16 @@ def zone(seed: int, y_um: float, x_um: float) -> float:
     broad = smooth_noise(seed, y_um / 210, x_um / 210, 1)
     middle = smooth_noise(seed, y_um / 85, x_um / 85, 2)
     fine = smooth_noise(seed, y_um / 24, x_um / 24, 3)
-    return 0.6 * broad + 0.31 * middle + 0.09 * fine
+    value: float = 0.6 * broad + 0.31 * middle + 0.09 * fine
+    return value
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def fibre_phase(seed: int, y_um: float, x_um: float) -> float:
     """A smooth height whose contour lines are the fibres of the stroma."""
     broad = smooth_noise(seed, y_um / 170, x_um / 170, 4)
-    return broad + 0.3 * smooth_noise(seed, y_um / 60, x_um / 60, 5)
+    value: float = broad + 0.3 * smooth_noise(seed, y_um / 60, x_um / 60, 5)
+    return value
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -124,7 +128,9 @@ def _kind(world: World, y_um: float, x_um: float, draw: float) -> int:
     z = zone(world.seed, y_um, x_um)
     if z > LUMEN_ABOVE - 0.02:
         return 0
-    if smooth_noise(world.seed, y_um / 130, x_um / 130, 8) > 1.02 - 0.5 * world.crowding:
+    dense = 0.65 * smooth_noise(world.seed, y_um / 130, x_um / 130, 8)
+    dense += 0.35 * smooth_noise(world.seed, y_um / 41, x_um / 41, 9)
+    if dense > 0.9 - 0.4 * world.crowding:
         return 4
     if z > STROMA_BELOW:
         return 1 if draw < 0.72 + 0.25 * world.crowding else 0
@@ -142,7 +148,13 @@ def _shape(world: World, row: npt.NDArray[np.float64], kind: int, y: int, x: int
     r0, r1, r2, r3, r4, r5 = draws
     angle = math.pi * r2
     if kind == 1:
-        major, aspect, dark, vesicular, gap = 2.9 + 2.0 * r0 * r0, 1.0 + 0.55 * r1, 0.75 + 0.35 * r3, 0.3 + 0.7 * r4, 1.04
+        major, aspect, dark, vesicular, gap = (
+            2.9 + 2.0 * r0 * r0,
+            1.0 + 0.55 * r1,
+            0.75 + 0.35 * r3,
+            0.3 + 0.7 * r4,
+            1.04,
+        )
     elif kind == 2:
         major, aspect, dark, vesicular, gap = 3.6 + 2.3 * r0, 1.9 + 1.6 * r1, 1.0 + 0.3 * r3, 0.25 * r4, 1.1
         dy = fibre_phase(world.seed, row[CY] + 2, row[CX]) - fibre_phase(world.seed, row[CY] - 2, row[CX])
@@ -193,8 +205,8 @@ def _candidate(world: World, pair: npt.NDArray[np.float64], y: int, x: int) -> N
     if kind == 0:
         return
     if kind == 4:  # closer to a regular packing, or too many would give way
-        one[CY] = (y + 0.25 + 0.5 * unit_hash(world.seed, y, x, 10)) * PITCH_UM
-        one[CX] = (x + 0.25 + 0.5 * unit_hash(world.seed, y, x, 11)) * PITCH_UM
+        one[CY] = (y + 0.12 + 0.76 * unit_hash(world.seed, y, x, 10)) * PITCH_UM
+        one[CX] = (x + 0.12 + 0.76 * unit_hash(world.seed, y, x, 11)) * PITCH_UM
     two[CY], two[CX] = one[CY], one[CX]
     _shape(world, one, kind, y, x, 0)
     _shape(world, two, kind, y, x, 1)

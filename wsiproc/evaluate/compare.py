@@ -1,0 +1,185 @@
+"""Predictions against truths: one pair or two folders, as rows, as a table, as pictures."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from rich.table import Table
+from skimage.segmentation import find_boundaries
+
+from wsiproc.core.geometry import Box
+from wsiproc.core.palette import OKABE_ITO
+from wsiproc.errors import SettingsError
+from wsiproc.evaluate import metrics
+from wsiproc.evaluate.datasets import is_labelled, load_labels, stem
+
+Labels = npt.NDArray[np.integer]
+
+TRUTH_RGB, PREDICTION_RGB, BOTH_RGB = OKABE_ITO[0], OKABE_ITO[1], OKABE_ITO[7]
+FIGURES = 12
+"""Pictures drawn, from the worst AJI upwards."""
+FIGURE_PX = 1500
+"""Larger pictures are shown by their part of this side in which most pixels differ."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of one picture, or their mean: see :mod:`wsiproc.evaluate.metrics`; F1, precision, recall of objects."""
+
+    dice: float
+    iou: float
+    aji: float
+    pq: float
+    dq: float
+    sq: float
+    f1: float
+    precision: float
+    recall: float
+    object_dice: float
+    n_pred: float
+    n_true: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """A picture's name and its scores."""
+
+    name: str
+    scores: Scores
+
+
+def evaluate(prediction: Labels, truth: Labels) -> Scores:
+    """All scores of label images (h, w); ValueError where the shapes differ."""
+    table = metrics.overlap(prediction, truth)
+    return Scores(
+        metrics.dice(table),
+        metrics.iou(table),
+        metrics.aji(table),
+        *metrics.panoptic_quality(table),
+        *metrics.detection_f1(table),
+        metrics.object_dice(table),
+        len(table.pred_areas),
+        len(table.true_areas),
+    )
+
+
+def mean_scores(rows: Sequence[Row]) -> Scores:
+    """Mean over pictures, of the counts too; ``rows`` holds at least one."""
+    return Scores(*np.mean([astuple(row.scores) for row in rows], axis=0).tolist())
+
+
+def evaluate_paths(prediction: Path, truth: Path, figure_dir: Path | None = None) -> list[Row]:
+    """Scores of a prediction against a truth, or of two folders whose files are paired by name.
+
+    Files and output folders as :func:`load_labels` reads them. With ``figure_dir`` the worst pictures are drawn
+    there, worst first. SettingsError where there is nothing to pair.
+    """
+    pairs = pair_paths(prediction, truth)
+    rows = [Row(name, evaluate(*_load_pair(one, other))) for name, one, other in pairs]
+    if figure_dir is not None:
+        figure_dir.mkdir(parents=True, exist_ok=True)
+        worst = np.argsort([row.scores.aji for row in rows], kind="stable")[:FIGURES]
+        for rank, index in enumerate(worst.tolist(), start=1):
+            name, one, other = pairs[index]
+            write_figure(figure_dir / f"{rank:02d}_{name}.png", *_load_pair(one, other))
+    return rows
+
+
+def pair_paths(prediction: Path, truth: Path) -> list[tuple[str, Path, Path]]:
+    """(name, prediction, truth) of each pair; a truth without a prediction is an error, the reverse is not."""
+    for path in (prediction, truth):
+        if not path.exists():
+            raise SettingsError(f"{path}: there is no such file or folder to evaluate")
+    if is_labelled(prediction) and is_labelled(truth):
+        return [(stem(truth), prediction, truth)]
+    predictions, truths = _by_stem(prediction), _by_stem(truth)
+    missing = sorted(set(truths) - set(predictions))
+    if not truths or missing:
+        raise SettingsError(
+            f"{prediction} holds {len(predictions)} predictions, {truth} {len(truths)} truths; they are paired by name "
+            f"without type, and there is no prediction for: {', '.join(missing[:5]) or '(no truths found)'}"
+        )
+    return [(name, predictions[name], path) for name, path in sorted(truths.items())]
+
+
+def _by_stem(path: Path) -> dict[str, Path]:
+    """Everything with labels in a folder, or the path itself, by name."""
+    if is_labelled(path):
+        return {stem(path): path}
+    found = [entry for entry in sorted(path.iterdir()) if is_labelled(entry)] if path.is_dir() else []
+    return {stem(entry): entry for entry in found}
+
+
+def _load_pair(prediction: Path, truth: Path) -> tuple[Labels, Labels]:
+    """Both as labels of one shape, which the one may have to learn from the other."""
+    if "json" in truth.name.lower() and truth.is_file():
+        predicted = load_labels(prediction)
+        return predicted, load_labels(truth, _shape(predicted))
+    true = load_labels(truth)
+    return load_labels(prediction, _shape(true)), true
+
+
+def _shape(labels: Labels) -> tuple[int, int]:
+    return labels.shape[0], labels.shape[1]
+
+
+def score_table(rows: Sequence[Row], title: str = "") -> Table:
+    """A table for the terminal: one line a picture, the mean last."""
+    table = Table(title=title or None)
+    table.add_column("picture")
+    for field in fields(Scores):
+        table.add_column(field.name, justify="right")
+    for name, scores in _lines(rows):
+        table.add_row(name, *(_text(value) for value in astuple(scores)))
+    return table
+
+
+def write_csv(path: Path, rows: Sequence[Row]) -> None:
+    """The same table as a file, with all digits."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["picture", *(field.name for field in fields(Scores))])
+        writer.writerows([name, *astuple(scores)] for name, scores in _lines(rows))
+
+
+def _lines(rows: Sequence[Row]) -> list[tuple[str, Scores]]:
+    lines = [(row.name, row.scores) for row in rows]
+    return [*lines, ("mean", mean_scores(rows))] if len(rows) > 1 else lines
+
+
+def _text(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.3f}" if value <= 1 else f"{value:.1f}"
+
+
+def write_figure(path: Path, prediction: Labels, truth: Labels, picture: npt.NDArray[np.uint8] | None = None) -> None:
+    """PNG of outlines: truth blue, prediction orange, black where both agree, on ``picture`` (h, w, 3) or white."""
+    part = _worst_part(prediction, truth).slices
+    prediction, truth = prediction[part], truth[part]
+    canvas = np.full((*truth.shape, 3), 255, np.uint8) if picture is None else picture[part].copy()
+    true, pred = _outlines(truth), _outlines(prediction)
+    canvas[true], canvas[pred], canvas[true & pred] = TRUTH_RGB, PREDICTION_RGB, BOTH_RGB
+    Image.fromarray(canvas).save(path)
+
+
+def _outlines(labels: Labels) -> npt.NDArray[np.bool_]:
+    """Pixels of cells that touch another cell or background."""
+    return np.asarray(find_boundaries(labels, mode="inner"))  # type: ignore[no-untyped-call]
+
+
+def _worst_part(prediction: Labels, truth: Labels) -> Box:
+    """The window of at most FIGURE_PX a side, on a raster of half windows, in which the foregrounds differ most."""
+    h, w = (min(side, FIGURE_PX) for side in truth.shape)
+    wrong = (prediction > 0) != (truth > 0)
+    starts = [
+        (min(y, truth.shape[0] - h), min(x, truth.shape[1] - w))
+        for y in range(0, truth.shape[0], FIGURE_PX // 2)
+        for x in range(0, truth.shape[1], FIGURE_PX // 2)
+    ]
+    y, x = max(starts, key=lambda start: int(wrong[start[0] : start[0] + h, start[1] : start[1] + w].sum()))
+    return Box(y, x, h, w)

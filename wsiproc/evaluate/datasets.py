@@ -1,0 +1,140 @@
+"""Label images from whatever holds cells: pictures, arrays, GeoJSON, output folders of wsiproc."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet
+import shapely
+import tifffile
+from PIL import Image
+from skimage.draw import polygon
+
+from wsiproc.errors import OutputError, SettingsError
+
+Labels = npt.NDArray[np.int64]
+
+_ENDINGS = re.compile(r"(\.labels)?(\.ome)?\.(png|tiff?|npy|geojson|json)(\.gz)?$", re.IGNORECASE)
+_CELLS = "cells.parquet"
+
+
+def is_labelled(path: Path) -> bool:
+    """Whether :func:`load_labels` knows this kind of file or folder."""
+    return (path / _CELLS).is_file() if path.is_dir() else _ENDINGS.search(path.name) is not None
+
+
+def stem(path: Path) -> str:
+    """The name by which prediction and truth are paired: ``a.labels.tif``, ``a.geojson.gz`` and ``a/`` give ``a``."""
+    return path.name if path.is_dir() else _ENDINGS.sub("", path.name)
+
+
+def load_labels(path: Path, shape: tuple[int, int] | None = None) -> Labels:
+    """(h, w) int64 labels, 0 background, of a PNG, TIFF, npy, GeoJSON (.gz) or an output folder of wsiproc.
+
+    ``shape`` (h, w) px: needed for GeoJSON, which does not say it; checked where the file does. SettingsError for
+    other kinds, wrong shapes and pictures that are no labels, OutputError for an unfinished output folder.
+    """
+    name = path.name.lower()
+    if path.is_dir():
+        labels = _from_output(path)
+    elif name.endswith((".geojson", ".json", ".geojson.gz", ".json.gz")):
+        if shape is None:
+            raise SettingsError(
+                f"{path}: GeoJSON does not say how large the picture is; evaluate it against a label image"
+            )
+        labels = rasterise(_geojson_polygons(path), shape)
+    elif is_labelled(path):
+        labels = _from_picture(path)
+    else:
+        raise SettingsError(
+            f"{path}: labels are read from PNG, TIFF, npy, GeoJSON or a finished output folder of wsiproc"
+        )
+    if shape is not None and labels.shape != tuple(shape):
+        raise SettingsError(
+            f"{path}: {labels.shape} px (h, w), but its counterpart has {tuple(shape)} px; both must be of one picture"
+        )
+    return labels
+
+
+def _from_picture(path: Path) -> Labels:
+    """Labels stored as pixels."""
+    name = path.name.lower()
+    if name.endswith(".npy"):
+        image = np.load(path)
+    elif name.endswith((".tif", ".tiff")):
+        image = tifffile.imread(path)
+    else:
+        with Image.open(path) as picture:
+            image = np.asarray(picture)
+    if image.ndim != 2 or image.dtype.kind not in "iu":
+        raise SettingsError(
+            f"{path}: an array of shape {image.shape} and type {image.dtype} is no label image; "
+            "it must have two axes and whole numbers, one a cell, 0 for background"
+        )
+    return np.asarray(image, np.int64)
+
+
+def _geojson_polygons(path: Path) -> list[shapely.Geometry]:
+    """Polygons of a feature collection, in the order of the file, (x, y)."""
+    data = gzip.decompress(path.read_bytes()) if path.suffix.lower() == ".gz" else path.read_bytes()
+    content: Any = json.loads(data)
+    features = content["features"] if isinstance(content, dict) else content
+    shapes = [shapely.from_geojson(json.dumps(feature["geometry"])) for feature in features]
+    return [shape for shape in shapes if shape.geom_type in {"Polygon", "MultiPolygon"}]
+
+
+def _from_output(folder: Path) -> Labels:
+    """Cells of an output folder of wsiproc in slide pixels; the value is the cell's id."""
+    facts = folder / "run.json"
+    if not facts.is_file() or not (folder / _CELLS).is_file():
+        raise OutputError(f"{folder}: no run.json with {_CELLS} in it; finish the run (wsiproc run) and evaluate again")
+    h, w = json.loads(facts.read_text())["slide"]["shape"]
+    table = pyarrow.parquet.read_table(folder / _CELLS, columns=["id", "geometry"])
+    polygons = shapely.from_wkb(table["geometry"].to_numpy(zero_copy_only=False))
+    return rasterise(polygons.tolist(), (h, w), table["id"].to_numpy())
+
+
+def rasterise(
+    polygons: Iterable[shapely.Geometry], shape: tuple[int, int], ids: npt.NDArray[np.integer] | None = None
+) -> Labels:
+    """(h, w) labels of polygons (x, y; px, origin at the corner of the first pixel), numbered 1 … unless ``ids`` say.
+
+    A pixel belongs to a polygon when its centre lies inside, which gives outlines along pixel edges back exactly;
+    where polygons overlap the first one stays on top.
+    """
+    labels = np.zeros(shape, np.int64)
+    numbered = list(enumerate(polygons))
+    for index, geometry in reversed(numbered):
+        value = index + 1 if ids is None else int(ids[index])
+        for part in shapely.get_parts(geometry):
+            rows, cols = _pixels(part, shape)
+            labels[rows, cols] = value
+    return labels
+
+
+def _pixels(part: shapely.Polygon, shape: tuple[int, int]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Rows and columns of the pixels whose centres lie in a polygon and in none of its holes."""
+    rows, cols = _ring_pixels(part.exterior, shape)
+    if not len(part.interiors):
+        return rows, cols
+    flat = rows * shape[1] + cols
+    for hole in part.interiors:
+        hole_rows, hole_cols = _ring_pixels(hole, shape)
+        flat = np.setdiff1d(flat, hole_rows * shape[1] + hole_cols)
+    return flat // shape[1], flat % shape[1]
+
+
+def _ring_pixels(
+    ring: shapely.LinearRing, shape: tuple[int, int]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Pixels in a closed ring; half a pixel is taken off because ``polygon`` counts from pixel centres."""
+    x, y = shapely.get_coordinates(ring).T - 0.5
+    rows, cols = polygon(y, x, shape)  # type: ignore[no-untyped-call]
+    return rows, cols
