@@ -3,7 +3,8 @@
 No threshold is taken from a histogram alone: Otsu's method splits any picture in two, a crop of nothing but tissue
 included. Stain is *colour* in optical density (Beer and Lambert: the light that is missing); glass, padding, dust and
 the shadows of coverslips are grey, of whatever brightness. So tissue is what is more coloured than the glass's own
-noise, and is not the colour of a pen.
+noise, and is not the colour of a pen. Tissue so pale that it is grey is found by its grain: glass and shadows are
+smooth, and the edges of coverslips are thin.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import numpy.typing as npt
+from scipy.ndimage import binary_fill_holes
 
 UInt8Array = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
@@ -22,12 +24,17 @@ WORKING_MPP = 8.0
 # Least colour (spread of optical density between the channels) of tissue. Glass with JPEG noise, averaged to 8 µm/px,
 # has 0.01–0.02; the palest faded tissue that is still seen by eye about 0.05 (RGB 238, 227, 234 on 242).
 _LEAST_COLOUR = 0.04
-# Where the glass is noisier, so many of its standard deviations; but never more than pale eosin has.
-_NOISE_FACTOR, _MOST_NOISE_COLOUR = 5.0, 0.08
+# Least grain (standard deviation of optical density) of tissue: dust-free glass has below 0.01, unstained stroma 0.04.
+_LEAST_GRAIN = 0.025
+# Where the glass is noisier, so many of its standard deviations; but never more than twice the least.
+_NOISE_FACTOR, _MOST_NOISE = 5.0, 2.0
+# A line's grain is spread over some 50 µm by the averaging; the thinnest biopsies have 300 µm.
+_THINNEST_GRAIN_UM = 90.0
 
-# Glass is bright, nearly grey and smooth; it sets the tint only where it fills a fair part of the picture, since in a
-# crop of pure tissue the palest stroma looks just so.
-_GLASS_LEAST_GREY, _GLASS_MOST_TINT, _GLASS_MOST_ROUGHNESS, _GLASS_LEAST_SHARE = 150, 25, 3.0, 0.05
+# Glass is bright, nearly grey and smooth. Lamps are yellow or blue; a magenta tint is more likely the palest eosin.
+_GLASS_LEAST_GREY, _GLASS_MOST_TINT, _GLASS_MOST_MAGENTA, _GLASS_MOST_ROUGHNESS = 150, 25, 12, 3.0
+# Glass sets the tint only where it fills a fair part of the picture: the palest stroma of a crop looks just so.
+_GLASS_LEAST_SHARE = 0.05
 
 # Fat cells (up to 100 µm) and gaps between tissue strands belong to the tissue, lumina larger than 0.05 mm² do not.
 _CLOSE_UM = 32.0
@@ -48,14 +55,16 @@ def find_tissue(overview: UInt8Array, mpp: float) -> BoolArray:
     """
     small, small_mpp = _to_working_mpp(overview, mpp)
     smooth = np.asarray(cv2.GaussianBlur(small, (0, 0), 0.8), np.uint8)
-    glass, noise = _find_glass(small, smooth)
-    density = optical_density(smooth, np.full(3, float(glass.max()), np.float32))
-    tinted = optical_density(smooth, glass)
+    is_glass = _find_glass(small, smooth)
+    glass = _glass_colour(smooth, is_glass)
+    density = optical_density(smooth, np.full(3, glass.max(), np.float32))
     # Padding is pure white where the glass is tinted: tissue differs from both.
-    colour = np.minimum(np.ptp(density, axis=-1), np.ptp(tinted, axis=-1))
-    least = min(max(_LEAST_COLOUR, _NOISE_FACTOR * noise), _MOST_NOISE_COLOUR)
+    colour = np.minimum(np.ptp(density, axis=-1), np.ptp(optical_density(smooth, glass), axis=-1))
+    grain = _grain(overview, float(glass.max()), small.shape[:2])
+    is_stained = colour > _above_noise(colour[is_glass], _LEAST_COLOUR)
+    is_grainy = _without_lines(grain > _above_noise(grain[is_glass], _LEAST_GRAIN), small_mpp)
     excluded = _find_pens(density, small_mpp) | _is_dark(smooth)
-    mask = _tidy((colour > least) & ~excluded, small_mpp) & ~excluded
+    mask = _tidy((is_stained | is_grainy) & ~excluded, small_mpp) & ~excluded
     full = cv2.resize(mask.astype(np.uint8), overview.shape[1::-1], interpolation=cv2.INTER_NEAREST)
     return np.asarray(full, np.bool_)
 
@@ -87,26 +96,62 @@ def _to_working_mpp(overview: UInt8Array, mpp: float) -> tuple[UInt8Array, float
     return np.asarray(cv2.resize(overview, (w, h), interpolation=cv2.INTER_AREA), np.uint8), WORKING_MPP
 
 
-def _find_glass(small: UInt8Array, smooth: UInt8Array) -> tuple[FloatArray, float]:
-    """Colour (3,) of the glass and the noise (robust standard deviation) of its colour in optical density.
+def _find_glass(small: UInt8Array, smooth: UInt8Array) -> BoolArray:
+    """Where (h, w) scanned glass surely is: bright, nearly grey, smooth, and not the pure white of padding.
 
-    Without enough glass: the brightest grey, and no noise.
+    Nowhere, if it would be less than a fair part of the picture.
     """
-    grey = small.astype(np.float32).mean(axis=-1)
-    mean = cv2.blur(grey, (5, 5))
-    roughness = np.sqrt(np.maximum(cv2.blur(grey * grey, (5, 5)) - mean * mean, 0))
+    grey = np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.float32)
     tint = np.ptp(smooth.astype(np.int16), axis=-1)
-    is_glass = (smooth.min(axis=-1) >= _GLASS_LEAST_GREY) & (tint <= _GLASS_MOST_TINT)
-    is_glass &= roughness <= _GLASS_MOST_ROUGHNESS
-    is_padding = (smooth == 255).all(axis=-1)
-    scanned = is_glass & ~is_padding
-    if scanned.mean() < _GLASS_LEAST_SHARE:
-        brightest = max(float(_GLASS_LEAST_GREY), float(np.percentile(smooth.max(axis=-1), 99)))
-        return np.full(3, brightest, np.float32), 0.0
-    glass = np.median(smooth[scanned], axis=0).astype(np.float32)
-    colour = np.ptp(optical_density(smooth[scanned], glass + 10), axis=-1)
-    spread = np.median(np.abs(colour - np.median(colour))) * 1.4826
-    return glass, float(spread)
+    is_magenta = smooth[..., 1] < np.minimum(smooth[..., 0], smooth[..., 2])
+    most_tint = np.where(is_magenta, _GLASS_MOST_MAGENTA, _GLASS_MOST_TINT)
+    is_glass = (smooth.min(axis=-1) >= _GLASS_LEAST_GREY) & (tint <= most_tint)
+    is_glass &= (_local_spread(grey, 5) <= _GLASS_MOST_ROUGHNESS) & (smooth.min(axis=-1) < 255)
+    if is_glass.mean() < _GLASS_LEAST_SHARE:
+        is_glass[:] = False
+    return np.asarray(is_glass, np.bool_)
+
+
+def _glass_colour(smooth: UInt8Array, is_glass: BoolArray) -> FloatArray:
+    """Colour (3,) of the glass; without any, the brightest grey."""
+    if is_glass.any():
+        return np.asarray(np.median(smooth[is_glass], axis=0), np.float32)
+    brightest = max(float(_GLASS_LEAST_GREY), float(np.percentile(smooth.max(axis=-1), 99)))
+    return np.full(3, brightest, np.float32)
+
+
+def _above_noise(on_glass: FloatArray, least: float) -> float:
+    """A threshold that the glass itself does not pass: ``least``, or more where the glass is noisy."""
+    if on_glass.size == 0:
+        return least
+    median = float(np.median(on_glass))
+    spread = float(np.median(np.abs(on_glass - median))) * 1.4826  # the standard deviation, if it is normal
+    return min(max(least, median + _NOISE_FACTOR * spread), _MOST_NOISE * least)
+
+
+def _grain(overview: UInt8Array, glass: float, shape: tuple[int, int]) -> FloatArray:
+    """Standard deviation of the optical density between neighbouring px of the overview, reduced to ``shape``.
+
+    Averaged over about 30 µm, which is more than the distance between nuclei.
+    """
+    density = np.log(glass / np.maximum(np.arange(256, dtype=np.float32), 1.0))
+    grey = np.asarray(cv2.cvtColor(overview, cv2.COLOR_RGB2GRAY), np.uint8)
+    spread = _local_spread(np.asarray(density[grey], np.float32), 3)
+    reduced = cv2.resize(spread, shape[::-1], interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.GaussianBlur(reduced, (0, 0), 1.5), np.float32)
+
+
+def _local_spread(values: FloatArray, side: int) -> FloatArray:
+    """Standard deviation in the ``side``² px around each px (h, w)."""
+    mean = cv2.blur(values, (side, side))
+    variance = cv2.blur(values * values, (side, side)) - mean * mean
+    return np.asarray(np.sqrt(np.maximum(variance, 0)), np.float32)
+
+
+def _without_lines(mask: BoolArray, mpp: float) -> BoolArray:
+    """``mask`` without what is thin: coverslip edges, scratches, fibres."""
+    closed = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, _disc(_CLOSE_UM / mpp))
+    return np.asarray(cv2.morphologyEx(closed, cv2.MORPH_OPEN, _disc(_THINNEST_GRAIN_UM / 2 / mpp)), np.bool_)
 
 
 def _is_dark(smooth: UInt8Array) -> BoolArray:
@@ -144,10 +189,11 @@ def _find_pens(density: FloatArray, mpp: float) -> BoolArray:
 
 
 def _tidy(mask: BoolArray, mpp: float) -> BoolArray:
-    """Close gaps, fill small holes, drop dust."""
+    """Close gaps, fill small holes, drop dust. What reaches the picture's border is no hole."""
     closed = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, _disc(_CLOSE_UM / mpp)) > 0
-    holes_filled = ~_drop_small(~closed, _LARGEST_HOLE_UM2 / mpp**2)
-    return _drop_small(holes_filled, min(_SMALLEST_TISSUE_UM2 / mpp**2, mask.size / 4))
+    holes = np.asarray(binary_fill_holes(closed), np.bool_) & ~closed
+    filled = closed | (holes & ~_drop_small(holes, _LARGEST_HOLE_UM2 / mpp**2))
+    return _drop_small(filled, min(_SMALLEST_TISSUE_UM2 / mpp**2, mask.size / 4))
 
 
 def _drop_small(mask: BoolArray, smallest_px: float) -> BoolArray:

@@ -1,0 +1,185 @@
+"""Tissue is found on any glass, and nothing else is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from wsiproc.array.tissue import find_tissue, looks_fluorescent
+
+UInt8Array = npt.NDArray[np.uint8]
+BoolArray = npt.NDArray[np.bool_]
+
+MPP = 4.0
+SHAPE = (600, 800)
+DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
+
+HE, PALE_HE, DAB, BLUE_IHC = (205, 150, 190), (238, 222, 234), (150, 110, 80), (185, 195, 215)
+GLASSES = {"white": (252, 252, 252), "grey": (205, 205, 206), "pink": (236, 228, 238), "yellow": (236, 232, 218)}
+
+
+def empty_slide(glass: tuple[int, int, int] = GLASSES["white"], noise: float = 1.0) -> UInt8Array:
+    rng = np.random.default_rng(3)
+    return np.clip(np.asarray(glass) + rng.normal(0, noise, (*SHAPE, 1)), 0, 255).astype(np.uint8)
+
+
+def add_tissue(slide: UInt8Array, stain: tuple[int, int, int], axes: tuple[int, int] = (200, 120)) -> BoolArray:
+    """Stain the middle of the slide, darker where the (random) nuclei are; returns the true mask."""
+    rng = np.random.default_rng(4)
+    where = np.zeros(SHAPE, np.uint8)
+    cv2.ellipse(where, (SHAPE[1] // 2, SHAPE[0] // 2), axes, 20, 0, 360, 1, -1)
+    amount = cv2.GaussianBlur(rng.random(SHAPE), (0, 0), 0.7)[..., None] * 1.2 + 0.4
+    stained = slide * (np.asarray(stain) / 255) ** amount
+    slide[where > 0] = stained[where > 0].astype(np.uint8)
+    return where > 0
+
+
+def overlap(found: BoolArray, true: BoolArray) -> float:
+    return float((found & true).sum() / (found | true).sum())
+
+
+@pytest.mark.parametrize("stain", [HE, PALE_HE, DAB, BLUE_IHC], ids=["he", "pale", "dab", "blue"])
+@pytest.mark.parametrize("glass", GLASSES)
+def test_tissue_on_glass_of_any_colour(glass: str, stain: tuple[int, int, int]) -> None:
+    slide = empty_slide(GLASSES[glass])
+    true = add_tissue(slide, stain)
+    assert overlap(find_tissue(slide, MPP), true) > 0.9
+
+
+@pytest.mark.parametrize("mpp", [2.0, 8.0, 16.0])
+def test_other_resolutions(mpp: float) -> None:
+    slide = empty_slide()
+    true = add_tissue(slide, HE)
+    found = find_tissue(slide, mpp)
+    assert found.shape == SHAPE
+    assert overlap(found, true) > 0.9
+
+
+@pytest.mark.parametrize("glass", GLASSES)
+def test_empty_glass_has_no_tissue(glass: str) -> None:
+    assert not find_tissue(empty_slide(GLASSES[glass], noise=2.0), MPP).any()
+
+
+@pytest.mark.parametrize("padding", [0, 255])
+def test_padding_of_the_scanner_is_no_tissue(padding: int) -> None:
+    slide = empty_slide(GLASSES["pink"])
+    true = add_tissue(slide, PALE_HE)
+    slide[:150] = padding
+    slide[:, -250:-100] = padding
+    true[slide.min(axis=-1) == slide.max()] = False
+    assert overlap(find_tissue(slide, MPP), true & (slide != padding).any(axis=-1)) > 0.85
+
+
+@pytest.mark.parametrize(
+    "ink",
+    [(40, 60, 160), (30, 120, 70), (45, 45, 50), (205, 35, 40)],
+    ids=["blue", "green", "black", "red"],
+)
+def test_pens_are_no_tissue(ink: tuple[int, int, int]) -> None:
+    slide = empty_slide()
+    true = add_tissue(slide, HE)
+    stroke = np.zeros(SHAPE, np.uint8)
+    cv2.line(stroke, (60, 40), (740, 60), 1, 150)
+    faded = cv2.GaussianBlur(stroke.astype(np.float32), (0, 0), 4)[..., None]
+    slide[:] = (slide * (np.asarray(ink) / 255.0) ** faded).astype(np.uint8)
+    found = find_tissue(slide, MPP)
+    assert found[stroke > 0].mean() < 0.02
+    assert overlap(found, true & (faded[..., 0] < 0.01)) > 0.85
+
+
+def test_shadows_scratches_and_dust_are_no_tissue() -> None:
+    slide = empty_slide().astype(np.float32)
+    slide[:, 100:180] *= np.linspace(1.0, 0.5, 80)[None, :, None]  # the edge of a coverslip
+    slide = slide.astype(np.uint8)
+    cv2.line(slide, (300, 0), (360, 599), (120, 120, 125), 2)
+    rng = np.random.default_rng(5)
+    for y, x in rng.integers(20, 580, (60, 2)):
+        cv2.circle(slide, (int(x) + 180, int(y)), 2, (90, 80, 80), -1)
+    assert find_tissue(slide, MPP).mean() < 0.005
+
+
+def test_a_tiny_biopsy_is_kept() -> None:
+    slide = empty_slide()
+    true = add_tissue(slide, HE, axes=(90, 22))  # 180 µm wide
+    assert overlap(find_tissue(slide, MPP), true) > 0.75
+
+
+def test_grey_tissue_is_found_by_its_grain() -> None:
+    slide = empty_slide()
+    true = add_tissue(slide, (185, 185, 185))
+    assert overlap(find_tissue(slide, MPP), true) > 0.9
+
+
+@pytest.mark.parametrize("stain", [HE, PALE_HE, DAB], ids=["he", "pale", "dab"])
+def test_a_slide_of_nothing_but_tissue(stain: tuple[int, int, int]) -> None:
+    slide = empty_slide()
+    add_tissue(slide, stain, axes=(2000, 2000))
+    assert find_tissue(slide, MPP).mean() > 0.99
+
+
+def test_small_lumina_are_filled_and_large_ones_not() -> None:
+    slide = empty_slide()
+    add_tissue(slide, HE)
+    cv2.circle(slide, (350, 300), 20, (252, 252, 252), -1)  # 0.02 mm²
+    cv2.circle(slide, (470, 300), 50, (252, 252, 252), -1)  # 0.13 mm²
+    found = find_tissue(slide, MPP)
+    assert found[300, 350]
+    assert not found[300, 470]
+
+
+def test_the_picture_may_be_one_pixel() -> None:
+    assert find_tissue(np.full((1, 1, 3), HE, np.uint8), 8.0).shape == (1, 1)
+
+
+def test_fluorescence() -> None:
+    dark = np.zeros((100, 100, 3), np.uint8)
+    assert not looks_fluorescent(dark)
+    dark[40:60, 40:60, 2] = 150
+    assert looks_fluorescent(dark)
+    assert not looks_fluorescent(empty_slide())
+    padded = empty_slide()
+    add_tissue(padded, HE)
+    padded[:, :500] = 0
+    assert not looks_fluorescent(padded)
+
+
+@pytest.mark.parametrize("name", ["TCGA-18-5592-01Z-00-DX1", "TCGA-A7-A13E-01Z-00-DX1"])
+def test_real_crops_are_all_tissue(name: str) -> None:
+    found = list(DATA.glob(f"monuseg_train/**/{name}*"))
+    if not found:
+        pytest.skip(f"the real crops are not at {DATA}")
+    crop = cv2.cvtColor(np.asarray(cv2.imread(str(found[0]))), cv2.COLOR_BGR2RGB)
+    small = cv2.resize(crop, (125, 125), interpolation=cv2.INTER_AREA)
+    assert find_tissue(np.asarray(small, np.uint8), 2.0).mean() > 0.98
+
+
+@pytest.mark.parametrize(
+    ("filename", "least", "most"),
+    [
+        ("EAS2_HE1_20x.tif", 0.09, 0.12),
+        ("EAS2_CD20_ihc_20x.tif", 0.07, 0.10),
+        ("CMU-1-Small-Region.svs", 0.38, 0.48),
+        ("he_20x.ome.tif", 0.70, 0.88),
+    ],
+)
+def test_share_of_tissue_on_real_slides(filename: str, least: float, most: float) -> None:
+    from wsiproc.io.slides import open_slide, read_overview
+
+    if not (DATA / "slides" / filename).exists():
+        pytest.skip(f"the real slides are not at {DATA / 'slides'}")
+    with open_slide(DATA / "slides" / filename) as slide:
+        overview, (mpp, _) = read_overview(slide, max_px=2048)
+    assert least < find_tissue(overview, mpp).mean() < most
+    assert not looks_fluorescent(overview)
+
+
+def test_the_real_fluorescence_slide_is_recognised() -> None:
+    from wsiproc.io.slides import describe, open_slide
+
+    if not (DATA / "slides").exists():
+        pytest.skip(f"the real slides are not at {DATA / 'slides'}")
+    assert describe(open_slide(DATA / "slides" / "fluorescence_dapi.ndpi"))["looks_fluorescent"] is True
