@@ -126,7 +126,7 @@ def paint_nuclei(
     h, w = stains.shape[:2]
     mask = bank.shape[0] - 1
     for n in range(len(nuclei) - 1, -1, -1):
-        row = nuclei[n]
+        row, number = nuclei[n], int(nuclei[n, ID])
         spot_y, spot_x = 0.35 * row[MINOR] * math.sin(row[ID]), 0.35 * row[MINOR] * math.cos(row[ID])
         spot = (0.55 / mpp) ** 2
         top, bottom, left, right = nucleus_box(row, mpp, y0, x0, h, w)
@@ -136,7 +136,7 @@ def paint_nuclei(
                 level = _level(row, dy, dx)
                 if level >= 1.0:
                     continue
-                grain = bank[(3 * (y0 + i) + 7 * n) & mask, (3 * (x0 + j)) & mask] - 0.5
+                grain = bank[(3 * (y0 + i) + 7 * number) & mask, (3 * (x0 + j)) & mask] - 0.5
                 pale = row[VESICULAR] * (1 - level * level)
                 amount = row[DARKNESS] * (1 - 0.45 * pale) * (1 + (0.5 + 0.7 * pale) * grain)
                 if row[VESICULAR] > 0.55 and (dy - spot_y) ** 2 + (dx - spot_x) ** 2 < spot:

@@ -212,12 +212,12 @@ def _candidate(world: World, pair: npt.NDArray[np.float64], y: int, x: int) -> N
     _shape(world, two, kind, y, x, 1)
     angle = 2 * math.pi * unit_hash(world.seed, y, x, 13)
     dy, dx = math.sin(angle), math.cos(angle)
-    apart = 0.97 * min(one[GAP], 1.0) * (radius(one, dy, dx) + radius(two, dy, dx))
+    two[GAP] = min(one[GAP], 0.92)  # a little less than the pair is apart, or it would collide with itself
+    apart = 1.02 * two[GAP] * (radius(one, dy, dx) + radius(two, dy, dx))
     two[CY], two[CX] = one[CY] + dy * apart, one[CX] + dx * apart
     partner = unit_hash(world.seed, y, x, 14) < (0.9 if kind == 4 else 0.35 * world.crowding)
     placed = _settle(world, one, y, x, 0)
     if placed and partner and apart < 7.0:
-        two[GAP] = min(two[GAP], 0.94)  # or it would collide with the one that it touches
         _settle(world, two, y, x, 1)
 
 
