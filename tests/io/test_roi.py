@@ -1,0 +1,104 @@
+"""Regions of interest as QuPath exports them, and files that are none."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wsiproc.errors import SettingsError
+from wsiproc.io.roi import read_roi
+
+SHAPE = (100, 200)  # h, w
+SQUARE = {"type": "Polygon", "coordinates": [[[10, 20], [50, 20], [50, 60], [10, 60], [10, 20]]]}
+HOLE = [[20, 30], [30, 30], [30, 40], [20, 40], [20, 30]]
+WITH_HOLE = {"type": "Polygon", "coordinates": [SQUARE["coordinates"][0], HOLE]}
+FAR = [[[100, 20], [120, 20], [120, 40], [100, 40], [100, 20]]]
+TWO = {"type": "MultiPolygon", "coordinates": [SQUARE["coordinates"], FAR]}
+
+
+def feature(geometry: object, kind: str | None = "annotation") -> dict[str, Any]:
+    properties = {"objectType": kind, "classification": {"name": "Tumor", "color": [1, 2, 3]}} if kind else {}
+    return {"type": "Feature", "id": "7", "geometry": geometry, "properties": properties}
+
+
+def write(folder: Path, document: object) -> Path:
+    path = folder / "roi 🔬.geojson"
+    path.write_text(json.dumps(document))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("document", "area"),
+    [
+        (SQUARE, 1600),
+        (WITH_HOLE, 1500),
+        (TWO, 2000),
+        (feature(SQUARE), 1600),
+        (feature(SQUARE, None), 1600),
+        ([feature(SQUARE), feature({"type": "Polygon", "coordinates": FAR})], 2000),
+        ({"type": "FeatureCollection", "features": [feature(TWO), feature(SQUARE)]}, 2000),
+        ({"type": "GeometryCollection", "geometries": [SQUARE, {"type": "Point", "coordinates": [1, 2]}]}, 1600),
+        ([feature(SQUARE), feature({"type": "Polygon", "coordinates": FAR}, "detection")], 1600),
+        ([feature(SQUARE), feature({"type": "LineString", "coordinates": [[0, 0], [9, 9]]}), feature(None)], 1600),
+    ],
+)
+def test_every_form_of_geojson(tmp_path: Path, document: object, area: float) -> None:
+    assert read_roi(write(tmp_path, document), SHAPE).area == area
+
+
+def test_coordinates_are_x_y_and_cut_to_the_slide(tmp_path: Path) -> None:
+    ring = [[[150, -10], [250, -10], [250, 50], [150, 50], [150, -10]]]
+    roi = read_roi(write(tmp_path, {"type": "Polygon", "coordinates": ring}), SHAPE)
+    assert roi.bounds == (150, 0, 200, 50)
+
+
+def test_gzip(tmp_path: Path) -> None:
+    path = tmp_path / "roi.geojson.gz"
+    path.write_bytes(gzip.compress(json.dumps(SQUARE).encode()))
+    assert read_roi(path, SHAPE).area == 1600
+
+
+def test_invalid_polygons_are_repaired_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    bow_tie = {"type": "Polygon", "coordinates": [[[0, 0], [20, 20], [20, 0], [0, 20], [0, 0]]]}
+    with caplog.at_level(logging.WARNING):
+        roi = read_roi(write(tmp_path, [bow_tie, SQUARE]), SHAPE)
+    assert roi.area == pytest.approx(1800)
+    assert "repaired 1 of 2 polygons" in caplog.text
+
+
+def refused(path: Path, words: str) -> None:
+    with pytest.raises(SettingsError, match=words) as caught:
+        read_roi(path, SHAPE)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        ({"type": "Polygon", "coordinates": [[[900, 900], [950, 900], [950, 950], [900, 900]]]}, "outside the slide"),
+        ([], "no polygon"),
+        ({"type": "Point", "coordinates": [1, 2]}, "no polygon"),
+        (feature(SQUARE, "cell"), "no polygon"),
+        ({"type": "Polygon", "coordinates": [[[1, 1], [2, 2]]]}, "not the GeoJSON of a region"),
+        ({"type": "Blob"}, "not the GeoJSON of a region"),
+        ({"a": 1}, "not the GeoJSON of a region"),
+        ("text", "not the GeoJSON of a region"),
+        (7, "not the GeoJSON of a region"),
+    ],
+)
+def test_files_that_mark_nothing(tmp_path: Path, document: object, words: str) -> None:
+    refused(write(tmp_path, document), words)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    refused(tmp_path / "none.geojson", "cannot be read")
+    (tmp_path / "a.json").write_text("{")
+    refused(tmp_path / "a.json", "no valid JSON")
+    (tmp_path / "a.gz").write_bytes(gzip.compress(b"[]")[:-6])
+    refused(tmp_path / "a.gz", "cannot be read")
+    refused(tmp_path, "cannot be read")
