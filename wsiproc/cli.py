@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -136,8 +136,7 @@ def plan(
 @app.command(epilog="Example:  wsiproc info slide.svs")
 def info(slides: Slides, mpp: Mpp = None, reader: ReaderName = None) -> None:
     """Print what is known about slides: format, size, resolution, levels."""
-    from wsiproc.io.overview import describe
-    from wsiproc.io.slides import open_slide
+    from wsiproc.io.slides import describe, open_slide
     from wsiproc.progress import print_facts
 
     failed = False
@@ -164,6 +163,51 @@ def check(folders: Annotated[list[Path], typer.Argument(help="Folders that `run`
             print_findings(output, findings)
             failed |= any(finding.level == "error" for finding in findings)
     raise typer.Exit(int(failed))
+
+
+@app.command(epilog="Example:  wsiproc evaluate wsiproc-out/slide truth.labels.tif --figures figures")
+def evaluate(
+    prediction: Annotated[Path, typer.Argument(help="Label image, GeoJSON or output folder; or a folder of them.")],
+    truth: Annotated[Path, typer.Argument(help="The same for the truth; folders are paired by name.")],
+    csv: Annotated[Path | None, typer.Option(help="Write the table here as well.")] = None,
+    figures: Annotated[Path | None, typer.Option(help="Folder for overlays, the worst pictures first.")] = None,
+) -> None:
+    """Score cells against truth: Dice, AJI, PQ, detection F1, a picture a row, and their mean."""
+    from rich.console import Console
+
+    from wsiproc.evaluate.compare import evaluate_paths, score_table, write_csv
+
+    rows = evaluate_paths(prediction, truth, figures)
+    Console().print(score_table(rows))
+    if csv is not None:
+        write_csv(csv, rows)
+
+
+@app.command(epilog="Example:  wsiproc synth slide.tif --height 8192 --width 8192 --stain HDAB --labels")
+def synth(
+    path: Annotated[Path, typer.Argument(help="The TIFF to write; truth goes beside it.")],
+    height: Annotated[int, typer.Option(help="px")] = 4096,
+    width: Annotated[int, typer.Option(help="px")] = 4096,
+    mpp: Annotated[float, typer.Option(help="µm per pixel.")] = 0.25,
+    seed: Annotated[int, typer.Option(help="Same seed, same slide.")] = 0,
+    tissue: Annotated[float, typer.Option(help="Share of the slide that is tissue.")] = 0.4,
+    stain: Annotated[Literal["HE", "HDAB"], typer.Option(help="H&E, or haematoxylin and DAB.")] = "HE",
+    look: Annotated[str, typer.Option(help="Scanner: bright, grey, warm, purple or soft.")] = "bright",
+    crowding: Annotated[float, typer.Option(help="How densely nuclei lie, 0 to 1.")] = 0.5,
+    debris: Annotated[int, typer.Option(help="Number of pen marks, bubbles and dust.")] = 0,
+    labels: Annotated[bool, typer.Option("--labels", help="Write the true label image too.")] = False,
+) -> None:
+    """Draw a slide whose nuclei are known, as a pyramidal TIFF that OpenSlide opens."""
+    from wsiproc.progress import tile_progress
+    from wsiproc.synthetic import write_synthetic_slide
+
+    with tile_progress(path.name) as advance:
+        truth = write_synthetic_slide(
+            path, (height, width), mpp=mpp, seed=seed, tissue_fraction=tissue, stain=stain, look=look,
+            crowding=crowding, debris=debris, labels=labels, progress=advance,
+        )  # fmt: skip
+    counts = ", ".join(f"{number:,} {name}" for name, number in truth.counts.items())
+    typer.echo(f"{truth.path}: {counts}; truth in {truth.table_path}")
 
 
 def _print_error(error: Exception) -> None:

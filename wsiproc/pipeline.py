@@ -137,6 +137,10 @@ def infer_region(job: Job, region: Region) -> dict[str, Any]:
 
 def _predict_windows(job: Job, region: Region, windows: Sequence[Box], maps: npt.NDArray[np.uint8]) -> dict[str, float]:
     """Fill ``maps`` (c, h, w) of the region, one row of windows at a time; seconds spent reading and predicting."""
+    import cv2
+
+    # One thread a task: regions run side by side, and no sum depends on how many cores there are.
+    cv2.setNumThreads(1)
     slide, halo = _slide(job.source), job.model.halo
     seconds = {"read_s": 0.0, "predict_s": 0.0}
     for top in sorted({w.y for w in windows}):
@@ -161,7 +165,6 @@ def predict(model: Model, windows: npt.NDArray[np.uint8], device: str) -> npt.ND
     """Maps (b, c, h, w) of windows with halo (b, h, w, 3), on ``device``."""
     import torch
 
-    # One thread a task: regions run side by side, and sums do not depend on how many cores there are.
     torch.set_num_threads(1)
     with torch.inference_mode():
         maps: npt.NDArray[np.uint8] = model.predict(torch.from_numpy(windows).to(device)).cpu().numpy()
@@ -203,7 +206,7 @@ def segment_region(job: Job, region: Region) -> dict[str, Any]:
 
 def _inside(box: Box, points: npt.NDArray[np.floating]) -> Mask:
     """Which ``points`` (N, 2), (y, x), lie in a box: the one rule of who owns a cell."""
-    inside: Mask = (points >= (box.y, box.x)).all(axis=1) & (points < (box.y1, box.x1)).all(axis=1)
+    inside: Mask = np.logical_and(points >= (box.y, box.x), points < (box.y1, box.x1)).all(axis=1)
     return inside
 
 

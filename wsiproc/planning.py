@@ -61,7 +61,8 @@ def mask_at(mask: Mask, grid: tuple[int, int], points: npt.NDArray[np.float64]) 
     """Value of an overview mask at ``points`` (N, 2), (y, x) in grid px."""
     y = np.minimum((points[:, 0] * (mask.shape[0] / grid[0])).astype(int), mask.shape[0] - 1)
     x = np.minimum((points[:, 1] * (mask.shape[1] / grid[1])).astype(int), mask.shape[1] - 1)
-    return mask[y, x]
+    values: Mask = mask[y, x]
+    return values
 
 
 def needed_windows(mask: Mask, grid: tuple[int, int], region: Box, window: int, margin: int) -> list[Box]:

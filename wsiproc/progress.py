@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -124,6 +124,15 @@ class _Lines:
     def finished(self, outcome: Outcome) -> None:
         self._done, self._stage = self._done + 1, ""
         self._console.print(_outcome_line(outcome, self._done, self._slides))
+
+
+@contextmanager
+def tile_progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar for (tiles done, tiles in all); silent where the output is no terminal."""
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task(title, total=None)
+        yield lambda done, total: progress.update(bar, completed=done, total=total)
 
 
 def _outcome_line(outcome: Outcome, number: int, total: int) -> Text:

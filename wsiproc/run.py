@@ -23,10 +23,10 @@ from wsiproc.array.tissue import find_tissue, looks_fluorescent
 from wsiproc.core.geometry import Grid, Region, grid_shape
 from wsiproc.errors import OutputError, PlanError, SettingsError
 from wsiproc.executors import Crew, Task, available_cores, crew
-from wsiproc.io.overview import read_overview
-from wsiproc.io.roi import read_roi
+from wsiproc.io.slides import read_overview
 from wsiproc.io.slides import Slide, SlideSource, slide_name
-from wsiproc.models import Model, load_model
+from wsiproc.models import load_model
+from wsiproc.models.base import Model
 from wsiproc.pipeline import (
     BLOCK,
     Job,
@@ -122,7 +122,7 @@ def plan_slide(path: Path, out: Path, settings: Settings) -> Plan:
         overview, overview_mpp = read_overview(slide)
         warnings = _stain_warnings(slide, overview)
         frame = Frame(slide.shape, grid_shape(slide.shape, slide.mpp, model.mpp), slide.mpp)
-        roi = read_roi(settings.roi, slide.shape) if settings.roi else None
+        roi = _roi(settings.roi, slide.shape)
         tissue = _restrict(_tissue_mask(overview, overview_mpp, settings.tissue), roi, slide.shape)
         if not tissue.any():
             raise PlanError(f"{path}: no tissue found{' in the region of interest' if roi else ''}. {_LOOK}")
@@ -169,7 +169,15 @@ def plan_slide(path: Path, out: Path, settings: Settings) -> Plan:
 
 
 def _source(path: Path, settings: Settings) -> SlideSource:
-    return SlideSource(path.absolute(), settings.mpp, settings.reader)
+    return SlideSource(path.absolute(), settings.mpp, settings.reader)  # type: ignore[arg-type]  # checked on opening
+
+
+def _roi(path: Path | None, slide_shape: tuple[int, int]) -> Any:
+    if path is None:
+        return None
+    from wsiproc.io.roi import read_roi
+
+    return read_roi(path, slide_shape)
 
 
 _LOOK = "Look at its overview with `wsiproc info`; --tissue all takes the whole slide."
@@ -203,7 +211,7 @@ def _tissue_mask(overview: npt.NDArray[np.uint8], mpp: tuple[float, float], meth
     if library == "tiatoolbox" and name in ("otsu", "morphological"):
         from wsiproc.bridges.tiatoolbox import tissue_mask
 
-        return tissue_mask(overview, name, sum(mpp) / 2)
+        return tissue_mask(overview, name, sum(mpp) / 2)  # type: ignore[arg-type]  # checked above
     raise SettingsError(f"tissue is {method!r}; choose auto, all, tiatoolbox:otsu or tiatoolbox:morphological")
 
 

@@ -72,7 +72,7 @@ def load_settings(path: Path) -> dict[str, Any]:
 
 def _fits(value: object, kind: str) -> bool:
     """Whether a TOML value suits an annotation such as ``int | None``."""
-    accepted = {"str": str, "Path": str, "int": int, "float": (int, float)}
+    accepted: dict[str, tuple[type, ...]] = {"str": (str,), "Path": (str,), "int": (int,), "float": (int, float)}
     return not isinstance(value, bool) and any(
         isinstance(value, accepted[name]) for name in kind.split(" | ") if name in accepted
     )

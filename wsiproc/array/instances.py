@@ -79,7 +79,7 @@ def _height(mask: npt.NDArray[np.bool_], rule: SplitRule) -> npt.NDArray[np.uint
     np.minimum(distance, rule.reach, out=distance)
     steps = np.rint(distance * _STEPS_PER_PX).astype(np.uint16)
     if rule.smooth > 0:
-        steps = cv2.GaussianBlur(steps, (_SMOOTH_TAPS, _SMOOTH_TAPS), rule.smooth)
+        cv2.GaussianBlur(steps, (_SMOOTH_TAPS, _SMOOTH_TAPS), rule.smooth, dst=steps)
     return np.where(mask, steps, np.uint16(0))
 
 

@@ -80,8 +80,8 @@ def _sums(labels, boxes, maps):  # type: ignore[no-untyped-def]
 
 def centroids(sums: LabelSums) -> npt.NDArray[np.float64]:
     """Mean of the pixel centres of each label in the frame of its label image: (N, 2), (y, x), pixels centred at ½."""
-    corner: npt.NDArray[np.float64] = sums.boxes[:, :2] + 0.5
-    return corner + sums.first / sums.areas[:, None]
+    centres: npt.NDArray[np.float64] = sums.boxes[:, :2] + 0.5 + sums.first / sums.areas[:, None]
+    return centres
 
 
 def mean_and_spread(sums: LabelSums, channel: int, unit: float) -> tuple[npt.NDArray[np.float64], ...]:

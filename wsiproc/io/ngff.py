@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -115,10 +115,10 @@ def level_shapes(folder: Path) -> list[tuple[int, ...]]:
     return [tuple(array.shape) for array in shapes if isinstance(array, zarr.Array)]
 
 
-def _array(folder: Path, level: int, mode: str) -> Any:
+def _array(folder: Path, level: int, mode: Literal["r", "r+"]) -> Any:
     import zarr
 
-    return zarr.open_array(folder / str(level), mode=mode)  # type: ignore[arg-type]
+    return zarr.open_array(folder / str(level), mode=mode)
 
 
 def _create(

@@ -103,7 +103,7 @@ class CellWriter:
             pa.array(shapely.to_wkb(slide_polygons(cells.rings, self._scale)), pa.binary()),
         ]
 
-    def _grow(self, bbox: list[npt.NDArray[np.float64]]) -> None:
+    def _grow(self, bbox: list[npt.NDArray[np.floating]]) -> None:
         """Keep the bounds of all cells so far."""
         if len(bbox[0]) == 0:
             return
