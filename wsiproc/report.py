@@ -1,0 +1,443 @@
+"""``report.html``: one self-contained page on one slide; no scripts, nothing from the network.
+
+It shows what was found, where, how sure the model was, and what was left out.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsiproc.core.cells import CellTable
+from wsiproc.core.palette import RGB, class_colour
+from wsiproc.report_figures import (
+    box_path,
+    css_colour,
+    data_uri,
+    density_gradient,
+    density_pixels,
+    histogram,
+    mask_path,
+    number,
+    ring_path,
+    scale_bar,
+    shrink,
+)
+
+_THUMBNAIL_PX = 1200
+_CROP_PX = 320
+_MOST_CROPS = 24
+_MOST_ROWS = 40
+_DENSITY_BINS = 400  # along the longer side
+_FINEST_BIN_UM = 50.0  # some 12 cells in dense tissue; finer bins would show noise
+_FINE_BINS = 8192
+_SHOWN_BINS = 36
+
+_TITLES = {"dab": "DAB", "od": "OD", "std": "SD"}
+_UNITS = {"_um2": "µm²", "_um": "µm"}
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Counts of a measurement a class, on a range that doubles when a value lies outside.
+
+    ``counts``: (classes, 8192) int64 over [−2^exponent, 2^exponent). Doubling adds neighbouring bins, so the result
+    does not depend on the order of the values. ``unfit``: how many values were not finite.
+    """
+
+    counts: npt.NDArray[np.int64]
+    exponent: int = -10
+    unfit: int = 0
+
+    def add(self, classes: npt.NDArray[np.uint8], values: npt.NDArray[np.float32]) -> Histogram:
+        """With the values (N,) of cells of ``classes`` (N,)."""
+        finite = np.isfinite(values)
+        known, kinds = values[finite].astype(np.float64), classes[finite].astype(np.int64)
+        # frexp: |v| = m·2^e with m < 1, so 2^e is the power of two above |v|
+        exponent = max(self.exponent, int(np.frexp(np.abs(known).max(initial=0.0))[1]))
+        wide = self._widened(exponent)
+        bins = ((known / 2.0**exponent + 1) * (_FINE_BINS // 2)).astype(np.int64)
+        new = np.bincount(kinds * _FINE_BINS + bins, minlength=wide.size).reshape(wide.shape)
+        return Histogram(wide + new, exponent, self.unfit + int((~finite).sum()))
+
+    def _widened(self, exponent: int) -> npt.NDArray[np.int64]:
+        """Counts on the range of a larger exponent."""
+        counts, quarter = self.counts, _FINE_BINS // 4
+        for _ in range(min(exponent - self.exponent, _FINE_BINS.bit_length())):
+            halved = counts.reshape(len(counts), -1, 2).sum(axis=2)
+            counts = np.pad(halved, ((0, 0), (quarter, quarter)))
+        return counts
+
+    def shown(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64], int]:
+        """Edges, counts (classes, bins) in some 36 bins, and how many cells lie outside.
+
+        All values are shown, or the middle 99.6 % where a few far ones would squeeze the rest.
+        """
+        total = self.counts.sum(axis=0)
+        reached = np.cumsum(total)
+        low, high = np.searchsorted(reached, [0.002 * reached[-1], 0.998 * reached[-1]])
+        first, last = np.flatnonzero(total)[[0, -1]]
+        if last - first < 1.6 * (high - low + 1):
+            low, high = first, last
+        step = max(1, -(-(int(high) - int(low) + 1) // _SHOWN_BINS))
+        start = int(low) // step * step
+        stop = min(_FINE_BINS, start + -(-(int(high) + 1 - start) // step) * step)
+        stop -= (stop - start) % step
+        counts = self.counts[:, start:stop].reshape(len(self.counts), -1, step).sum(axis=2)
+        edges = (np.arange(start, stop + 1, step) / (_FINE_BINS // 2) - 1) * 2.0**self.exponent
+        return edges, counts, int(total.sum() - counts.sum())
+
+
+@dataclass(frozen=True)
+class ReportCells:
+    """Sums over all cells of a slide, block by block; the size depends on neither cells nor slide.
+
+    ``density``: (h, w) cells in each bin of ``bin_px`` grid px; ``counts``: (classes,) cells; ``histograms``: column
+    name → ``Histogram``, scores as ``score``.
+    """
+
+    bin_px: float
+    density: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.int64]
+    histograms: dict[str, Histogram] = field(default_factory=dict)
+
+    @classmethod
+    def empty(cls, shape: tuple[int, int], mpp: float, classes: int) -> ReportCells:
+        """No cells yet, of a grid of ``shape`` (h, w) px with ``mpp`` µm/px."""
+        bin_px = max(_FINEST_BIN_UM / mpp, max(shape) / _DENSITY_BINS)
+        h, w = (max(1, int(np.ceil(px / bin_px))) for px in shape)
+        return cls(bin_px, np.zeros((h, w), np.int64), np.zeros(classes, np.int64))
+
+    def add(self, cells: CellTable) -> None:
+        """Count a block of cells."""
+        h, w = self.density.shape
+        y, x = np.clip((cells.centroids // self.bin_px).astype(np.int64), 0, [h - 1, w - 1]).T
+        self.density[:] += np.bincount(y * w + x, minlength=h * w).reshape(h, w)
+        self.counts[:] += np.bincount(cells.classes, minlength=len(self.counts))
+        for name, values in {"score": cells.scores, **cells.measurements}.items():
+            old = self.histograms.get(name) or Histogram(np.zeros((len(self.counts), _FINE_BINS), np.int64))
+            self.histograms[name] = old.add(cells.classes, values)
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A piece of the slide with its outlines: ``rgb`` (h, w, 3) uint8, ``rings`` [(V, 2)] (y, x) in px of the crop.
+
+    ``classes``: index a ring; ``mpp``: µm per px of the crop; ``doubtful``: shown for its low scores.
+    """
+
+    rgb: npt.NDArray[np.uint8]
+    rings: Sequence[npt.NDArray[np.number]]
+    classes: Sequence[int]
+    caption: str
+    mpp: float
+    doubtful: bool = False
+
+
+def write_report(
+    path: Path,
+    run: dict[str, Any],
+    overview: npt.NDArray[np.uint8],
+    tissue: npt.NDArray[np.bool_],
+    cells: ReportCells,
+    crops: Sequence[Crop],
+) -> None:
+    """Write the page, at most some 4 MB, under a temporary name first.
+
+    ``run`` as in ``run.json``; ``overview`` (h, w, 3) and ``tissue`` (h, w) show the whole slide; at most 24 ``crops``
+    are shown.
+    """
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(_page(run, overview, tissue, cells, crops), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _page(
+    run: dict[str, Any],
+    overview: npt.NDArray[np.uint8],
+    tissue: npt.NDArray[np.bool_],
+    cells: ReportCells,
+    crops: Sequence[Crop],
+) -> str:
+    name = escape(str(run["slide"]["name"]))
+    body = [
+        _warnings(run["warnings"]),
+        _classes(run),
+        _slide(run, shrink(overview, _THUMBNAIL_PX), tissue, cells),
+        _crops(run, crops[:_MOST_CROPS]),
+        _histograms(run, cells),
+        _left_out(run),
+        _provenance(run),
+    ]
+    style = (files("wsiproc") / "report.css").read_text(encoding="utf-8")
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{name} · wsiproc report</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
+        f"{_header(run, name)}\n<main>\n{''.join(body)}</main>\n{_footer(run)}\n</body>\n</html>\n"
+    )
+
+
+def _header(run: dict[str, Any], name: str) -> str:
+    slide, counts, area = run["slide"], run["counts"], run["tissue_mm2"]
+    h, w = slide["shape"]
+    mpp = float(np.mean(slide["mpp"]))
+    facts = [
+        f"{w:,} × {h:,} px",
+        f"{w * mpp / 1000:.1f} × {h * mpp / 1000:.1f} mm",
+        f"{mpp:.4g} µm/px",
+        slide.get("format", ""),
+        f"model {run['model']['name']} at {run['model']['mpp']:.4g} µm/px",
+    ]
+    numbers = [
+        ("Cells", f"{counts['cells']:,}"),
+        ("Tissue", f"{area:,.2f} <small>mm²</small>"),
+        ("Cell density", f"{_per_mm2(counts['cells'], area)} <small>cells/mm²</small>"),
+    ]
+    kinds = counts["classes"]
+    if {"Positive", "Negative"} <= kinds.keys() and kinds["Positive"] + kinds["Negative"]:
+        share = kinds["Positive"] / (kinds["Positive"] + kinds["Negative"])
+        numbers.append(("Positive index", f"{100 * share:.1f} <small>%</small>"))
+    listed = "".join(f"<div><dt>{title}</dt><dd>{value}</dd></div>" for title, value in numbers)
+    return (
+        f'<header class="top"><p class="eyebrow">wsiproc report</p><h1>{name}</h1>'
+        f'<ul class="facts">{"".join(f"<li>{escape(str(fact))}</li>" for fact in facts if fact)}</ul>'
+        f'<dl class="numbers">{listed}</dl></header>'
+    )
+
+
+def _per_mm2(cells: int, area_mm2: float) -> str:
+    return f"{cells / area_mm2:,.0f}" if area_mm2 > 0 else "–"
+
+
+def _section(title: str, body: str, note: str = "", kind: str = "") -> str:
+    """A card; ``note`` and ``body`` are HTML."""
+    about = f'<p class="soft">{note}</p>' if note else ""
+    return f"<section{f' class={kind!r}' if kind else ''}><h2>{title}</h2>{about}{body}</section>\n"
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Rows of HTML cells under ``heads``; a head that ends in ``>`` has its column aligned right."""
+    right = [' class="n"' if head.endswith(">") else "" for head in heads]
+    top = "".join(f"<th{side}>{head.rstrip('>')}</th>" for head, side in zip(heads, right, strict=True))
+    lines = [
+        f"<tr><th>{row[0]}</th>{''.join(f'<td{s}>{c}</td>' for c, s in zip(row[1:], right[1:], strict=True))}</tr>"
+        for row in rows
+    ]
+    return f"<table><thead><tr>{top}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+
+
+def _bar(share: float, colour: RGB | None = None) -> str:
+    tint = f"--colour:{css_colour(colour)};" if colour else ""
+    return f'<span class="bar"><i style="{tint}--share:{100 * share:.1f}%"></i></span>'
+
+
+def _warnings(warnings: Sequence[object]) -> str:
+    if not warnings:
+        return ""
+    items = "".join(f"<li>{escape(str(text))}</li>" for text in warnings[:_MOST_ROWS])
+    more = f"<li>and {len(warnings) - _MOST_ROWS} more in run.json</li>" if len(warnings) > _MOST_ROWS else ""
+    title = "One thing to know" if len(warnings) == 1 else f"{len(warnings)} things to know"
+    return _section(title, f"<ul>{items}{more}</ul>", kind="warnings")
+
+
+def _colours(run: dict[str, Any]) -> list[RGB]:
+    return [class_colour(name, index) for index, name in enumerate(run["model"]["classes"])]
+
+
+def _classes(run: dict[str, Any]) -> str:
+    counts, area = run["counts"], run["tissue_mm2"]
+    total = max(1, counts["cells"])
+    rows = []
+    for name, colour in zip(run["model"]["classes"], _colours(run), strict=True):
+        count = counts["classes"].get(name, 0)
+        chip = f'<span class="chip" style="--colour:{css_colour(colour)}"></span>'
+        share = count / total
+        rows.append(
+            [chip + escape(name), f"{count:,}", f"{100 * share:.1f} %", _per_mm2(count, area), _bar(share, colour)]
+        )
+    note = "Densities are per area of tissue."
+    if {"Positive", "Negative"} <= counts["classes"].keys():
+        note += " Positive index: positive ÷ (positive + negative) cells."
+    return _section("Classes", _table(["Class", "Cells>", "Share>", "Cells/mm²>", ""], rows), note)
+
+
+def _slide(
+    run: dict[str, Any], thumbnail: npt.NDArray[np.uint8], tissue: npt.NDArray[np.bool_], cells: ReportCells
+) -> str:
+    """Two pictures of the whole slide: what was looked at, and how dense the cells are."""
+    h, w = thumbnail.shape[:2]
+    to_px = np.array([h, w]) / run["grid"]["shape"]
+    regions = run["regions"]
+    failed = [region["box"] for region in regions["failed"]]
+    done = [box for box in regions["boxes"] if list(box) not in map(list, failed)]
+    bar = scale_bar(run["slide"]["shape"][1] * float(np.mean(run["slide"]["mpp"])) / w, (h, w))
+    drawn = "".join(
+        f'<path class="{kind}" d="{path}"/>'
+        for kind, path in (
+            ("regions", _boxes(done, to_px)),
+            ("tissue", mask_path(tissue, (h, w))),
+            ("failed", _boxes(failed, to_px)),
+        )
+    )
+    first = (
+        f'<figure class="slide"><svg {_frame(h, w)} aria-label="The slide with its tissue">'
+        f'<image id="slide" width="{w}" height="{h}" href="{data_uri(thumbnail)}"/>{drawn}{bar}</svg>'
+        f"<figcaption>{_slide_keys(len(done), len(failed))}</figcaption></figure>"
+    )
+    note = "Level-0 extent of the slide. Cells are searched in the processed regions and kept inside the tissue."
+    return _section("Where", f'<div class="pair">{first}{_density(run, cells, to_px, (h, w), bar)}</div>', note)
+
+
+def _frame(h: int, w: int) -> str:
+    return f'viewBox="0 0 {w} {h}" width="{w}" height="{h}" role="img"'
+
+
+def _boxes(boxes: Sequence[Sequence[int]], to_px: npt.NDArray[np.float64]) -> str:
+    return box_path(np.array(boxes, np.float64).reshape(-1, 4) * np.tile(to_px, 2))
+
+
+def _slide_keys(done: int, failed: int) -> str:
+    keys = [("--tissue", "", "tissue"), ("--region", "", f"{done:,} processed regions")]
+    if failed:
+        keys.append(("--bad", "full", f"{failed:,} failed {'region' if failed == 1 else 'regions'}, no cells there"))
+    return "".join(
+        f'<span class="key" style="--colour:var({colour})"><i class="{kind}"></i>{text}</span>'
+        for colour, kind, text in keys
+    )
+
+
+def _density(
+    run: dict[str, Any], cells: ReportCells, to_px: npt.NDArray[np.float64], shape: tuple[int, int], bar: str
+) -> str:
+    from scipy.ndimage import gaussian_filter
+
+    h, w = shape
+    grid_um2 = float(np.prod(run["slide"]["shape"]) * np.prod(np.broadcast_to(run["slide"]["mpp"], 2)))
+    bin_mm2 = cells.bin_px**2 * grid_um2 / float(np.prod(run["grid"]["shape"])) / 1e6
+    density = gaussian_filter(cells.density / bin_mm2, 0.7, mode="constant")
+    density[density < 0.5] = 0  # what is left of the filter's tails
+    top = float(np.percentile(density[density > 0], 99)) if (density > 0).any() else 1.0
+    across = cells.bin_px * to_px * cells.density.shape
+    image = (
+        f'<image href="{data_uri(density_pixels(density, top), None)}" width="{across[1]:.1f}" '
+        f'height="{across[0]:.1f}" preserveAspectRatio="none"/>'
+    )
+    ends = "".join(
+        f"<span>{text}</span>" for text in ("0", number(round(top / 2)), f"≥ {number(round(top))} cells/mm²")
+    )
+    return (
+        f'<figure class="slide"><svg {_frame(h, w)} aria-label="Density of cells">'
+        f'<use href="#slide" style="filter:grayscale(1) contrast(.55) brightness(1.25)"/>{image}{bar}</svg>'
+        f'<figcaption><span class="ramp" style="background:{density_gradient()}"></span>'
+        f'<span class="ramp-ends">{ends}</span></figcaption></figure>'
+    )
+
+
+def _crops(run: dict[str, Any], crops: Sequence[Crop]) -> str:
+    if not crops:
+        return ""
+    body = ""
+    for title, doubtful in (("Representative", False), ("Most doubtful", True)):
+        figures = "".join(_crop(crop, _colours(run)) for crop in crops if crop.doubtful is doubtful)
+        if figures:
+            body += f'<h3>{title}</h3><div class="crops">{figures}</div>'
+    keys = "".join(
+        f'<span class="key" style="--colour:{css_colour(colour)}"><i></i>{escape(name)}</span>'
+        for name, colour in zip(run["model"]["classes"], _colours(run), strict=True)
+    )
+    return _section("Samples", body, f"{keys} Point at a picture to hide its outlines.")
+
+
+def _crop(crop: Crop, colours: Sequence[RGB]) -> str:
+    h, w = crop.rgb.shape[:2]
+    paths = ""
+    for kind in sorted(set(crop.classes)):
+        rings = [ring for ring, own in zip(crop.rings, crop.classes, strict=True) if own == kind]
+        paths += f'<path class="ring" style="--colour:{css_colour(colours[kind])}" d="{ring_path(rings)}"/>'
+    return (
+        f'<figure tabindex="0"><svg {_frame(h, w)} aria-label="{escape(crop.caption)}">'
+        f'<image width="{w}" height="{h}" href="{data_uri(shrink(crop.rgb, _CROP_PX))}"/>{paths}'
+        f"{scale_bar(crop.mpp, (h, w))}</svg><figcaption>{escape(crop.caption)}</figcaption></figure>"
+    )
+
+
+def measurement_title(name: str) -> str:
+    """Axis label of a measurement column: ``area_um2`` → ``Area (µm²)``, ``dab_od_mean`` → ``DAB OD mean``."""
+    suffix = next((ending for ending in _UNITS if name.endswith(ending)), "")
+    words = [_TITLES.get(word, word) for word in name.removesuffix(suffix).split("_")]
+    text = " ".join(words)
+    return text[:1].upper() + text[1:] + (f" ({_UNITS[suffix]})" if suffix else "")
+
+
+def _histograms(run: dict[str, Any], cells: ReportCells) -> str:
+    figures = ""
+    for name, values in cells.histograms.items():
+        if not values.counts.any():
+            continue
+        edges, counts, outside = values.shown()
+        drawing = histogram(measurement_title(name), edges, counts, run["model"]["classes"], _colours(run))
+        left = [f"{outside:,} beyond the axis"] * bool(outside) + [f"{values.unfit:,} not measurable"] * bool(
+            values.unfit
+        )
+        figures += f"<figure>{drawing}<figcaption>{', '.join(left)}</figcaption></figure>"
+    if not figures:
+        return ""
+    note = "All cells, a curve a class; the columns of the same names in cells.parquet."
+    return _section("Measurements", f'<div class="histograms">{figures}</div>', note)
+
+
+def _left_out(run: dict[str, Any]) -> str:
+    dropped, failed = run["counts"]["dropped"], run["regions"]["failed"]
+    rows = [[escape(str(reason)), f"{count:,}"] for reason, count in dropped.items()]
+    body = _table(["Objects dropped, by reason", "Number>"], rows) if rows else "<p>No object was dropped.</p>"
+    if failed:
+        listed = [[escape(str(region["key"])), escape(str(region["reason"]))] for region in failed[:_MOST_ROWS]]
+        if len(failed) > _MOST_ROWS:
+            listed.append([f"and {len(failed) - _MOST_ROWS} more", "see run.json"])
+        body += _table(["Failed region", "Reason"], listed)
+    note = "Nothing is hidden: every object and region that did not make it into the cells is counted here."
+    return _section("Left out", body, note)
+
+
+def _provenance(run: dict[str, Any]) -> str:
+    seconds = {stage: value for stage, value in run.get("seconds", {}).items() if stage != "total"}
+    longest = max([*seconds.values(), 1e-9])
+    total = run.get("seconds", {}).get("total", sum(seconds.values()))
+    rows = [[escape(stage), f"{value:,.1f} s", _bar(value / longest)] for stage, value in seconds.items()]
+    timing = _table(["Stage", "Time>", ""], [*rows, ["Total", f"{total:,.1f} s", ""]])
+    facts = [
+        ("Slide", run["slide"]),
+        ("Model", {key: value for key, value in run["model"].items() if key != "calibration"}),
+        ("Calibration", run["model"].get("calibration", {})),
+        ("Settings", run["settings"]),
+        ("Versions", run["versions"]),
+    ]
+    details = "".join(f"<details><summary>{title}</summary>{_pairs(values)}</details>" for title, values in facts)
+    return _section("How it was made", timing + details)
+
+
+def _pairs(values: dict[str, Any]) -> str:
+    rows = "".join(
+        f'<tr><th>{escape(str(key))}</th><td class="mono">{escape(str(value))}</td></tr>'
+        for key, value in values.items()
+    )
+    return f"<table><tbody>{rows}</tbody></table>" if rows else '<p class="soft">none</p>'
+
+
+def _footer(run: dict[str, Any]) -> str:
+    version, model = escape(str(run["wsiproc"])), escape(str(run["model"]["name"]))
+    return (
+        f"<footer><p><strong>To cite:</strong> wsiproc {version}, model {model}, "
+        '<span class="mono">https://github.com/wsiproc/wsiproc</span>. Give the version and the model: the same '
+        "version, model, settings and slide give the same cells.</p>"
+        "<p>For research use; not a medical device.</p></footer>"
+    )
