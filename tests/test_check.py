@@ -28,7 +28,7 @@ from wsiproc.io.geojson import GeoJsonWriter
 from wsiproc.io.parquet import CellWriter
 
 CLASSES = ["Positive", "Negative"]
-SLIDE, GRID, OVERVIEW, LEVELS = (1203, 801), (601, 401), (151, 101), 3
+SLIDE, GRID, OVERVIEW, LEVELS = (1203, 801), (601, 401), (151, 101), 2
 MPP = 0.25
 SCALE = (SLIDE[0] / GRID[0], SLIDE[1] / GRID[1])
 
@@ -276,7 +276,7 @@ LAST = {"label-value": 2, "rgba": [1, 2, 3, 4]}
         (ome(IMAGE, lambda o: o["multiscales"][0]["axes"][1].update(unit="um")), "not 'micrometer'"),
         (ome(IMAGE, lambda o: o["omero"]["channels"].pop()), "omero lists 2 channels"),
         (ome(IMAGE, lambda o: o["omero"]["channels"][0]["window"].pop("start")), "needs `color` and `window`"),
-        (ome(CELLS, lambda o: o["multiscales"][0]["datasets"].pop()), "2 levels, the image has 3"),
+        (ome(CELLS, lambda o: o["multiscales"][0]["datasets"].pop()), "1 levels, the image has 2"),
         (ome(CELLS, lambda o: o["image-label"].update(colors=[LAST])), "viewers"),
         (ome(KINDS, lambda o: o["image-label"]["colors"].pop()), "both need the same values"),
         (edit_json(f"{CELLS}/1/zarr.json", lambda a: a.update(dimension_names=["x", "y"])), "dimension_names"),
@@ -287,7 +287,7 @@ LAST = {"label-value": 2, "rgba": [1, 2, 3, 4]}
         (pixels(CELLS, 0, FIRST_CELL, 0), "1 cells have another size than their outline: cell 1"),
         (pixels(CELLS, 1, Box(0, 0, 301, 201), 1), "level 1 is not level 0 halved"),
         (pixels(KINDS, 0, FIRST_CELL, 2), "4 pixels of labels/classes"),
-        (pixels("maps.ome.zarr", 2, Box(0, 0, 151, 101), 9), "level 2 is not level 1 halved"),
+        (pixels("maps.ome.zarr", 1, Box(0, 0, 301, 201), 9), "level 1 is not level 0 halved"),
     ],
 )
 def test_what_is_broken_is_found(output: Path, breaks: Breaks, expected: str) -> None:
