@@ -51,7 +51,7 @@ def pyramid(picture: Picture) -> list[Picture]:
 def write_tiff(path: Path, levels: list[Picture]) -> None:
     """A tiled TIFF, the coarser levels as reduced pages: OpenSlide's generic-tiff."""
     per_cm = (1e4 / MPP, 1e4 / MPP)
-    with tifffile.TiffWriter(path) as tiff:
+    with tifffile.TiffWriter(path, bigtiff=True) as tiff:
         for number, level in enumerate(levels):
             tiff.write(
                 level,
@@ -61,6 +61,7 @@ def write_tiff(path: Path, levels: list[Picture]) -> None:
                 resolution=per_cm,
                 resolutionunit="CENTIMETER",
                 subfiletype=int(number > 0),
+                metadata=None,
             )
 
 

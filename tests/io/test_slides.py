@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -335,3 +337,17 @@ def test_the_same_slide_in_two_formats_is_the_same_picture(real_slides: Path) ->
     box = Box(1000, 800, 500, 500)
     tiff, zarr = (open_slide(real_slides / f"CMU-1-Small-Region.{kind}") for kind in ("svs", "ome.zarr"))
     assert np.abs(tiff.read(box, 0.499).astype(int) - zarr.read(box, 0.499)).mean() < 1.0
+
+
+def test_a_folder_of_dicom_files_is_a_slide(real_slides: Path, tmp_path: Path) -> None:
+    shutil.copy(real_slides / "overview_only.dcm", tmp_path)
+    with open_slide(tmp_path, mpp=4.0) as slide:
+        assert (slide.format, slide.shape) == ("dicom", (812, 1696))
+        assert slide.read(Box(100, 100, 50, 50), 4.0).std() > 0
+
+
+def test_the_readers_of_rare_formats_are_loaded_when_needed() -> None:
+    code = (
+        "import sys, wsiproc.io.slides; print({'torch', 'dask', 'zarr', 'tifffile', 'tiatoolbox'} & set(sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"

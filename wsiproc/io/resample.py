@@ -25,8 +25,8 @@ _SUBPIXELS = 32
 # The grid's extent is rounded, so a level or a mean that fits exactly can look up to half a pixel per extent too
 # coarse. Stretching by less than 1 % is invisible; falling back to a level four times as large is not.
 _SLACK = 1.01
-# Longest side read from a level at once: 4096² RGBA are 64 MiB, and the result fits cv2.remap's int16 maps.
-_MAX_READ_PX = 4096
+# Longest side read from a level at once: 2048² RGBA are 16 MiB, and the result fits cv2.remap's int16 maps.
+_MAX_READ_PX = 2048
 
 
 class Level(Protocol):
