@@ -279,7 +279,7 @@ def _slide(
     regions = run["regions"]
     failed = [region["box"] for region in regions["failed"]]
     done = [box for box in regions["boxes"] if list(box) not in map(list, failed)]
-    bar = scale_bar(run["slide"]["shape"][1] * float(np.mean(run["slide"]["mpp"])) / w, (h, w))
+    bar = scale_bar(run["slide"]["shape"][1] * float(np.mean(run["slide"]["mpp"])) / w, (h, w), 0.033)
     drawn = "".join(
         f'<path class="{kind}" d="{path}"/>'
         for kind, path in (
@@ -366,7 +366,7 @@ def _crop(crop: Crop, colours: Sequence[RGB]) -> str:
     return (
         f'<figure tabindex="0"><svg {_frame(h, w)} aria-label="{escape(crop.caption)}">'
         f'<image width="{w}" height="{h}" href="{data_uri(shrink(crop.rgb, _CROP_PX))}"/>{paths}'
-        f"{scale_bar(crop.mpp, (h, w))}</svg><figcaption>{escape(crop.caption)}</figcaption></figure>"
+        f"{scale_bar(crop.mpp, (h, w), 0.055)}</svg><figcaption>{escape(crop.caption)}</figcaption></figure>"
     )
 
 

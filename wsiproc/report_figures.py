@@ -104,12 +104,15 @@ def number(value: float) -> str:
     return f"{value:.3g}"
 
 
-def scale_bar(mpp: float, shape: tuple[int, int]) -> str:
-    """A bar of a round length in the lower left corner of a picture of ``shape`` px with ``mpp`` µm/px."""
+def scale_bar(mpp: float, shape: tuple[int, int], text_share: float) -> str:
+    """A bar of a round length in the lower left corner of a picture of ``shape`` px with ``mpp`` µm/px.
+
+    ``text_share``: height of its text as a share of the picture's width.
+    """
     h, w = shape
     length_um = nice_step(w * mpp / 4.5, 1)
     label = f"{number(length_um / 1000)} mm" if length_um >= 1000 else f"{number(length_um)} µm"
-    x, y, size = w * 0.04, h - w * 0.04, max(w / 22, 3)
+    x, y, size = w * 0.04, h - w * 0.04, max(w * text_share, 3)
     end = x + length_um / mpp
     return (
         f'<g class="scale" stroke-width="{size / 6:.2f}"><path d="M{x:.1f} {y:.1f}H{end:.1f}"/>'
