@@ -76,7 +76,7 @@ def run(
     workers: Workers = None,
     scheduler: Scheduler = None,
     memory_gb: Memory = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results made with other settings.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Do finished slides again.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the summary.")] = False,
 ) -> None:
     """Find the cells of slides: OME-Zarr maps and labels, GeoParquet and QuPath cells, a report.

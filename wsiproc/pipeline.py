@@ -111,6 +111,15 @@ def tissue_of(job: Job) -> Mask:
 # --- infer -----------------------------------------------------------------------------------------------------------
 
 
+def _one_thread() -> None:
+    """Regions run side by side, a thread each; so no sum depends on how many cores there are either."""
+    import cv2
+    import torch
+
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+
+
 def infer_region(job: Job, region: Region) -> dict[str, Any]:
     """Write the maps of one region; what was done, as plain values.
 
@@ -121,6 +130,7 @@ def infer_region(job: Job, region: Region) -> dict[str, Any]:
     if marker.exists():
         done: dict[str, Any] = json.loads(marker.read_text())
         return done | {"resumed": True}
+    _one_thread()
     started = time.perf_counter()
     windows = needed_windows(tissue_of(job), job.frame.grid, region.box, job.model.window, job.model.margin)
     maps = np.zeros((len(job.model.channels), *region.box.shape), np.uint8)
@@ -137,10 +147,6 @@ def infer_region(job: Job, region: Region) -> dict[str, Any]:
 
 def _predict_windows(job: Job, region: Region, windows: Sequence[Box], maps: npt.NDArray[np.uint8]) -> dict[str, float]:
     """Fill ``maps`` (c, h, w) of the region, one row of windows at a time; seconds spent reading and predicting."""
-    import cv2
-
-    # One thread a task: regions run side by side, and no sum depends on how many cores there are.
-    cv2.setNumThreads(1)
     slide, halo = _slide(job.source), job.model.halo
     seconds = {"read_s": 0.0, "predict_s": 0.0}
     for top in sorted({w.y for w in windows}):
@@ -165,7 +171,6 @@ def predict(model: Model, windows: npt.NDArray[np.uint8], device: str) -> npt.ND
     """Maps (b, c, h, w) of windows with halo (b, h, w, 3), on ``device``."""
     import torch
 
-    torch.set_num_threads(1)
     with torch.inference_mode():
         maps: npt.NDArray[np.uint8] = model.predict(torch.from_numpy(windows).to(device)).cpu().numpy()
     return maps
@@ -180,6 +185,7 @@ def segment_region(job: Job, region: Region) -> dict[str, Any]:
     if marker.exists():
         done: dict[str, Any] = json.loads(marker.read_text())
         return done | {"resumed": True}
+    _one_thread()
     started = time.perf_counter()
     around = region.box.pad(job.model.margin).clip(job.frame.grid)
     maps = ngff.read_box(job.maps, 0, around)
@@ -206,7 +212,8 @@ def segment_region(job: Job, region: Region) -> dict[str, Any]:
 
 def _inside(box: Box, points: npt.NDArray[np.floating]) -> Mask:
     """Which ``points`` (N, 2), (y, x), lie in a box: the one rule of who owns a cell."""
-    inside: Mask = np.logical_and(points >= (box.y, box.x), points < (box.y1, box.x1)).all(axis=1)
+    y, x = points.T
+    inside: Mask = (y >= box.y) & (y < box.y1) & (x >= box.x) & (x < box.x1)
     return inside
 
 
@@ -419,7 +426,7 @@ def export_geojson(job: Job, row_groups: int) -> dict[str, Any]:
         for group in range(row_groups):
             numbers, cells = read_cells(job.cells, group)
             writer.write(cells, int(numbers[0]))
-    return {"seconds": time.perf_counter() - started}
+    return {"seconds": time.perf_counter() - started, "left_out": writer.dropped}
 
 
 # --- tasks -----------------------------------------------------------------------------------------------------------

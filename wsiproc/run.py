@@ -21,10 +21,11 @@ import numpy.typing as npt
 from wsiproc._version import __version__
 from wsiproc.array.tissue import find_tissue, looks_fluorescent
 from wsiproc.core.geometry import Grid, Region, grid_shape
+from wsiproc.crops import CropPlaces, take_crops
 from wsiproc.errors import OutputError, PlanError, SettingsError
 from wsiproc.executors import Crew, Task, available_cores, crew
-from wsiproc.io.slides import read_overview
-from wsiproc.io.slides import Slide, SlideSource, slide_name
+from wsiproc.io.roi import read_roi
+from wsiproc.io.slides import Slide, SlideSource, read_overview, slide_name
 from wsiproc.models import load_model
 from wsiproc.models.base import Model
 from wsiproc.pipeline import (
@@ -51,6 +52,7 @@ from wsiproc.planning import (
     split_regions,
     worker_bytes,
 )
+from wsiproc.report import ReportCells, write_report
 from wsiproc.settings import Settings
 
 SAMPLE_WINDOWS = 24
@@ -122,7 +124,7 @@ def plan_slide(path: Path, out: Path, settings: Settings) -> Plan:
         overview, overview_mpp = read_overview(slide)
         warnings = _stain_warnings(slide, overview)
         frame = Frame(slide.shape, grid_shape(slide.shape, slide.mpp, model.mpp), slide.mpp)
-        roi = _roi(settings.roi, slide.shape)
+        roi = read_roi(settings.roi, slide.shape) if settings.roi else None
         tissue = _restrict(_tissue_mask(overview, overview_mpp, settings.tissue), roi, slide.shape)
         if not tissue.any():
             raise PlanError(f"{path}: no tissue found{' in the region of interest' if roi else ''}. {_LOOK}")
@@ -170,14 +172,6 @@ def plan_slide(path: Path, out: Path, settings: Settings) -> Plan:
 
 def _source(path: Path, settings: Settings) -> SlideSource:
     return SlideSource(path.absolute(), settings.mpp, settings.reader)  # type: ignore[arg-type]  # checked on opening
-
-
-def _roi(path: Path | None, slide_shape: tuple[int, int]) -> Any:
-    if path is None:
-        return None
-    from wsiproc.io.roi import read_roi
-
-    return read_roi(path, slide_shape)
 
 
 _LOOK = "Look at its overview with `wsiproc info`; --tissue all takes the whole slide."
@@ -328,14 +322,19 @@ def run_plan(plan: Plan, workers: Crew, settings: Settings, plan_s: float, liste
     lap("prepare")
     done = _find_cells(plan, workers, listen)
     lap("infer and segment")
-    blocks, counts = _merge(plan, listen)
+    merged = _merge(plan, listen)
     lap("merge")
-    _draw(plan, blocks, workers, listen)
+    left_out = _draw(plan, merged.blocks, workers, listen)
     lap("render and export")
-    run = _run_facts(plan, settings, done, counts)
-    # report hook
-    seconds["total"] = round(sum(seconds.values()), 3)
-    run["seconds"] = seconds
+    run = _run_facts(plan, settings, done, merged.sums.counts)
+    run["counts"]["not_in_geojson"] = left_out
+    run["seconds"] = seconds | {"total": round(sum(seconds.values()), 3)}
+    listen(Event(plan.slide["name"], "report", 0, 1))
+    with plan.job.source.open() as slide:
+        crops = take_crops(plan.job, slide, merged.blocks, merged.places)
+    write_report(plan.job.folder / "report.html", run, plan.overview, plan.tissue, merged.sums, crops)
+    lap("report")
+    run["seconds"] = seconds | {"total": round(sum(seconds.values()), 3)}
     finish(plan.job, run)
     return run
 
@@ -369,24 +368,38 @@ def _find_cells(plan: Plan, workers: Crew, listen: Listener) -> dict[str, list[d
     return done
 
 
-def _merge(plan: Plan, listen: Listener) -> tuple[list[Region], npt.NDArray[np.int64]]:
-    """Write the cell table; its blocks in order, and the number of cells a class."""
-    blocks: list[Region] = []
-    counts = np.zeros(len(plan.job.model.classes), np.int64)
-    total = len(Grid(plan.job.frame.grid, BLOCK))
-    for block, cells in merge_cells(plan.job, plan.segment):
-        blocks.append(block)
-        counts += np.bincount(cells.classes, minlength=len(counts))
-        listen(Event(plan.slide["name"], "merge", len(blocks), total, int(counts.sum())))
-    return blocks, counts
+@dataclass(frozen=True)
+class _Merged:
+    """What merging leaves behind: the table's blocks in order, sums for the report, places to show in it."""
+
+    blocks: list[Region]
+    sums: ReportCells
+    places: CropPlaces
 
 
-def _draw(plan: Plan, blocks: Sequence[Region], workers: Crew, listen: Listener) -> None:
-    """Labels, pyramids and GeoJSON, side by side."""
+def _merge(plan: Plan, listen: Listener) -> _Merged:
+    """Write the cell table and count on the way."""
+    job = plan.job
+    mpp = float(np.mean(job.frame.mpp))
+    merged = _Merged([], ReportCells.empty(job.frame.grid, mpp, len(job.model.classes)), CropPlaces())
+    total = len({block for region in plan.segment for block in Grid(job.frame.grid, BLOCK).touching(region.box)})
+    for block, cells in merge_cells(job, plan.segment):
+        merged.blocks.append(block)
+        merged.sums.add(cells)
+        merged.places.add(cells)
+        listen(Event(plan.slide["name"], "merge", len(merged.blocks), total, int(merged.sums.counts.sum())))
+    return merged
+
+
+def _draw(plan: Plan, blocks: Sequence[Region], workers: Crew, listen: Listener) -> int:
+    """Labels, pyramids and GeoJSON, side by side; the number of cells that GeoJSON cannot hold."""
     export = Task("geojson", export_geojson, (plan.job, len(blocks)))
     tasks = [export, *render_tasks(plan.job, plan.infer, blocks)]
-    for number, _ in enumerate(workers.run(tasks), start=1):
+    left_out = 0
+    for number, (_, result) in enumerate(workers.run(tasks), start=1):
+        left_out += result.get("left_out", 0)
         listen(Event(plan.slide["name"], "render", number, len(tasks)))
+    return left_out
 
 
 def _run_facts(
@@ -518,7 +531,7 @@ def _run_slide(path: Path, out: Path, settings: Settings, overwrite: bool, crews
     finished = folder / "run.json"
     if finished.exists():
         run: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
-        if run.get("key") == key:
+        if run.get("key") == key and not overwrite:
             return Outcome(path, "already done", folder, run)
         if not overwrite:
             raise OutputError(
