@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from wsiproc.core.cells import CellTable, Rings
-from wsiproc.io.geojson import GeoJsonWriter, features_bytes
+from wsiproc.io.geojson import GeoJsonWriter, Piece, features_bytes
 
 BLOCK = 10_000
 STEPS = 12  # stairs a quarter: 4 × 12 + 4 = 52 corners an outline
@@ -46,13 +46,13 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "cells.geojson.gz"
             formatting, text_bytes, start = 0.0, 0, time.process_time()
-            with GeoJsonWriter(path, *facts) as writer:
+            with GeoJsonWriter(path) as writer:
                 for index in range(count // BLOCK):
                     begin = time.process_time()
                     text, dropped = features_bytes(blocks[index % 4], index * BLOCK + 1, *facts)
                     formatting += time.process_time() - begin
                     text_bytes += len(text)
-                    writer.append(text, dropped)
+                    writer.append(Piece.of(text, dropped))
             total = time.process_time() - start
             print(
                 f"scale {scale}: {count} cells of {len(blocks[0].rings[0])} corners, {total:.1f} s of CPU "

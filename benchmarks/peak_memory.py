@@ -10,48 +10,66 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from types import TracebackType
+from typing import Self
 
 import psutil
 
 GIB = 2**30
 
 
-def tree(root: psutil.Process) -> Iterator[psutil.Process]:
-    """A process and its descendants."""
-    yield root
-    yield from root.children(recursive=True)
+class Watch:
+    """Peaks of a process and its descendants while the block lasts: ``rss`` and ``pss`` in bytes."""
 
+    def __init__(self, root: psutil.Process) -> None:
+        self._root, self._stop = root, threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self.rss = self.pss = 0
 
-def sample(root: psutil.Process, what: str) -> int:
-    """Sum of one figure of ``memory_full_info`` over the tree; a process that has just ended counts nothing."""
-    total = 0
-    for process in tree(root):
+    def _sample(self) -> None:
+        count = 0
+        while not self._stop.wait(0.05):
+            self.rss = max(self.rss, self._total("rss"))
+            if count % 10 == 0:  # reading PSS walks every mapping and slows the command down
+                self.pss = max(self.pss, self._total("pss"))
+            count += 1
+
+    def _total(self, what: str) -> int:
+        """Sum of one figure over the tree; a process that has just ended counts nothing."""
+        total = 0
         try:
-            total += getattr(process.memory_info() if what == "rss" else process.memory_full_info(), what)
-        except psutil.Error:
-            continue
-    return total
+            processes = [self._root, *self._root.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return 0
+        for process in processes:
+            try:
+                total += getattr(process.memory_info() if what == "rss" else process.memory_full_info(), what)
+            except psutil.Error:
+                continue
+        return total
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
 
 
 def main(command: list[str]) -> int:
     """Run, watch, print; the command's exit code."""
-    started, peaks, count = time.perf_counter(), {"rss": 0, "pss": 0}, 0
+    started = time.perf_counter()
     running = subprocess.Popen(command)
-    root = psutil.Process(running.pid)
-    while running.poll() is None:
-        try:
-            peaks["rss"] = max(peaks["rss"], sample(root, "rss"))
-            if count % 10 == 0:  # reading PSS walks every mapping and slows the command down
-                peaks["pss"] = max(peaks["pss"], sample(root, "pss"))
-        except psutil.NoSuchProcess:
-            break
-        count += 1
-        time.sleep(0.05)
+    with Watch(psutil.Process(running.pid)) as watch:
+        code = running.wait()
     seconds = time.perf_counter() - started
-    print(f"{seconds:.1f} s, peak of all processes: RSS {peaks['rss'] / GIB:.2f} GiB, PSS {peaks['pss'] / GIB:.2f} GiB")
-    return running.wait()
+    print(f"{seconds:.1f} s, peak of all processes: RSS {watch.rss / GIB:.2f} GiB, PSS {watch.pss / GIB:.2f} GiB")
+    return code
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from wsiproc.core.geometry import Box
 from wsiproc.core.palette import class_colour
 from wsiproc.errors import OutputError
 from wsiproc.io import ngff
-from wsiproc.io.geojson import GeoJsonWriter
+from wsiproc.io.geojson import GeoJsonWriter, Piece, features_bytes
 from wsiproc.io.parquet import CellWriter
 
 CLASSES = ["Positive", "Negative"]
@@ -118,9 +118,10 @@ def good_output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     halves = [cells.take(np.arange(10)), cells.take(np.arange(10, 24))]
     with CellWriter(folder / "cells.parquet", CLASSES, ["area_um2"], SCALE) as table:
         colours = [class_colour(name, index) for index, name in enumerate(CLASSES)]
-        with GeoJsonWriter(folder / "cells.geojson.gz", "f", CLASSES, colours, SCALE) as features:
+        with GeoJsonWriter(folder / "cells.geojson.gz") as features:
             for half in halves:
-                features.write(half, table.write(half))
+                text = features_bytes(half, table.write(half), "f", CLASSES, colours, SCALE)
+                features.append(Piece.of(*text))
     (folder / "run.json").write_text(json.dumps(run_facts(cells)))
     (folder / "report.html").write_text("<!doctype html><html></html>")
     return folder

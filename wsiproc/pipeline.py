@@ -36,9 +36,11 @@ from wsiproc.array.outline import fill, trace
 from wsiproc.array.pyramid import level_count, level_shape
 from wsiproc.core.cells import CellTable, Rings
 from wsiproc.core.geometry import Box, Grid, Region
+from wsiproc.core.palette import class_colour
 from wsiproc.errors import SlideReadError
 from wsiproc.executors import Task
 from wsiproc.io import ngff
+from wsiproc.io.geojson import GeoJsonWriter, Piece, features_bytes
 from wsiproc.io.parquet import CellWriter, read_cells, read_part, write_part
 from wsiproc.io.slides import Slide, SlideSource
 from wsiproc.models.base import OD_STEP, Instances, Model
@@ -328,8 +330,6 @@ def merge_cells(job: Job, regions: Sequence[Region]) -> Iterator[tuple[Region, C
 
 def create_outputs(job: Job, overview: npt.NDArray[np.uint8], overview_mpp: tuple[float, float], tissue: Mask) -> None:
     """Empty pyramids for maps and labels, and the overview and tissue pyramids, which are small, filled."""
-    from wsiproc.core.palette import class_colour
-
     levels = level_count(job.frame.grid)
     channels = [(c.name, c.colour) for c in job.model.channels]
     ngff.create_image(job.maps, job.frame.grid, job.frame.mpp, levels, channels, shard=job.step)
@@ -392,12 +392,9 @@ def render_labels(job: Job, shard: Box, row_groups: tuple[int, ...]) -> dict[str
     started = time.perf_counter()
     ids, kinds = np.zeros(shard.shape, np.uint32), np.zeros(shard.shape, np.uint8)
     for group in row_groups:
-        numbers, cells = read_cells(job.cells, group)
-        corner, end = cells.boxes[:, :2], cells.boxes[:, :2] + cells.boxes[:, 2:]
-        near = np.flatnonzero((end > (shard.y, shard.x)).all(axis=1) & (corner < (shard.y1, shard.x1)).all(axis=1))
-        rings = cells.rings.take(near)
-        fill(ids, rings.offsets, rings.vertices, numbers[near], shard.y, shard.x)
-        fill(kinds, rings.offsets, rings.vertices, cells.classes[near] + np.uint8(1), shard.y, shard.x)
+        numbers, cells = read_cells(job.cells, group, near=shard)
+        fill(ids, cells.rings.offsets, cells.rings.vertices, numbers, shard.y, shard.x)
+        fill(kinds, cells.rings.offsets, cells.rings.vertices, cells.classes + np.uint8(1), shard.y, shard.x)
     ngff.write_box(job.image / "labels/cells", 0, shard, ids)
     ngff.write_box(job.image / "labels/classes", 0, shard, kinds)
     return {"seconds": time.perf_counter() - started}
@@ -414,19 +411,33 @@ def halve(folders: Sequence[Path], level: int, shard: Box) -> dict[str, Any]:
 # --- export ----------------------------------------------------------------------------------------------------------
 
 
-def export_geojson(job: Job, row_groups: int) -> dict[str, Any]:
-    """Write ``cells.geojson.gz`` from the table, a row group at a time."""
-    from wsiproc.core.palette import class_colour
-    from wsiproc.io.geojson import GeoJsonWriter
+def geojson_tasks(job: Job, groups: int) -> list[Task]:
+    """Each row group of the table formatted and compressed on its own, then all joined in order."""
+    pieces = [Task(f"geojson {group}", format_geojson, (job, group)) for group in range(groups)]
+    return [*pieces, Task("geojson", join_geojson, (job, groups), tuple(task.key for task in pieces))]
 
+
+def format_geojson(job: Job, group: int) -> dict[str, Any]:
+    """One row group as a compressed piece of ``cells.geojson.gz``."""
     started = time.perf_counter()
     colours = [class_colour(name, index) for index, name in enumerate(job.model.classes)]
-    path = job.folder / "cells.geojson.gz"
-    with GeoJsonWriter(path, job.fingerprint, job.model.classes, colours, job.frame.scale) as writer:
-        for group in range(row_groups):
-            numbers, cells = read_cells(job.cells, group)
-            writer.write(cells, int(numbers[0]))
+    numbers, cells = read_cells(job.cells, group)
+    facts = (job.fingerprint, job.model.classes, colours, job.frame.scale)
+    Piece.of(*features_bytes(cells, int(numbers[0]), *facts)).save(_piece_path(job, group))
+    return {"seconds": time.perf_counter() - started}
+
+
+def join_geojson(job: Job, groups: int) -> dict[str, Any]:
+    """Write ``cells.geojson.gz``; how many outlines QuPath would have refused."""
+    started = time.perf_counter()
+    with GeoJsonWriter(job.folder / "cells.geojson.gz") as writer:
+        for group in range(groups):
+            writer.append(Piece.load(_piece_path(job, group)))
     return {"seconds": time.perf_counter() - started, "left_out": writer.dropped}
+
+
+def _piece_path(job: Job, group: int) -> Path:
+    return job.work / f"geojson-{group:06d}"
 
 
 # --- tasks -----------------------------------------------------------------------------------------------------------

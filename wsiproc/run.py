@@ -23,7 +23,7 @@ from wsiproc.array.tissue import find_tissue, looks_fluorescent
 from wsiproc.core.geometry import Grid, Region, grid_shape
 from wsiproc.crops import CropPlaces, take_crops
 from wsiproc.errors import OutputError, PlanError, SettingsError
-from wsiproc.executors import Crew, Task, available_cores, crew
+from wsiproc.executors import Crew, available_cores, crew
 from wsiproc.io.roi import read_roi
 from wsiproc.io.slides import Slide, SlideSource, read_overview, slide_name
 from wsiproc.models import load_model
@@ -33,8 +33,8 @@ from wsiproc.pipeline import (
     Job,
     cell_tasks,
     create_outputs,
-    export_geojson,
     finish,
+    geojson_tasks,
     merge_cells,
     predict,
     render_tasks,
@@ -393,8 +393,7 @@ def _merge(plan: Plan, listen: Listener) -> _Merged:
 
 def _draw(plan: Plan, blocks: Sequence[Region], workers: Crew, listen: Listener) -> int:
     """Labels, pyramids and GeoJSON, side by side; the number of cells that GeoJSON cannot hold."""
-    export = Task("geojson", export_geojson, (plan.job, len(blocks)))
-    tasks = [export, *render_tasks(plan.job, plan.infer, blocks)]
+    tasks = geojson_tasks(plan.job, len(blocks)) + render_tasks(plan.job, plan.infer, blocks)
     left_out = 0
     for number, (_, result) in enumerate(workers.run(tasks), start=1):
         left_out += result.get("left_out", 0)

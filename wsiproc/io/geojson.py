@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import struct
 import uuid
 import zlib
 from collections.abc import Iterator, Sequence
@@ -42,9 +43,9 @@ _SNAP_DECIMALS = 2
 _DIGITS = 7  # QuPath stores float32
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
-# isal's bytes depend on how the text is handed over; pieces of one size make them depend on the text alone.
-_PIECE_BYTES = 1 << 20
-_GZIP = 31  # window bits that ask zlib for a gzip container: no name, time 0
+_PIECE_HEADER = struct.Struct("<IQQ")
+_RAW = -15  # window bits that ask for deflate without a container
+_GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"  # RFC 1952: deflate, no name, no time, unknown system
 
 CELL_ID = "Cell ID"
 PROBABILITY = "Probability"
@@ -178,54 +179,71 @@ def _significant(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return rounded
 
 
-class GeoJsonWriter:
-    """``cells.geojson.gz``, block after block in bounded memory; the file gets its name when it is whole.
+@dataclass(frozen=True)
+class Piece:
+    """Some text of the file as raw deflate that ends on a byte: pieces made anywhere can be joined in order.
 
-    ``classes`` and ``colours`` are those of the model, ``scale`` (sy, sx) is level-0 px per grid px. ``dropped`` counts
-    the outlines that QuPath would refuse. The same cells give the same bytes, however they are cut into blocks.
+    ``crc`` and ``length`` are those of the text; ``dropped`` counts outlines left out of it.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        fingerprint: str,
-        classes: Sequence[str],
-        colours: Sequence[RGB],
-        scale: tuple[float, float],
-    ) -> None:
+    deflated: bytes
+    crc: int
+    length: int
+    dropped: int = 0
+
+    @classmethod
+    def of(cls, text: bytes, dropped: int = 0, last: bool = False) -> Piece:
+        """The text compressed; ``last`` ends the stream."""
+        deflate = isal_zlib.compressobj(isal_zlib.ISAL_DEFAULT_COMPRESSION, isal_zlib.DEFLATED, _RAW)
+        end = isal_zlib.Z_FINISH if last else isal_zlib.Z_FULL_FLUSH
+        return cls(deflate.compress(text) + deflate.flush(end), isal_zlib.crc32(text), len(text), dropped)
+
+    def save(self, path: Path) -> None:
+        """Keep the piece in a file, whole or not at all."""
+        temporary = path.with_name(f"{path.name}.tmp")
+        temporary.write_bytes(_PIECE_HEADER.pack(self.crc, self.length, self.dropped) + self.deflated)
+        os.replace(temporary, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Piece:
+        """The piece that ``save`` kept."""
+        data = path.read_bytes()
+        return cls(data[_PIECE_HEADER.size :], *_PIECE_HEADER.unpack_from(data))
+
+
+class GeoJsonWriter:
+    """``cells.geojson.gz`` from pieces of features, in order; the file gets its name when it is whole.
+
+    One gzip member, which every reader takes, although its pieces may have been compressed by many processes.
+    ``dropped`` counts the outlines that QuPath would refuse.
+    """
+
+    def __init__(self, path: Path) -> None:
         self.dropped = 0
         self._path, self._temporary = path, path.with_name(f"{path.name}.tmp")
-        self._facts = (fingerprint, classes, colours, scale)
-        self._empty = True
-        self._text = bytearray(_HEAD)
-        self._deflate = isal_zlib.compressobj(isal_zlib.ISAL_DEFAULT_COMPRESSION, isal_zlib.DEFLATED, _GZIP)
+        self._empty, self._crc, self._length = True, 0, 0
         self._file = self._temporary.open("wb")
+        self._file.write(_GZIP_HEADER)
+        self._put(Piece.of(_HEAD))
 
-    def write(self, cells: CellTable, first_id: int) -> None:
-        """Append cells with the ids ``first_id``, ``first_id + 1``, …"""
-        self.append(*features_bytes(cells, first_id, *self._facts))
-
-    def append(self, features: bytes, dropped: int) -> None:
+    def append(self, features: Piece) -> None:
         """Append a block that ``features_bytes`` formatted."""
-        self.dropped += dropped
-        if not features:
-            return
-        self._text += features if self._empty else _SEPARATOR + features
-        self._empty = False
-        self._compress()
+        self.dropped += features.dropped
+        if features.length:
+            if not self._empty:
+                self._put(Piece.of(_SEPARATOR))
+            self._put(features)
+            self._empty = False
 
-    def _compress(self) -> None:
-        """Compress all whole pieces of the pending text."""
-        end = len(self._text) - len(self._text) % _PIECE_BYTES
-        for start in range(0, end, _PIECE_BYTES):
-            self._file.write(self._deflate.compress(self._text[start : start + _PIECE_BYTES]))
-        del self._text[:end]
+    def _put(self, piece: Piece) -> None:
+        self._file.write(piece.deflated)
+        self._crc = isal_zlib.crc32_combine(self._crc, piece.crc, piece.length)
+        self._length += piece.length
 
     def close(self) -> None:
         """Finish the collection and give the file its name."""
-        self._text += _TAIL.lstrip() if self._empty else _TAIL
-        self._compress()
-        self._file.write(self._deflate.compress(self._text) + self._deflate.flush())
+        self._put(Piece.of(_TAIL.lstrip() if self._empty else _TAIL, last=True))
+        self._file.write(struct.pack("<II", self._crc, self._length % 2**32))
         self._file.close()
         os.replace(self._temporary, self._path)
 

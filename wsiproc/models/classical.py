@@ -71,5 +71,8 @@ class Classical:
             split.labels,
             np.zeros(split.count, np.uint8),
             scores,
-            {f"smaller than {self.rule.min_area * self.mpp**2:g} µm²": split.small, "px beyond the reach of a nucleus": np.argwhere(split.clipped)},
+            {
+                f"smaller than {self.rule.min_area * self.mpp**2:g} µm²": split.small,
+                "px beyond the reach of a nucleus": np.argwhere(split.clipped),
+            },
         )
