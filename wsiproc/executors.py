@@ -129,8 +129,20 @@ def _dask_client(workers: int, scheduler: str | None) -> Iterator[Any]:
                 raise PlanError(f"the Dask cluster at {scheduler} has no workers; start some with `dask worker`")
             yield client
         return
-    # Memory is planned by the region, so Dask's own spilling and pausing would only get in the way.
-    options = {"distributed.worker.memory.terminate": False, "distributed.comm.timeouts.connect": "60s"}
+    # Memory is planned by the region, so Dask's own spilling and pausing would only get in the way. Dask also has its
+    # workers give back freed memory at once; arrays of tens of MB come and go here, and faulting their pages in again
+    # costs as much as the work on them.
+    options = {
+        "distributed.worker.memory.terminate": False,
+        "distributed.comm.timeouts.connect": "60s",
+        "distributed.nanny.pre-spawn-environ": {
+            "MALLOC_TRIM_THRESHOLD_": 2**28,
+            "MALLOC_MMAP_THRESHOLD_": 2**28,
+            "OMP_NUM_THREADS": 1,
+            "MKL_NUM_THREADS": 1,
+            "OPENBLAS_NUM_THREADS": 1,
+        },
+    }
     with (
         dask.config.set(options),
         LocalCluster(

@@ -19,7 +19,6 @@ from numba import njit
 
 # Distances are kept as integers, so that smoothing is exact whatever the cut-out.
 _STEPS_PER_PX = 64
-_SMOOTH_TAPS = 7
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,12 @@ class SplitRule:
         enclose them, within three; each of these climbs over at most ``reach``, looking ``merge`` and the
         smoothing further; distances are capped at ``reach``.
         """
-        return 5 * self.reach + self.merge + _SMOOTH_TAPS // 2 + 1
+        return 5 * self.reach + self.merge + self.smooth_radius + 1
+
+    @property
+    def smooth_radius(self) -> int:
+        """Where the Gaussian on the distance map ends."""
+        return int(np.ceil(2.5 * self.smooth))
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,8 @@ def _height(mask: npt.NDArray[np.bool_], rule: SplitRule) -> npt.NDArray[np.uint
     np.minimum(distance, rule.reach, out=distance)
     steps = np.rint(distance * _STEPS_PER_PX).astype(np.uint16)
     if rule.smooth > 0:
-        cv2.GaussianBlur(steps, (_SMOOTH_TAPS, _SMOOTH_TAPS), rule.smooth, dst=steps)
+        side = 2 * rule.smooth_radius + 1
+        cv2.GaussianBlur(steps, (side, side), rule.smooth, dst=steps)
     return np.where(mask, steps, np.uint16(0))
 
 

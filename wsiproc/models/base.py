@@ -19,7 +19,7 @@ OD_STEP = 0.01  # optical density of one grey level in the maps of stains; 255 l
 
 @dataclass(frozen=True)
 class Channel:
-    """One plane of the maps; ``stain`` planes hold optical density in steps of ``OD_STEP`` and are measured per cell."""
+    """One plane of the maps; ``stain`` planes hold optical density in ``OD_STEP``s and are measured per cell."""
 
     name: str
     colour: RGB
