@@ -55,7 +55,7 @@ from wsiproc.planning import (
 from wsiproc.report import ReportCells, write_report
 from wsiproc.settings import Settings
 
-SAMPLE_WINDOWS = 24
+SAMPLE_WINDOWS = 16
 
 # Settings that change what is written; a folder made with others of these cannot be continued.
 _DECISIVE = ("model", "mpp", "reader", "tissue", "region")

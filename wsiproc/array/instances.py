@@ -77,6 +77,29 @@ def split_clumps(mask: npt.NDArray[np.bool_], rule: SplitRule) -> Split:
     return Split(labels, count, clipped, small)
 
 
+def fill_small_holes(mask: npt.NDArray[np.bool_], area: int, side: int) -> npt.NDArray[np.bool_]:
+    """The mask (h, w) with holes filled that have at most ``area`` px and fit into a square of ``side`` px.
+
+    A hole is 4-connected background. The bound on its sides makes the decision local: within ``side`` px.
+    """
+    _, holes, stats, _ = cv2.connectedComponentsWithStats((~mask).view(np.uint8), connectivity=4)
+    small = stats[:, cv2.CC_STAT_AREA] <= area
+    for extent in (cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT):
+        small &= stats[:, extent] <= side
+    small[0] = False  # the foreground
+    filled: npt.NDArray[np.bool_] = mask | small[holes]
+    return filled
+
+
+def open_disc(mask: npt.NDArray[np.bool_], radius: float) -> npt.NDArray[np.bool_]:
+    """The mask without what no disc of ``radius`` px fits into; decided within twice the radius."""
+    reach = int(radius)
+    y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
+    disc = (y**2 + x**2 <= radius**2).astype(np.uint8)
+    opened: npt.NDArray[np.bool_] = cv2.morphologyEx(mask.view(np.uint8), cv2.MORPH_OPEN, disc).view(np.bool_)
+    return opened
+
+
 def _height(mask: npt.NDArray[np.bool_], rule: SplitRule) -> npt.NDArray[np.uint16]:
     """Distance to the background, capped and smoothed, in integer steps: (h, w) uint16, 0 outside the mask."""
     distance = cv2.distanceTransform(mask.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)

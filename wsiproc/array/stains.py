@@ -75,7 +75,8 @@ def _white(pixels: npt.NDArray[np.uint8]) -> Float64Array:
     """Colour of the glass: median of the lightest tenth, never dark, since a sample full of tissue shows no glass."""
     darkest = pixels.min(axis=1)
     light = pixels[darkest >= np.percentile(darkest, 90)]
-    return np.maximum(np.median(light, axis=0), _DARKEST_WHITE)
+    white: Float64Array = np.maximum(np.median(light, axis=0), _DARKEST_WHITE)
+    return white
 
 
 def _extremes(od: Float64Array) -> Float64Array:

@@ -251,7 +251,7 @@ def _open_image(path: Path) -> _Opened | None:
     return None if found is None else _Opened(found[0], found[1])
 
 
-def read_overview(slide: Slide, max_px: int = 4096, finest_mpp: float = 2.0) -> tuple[UInt8Array, tuple[float, float]]:
+def read_overview(slide: Slide, max_px: int = 3072, finest_mpp: float = 2.0) -> tuple[UInt8Array, tuple[float, float]]:
     """The whole slide in one small picture: (h, w, 3) uint8, longest side ≤ ``max_px``, and its µm/px (y, x).
 
     ``finest_mpp`` keeps the pictures of small slides small. The reading is piecewise, so memory stays bounded for

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from wsiproc.array.instances import SplitRule, split_clumps
+from wsiproc.array.instances import SplitRule, fill_small_holes, open_disc, split_clumps
 from wsiproc.array.measure import label_sums
 from wsiproc.array.stains import Stains, estimate_stains, unmixing
 from wsiproc.models.base import OD_STEP, Channel, Instances
@@ -26,14 +26,17 @@ if TYPE_CHECKING:
 _WEIGHTS = {"H&E": (1.0, -0.3), "H-DAB": (1.0, 0.0)}
 # Highest density that counts (log10), so that black DAB does not hide the pale blue nuclei around it.
 _CAP = {"H&E": 0.43, "H-DAB": 0.22}
-_FINE_UM, _COARSE_UM = 0.5, 1.2  # sigmas of the two Gaussians, mixed half and half: sharp borders, whole nuclei
+_FINE_UM, _COARSE_UM = 0.375, 1.0  # sigmas of the two Gaussians, mixed half and half: sharp borders, whole nuclei
 _CELL_UM, _AROUND_CELLS = 1.0, 6  # the local mean: pitch of its coarse grid, half width in cells of it
 _LOCAL = 0.7  # share of the local mean that is taken away
 _PRIOR = 0.05  # weight of the slide's own mean beside the tissue in the window, for windows with little tissue
 _TISSUE_OD = 0.13  # sum over the channels (log10)
-_BIAS, _WIDTH = -0.05, 0.10  # shift and slope of the cut, in distances between the two class means
+# Below this sum the evidence is pulled down, steeply: where the local mean is low, glass must not pass for nuclei.
+_GLASS_OD, _GLASS_SLOPE = 0.087, 5.0
+_WIDTH = 0.10  # slope of the probability, in distances between the two class means
+_HOLE_UM2, _HOLE_UM, _SPUR_UM = 25.0, 8.0, 0.75  # holes up to this are filled, spurs of this radius removed
 _POSITIVE_DAB_OD = 0.2  # mean over a nucleus; QuPath's default for positive cells
-_SMALLEST_UM2, _REACH_UM, _MERGE_UM, _SMOOTH_UM = 12.0, 12.0, 4.0, 1.0
+_SMALLEST_UM2, _REACH_UM, _MERGE_UM, _SMOOTH_UM = 10.0, 12.0, 4.0, 0.5
 _SAMPLED_PX = 200_000
 
 
@@ -63,8 +66,8 @@ class Classical:
 
     @property
     def margin(self) -> int:
-        """See ``SplitRule``."""
-        return self._rule.margin
+        """What the split, the filling of holes and the removal of spurs can depend on."""
+        return self._rule.margin + round(_HOLE_UM / self.mpp) + 2 * round(2 * _SPUR_UM / self.mpp)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -149,13 +152,16 @@ class Classical:
         return weighted, od.sum(1, keepdim=True)
 
     def _evidence(self, windows: Tensor) -> Tensor:
-        """Smoothed density less its mean over the tissue around: (b, h, w)."""
+        """Smoothed density less what its surroundings explain: (b, h, w)."""
         density, total = self._density(windows)
         smooth = (_gaussian(density, _FINE_UM / self.mpp) + _gaussian(density, _COARSE_UM / self.mpp)) / 2
-        return (smooth - _LOCAL * self._local_mean(density, total))[:, 0]
+        return (smooth - self._expected(density, total))[:, 0]
 
-    def _local_mean(self, density: Tensor, total: Tensor) -> Tensor:
-        """Mean density of the tissue within some micrometres, on a coarse grid and back: (b, 1, h, w)."""
+    def _expected(self, density: Tensor, total: Tensor) -> Tensor:
+        """A share of the tissue's mean density within some micrometres, raised on glass: (b, 1, h, w).
+
+        Found on a coarse grid and interpolated.
+        """
         import torch
         import torch.nn.functional as nn
 
@@ -166,12 +172,15 @@ class Classical:
         tissue = (coarse[:, 1:] > _TISSUE_OD).float()
         around = _box_mean(torch.cat([coarse[:, :1] * tissue, tissue], 1), _AROUND_CELLS)
         mean = (around[:, :1] + _PRIOR * self.cut.level) / (around[:, 1:] + _PRIOR)
-        return nn.interpolate(mean, scale_factor=pitch, mode="bilinear")[..., :h, :w]
+        glass = (_GLASS_OD - coarse[:, 1:]).clamp(min=0)
+        expected = _LOCAL * mean + _GLASS_SLOPE * glass
+        return nn.interpolate(expected, scale_factor=pitch, mode="bilinear")[..., :h, :w]
 
     def instances(self, maps: npt.NDArray[np.uint8]) -> Instances:
         """See ``Model``."""
         rule = self._rule
-        split = split_clumps(maps[0] > 127, rule)
+        mask = fill_small_holes(maps[0] > 127, round(_HOLE_UM2 / self.mpp**2), round(_HOLE_UM / self.mpp))
+        split = split_clumps(open_disc(mask, _SPUR_UM / self.mpp), rule)
         sums = label_sums(split.labels, split.count, maps)
         means = sums.values / sums.areas[:, None]
         classes = np.zeros(split.count, np.uint8)
@@ -193,7 +202,7 @@ def _shrink(picture: npt.NDArray[np.uint8], step: int) -> npt.NDArray[np.uint8]:
 
 
 def _find_cut(values: npt.NDArray[np.float32], level: float) -> Cut:
-    """Otsu's threshold between background and nuclei, lowered a little, and a slope in proportion to their distance."""
+    """Otsu's threshold between background and nuclei, and a slope in proportion to their distance."""
     from skimage.filters import threshold_otsu
 
     some = values[:: max(1, len(values) // _SAMPLED_PX)]
@@ -202,7 +211,7 @@ def _find_cut(values: npt.NDArray[np.float32], level: float) -> Cut:
         return Cut(level)
     otsu = float(threshold_otsu(some))  # type: ignore[no-untyped-call]
     apart = float(some[some > otsu].mean() - some[some <= otsu].mean())
-    return Cut(level, round(otsu + _BIAS * apart, 6), round(_WIDTH * apart, 6))
+    return Cut(level, round(otsu, 6), round(_WIDTH * apart, 6))
 
 
 def _gaussian(picture: Tensor, sigma: float) -> Tensor:

@@ -1,0 +1,87 @@
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import skimage.data
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.array.conftest import clumps
+from wsiproc.errors import ModelError
+from wsiproc.models import load_model
+from wsiproc.models.classical import Classical
+
+
+def ihc() -> npt.NDArray[np.uint8]:
+    """Real colon tissue, haematoxylin and DAB."""
+    picture: npt.NDArray[np.uint8] = skimage.data.immunohistochemistry()
+    return picture
+
+
+def predict(model: Classical, picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    maps: npt.NDArray[np.uint8] = model.predict(torch.tensor(picture)[None])[0].numpy()
+    return maps
+
+
+def test_nothing_beyond_the_halo_matters() -> None:
+    model = Classical().calibrate([ihc()])
+    halo = model.halo
+    changed = np.random.default_rng(0).integers(0, 256, ihc().shape, dtype=np.uint8)
+    changed[100 - halo : 400 + halo, 100 - halo : 400 + halo] = ihc()[100 - halo : 400 + halo, 100 - halo : 400 + halo]
+    inner = (slice(None), slice(100, 400), slice(100, 400))
+    assert (predict(model, ihc())[inner] == predict(model, changed)[inner]).all()
+
+
+@settings(max_examples=15)
+@given(st.integers(0, 10_000), st.integers(100, 900), st.integers(0, 120), st.integers(0, 120))
+def test_nothing_beyond_the_margin_matters(seed: int, count: int, y: int, x: int) -> None:
+    model = Classical()
+    maps = np.zeros((3, 560, 560), np.uint8)
+    maps[0] = np.where(clumps(seed, (560, 560), count), 200, 30)
+    rng = np.random.default_rng(seed)
+    maps[0] ^= (rng.random((560, 560)) < 0.01).astype(np.uint8) * 255  # small holes and specks
+    piece = (slice(y, y + 440), slice(x, x + 440))
+    inner = slice(model.margin, -model.margin)
+    whole = model.instances(maps).labels[piece][inner, inner]
+    cut = model.instances(maps[:, piece[0], piece[1]].copy()).labels[inner, inner]
+    assert ((whole > 0) == (cut > 0)).all()
+    pairs = np.unique(np.stack([whole.ravel(), cut.ravel()]), axis=1)
+    assert len(np.unique(pairs[0])) == len(np.unique(pairs[1])) == pairs.shape[1]
+
+
+def test_dab_makes_positive_and_negative_nuclei() -> None:
+    model = Classical().calibrate([ihc()])
+    assert model.classes == ("Negative", "Positive")
+    assert [c.name for c in model.channels if c.stain] == ["hematoxylin", "dab"]
+    found = model.instances(predict(model, ihc()))
+    assert (np.bincount(found.classes, minlength=2) > 20).all()
+    assert (found.scores > 0.5).all()
+
+
+def test_the_stain_of_real_tiles_is_told(data: Path) -> None:
+    from PIL import Image
+
+    kinds = {}
+    for folder in ("breast_HE", "kidney_HE", "skin-morphea_HE", "OS2_Ki67-IHC", "duodenum-net_SYN-IHC"):
+        tiles = [np.asarray(Image.open(p).convert("RGB")) for p in sorted((data / "corpus" / folder).glob("*.jpg"))[:3]]
+        kinds[folder] = Classical(mpp=0.25).calibrate(tiles).stains.kind
+    assert kinds == {name: "H&E" if name.endswith("HE") else "H-DAB" for name in kinds}
+
+
+def test_glass_has_no_nuclei() -> None:
+    model = Classical().calibrate([ihc()])
+    for grey in (255, 240, 225):
+        assert predict(model, np.full((300, 300, 3), grey, np.uint8))[0].max() < 40
+
+
+def test_samples_without_tissue_leave_textbook_stains() -> None:
+    model = Classical().calibrate([np.full((64, 64, 3), 243, np.uint8)])
+    assert model.stains.standard
+    assert model.calibration()["textbook_vectors"] is True
+
+
+def test_an_unknown_model_is_an_error_that_names_the_known() -> None:
+    with pytest.raises(ModelError, match="classical"):
+        load_model("psychic")
