@@ -1,0 +1,44 @@
+"""The TOML files that users start from load as they are, and the annotated one says all there is to say."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from wsiproc.models import load_model
+from wsiproc.settings import Settings, load_settings
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))
+DEFAULT = next(path for path in CONFIGS if path.name == "default.toml")
+COMMENTED_OUT = re.compile(r"^# (\w+ = .+)$", re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_each_file_holds_settings_that_a_run_accepts(path: Path) -> None:
+    settings = Settings(**load_settings(path))
+    assert settings.region % load_model(settings.model).window == 0
+    assert path == DEFAULT or settings != Settings(), "a file that changes nothing has no reason to be"
+
+
+def test_the_default_file_is_the_defaults() -> None:
+    assert Settings(**load_settings(DEFAULT)) == Settings()
+
+
+def test_the_default_file_names_every_setting_once() -> None:
+    text = DEFAULT.read_text(encoding="utf-8")
+    optional = tomllib.loads("\n".join(COMMENTED_OUT.findall(text)))
+    defaults = {field.name: field.default for field in dataclasses.fields(Settings)}
+    assert sorted([*tomllib.loads(text), *optional]) == sorted(defaults)
+    assert all(defaults[name] is None for name in optional)
+
+
+def test_commented_out_values_are_accepted_when_they_are_let_in(tmp_path: Path) -> None:
+    path = tmp_path / "all.toml"
+    path.write_text(COMMENTED_OUT.sub(r"\1", DEFAULT.read_text(encoding="utf-8")), encoding="utf-8")
+    values = load_settings(path)
+    assert len(values) == len(dataclasses.fields(Settings))
+    Settings(**values)
