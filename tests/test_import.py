@@ -1,0 +1,34 @@
+"""Importing the package costs nothing: whatever is heavy is loaded by the command that needs it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {
+    "torch", "dask", "distributed", "zarr", "numba", "cv2", "scipy", "skimage", "pyarrow", "shapely", "openslide",
+    "tifffile", "PIL",
+}  # fmt: skip
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Top-level modules that a fresh interpreter holds after ``statement``."""
+    code = f"{statement}\nimport sys, json\nprint(json.dumps([n for n in sys.modules if '.' not in n]))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    return set(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize(
+    "statement", ["import wsiproc", "import wsiproc.cli", "from wsiproc.settings import Settings, load_settings"]
+)
+def test_importing_loads_nothing_heavy(statement: str) -> None:
+    assert loaded_by(statement) & HEAVY == set()
+
+
+def test_what_runs_loads_no_torch_and_no_dask_before_they_are_needed() -> None:
+    loaded = loaded_by("import wsiproc.run")
+    assert loaded & {"torch", "dask", "distributed", "zarr", "openslide"} == set()
+    assert "numba" in loaded, "the probe sees what is loaded"

@@ -1,0 +1,134 @@
+"""The shape of the code: imports point down only, each file format and each big library has one home."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "wsiproc"
+FILES = sorted(PACKAGE.rglob("*.py"))
+MAX_FUNCTION_LINES, MAX_FILE_LINES = 60, 500
+TOO_LONG = {"run.py"}  # planning a slide and running the plan are to become two files
+
+FOUNDATION = {"errors", "_version"}  # nouns of the whole package; everyone may use them, they use nobody
+# What each part may use besides the foundation and itself. The order is the order of the layers, top first.
+MAY_USE = {
+    "cli": {"progress", "run", "check", "evaluate", "synthetic", "settings", "io"},
+    "progress": {"run", "check", "planning"},
+    "run": {"crops", "report", "pipeline", "planning", "executors", "settings", "models", "io", "array", "core"},
+    "crops": {"pipeline", "report", "io", "core"},
+    "pipeline": {"planning", "executors", "models", "io", "array", "core"},
+    "report": {"report_figures", "core"},
+    "report_figures": {"core"},
+    "check": {"io", "array", "core"},
+    "evaluate": {"core"},
+    "synthetic": {"core"},
+    "planning": {"core"},
+    "executors": set(),
+    "settings": set(),
+    "models": {"array", "core"},
+    "bridges": {"io", "core"},
+    "io": {"array", "core"},
+    "array": {"core"},
+    "core": set(),
+    "__init__": set(),
+}
+# Upwards or sideways, each with its reason.
+EXCEPTIONS = {
+    # Optional readers are built of io's levels, and io opens them on demand, inside a function.
+    ("io/slides.py", "bridges"),
+    # An optional tissue mask, chosen by name.
+    ("run.py", "bridges"),
+}
+# Library → the parts that import it.
+HOMES = {
+    "dask": {"executors"},
+    "distributed": {"executors"},
+    "openslide": {"io"},
+    # check and evaluate read what others wrote, synthetic writes what io reads: sharing code would prove nothing.
+    "tifffile": {"io", "evaluate", "synthetic"},
+    "zarr": {"io", "check"},
+    "pyarrow": {"io", "check", "evaluate", "synthetic"},
+    # The device is chosen in run, the network called in pipeline; what it is lies in models.
+    "torch": {"models", "pipeline", "run"},
+    "typer": {"cli"},
+    "rich": {"cli", "progress", "evaluate"},
+}
+
+
+def part_of(path: Path) -> str:
+    """Folder or file right under the package: ``io``, ``run``."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Full names of all modules and members that a file imports, at its top or inside a function."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+def parts_used(path: Path) -> set[str]:
+    """The other parts of the package that a file imports."""
+    names = {name.split(".")[1] for name in imported(path) if name.startswith("wsiproc.")}
+    return names - FOUNDATION - {part_of(path)}
+
+
+def in_package(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def test_the_layers_have_an_order() -> None:
+    places = {part: place for place, part in enumerate(MAY_USE)}
+    upwards = [(part, used) for part, below in MAY_USE.items() for used in below if places[used] <= places[part]]
+    assert not upwards
+    assert not MAY_USE["models"] & {"io", "bridges"}
+    assert not MAY_USE["io"] & {"models"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=in_package)
+def test_imports_point_down_only(path: Path) -> None:
+    if part_of(path) in FOUNDATION:
+        assert not parts_used(path)
+        return
+    excepted = {part for file, part in EXCEPTIONS if file == in_package(path)}
+    assert parts_used(path) <= MAY_USE[part_of(path)] | excepted
+
+
+def test_no_permission_is_unused() -> None:
+    used = {(part_of(path), other) for path in FILES for other in parts_used(path)}
+    assert {(part, other) for part, below in MAY_USE.items() for other in below} <= used
+    assert all(part in parts_used(PACKAGE / file) for file, part in EXCEPTIONS)
+
+
+@pytest.mark.parametrize("library", HOMES)
+def test_a_big_library_is_imported_in_its_homes_only(library: str) -> None:
+    users = {part_of(path) for path in FILES if library in {name.split(".")[0] for name in imported(path)}}
+    assert users == HOMES[library]
+
+
+def test_the_pipeline_knows_no_settings() -> None:
+    """Below ``run``, numbers arrive as named arguments."""
+    users = {part_of(path) for path in FILES if "settings" in parts_used(path)}
+    assert users == {"cli", "run"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=in_package)
+def test_functions_are_short_and_modules_explained(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    lengths = [(node.name, (node.end_lineno or node.lineno) - node.lineno + 1) for node in functions]
+    assert [(name, lines) for name, lines in lengths if lines > MAX_FUNCTION_LINES] == []
+    assert ast.get_docstring(tree)
+
+
+def test_files_are_short() -> None:
+    lengths = {in_package(path): path.read_text(encoding="utf-8").count("\n") for path in FILES}
+    too_long = {name for name, lines in lengths.items() if lines > MAX_FILE_LINES}
+    assert too_long == TOO_LONG
