@@ -137,7 +137,8 @@ def _dask_client(workers: int, scheduler: str | None) -> Iterator[Any]:
         "distributed.comm.timeouts.connect": "60s",
         "distributed.nanny.pre-spawn-environ": {
             "MALLOC_TRIM_THRESHOLD_": 2**26,
-            "MALLOC_MMAP_THRESHOLD_": 2**26,
+            "MALLOC_MMAP_THRESHOLD_": 2**25,
+            "MALLOC_ARENA_MAX": 2,
             "OMP_NUM_THREADS": 1,
             "MKL_NUM_THREADS": 1,
             "OPENBLAS_NUM_THREADS": 1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes.util
 import dataclasses
 import hashlib
 import json
@@ -167,6 +168,7 @@ def plan_slide(path: Path, out: Path, settings: Settings) -> Plan:
         warnings=tuple(warnings),
     )
     _check_plan(plan, settings)
+    _give_back_memory()
     return plan
 
 
@@ -293,6 +295,18 @@ def _check_plan(plan: Plan, settings: Settings) -> None:
     require(f"{plan.job.folder}: disk", plan.disk_bytes, shutil.disk_usage(folder).free, "Choose another -o folder.")
 
 
+def _give_back_memory() -> None:
+    """Return freed memory to the system: the C library keeps it, and workers need room beside this process.
+
+    Only glibc needs the hint; elsewhere nothing is done.
+    """
+    library = ctypes.util.find_library("c")
+    if platform.system() == "Linux" and library:
+        trim = getattr(ctypes.CDLL(library), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
+
+
 def work_key(fingerprint: str, settings: Settings, model: Model, device: str) -> str:
     """Hash of everything that decides what is written: work with another key can neither be continued nor mixed in.
 
@@ -323,6 +337,7 @@ def run_plan(plan: Plan, workers: Crew, settings: Settings, plan_s: float, liste
     done = _find_cells(plan, workers, listen)
     lap("infer and segment")
     merged = _merge(plan, listen)
+    _give_back_memory()
     lap("merge")
     left_out = _draw(plan, merged.blocks, workers, listen)
     lap("render and export")

@@ -91,12 +91,12 @@ def read_box(folder: Path, level: int, box: Box) -> npt.NDArray[Any]:
 def halve_shard(folder: Path, level: int, box: Box) -> None:
     """Fill ``box`` of ``level`` from the level before: the mean for images, the commonest value for labels.
 
-    Works in quarters, so that memory is that of one shard and not of the four it is made of.
+    Works in pieces, so that memory is that of one shard and not of the four it is made of.
     """
     source, target = _array(folder, level - 1, "r"), _array(folder, level, "r+")
     pixels = np.zeros((*target.shape[:-2], *box.shape), target.dtype)
     halve = halve_mean if target.ndim == 3 else halve_mode
-    step = max(CHUNK, SHARD // 2)
+    step = 2 * CHUNK
     for y in range(0, box.h, step):
         for x in range(0, box.w, step):
             part = Box(y, x, min(step, box.h - y), min(step, box.w - x))

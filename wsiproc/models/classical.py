@@ -105,13 +105,13 @@ class Classical:
         small = [_shrink(sample, step).reshape(-1, 3) for sample in samples]
         stained = replace(self, stains=estimate_stains(np.concatenate(small)))
         pictures = [torch.tensor(sample)[None] for sample in samples]
-        densities = [stained._density(picture) for picture in pictures]
-        tissue = [total > _TISSUE_OD for _, total in densities]
-        inside = np.concatenate([d[0][t].numpy() for d, t in zip(densities, tissue, strict=True)])
+        absorbed = [stained._optical_density(picture) for picture in pictures]
+        tissue = [od.sum(1) > _TISSUE_OD for od in absorbed]
+        inside = np.concatenate([stained._density(od)[t].numpy() for od, t in zip(absorbed, tissue, strict=True)])
         if len(inside) < 100:
             return stained
         levelled = replace(stained, cut=replace(stained.cut, level=round(float(inside.mean()), 6)))
-        values = [levelled._evidence(picture)[t[:, 0]].numpy() for picture, t in zip(pictures, tissue, strict=True)]
+        values = [levelled._evidence(od)[t].numpy() for od, t in zip(absorbed, tissue, strict=True)]
         return replace(levelled, cut=_find_cut(np.concatenate(values), levelled.cut.level))
 
     def calibration(self) -> dict[str, object]:
@@ -130,8 +130,8 @@ class Classical:
         """See ``Model``."""
         import torch
 
-        nucleus = torch.sigmoid((self._evidence(windows) - self.cut.threshold) / self.cut.width)
         od = self._optical_density(windows)
+        nucleus = torch.sigmoid((self._evidence(od) - self.cut.threshold) / self.cut.width)
         matrix = torch.as_tensor(unmixing(self.stains).T[:2], dtype=torch.float32, device=windows.device)
         amounts = [(od * row[:, None, None]).sum(1) / OD_STEP for row in matrix]
         return torch.stack([nucleus * 255, *amounts], 1).round_().clamp_(0, 255).to(torch.uint8)
@@ -140,22 +140,20 @@ class Classical:
         """(b, h, w, 3) uint8 → (b, 3, h, w) float32, log10, never negative."""
         import torch
 
-        white = torch.tensor(self.stains.white, device=windows.device)
-        od = (white.log10() - windows.clamp(min=1).float().log10()).clamp_(min=0)
-        return od.permute(0, 3, 1, 2)
+        white = torch.tensor(self.stains.white, device=windows.device).log10()
+        planes = windows.permute(0, 3, 1, 2).contiguous().clamp_(min=1).float().log10_()
+        return (white[:, None, None] - planes).clamp_(min=0)
 
-    def _density(self, windows: Tensor) -> tuple[Tensor, Tensor]:
-        """The weighted, capped density and the sum over the channels: two (b, 1, h, w)."""
-        od = self._optical_density(windows)
+    def _density(self, od: Tensor) -> Tensor:
+        """The weighted, capped density (b, h, w) of optical density (b, 3, h, w)."""
         red, green = _WEIGHTS[self.stains.kind]
-        weighted = (od[:, :1] * red + od[:, 1:2] * green).clamp(max=_CAP[self.stains.kind])
-        return weighted, od.sum(1, keepdim=True)
+        return (od[:, 0] * red).add_(od[:, 1], alpha=green).clamp_(max=_CAP[self.stains.kind])
 
-    def _evidence(self, windows: Tensor) -> Tensor:
-        """Smoothed density less what its surroundings explain: (b, h, w)."""
-        density, total = self._density(windows)
-        smooth = (_gaussian(density, _FINE_UM / self.mpp) + _gaussian(density, _COARSE_UM / self.mpp)) / 2
-        return (smooth - self._expected(density, total))[:, 0]
+    def _evidence(self, od: Tensor) -> Tensor:
+        """Smoothed density of optical density (b, 3, h, w), less what its surroundings explain: (b, h, w)."""
+        density = self._density(od)[:, None]
+        smooth = _gaussian(density, _FINE_UM / self.mpp).add_(_gaussian(density, _COARSE_UM / self.mpp)).mul_(0.5)
+        return smooth.sub_(self._expected(density, od.sum(1, keepdim=True)))[:, 0]
 
     def _expected(self, density: Tensor, total: Tensor) -> Tensor:
         """A share of the tissue's mean density within some micrometres, raised on glass: (b, 1, h, w).
@@ -168,7 +166,8 @@ class Classical:
         h, w = density.shape[-2:]
         pitch = self._pitch
         fill = (0, -w % pitch, 0, -h % pitch)
-        coarse = nn.avg_pool2d(nn.pad(torch.cat([density, total], 1), fill, mode="replicate"), pitch)
+        both = torch.cat([density, total], 1)
+        coarse = nn.avg_pool2d(nn.pad(both, fill, mode="replicate") if any(fill) else both, pitch)
         tissue = (coarse[:, 1:] > _TISSUE_OD).float()
         around = _box_mean(torch.cat([coarse[:, :1] * tissue, tissue], 1), _AROUND_CELLS)
         mean = (around[:, :1] + _PRIOR * self.cut.level) / (around[:, 1:] + _PRIOR)
