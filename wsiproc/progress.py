@@ -28,6 +28,7 @@ STAGES = {
     "report": "writing the report",
 }
 _LINE_EVERY_S = 10.0
+_TITLE = TextColumn("{task.description}", style="bold", markup=False)  # brackets in file names are no markup
 
 
 class Display(Protocol):
@@ -64,7 +65,7 @@ class _Silent:
 def _bars(console: Console) -> Progress:
     return Progress(
         SpinnerColumn(),
-        TextColumn("[bold]{task.description}"),
+        _TITLE,
         BarColumn(bar_width=28),
         TextColumn("{task.completed}/{task.total}"),
         TextColumn("{task.fields[facts]}"),
@@ -107,7 +108,7 @@ class _Lines:
     def __init__(self, slides: int) -> None:
         self._slides, self._done, self._stage = slides, 0, ""
         self._started = self._printed = time.monotonic()
-        self._console = Console(stderr=True, width=200, highlight=False)
+        self._console = Console(stderr=True, soft_wrap=True, highlight=False)
 
     def listen(self, event: Event) -> None:
         now = time.monotonic()
@@ -130,7 +131,8 @@ class _Lines:
 def tile_progress(title: str) -> Iterator[Callable[[int, int], None]]:
     """A bar for (tiles done, tiles in all); silent where the output is no terminal."""
     console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal) as progress:
+    columns = (_TITLE, *Progress.get_default_columns()[1:])
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task(title, total=None)
         yield lambda done, total: progress.update(bar, completed=done, total=total)
 
@@ -150,7 +152,7 @@ def _message(error: Exception | None) -> str:
 
 def print_summary(outcomes: Sequence[Outcome]) -> None:
     """Table of all slides, warnings, and where the results are."""
-    console = Console()
+    console = Console(soft_wrap=True)  # a path that is cut in a log can be neither searched for nor copied
     table = Table("slide", "status", "cells", "tissue mm²", "cells/mm²", "seconds", box=None, header_style="bold")
     for outcome in outcomes:
         table.add_row(Text(outcome.path.name), outcome.status, *_figures(outcome.run))
@@ -170,7 +172,8 @@ def _figures(run: dict[str, Any] | None) -> list[str]:
     if run is None:
         return ["–"] * 4
     cells, area = run["counts"]["cells"], run["tissue_mm2"]
-    return [f"{cells:,}", f"{area:.2f}", f"{cells / area:,.0f}", f"{run['seconds']['total']:.1f}"]
+    density = f"{cells / area:,.0f}" if area else "–"
+    return [f"{cells:,}", f"{area:.2f}", density, f"{run['seconds']['total']:.1f}"]
 
 
 def print_plan(plan: Plan) -> None:
@@ -191,7 +194,7 @@ def print_plan(plan: Plan) -> None:
     }
     print_facts(plan.slide["path"], facts)
     for warning in plan.warnings:
-        Console().print(Text(f"Warning: {warning}", style="yellow"))
+        Console(soft_wrap=True).print(Text(f"Warning: {warning}", style="yellow"))
 
 
 def _duration(seconds: float) -> str:
@@ -215,7 +218,7 @@ def print_facts(title: str, facts: Mapping[str, object]) -> None:
 
 def print_findings(folder: Path, findings: Sequence[Finding]) -> None:
     """What a check found."""
-    console = Console()
+    console = Console(soft_wrap=True)
     console.print(Text(str(folder), style="bold"))
     for finding in findings:
         style = {"error": "red", "warning": "yellow"}.get(finding.level, "green")
@@ -224,4 +227,4 @@ def print_findings(folder: Path, findings: Sequence[Finding]) -> None:
 
 def print_error(error: Exception) -> None:
     """One sentence on the standard error."""
-    Console(stderr=True).print(Text(f"Error: {_message(error)}", style="red"))
+    Console(stderr=True, soft_wrap=True).print(Text(f"Error: {_message(error)}", style="red"))
