@@ -178,7 +178,7 @@ def evaluate(
     from wsiproc.evaluate.compare import evaluate_paths, score_table, write_csv
 
     rows = evaluate_paths(prediction, truth, figures)
-    Console().print(score_table(rows))
+    Console(width=max(Console().width, 140)).print(score_table(rows))  # narrower, the numbers would be cut off
     if csv is not None:
         write_csv(csv, rows)
 
