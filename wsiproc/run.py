@@ -312,7 +312,10 @@ def work_key(fingerprint: str, settings: Settings, model: Model, device: str) ->
 
     Tissue, calibration and cells are functions of these, so they need not be computed to know that nothing changed.
     """
-    roi = hashlib.sha256(settings.roi.read_bytes()).hexdigest() if settings.roi else None
+    try:
+        roi = hashlib.sha256(settings.roi.read_bytes()).hexdigest() if settings.roi else None
+    except OSError as error:
+        raise SettingsError(f"{settings.roi}: the region of interest cannot be read: {error.strerror}") from error
     chosen = {name: getattr(settings, name) for name in _DECISIVE}
     facts = {"wsiproc": __version__, "slide": fingerprint, "model": repr(model), "device": device, "roi": roi, **chosen}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
