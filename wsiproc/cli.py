@@ -29,21 +29,21 @@ Slides = Annotated[
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder that gets one folder a slide.")]
 Config = Annotated[Path | None, typer.Option(help="TOML file with any of these settings; options given here win.")]
-ModelName = Annotated[str | None, typer.Option("--model", "-m", help="Cell model.  [default: classical]")]
+ModelName = Annotated[str | None, typer.Option("--model", "-m", help="Cell model. (default: classical)")]
 Mpp = Annotated[float | None, typer.Option(help="µm per pixel of the slide, where the file does not say it.")]
-ReaderName = Annotated[str | None, typer.Option(help="auto, openslide, tifffile or tiatoolbox.  [default: auto]")]
+ReaderName = Annotated[str | None, typer.Option(help="auto, openslide, tifffile or tiatoolbox. (default: auto)")]
 Tissue = Annotated[
-    str | None, typer.Option(help="auto, all, tiatoolbox:otsu or tiatoolbox:morphological.  [default: auto]")
+    str | None, typer.Option(help="auto, all, tiatoolbox:otsu or tiatoolbox:morphological. (default: auto)")
 ]
 Roi = Annotated[Path | None, typer.Option(help="GeoJSON with areas to work in, as QuPath exports annotations.")]
 RegionPx = Annotated[
     int | None,
-    typer.Option("--region", help="Side of a region in px, a multiple of the model's window.  [default: 2048]"),
+    typer.Option("--region", help="Side of a region in px, a multiple of the model's window. (default: 2048)"),
 ]
-Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.  [default: auto]")]
-Batch = Annotated[int | None, typer.Option(help="Windows at a time on a GPU.  [default: by free memory]")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda. (default: auto)")]
+Batch = Annotated[int | None, typer.Option(help="Windows at a time on a GPU. (default: by free memory)")]
 ExecutorName = Annotated[str | None, typer.Option("--executor", help="auto, dask, processes, threads or loop.")]
-Workers = Annotated[int | None, typer.Option("--workers", "-w", help="Worker processes.  [default: one a core]")]
+Workers = Annotated[int | None, typer.Option("--workers", "-w", help="Worker processes. (default: one a core)")]
 Scheduler = Annotated[str | None, typer.Option(help="Address of an existing Dask scheduler: tcp://host:8786.")]
 Memory = Annotated[float | None, typer.Option("--memory-gb", help="Memory that all processes may use, in GB.")]
 

@@ -437,6 +437,8 @@ def _run_facts(
     warnings = list(plan.warnings)
     if failed:
         warnings.append(f"{len(failed)} of {len(boxes)} regions could not be read and hold no cells")
+    if not counts.sum():
+        warnings.append("no cells were found: look at the tissue in report.html, and check stain and µm per pixel")
     return {
         "wsiproc": __version__,
         "key": plan.key,
