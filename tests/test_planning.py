@@ -108,7 +108,7 @@ def test_samples_are_different_windows_with_tissue(mask: Mask, grid: tuple[int, 
 
 def test_samples_come_from_all_over_the_tissue_and_from_its_inside() -> None:
     mask = np.zeros((40, 40), bool)
-    mask[4:36, 5:35] = True  # full windows have rows and columns 8 … 31, by four
+    mask[4:36, 7:33] = True  # the windows of columns 4 and 32, four mask px wide, are a quarter full
     chosen = sample_windows(mask, (160, 160), WINDOW, 6)
     assert len(chosen) == 6
     assert np.ptp([box.y for box in chosen]) >= 80
