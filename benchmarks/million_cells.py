@@ -29,7 +29,7 @@ from wsiproc.io.parquet import write_part
 from wsiproc.io.slides import SlideSource
 from wsiproc.models import load_model
 from wsiproc.pipeline import Job, create_outputs, geojson_tasks, measurement_names, merge_cells, render_tasks
-from wsiproc.planning import Frame
+from wsiproc.projection import Frame
 
 STEP, PITCH = 2048, 29
 

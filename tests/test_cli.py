@@ -94,9 +94,11 @@ def test_the_help_of_each_command_has_an_example(command: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("run", "a.svs", "--device", "tpu"), "device is 'tpu'; choose auto, cpu or cuda"),
+        (("run", "a.svs", "--device", "tpu"), "device is 'tpu'; choose one of auto, cpu, cuda"),
         (("run", "a.svs", "--workers", 0), "workers is 0; at least 1 is needed"),
         (("run", "a.svs", "--region", "large"), "Invalid value for '--region'"),
+        (("run", "a.svs", "--executor", "fax"), "executor is 'fax'; choose one of auto, dask"),
+        (("run", "a.svs", "--model", "psychic"), "unknown model 'psychic'; known are classical"),
         (("run", "a.svs", "--regoin", 512), "No such option: --regoin"),
         (("run", "a.svs", "--config", "gone.toml"), "cannot read settings from gone.toml"),
         (("synth", "a.tif", "--stain", "PAS"), "'PAS' is not one of 'HE', 'HDAB'"),

@@ -11,22 +11,22 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "wsiproc"
 FILES = sorted(PACKAGE.rglob("*.py"))
 MAX_FUNCTION_LINES, MAX_FILE_LINES = 60, 500
-TOO_LONG = {"run.py"}  # planning a slide and running the plan are to become two files
 
 FOUNDATION = {"errors", "_version"}  # nouns of the whole package; everyone may use them, they use nobody
 # What each part may use besides the foundation and itself. The order is the order of the layers, top first.
 MAY_USE = {
-    "cli": {"progress", "run", "check", "evaluate", "synthetic", "settings", "io"},
-    "progress": {"run", "check", "planning"},
-    "run": {"crops", "report", "pipeline", "planning", "executors", "settings", "models", "io", "array", "core"},
+    "cli": {"progress", "run", "plan", "check", "evaluate", "synthetic", "settings", "io"},
+    "progress": {"run", "plan", "check", "projection"},
+    "run": {"plan", "crops", "report", "pipeline", "executors", "settings", "models", "io", "core"},
+    "plan": {"pipeline", "projection", "executors", "settings", "models", "io", "array", "core"},
     "crops": {"pipeline", "report", "io", "core"},
-    "pipeline": {"planning", "executors", "models", "io", "array", "core"},
+    "pipeline": {"projection", "executors", "models", "io", "array", "core"},
     "report": {"report_figures", "core"},
     "report_figures": {"core"},
     "check": {"io", "array", "core"},
     "evaluate": {"core"},
     "synthetic": {"core"},
-    "planning": {"core"},
+    "projection": {"core"},
     "executors": set(),
     "settings": set(),
     "models": {"array", "core"},
@@ -41,7 +41,7 @@ EXCEPTIONS = {
     # Optional readers are built of io's levels, and io opens them on demand, inside a function.
     ("io/slides.py", "bridges"),
     # An optional tissue mask, chosen by name.
-    ("run.py", "bridges"),
+    ("plan.py", "bridges"),
 }
 # Library → the parts that import it.
 HOMES = {
@@ -52,8 +52,8 @@ HOMES = {
     "tifffile": {"io", "evaluate", "synthetic"},
     "zarr": {"io", "check"},
     "pyarrow": {"io", "check", "evaluate", "synthetic"},
-    # The device is chosen in run, the network called in pipeline; what it is lies in models.
-    "torch": {"models", "pipeline", "run"},
+    # The device is chosen in plan, the network called in pipeline; what it is lies in models.
+    "torch": {"models", "pipeline", "plan"},
     "typer": {"cli"},
     "rich": {"cli", "progress", "evaluate"},
 }
@@ -114,9 +114,9 @@ def test_a_big_library_is_imported_in_its_homes_only(library: str) -> None:
 
 
 def test_the_pipeline_knows_no_settings() -> None:
-    """Below ``run``, numbers arrive as named arguments."""
+    """Below ``plan`` and ``run``, numbers arrive as named arguments."""
     users = {part_of(path) for path in FILES if "settings" in parts_used(path)}
-    assert users == {"cli", "run"}
+    assert users == {"cli", "plan", "run"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=in_package)
@@ -131,4 +131,4 @@ def test_functions_are_short_and_modules_explained(path: Path) -> None:
 def test_files_are_short() -> None:
     lengths = {in_package(path): path.read_text(encoding="utf-8").count("\n") for path in FILES}
     too_long = {name for name, lines in lengths.items() if lines > MAX_FILE_LINES}
-    assert too_long == TOO_LONG
+    assert too_long == set()

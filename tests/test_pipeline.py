@@ -16,7 +16,8 @@ import wsiproc.pipeline
 from tests.io.slide_writers import write_tiff
 from wsiproc.errors import PlanError, SettingsError, SlideReadError
 from wsiproc.io.parquet import read_cells, slide_polygons
-from wsiproc.run import Outcome, plan_slide, run_slides
+from wsiproc.plan import plan_slide
+from wsiproc.run import Outcome, run_slides
 from wsiproc.settings import Settings
 from wsiproc.synthetic import truth_labels, write_synthetic_slide
 

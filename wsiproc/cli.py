@@ -116,8 +116,8 @@ def plan(
     memory_gb: Memory = None,
 ) -> None:
     """Show what `run` would do and need: regions, memory, disk and time, from a few windows tried for real."""
+    from wsiproc.plan import plan_slide
     from wsiproc.progress import print_plan
-    from wsiproc.run import plan_slide
 
     settings = _settings(
         config, model=model, mpp=mpp, reader=reader, tissue=tissue, roi=roi, region=region, device=device,

@@ -44,7 +44,7 @@ from wsiproc.io.geojson import GeoJsonWriter, Piece, features_bytes
 from wsiproc.io.parquet import CellWriter, read_cells, read_part, write_part
 from wsiproc.io.slides import Slide, SlideSource
 from wsiproc.models.base import OD_STEP, Instances, Model
-from wsiproc.planning import Frame, Mask, mask_at, needed_windows
+from wsiproc.projection import Frame, Mask, mask_at, needed_windows
 
 if TYPE_CHECKING:
     from shapely import MultiPolygon

@@ -14,11 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from wsiproc.errors import WsiprocError
-from wsiproc.planning import GB
+from wsiproc.projection import GB
 
 if TYPE_CHECKING:
     from wsiproc.check import Finding
-    from wsiproc.run import Event, Outcome, Plan
+    from wsiproc.plan import Plan
+    from wsiproc.run import Event, Outcome
 
 STAGES = {
     "plan": "looking for tissue, calibrating",

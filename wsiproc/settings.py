@@ -6,9 +6,16 @@ import dataclasses
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from wsiproc.errors import SettingsError
+
+_CHOICES = {
+    "reader": ("auto", "openslide", "tifffile", "tiatoolbox"),
+    "tissue": ("auto", "all", "tiatoolbox:otsu", "tiatoolbox:morphological"),
+    "device": ("auto", "cpu", "cuda"),
+    "executor": ("auto", "dask", "processes", "threads", "loop"),
+}
 
 
 @dataclass(frozen=True)
@@ -19,8 +26,8 @@ class Settings:
     """Name of a model."""
     mpp: float | None = None
     """µm per pixel of the slide, where the file does not say it or says it wrongly."""
-    reader: str = "auto"
-    """Library that opens the slide: ``auto`` or ``tiatoolbox``."""
+    reader: Literal["auto", "openslide", "tifffile", "tiatoolbox"] = "auto"
+    """Library that opens the slide."""
     tissue: str = "auto"
     """How tissue is found: ``auto``, ``all``, ``tiatoolbox:otsu`` or ``tiatoolbox:morphological``."""
     roi: Path | None = None
@@ -48,8 +55,10 @@ class Settings:
             raise SettingsError(f"workers is {self.workers}; at least 1 is needed")
         if self.batch is not None and self.batch < 1:
             raise SettingsError(f"batch is {self.batch}; at least 1 is needed")
-        if self.device not in ("auto", "cpu", "cuda"):
-            raise SettingsError(f"device is {self.device!r}; choose auto, cpu or cuda")
+        for name, choices in _CHOICES.items():
+            chosen = getattr(self, name)
+            if chosen not in choices:
+                raise SettingsError(f"{name} is {chosen!r}; choose one of {', '.join(choices)}")
 
 
 _PATHS = ("roi",)
@@ -72,6 +81,8 @@ def load_settings(path: Path) -> dict[str, Any]:
 
 def _fits(value: object, kind: str) -> bool:
     """Whether a TOML value suits an annotation such as ``int | None``."""
+    if kind.startswith("Literal"):
+        return isinstance(value, str)
     accepted: dict[str, tuple[type, ...]] = {"str": (str,), "Path": (str,), "int": (int,), "float": (int, float)}
     return not isinstance(value, bool) and any(
         isinstance(value, accepted[name]) for name in kind.split(" | ") if name in accepted

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 
 from wsiproc.core.geometry import Box, Grid, grid_shape
 from wsiproc.errors import PlanError
-from wsiproc.planning import (
+from wsiproc.projection import (
     PROCESS_BYTES,
     Frame,
     Mask,
