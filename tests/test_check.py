@@ -68,8 +68,8 @@ def make_cells(labels: np.ndarray) -> CellTable:
 
 def fill(folder: Path, pixels: np.ndarray) -> None:
     shape = pixels.shape[-2:]
-    ngff.write_box(folder, 0, Box(0, 0, *shape), pixels)
-    for level in range(1, LEVELS):
+    ngff.write_pyramid(folder, Box(0, 0, *shape), pixels, ngff.SHARD)
+    for level in range(ngff.direct_levels(ngff.SHARD), LEVELS):
         ngff.halve_shard(folder, level, Box(0, 0, *level_shape(shape, level)))
 
 

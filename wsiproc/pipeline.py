@@ -139,7 +139,7 @@ def infer_region(job: Job, region: Region) -> dict[str, Any]:
     result: dict[str, Any] = {"key": region.key, "windows": len(windows), "failed": None}
     try:
         result |= _predict_windows(job, region, windows, maps)
-        ngff.write_box(job.maps, 0, region.box, maps)
+        ngff.write_pyramid(job.maps, region.box, maps, job.step)
     except SlideReadError as error:
         result["failed"] = str(error)
     result["seconds"] = time.perf_counter() - started
@@ -343,20 +343,18 @@ def create_outputs(job: Job, overview: npt.NDArray[np.uint8], overview_mpp: tupl
     }
     ngff.create_labels(job.image, "classes", job.frame.grid, job.frame.mpp, levels, "uint8", classes)
     ngff.create_labels(job.image, "cells", job.frame.grid, job.frame.mpp, levels, "uint32")
-    _fill_pyramid(job.image, overview.transpose(2, 0, 1), levels)
-    _fill_pyramid(job.image / "labels" / "tissue", tissue.astype(np.uint8), levels)
-
-
-def _fill_pyramid(folder: Path, pixels: npt.NDArray[np.uint8], levels: int) -> None:
-    """Write a picture that fits in memory, and halve it down."""
-    shape = (pixels.shape[-2], pixels.shape[-1])
-    ngff.write_box(folder, 0, Box(0, 0, *shape), pixels)
-    for level in range(1, levels):
-        ngff.halve_shard(folder, level, Box(0, 0, *level_shape(shape, level)))
+    for folder, pixels in (
+        (job.image, overview.transpose(2, 0, 1)),
+        (job.image / "labels/tissue", tissue.view(np.uint8)),
+    ):
+        shape = (pixels.shape[-2], pixels.shape[-1])
+        ngff.write_pyramid(folder, Box(0, 0, *shape), pixels, BLOCK)
+        for level in range(ngff.direct_levels(BLOCK), levels):
+            ngff.halve_shard(folder, level, Box(0, 0, *level_shape(shape, level)))
 
 
 def render_tasks(job: Job, infer: Sequence[Region], blocks: Sequence[Region]) -> list[Task]:
-    """Everything that is drawn: label shards from the table, then each pyramid's levels from the ones below."""
+    """Everything that is drawn: label shards from the table, then the coarse levels of labels and maps."""
     groups = {(block.row, block.col): group for group, block in enumerate(blocks)}
     shards = Grid(job.frame.grid, BLOCK)
     # A cell reaches over its block's border by less than its largest diameter.
@@ -366,25 +364,35 @@ def render_tasks(job: Job, infer: Sequence[Region], blocks: Sequence[Region]) ->
         near = shards.touching(shard.box.pad(job.model.margin))
         rows = tuple(groups[r.row, r.col] for r in near if (r.row, r.col) in groups)
         tasks.append(Task(f"labels 0 {shard.key}", render_labels, (job, shard.box, rows)))
-    tasks += _level_tasks("labels", (job.image / "labels/classes", job.image / "labels/cells"), job, BLOCK, drawn)
-    return tasks + _level_tasks("maps", (job.maps,), job, job.step, infer)
+    tasks += _coarse_tasks("labels", (job.image / "labels/classes", job.image / "labels/cells"), job, BLOCK, drawn)
+    return tasks + _coarse_tasks("maps", (job.maps,), job, job.step, infer)
 
 
-def _level_tasks(name: str, folders: tuple[Path, ...], job: Job, step: int, touched: Sequence[Region]) -> list[Task]:
-    """Tasks that halve the touched shards level by level, each after those it is made of."""
-    tasks, below = [], {(r.row, r.col) for r in touched}
-    first_tasks = name == "labels"
-    for level in range(1, level_count(job.frame.grid)):
-        grid = Grid(level_shape(job.frame.grid, level), step)
-        here = sorted({(row // 2, col // 2) for row, col in below})
-        for row, col in here:
-            children = [(2 * row + i, 2 * col + j) for i in (0, 1) for j in (0, 1)]
-            after = tuple(f"{name} {level - 1} r{r:04d}c{c:04d}" for r, c in children if (r, c) in below)
-            shard = grid.region(row, col)
-            args = (folders, level, shard.box)
-            tasks.append(Task(f"{name} {level} {shard.key}", halve, args, after if level > 1 or first_tasks else ()))
-        below = set(here)
+def _coarse_tasks(name: str, folders: tuple[Path, ...], job: Job, shard: int, touched: Sequence[Region]) -> list[Task]:
+    """Tasks for the levels that no shard of level 0 could fill, each after the shards that it is made of."""
+    tasks: list[Task] = []
+    filled = ngff.direct_levels(shard)
+    below = [(f"{name} 0 {region.key}", region.box) for region in touched] if name == "labels" else []
+    boxes = [region.box for region in touched]
+    for level in range(filled, level_count(job.frame.grid)):
+        # Boxes in the px of level 0 for the first of these levels, then in those of the level before.
+        shrink = level if level == filled else 1
+        grid = Grid(level_shape(job.frame.grid, level), ngff.SHARD)
+        here = sorted({region for box in boxes for region in grid.touching(_shrunk(box, shrink))})
+        new = []
+        for region in here:
+            after = tuple(key for key, box in below if _shrunk(box, shrink).intersect(region.box).area)
+            new.append(Task(f"{name} {level} {region.key}", halve, (folders, level, region.box), after))
+        tasks += new
+        below = [(task.key, region.box) for task, region in zip(new, here, strict=True)]
+        boxes = [region.box for region in here]
     return tasks
+
+
+def _shrunk(box: Box, levels: int) -> Box:
+    """The box at a level so much coarser."""
+    y, x = box.y >> levels, box.x >> levels
+    return Box(y, x, -(-box.y1 >> levels) - y, -(-box.x1 >> levels) - x)
 
 
 def render_labels(job: Job, shard: Box, row_groups: tuple[int, ...]) -> dict[str, Any]:
@@ -395,8 +403,8 @@ def render_labels(job: Job, shard: Box, row_groups: tuple[int, ...]) -> dict[str
         numbers, cells = read_cells(job.cells, group, near=shard)
         fill(ids, cells.rings.offsets, cells.rings.vertices, numbers, shard.y, shard.x)
         fill(kinds, cells.rings.offsets, cells.rings.vertices, cells.classes + np.uint8(1), shard.y, shard.x)
-    ngff.write_box(job.image / "labels/cells", 0, shard, ids)
-    ngff.write_box(job.image / "labels/classes", 0, shard, kinds)
+    ngff.write_pyramid(job.image / "labels/cells", shard, ids, BLOCK)
+    ngff.write_pyramid(job.image / "labels/classes", shard, kinds, BLOCK)
     return {"seconds": time.perf_counter() - started}
 
 

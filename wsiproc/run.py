@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes.util
+import ctypes
 import dataclasses
 import json
 import platform
@@ -64,9 +64,8 @@ def _give_back_memory() -> None:
 
     Only glibc needs the hint; elsewhere nothing is done.
     """
-    library = ctypes.util.find_library("c")
-    if platform.system() == "Linux" and library:
-        trim = getattr(ctypes.CDLL(library), "malloc_trim", None)
+    if platform.system() == "Linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)
 

@@ -11,7 +11,7 @@ from wsiproc.array.pyramid import halve_mode
 from wsiproc.core.geometry import Box, Grid
 from wsiproc.io import ngff
 
-SHAPE, MPP, LEVELS = (5000, 2100), (0.5, 0.5003), 4
+SHAPE, MPP, LEVELS = (5000, 2100), (0.5, 0.5003), 6
 
 
 def label_image(folder: Path) -> Path:
@@ -36,7 +36,7 @@ def test_another_library_reads_the_same_pixels(tmp_path: Path) -> None:
     image = label_image(tmp_path)
     pixels = np.random.default_rng(0).integers(0, 2**31, SHAPE, dtype=np.uint32)
     for shard in Grid(SHAPE, ngff.SHARD):
-        ngff.write_box(image / "labels/cells", 0, shard.box, pixels[shard.box.slices])
+        ngff.write_pyramid(image / "labels/cells", shard.box, pixels[shard.box.slices], ngff.SHARD)
     store = tensorstore.open({"driver": "zarr3", "kvstore": f"file://{image}/labels/cells/0"}).result()
     assert (store.read().result() == pixels).all()
     assert (ngff.read_box(image / "labels/cells", 0, Box(4000, 100, 200, 300)) == pixels[4000:4200, 100:400]).all()
@@ -48,12 +48,19 @@ def test_levels_are_halved_as_a_whole(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 4, SHAPE, dtype=np.uint8)
     folder = image / "labels/classes"
     for shard in Grid(SHAPE, ngff.SHARD):
-        ngff.write_box(folder, 0, shard.box, pixels[shard.box.slices])
+        ngff.write_pyramid(folder, shard.box, pixels[shard.box.slices], ngff.SHARD)
     for level, (h, w) in enumerate(ngff.level_shapes(folder)):
-        if level:
+        if level >= ngff.direct_levels(ngff.SHARD):
             ngff.halve_shard(folder, level, Box(0, 0, h, w))
-            pixels = halve_mode(pixels)
-            assert (ngff.read_box(folder, level, Box(0, 0, h, w)) == pixels).all()
+        pixels = halve_mode(pixels) if level else pixels
+        assert (ngff.read_box(folder, level, Box(0, 0, h, w)) == pixels).all()
+
+
+def test_shards_halve_as_long_as_they_hold_whole_chunks() -> None:
+    assert [ngff.shard_at(level, 4096) for level in range(6)] == [4096, 2048, 1024, 512, 4096, 4096]
+    assert [ngff.shard_at(level, 3072) for level in range(3)] == [3072, 1536, 4096]
+    assert [ngff.shard_at(level, 1536) for level in range(2)] == [1536, 4096]
+    assert [ngff.shard_at(level, 512) for level in range(2)] == [512, 4096]
 
 
 def test_every_level_lies_where_its_pixels_came_from(tmp_path: Path) -> None:
@@ -72,5 +79,5 @@ def test_every_level_lies_where_its_pixels_came_from(tmp_path: Path) -> None:
 
 def test_glass_leaves_no_file(tmp_path: Path) -> None:
     image = label_image(tmp_path)
-    ngff.write_box(image / "labels/cells", 0, Box(0, 0, 4096, 2100), np.zeros((4096, 2100), np.uint32))
+    ngff.write_pyramid(image / "labels/cells", Box(0, 0, 4096, 2100), np.zeros((4096, 2100), np.uint32), ngff.SHARD)
     assert not (image / "labels/cells/0/c").exists()

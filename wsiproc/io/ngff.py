@@ -31,7 +31,10 @@ def create_image(
     channels: Sequence[tuple[str, RGB]],
     shard: int = SHARD,
 ) -> None:
-    """An empty uint8 image (c, h, w) pyramid with ``omero`` channel names and colours; ``mpp`` (y, x) of level 0."""
+    """An empty uint8 image (c, h, w) pyramid with ``omero`` channel names and colours.
+
+    ``mpp`` (y, x) in µm per px and ``shard``, the side of a shard in px, are those of level 0.
+    """
     omero = {
         "channels": [
             {
@@ -77,9 +80,32 @@ def create_labels_group(image: Path, names: Sequence[str]) -> None:
     zarr.create_group(image / "labels", attributes={"ome": {"version": VERSION, "labels": list(names)}}, overwrite=True)
 
 
-def write_box(folder: Path, level: int, box: Box, pixels: npt.NDArray[np.generic]) -> None:
-    """Write ``pixels`` (…, h, w) at ``box`` of a level; the box must consist of whole shards (or end at the edge)."""
-    _array(folder, level, "r+")[(..., *box.slices)] = pixels
+def direct_levels(shard: int) -> int:
+    """How many levels ``write_pyramid`` fills for shards of this side at level 0.
+
+    There a shard is half as wide at each level as at the one before, so that it covers the same square of the slide and
+    one task can write it whole at all of them; the coarser rest, which is small, is left to ``halve_shard``.
+    """
+    chunks = shard // CHUNK
+    return (chunks & -chunks).bit_length()  # halvings that leave whole chunks, and level 0
+
+
+def shard_at(level: int, shard: int) -> int:
+    """Side of the shards of a level, where those of level 0 have ``shard`` px."""
+    return shard >> level if level < direct_levels(shard) else SHARD
+
+
+def write_pyramid(folder: Path, box: Box, pixels: npt.NDArray[Any], shard: int) -> None:
+    """Write ``pixels`` (…, h, w) at ``box``, one whole shard of level 0, and their halves at the direct levels."""
+    for level in range(min(direct_levels(shard), len(level_shapes(folder)))):
+        if level:
+            pixels = _halve(pixels)
+        _array(folder, level, "r+")[(..., *Box(box.y >> level, box.x >> level, *pixels.shape[-2:]).slices)] = pixels
+
+
+def _halve(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The mean for images (c, h, w), the commonest value for labels (h, w)."""
+    return halve_mean(pixels) if pixels.ndim == 3 else halve_mode(pixels)
 
 
 def read_box(folder: Path, level: int, box: Box) -> npt.NDArray[Any]:
@@ -95,13 +121,12 @@ def halve_shard(folder: Path, level: int, box: Box) -> None:
     """
     source, target = _array(folder, level - 1, "r"), _array(folder, level, "r+")
     pixels = np.zeros((*target.shape[:-2], *box.shape), target.dtype)
-    halve = halve_mean if target.ndim == 3 else halve_mode
     step = 2 * CHUNK
     for y in range(0, box.h, step):
         for x in range(0, box.w, step):
             part = Box(y, x, min(step, box.h - y), min(step, box.w - x))
             below = Box(2 * (box.y + y), 2 * (box.x + x), 2 * part.h, 2 * part.w).clip(source.shape[-2:])
-            pixels[(..., *part.slices)] = halve(np.asarray(source[(..., *below.slices)]))
+            pixels[(..., *part.slices)] = _halve(np.asarray(source[(..., *below.slices)]))
     target[(..., *box.slices)] = pixels
 
 
@@ -152,7 +177,7 @@ def _create(
             str(level),
             shape=(*shape[:-2], *level_shape((shape[-2], shape[-1]), level)),
             chunks=(*[1] * flat, CHUNK, CHUNK),
-            shards=(*shape[:-2], shard, shard),
+            shards=(*shape[:-2], *[shard_at(level, shard)] * 2),
             dtype=dtype,
             dimension_names=axes,
             # Shuffling or lz4 makes label maps two to six times larger.
