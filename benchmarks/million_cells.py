@@ -20,7 +20,7 @@ import numpy.typing as npt
 import psutil
 from peak_memory import GIB, Watch
 
-from wsiproc.array.measure import centroids, label_sums
+from wsiproc.array.measure import centroids, label_sums, measurement_names
 from wsiproc.array.outline import trace
 from wsiproc.core.cells import CellTable, Rings
 from wsiproc.core.geometry import Grid, Region
@@ -28,7 +28,7 @@ from wsiproc.executors import crew
 from wsiproc.io.parquet import write_part
 from wsiproc.io.slides import SlideSource
 from wsiproc.models import load_model
-from wsiproc.pipeline import Job, create_outputs, geojson_tasks, measurement_names, merge_cells, render_tasks
+from wsiproc.pipeline import Job, create_outputs, export_tasks, merge_cells, render_tasks, stain_channels
 from wsiproc.projection import Frame
 
 STEP, PITCH = 2048, 29
@@ -67,7 +67,7 @@ def moved(cells: CellTable, region: Region) -> CellTable:
 def make_parts(folder: Path, count: int) -> tuple[Job, list[Region]]:
     """Part files of at least ``count`` cells in a square of regions."""
     model = load_model("classical")
-    cells = nuclei(measurement_names(model))
+    cells = nuclei(measurement_names(list(stain_channels(model))))
     side = int(np.ceil(np.sqrt(count / len(cells))))
     grid = (side * STEP, side * STEP)
     source = SlideSource(Path("none"))
@@ -94,7 +94,7 @@ def main(count: int, workers: int) -> None:
                 blocks.append(block)
                 found += len(cells)
             merged = time.perf_counter()
-            for _ in team.run(geojson_tasks(job, len(blocks)) + render_tasks(job, (), blocks)):
+            for _ in team.run(export_tasks(job, blocks) + render_tasks(job, (), blocks)):
                 pass
             drawn = time.perf_counter()
         size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and ".work" not in p.parts)

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiproc.core.cells import CellTable
-from wsiproc.core.geometry import Box, Grid, Region
+from wsiproc.core.geometry import Box, Grid
 from wsiproc.io.parquet import read_cells
 from wsiproc.io.slides import Slide
-from wsiproc.pipeline import BLOCK, Job
+from wsiproc.pipeline import BLOCK, Block, Job
 from wsiproc.report import Crop
 
 SIDE_UM = 96.0
@@ -49,9 +49,9 @@ class CropPlaces:
         return [self.spread[block][i] for i, block in enumerate(turns)]
 
 
-def take_crops(job: Job, slide: Slide, blocks: Sequence[Region], places: CropPlaces) -> list[Crop]:
+def take_crops(job: Job, slide: Slide, blocks: Sequence[Block], places: CropPlaces) -> list[Crop]:
     """The pictures, read from the slide at the model's resolution, with the outlines of all cells in view."""
-    groups = {(block.row, block.col): number for number, block in enumerate(blocks)}
+    groups = {(block.region.row, block.region.col): number for number, block in enumerate(blocks)}
     crops = [_crop(job, slide, groups, place, f"typical {i + 1}", False) for i, place in enumerate(places.typical())]
     for score, _, place in places.doubtful:
         crops.append(_crop(job, slide, groups, place, f"score {score:.2f} at the centre", True))

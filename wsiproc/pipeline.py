@@ -24,14 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiproc.array.hilbert import hilbert_index
-from wsiproc.array.measure import (
-    LabelSums,
-    centroids,
-    ellipse_axes,
-    label_sums,
-    mean_and_spread,
-    perimeters_and_solidities,
-)
+from wsiproc.array.measure import LabelSums, centroids, label_sums, measure, measurement_names
 from wsiproc.array.outline import fill, trace
 from wsiproc.array.pyramid import level_count, level_shape
 from wsiproc.core.cells import CellTable, Rings
@@ -41,7 +34,7 @@ from wsiproc.errors import SlideReadError
 from wsiproc.executors import Task
 from wsiproc.io import ngff
 from wsiproc.io.geojson import GeoJsonWriter, Piece, features_bytes
-from wsiproc.io.parquet import CellWriter, read_cells, read_part, write_part
+from wsiproc.io.parquet import CellWriter, read_part, write_part
 from wsiproc.io.slides import Slide, SlideSource
 from wsiproc.models.base import OD_STEP, Instances, Model
 from wsiproc.projection import Frame, Mask, mask_at, needed_windows
@@ -253,29 +246,14 @@ def _cell_table(
         found.scores[rows],
         centres[rows],
         sums.boxes.astype(np.int32),
-        _measure(job, sums, rings),
+        measure(sums, rings, job.frame.px_um2, stain_channels(job.model), OD_STEP),
         rings,
     )
 
 
-def measurement_names(model: Model) -> list[str]:
-    """Columns that every cell of a model has, units in the names."""
-    stains = [c.name for c in model.channels if c.stain]
-    shape = ["area_um2", "perimeter_um", "solidity", "eccentricity", "major_axis_um", "minor_axis_um"]
-    return shape + [f"{stain}_od_{value}" for stain in stains for value in ("mean", "std")]
-
-
-def _measure(job: Job, sums: LabelSums, rings: Rings) -> dict[str, npt.NDArray[np.float32]]:
-    """Shape (µm, µm²) and optical density of each stain: name → (N,) float32."""
-    px_um = np.sqrt(job.frame.px_um2)
-    major, minor = ellipse_axes(sums)
-    perimeter, solidity = perimeters_and_solidities(rings)
-    eccentricity = np.sqrt(np.maximum(0, 1 - (minor / major) ** 2))
-    columns = [sums.areas * job.frame.px_um2, perimeter * px_um, solidity, eccentricity, major * px_um, minor * px_um]
-    for index, channel in enumerate(job.model.channels):
-        if channel.stain:
-            columns += mean_and_spread(sums, index, OD_STEP)
-    return {name: column.astype(np.float32) for name, column in zip(measurement_names(job.model), columns, strict=True)}
+def stain_channels(model: Model) -> dict[str, int]:
+    """Stains among the maps: name → channel."""
+    return {channel.name: index for index, channel in enumerate(model.channels) if channel.stain}
 
 
 # --- merge -----------------------------------------------------------------------------------------------------------
@@ -317,12 +295,26 @@ def _hilbert_order(cells: CellTable) -> npt.NDArray[np.int64]:
     return order
 
 
-def merge_cells(job: Job, regions: Sequence[Region]) -> Iterator[tuple[Region, CellTable]]:
-    """Write ``cells.parquet``, a row group a block; yields each block on the way for whoever wants to count."""
-    with CellWriter(job.cells, job.model.classes, measurement_names(job.model), job.frame.scale) as writer:
-        for block, cells in merged_blocks(job, regions):
-            writer.write(cells)
-            yield block, cells
+@dataclass(frozen=True)
+class Block:
+    """A merged square: its place, the id of its first cell, how many it has."""
+
+    region: Region
+    first_id: int
+    count: int
+
+
+def merge_cells(job: Job, regions: Sequence[Region]) -> Iterator[tuple[Block, CellTable]]:
+    """Sort and number all cells; each block is kept in a file for those who draw it, and passed on to be counted."""
+    first = 1
+    for region, cells in merged_blocks(job, regions):
+        write_part(_block_path(job, region), cells)
+        yield Block(region, first, len(cells)), cells
+        first += len(cells)
+
+
+def _block_path(job: Job, region: Region) -> Path:
+    return job.work / f"merged-{region.key}.part"
 
 
 # --- render ----------------------------------------------------------------------------------------------------------
@@ -353,17 +345,17 @@ def create_outputs(job: Job, overview: npt.NDArray[np.uint8], overview_mpp: tupl
             ngff.halve_shard(folder, level, Box(0, 0, *level_shape(shape, level)))
 
 
-def render_tasks(job: Job, infer: Sequence[Region], blocks: Sequence[Region]) -> list[Task]:
+def render_tasks(job: Job, infer: Sequence[Region], blocks: Sequence[Block]) -> list[Task]:
     """Everything that is drawn: label shards from the table, then the coarse levels of labels and maps."""
-    groups = {(block.row, block.col): group for group, block in enumerate(blocks)}
+    by_place = {(block.region.row, block.region.col): block for block in blocks}
     shards = Grid(job.frame.grid, BLOCK)
     # A cell reaches over its block's border by less than its largest diameter.
-    drawn = sorted({shard for block in blocks for shard in shards.touching(block.box.pad(job.model.margin))})
+    drawn = sorted({shard for block in blocks for shard in shards.touching(block.region.box.pad(job.model.margin))})
     tasks = []
     for shard in drawn:
         near = shards.touching(shard.box.pad(job.model.margin))
-        rows = tuple(groups[r.row, r.col] for r in near if (r.row, r.col) in groups)
-        tasks.append(Task(f"labels 0 {shard.key}", render_labels, (job, shard.box, rows)))
+        sources = tuple(by_place[r.row, r.col] for r in near if (r.row, r.col) in by_place)
+        tasks.append(Task(f"labels 0 {shard.key}", render_labels, (job, shard.box, sources)))
     tasks += _coarse_tasks("labels", (job.image / "labels/classes", job.image / "labels/cells"), job, BLOCK, drawn)
     return tasks + _coarse_tasks("maps", (job.maps,), job, job.step, infer)
 
@@ -395,12 +387,15 @@ def _shrunk(box: Box, levels: int) -> Box:
     return Box(y, x, -(-box.y1 >> levels) - y, -(-box.x1 >> levels) - x)
 
 
-def render_labels(job: Job, shard: Box, row_groups: tuple[int, ...]) -> dict[str, Any]:
+def render_labels(job: Job, shard: Box, blocks: tuple[Block, ...]) -> dict[str, Any]:
     """Draw one shard of both label maps from the cells that may touch it."""
     started = time.perf_counter()
     ids, kinds = np.zeros(shard.shape, np.uint32), np.zeros(shard.shape, np.uint8)
-    for group in row_groups:
-        numbers, cells = read_cells(job.cells, group, near=shard)
+    for block in blocks:
+        cells = read_part(_block_path(job, block.region))
+        low, high = cells.boxes[:, :2], cells.boxes[:, :2] + cells.boxes[:, 2:]
+        near = np.flatnonzero(((high > (shard.y, shard.x)) & (low < (shard.y1, shard.x1))).all(axis=1))
+        numbers, cells = (block.first_id + near).astype(np.uint32), cells.take(near)
         fill(ids, cells.rings.offsets, cells.rings.vertices, numbers, shard.y, shard.x)
         fill(kinds, cells.rings.offsets, cells.rings.vertices, cells.classes + np.uint8(1), shard.y, shard.x)
     ngff.write_pyramid(job.image / "labels/cells", shard, ids, BLOCK)
@@ -419,33 +414,45 @@ def halve(folders: Sequence[Path], level: int, shard: Box) -> dict[str, Any]:
 # --- export ----------------------------------------------------------------------------------------------------------
 
 
-def geojson_tasks(job: Job, groups: int) -> list[Task]:
-    """Each row group of the table formatted and compressed on its own, then all joined in order."""
-    pieces = [Task(f"geojson {group}", format_geojson, (job, group)) for group in range(groups)]
-    return [*pieces, Task("geojson", join_geojson, (job, groups), tuple(task.key for task in pieces))]
+def export_tasks(job: Job, blocks: Sequence[Block]) -> list[Task]:
+    """The cell table; and GeoJSON, each block formatted and compressed on its own, then all joined in order."""
+    pieces = [Task(f"geojson {block.region.key}", format_geojson, (job, block)) for block in blocks]
+    join = Task("geojson", join_geojson, (job, tuple(blocks)), tuple(task.key for task in pieces))
+    return [Task("table", write_table, (job, tuple(blocks))), *pieces, join]
 
 
-def format_geojson(job: Job, group: int) -> dict[str, Any]:
-    """One row group as a compressed piece of ``cells.geojson.gz``."""
+def write_table(job: Job, blocks: tuple[Block, ...]) -> dict[str, Any]:
+    """Write ``cells.parquet``, a row group a block."""
     started = time.perf_counter()
-    colours = [class_colour(name, index) for index, name in enumerate(job.model.classes)]
-    numbers, cells = read_cells(job.cells, group)
-    facts = (job.fingerprint, job.model.classes, colours, job.frame.scale)
-    Piece.of(*features_bytes(cells, int(numbers[0]), *facts)).save(_piece_path(job, group))
+    with CellWriter(
+        job.cells, job.model.classes, measurement_names(list(stain_channels(job.model))), job.frame.scale
+    ) as writer:
+        for block in blocks:
+            writer.write(read_part(_block_path(job, block.region)))
     return {"seconds": time.perf_counter() - started}
 
 
-def join_geojson(job: Job, groups: int) -> dict[str, Any]:
+def format_geojson(job: Job, block: Block) -> dict[str, Any]:
+    """One block as a compressed piece of ``cells.geojson.gz``."""
+    started = time.perf_counter()
+    colours = [class_colour(name, index) for index, name in enumerate(job.model.classes)]
+    facts = (job.fingerprint, job.model.classes, colours, job.frame.scale)
+    cells = read_part(_block_path(job, block.region))
+    Piece.of(*features_bytes(cells, block.first_id, *facts)).save(_piece_path(job, block))
+    return {"seconds": time.perf_counter() - started}
+
+
+def join_geojson(job: Job, blocks: tuple[Block, ...]) -> dict[str, Any]:
     """Write ``cells.geojson.gz``; how many outlines QuPath would have refused."""
     started = time.perf_counter()
     with GeoJsonWriter(job.folder / "cells.geojson.gz") as writer:
-        for group in range(groups):
-            writer.append(Piece.load(_piece_path(job, group)))
+        for block in blocks:
+            writer.append(Piece.load(_piece_path(job, block)))
     return {"seconds": time.perf_counter() - started, "left_out": writer.dropped}
 
 
-def _piece_path(job: Job, group: int) -> Path:
-    return job.work / f"geojson-{group:06d}"
+def _piece_path(job: Job, block: Block) -> Path:
+    return job.work / f"geojson-{block.region.key}"
 
 
 # --- tasks -----------------------------------------------------------------------------------------------------------

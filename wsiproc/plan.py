@@ -16,14 +16,14 @@ import numpy.typing as npt
 
 from wsiproc._version import __version__
 from wsiproc.array.tissue import find_tissue, looks_fluorescent
-from wsiproc.core.geometry import Region, grid_shape
+from wsiproc.core.geometry import Grid, Region, grid_shape
 from wsiproc.errors import PlanError, SettingsError
 from wsiproc.executors import available_cores
 from wsiproc.io.roi import read_roi
 from wsiproc.io.slides import Slide, SlideSource, read_overview
 from wsiproc.models import load_model
 from wsiproc.models.base import Model
-from wsiproc.pipeline import Job, predict
+from wsiproc.pipeline import BLOCK, Job, predict
 from wsiproc.projection import (
     GB,
     PROCESS_BYTES,
@@ -32,6 +32,7 @@ from wsiproc.projection import (
     disk_bytes,
     needed_windows,
     require,
+    run_seconds,
     sample_windows,
     split_regions,
     worker_bytes,
@@ -106,8 +107,9 @@ def plan_slide(path: Path, out: Path, settings: Settings) -> Plan:
         facts = _slide_facts(slide)
     infer, segment = split_regions(tissue, frame.grid, job.step, model.margin)
     windows = sum(len(needed_windows(tissue, frame.grid, r.box, model.window, model.margin)) for r in infer)
-    seconds, cells = _probe(job, samples, read_s / len(boxes), windows)
+    window_s, cells = _probe(job, samples, read_s / len(boxes), windows)
     workers = min(settings.workers or available_cores(), len(infer))
+    shards = {shard for region in segment for shard in Grid(frame.grid, BLOCK).touching(region.box)}
     zoom = max(1.0, model.mpp / slide.mpp)
     each = worker_bytes(job.step, model.margin, model.window, model.halo, len(model.channels), zoom)
     plan = Plan(
@@ -123,7 +125,7 @@ def plan_slide(path: Path, out: Path, settings: Settings) -> Plan:
         tissue=tissue,
         memory_bytes=PROCESS_BYTES + workers * each,
         disk_bytes=disk_bytes(windows * model.window**2, len(model.channels), cells),
-        seconds=seconds / workers,
+        seconds=run_seconds(windows, window_s, len(shards), cells, workers),
         cells=cells,
         warnings=tuple(warnings),
     )
@@ -214,7 +216,7 @@ def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def _probe(job: Job, samples: Sequence[npt.NDArray[np.uint8]], read_s: float, windows: int) -> tuple[float, float]:
-    """Projected seconds of one worker and number of cells, from up to three samples run for real."""
+    """Seconds a window and cells in all, from up to three samples run for real."""
     model, halo = job.model, job.model.halo
     some = [np.pad(s, ((halo, halo), (halo, halo), (0, 0)), mode="edge") for s in samples[:: max(1, len(samples) // 3)]]
     predict(model, some[0][None], job.device)  # the first call pays for loading and compiling
@@ -224,7 +226,7 @@ def _probe(job: Job, samples: Sequence[npt.NDArray[np.uint8]], read_s: float, wi
     around = ((job.step + 2 * model.margin) / job.step) ** 2
     each = read_s + (predict_s + segment_s * around) / len(some)
     cells = sum(len(f.classes) for f in found) / len(some) * windows
-    return windows * each * 1.3 + cells * 6e-5, cells
+    return each, cells
 
 
 def _slide_facts(slide: Slide) -> dict[str, Any]:

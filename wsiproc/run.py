@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiproc._version import __version__
-from wsiproc.core.geometry import Grid, Region
+from wsiproc.core.geometry import Grid
 from wsiproc.crops import CropPlaces, take_crops
 from wsiproc.errors import OutputError, SettingsError
 from wsiproc.executors import Crew, crew
@@ -27,10 +27,11 @@ from wsiproc.io.slides import slide_name
 from wsiproc.models import load_model
 from wsiproc.pipeline import (
     BLOCK,
+    Block,
     cell_tasks,
     create_outputs,
+    export_tasks,
     finish,
-    geojson_tasks,
     merge_cells,
     render_tasks,
     write_json,
@@ -134,15 +135,15 @@ def _find_cells(plan: Plan, workers: Crew, listen: Listener) -> dict[str, list[d
 
 @dataclass(frozen=True)
 class _Merged:
-    """What merging leaves behind: the table's blocks in order, sums for the report, places to show in it."""
+    """What merging leaves behind: the blocks in order, sums for the report, places to show in it."""
 
-    blocks: list[Region]
+    blocks: list[Block]
     sums: ReportCells
     places: CropPlaces
 
 
 def _merge(plan: Plan, listen: Listener) -> _Merged:
-    """Write the cell table and count on the way."""
+    """Sort and number the cells, and count on the way."""
     job = plan.job
     mpp = float(np.mean(job.frame.mpp))
     merged = _Merged([], ReportCells.empty(job.frame.grid, mpp, len(job.model.classes)), CropPlaces())
@@ -155,9 +156,9 @@ def _merge(plan: Plan, listen: Listener) -> _Merged:
     return merged
 
 
-def _draw(plan: Plan, blocks: Sequence[Region], workers: Crew, listen: Listener) -> int:
-    """Labels, pyramids and GeoJSON, side by side; the number of cells that GeoJSON cannot hold."""
-    tasks = geojson_tasks(plan.job, len(blocks)) + render_tasks(plan.job, plan.infer, blocks)
+def _draw(plan: Plan, blocks: Sequence[Block], workers: Crew, listen: Listener) -> int:
+    """Table, GeoJSON, labels and pyramids, side by side; the number of cells that GeoJSON cannot hold."""
+    tasks = export_tasks(plan.job, blocks) + render_tasks(plan.job, plan.infer, blocks)
     left_out = 0
     for number, (_, result) in enumerate(workers.run(tasks), start=1):
         left_out += result.get("left_out", 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy.typing as npt
 import shapely
 from numba import njit
 
+from wsiproc.array.outline import as_polygons
 from wsiproc.core.cells import Rings
 
 
@@ -115,9 +117,7 @@ def _rounded_polygons(rings: Rings) -> npt.NDArray[np.object_]:
     ahead[rings.offsets[1:] - 1] = rings.vertices[rings.offsets[:-1]]
     step = 0.5 * np.sign(ahead - rings.vertices)
     points = np.stack([rings.vertices + step, ahead - step], axis=1).reshape(-1, 2)
-    owner = np.repeat(np.arange(len(rings)), 2 * np.diff(rings.offsets))
-    polygons: npt.NDArray[np.object_] = shapely.polygons(shapely.linearrings(points, indices=owner))
-    return polygons
+    return as_polygons(points, 2 * rings.offsets)
 
 
 def perimeters_and_solidities(rings: Rings) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -129,3 +129,27 @@ def perimeters_and_solidities(rings: Rings) -> tuple[npt.NDArray[np.float64], np
     polygons = _rounded_polygons(rings)
     solidity = shapely.area(polygons) / shapely.area(shapely.convex_hull(polygons))
     return 0.948 * shapely.length(polygons), np.minimum(solidity, 1.0)
+
+
+def measurement_names(stains: Sequence[str]) -> list[str]:
+    """Columns that ``measure`` gives, units in the names."""
+    shape = ["area_um2", "perimeter_um", "solidity", "eccentricity", "major_axis_um", "minor_axis_um"]
+    return shape + [f"{stain}_od_{value}" for stain in stains for value in ("mean", "std")]
+
+
+def measure(
+    sums: LabelSums, rings: Rings, px_um2: float, stains: Mapping[str, int], od_step: float
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Shape (µm, µm²) and optical density of each stain: name → (N,) float32.
+
+    ``px_um2``: area of a pixel; ``stains``: name → channel of the sums, in steps of ``od_step``.
+    """
+    px_um = np.sqrt(px_um2)
+    major, minor = ellipse_axes(sums)
+    perimeter, solidity = perimeters_and_solidities(rings)
+    eccentricity = np.sqrt(np.maximum(0, 1 - (minor / major) ** 2))
+    columns = [sums.areas * px_um2, perimeter * px_um, solidity, eccentricity, major * px_um, minor * px_um]
+    for channel in stains.values():
+        columns += mean_and_spread(sums, channel, od_step)
+    named = zip(measurement_names(list(stains)), columns, strict=True)
+    return {name: column.astype(np.float32) for name, column in named}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import shapely
 from numba import njit
 
 from wsiproc.core.cells import Rings
@@ -25,6 +26,20 @@ def trace(labels: npt.NDArray[np.int32], wanted: npt.NDArray[np.int64]) -> Rings
     firsts = _first_pixels(labels, int(labels.max(initial=0)))
     offsets, vertices = _trace(labels, wanted, firsts)
     return Rings(offsets, vertices)
+
+
+def as_polygons(points: npt.NDArray[np.float64], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.object_]:
+    """Rings as shapely polygons: (N,). ``points`` (P, 2): open rings in a row, from ``offsets`` (N + 1,)."""
+    count = len(offsets) - 1
+    closed = offsets + np.arange(count + 1)
+    coordinates = np.empty((closed[-1], 2))
+    last = np.zeros(closed[-1], np.bool_)
+    last[closed[1:] - 1] = True
+    coordinates[~last], coordinates[last] = points, points[offsets[:-1]]
+    polygons: npt.NDArray[np.object_] = shapely.from_ragged_array(
+        shapely.GeometryType.POLYGON, coordinates, (closed, np.arange(count + 1))
+    )
+    return polygons
 
 
 @njit(cache=True, nogil=True)

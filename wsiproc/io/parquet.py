@@ -16,8 +16,8 @@ import pyarrow.feather
 import pyarrow.parquet
 import shapely
 
+from wsiproc.array.outline import as_polygons
 from wsiproc.core.cells import CellTable, Rings
-from wsiproc.core.geometry import Box
 from wsiproc.core.palette import class_colour
 
 
@@ -133,22 +133,15 @@ class CellWriter:
 
 def slide_polygons(rings: Rings, scale: tuple[float, float]) -> npt.NDArray[np.object_]:
     """Outlines as shapely polygons in level-0 px, (x, y): (N,)."""
-    owner = np.repeat(np.arange(len(rings)), np.diff(rings.offsets))
-    points = rings.vertices[:, ::-1] * np.array(scale[::-1])
-    polygons: npt.NDArray[np.object_] = shapely.polygons(shapely.linearrings(points, indices=owner))
-    return polygons
+    return as_polygons(rings.vertices[:, ::-1] * np.array(scale[::-1]), rings.offsets)
 
 
-def read_cells(
-    path: Path, row_group: int | None = None, near: Box | None = None
-) -> tuple[npt.NDArray[np.uint32], CellTable]:
-    """Ids (N,) and cells (grid frame) of ``cells.parquet``: all, or one row group; only those that touch ``near``."""
+def read_cells(path: Path, row_group: int | None = None) -> tuple[npt.NDArray[np.uint32], CellTable]:
+    """Ids (N,) and cells (grid frame) of ``cells.parquet``: all, or one row group."""
     file = pyarrow.parquet.ParquetFile(path)
     facts = json.loads(file.schema_arrow.metadata[b"wsiproc"])
     table = file.read() if row_group is None else file.read_row_group(row_group)
     scale = np.array(facts["scale"])
-    if near is not None:
-        table = table.filter(_touches(table["bbox"].combine_chunks(), near, scale))
     classes = table["class"].combine_chunks().cast(pa.dictionary(pa.int8(), pa.string()))
     codes = np.array([facts["classes"].index(name) for name in classes.dictionary.to_pylist()], np.uint8)
     boxes, rings = _rings_from_wkb(table["geometry"].to_numpy(), scale)
@@ -161,14 +154,6 @@ def read_cells(
         rings,
     )
     return table["id"].to_numpy(), cells
-
-
-def _touches(bbox: Any, near: Box, scale: npt.NDArray[np.float64]) -> Any:
-    """Which bounding boxes (slide px) share more than a border with a box (grid px)."""
-    xmin, ymin, xmax, ymax = (np.asarray(bbox.field(side)) for side in ("xmin", "ymin", "xmax", "ymax"))
-    # Corners are whole grid px, so half a pixel keeps rounding out of the comparison.
-    (y0, x0), (y1, x1) = (np.array([near.y, near.x]) + 0.5) * scale, (np.array([near.y1, near.x1]) - 0.5) * scale
-    return pa.array((xmax > x0) & (ymax > y0) & (xmin < x1) & (ymin < y1))
 
 
 def _rings_from_wkb(
