@@ -91,16 +91,16 @@ def _slide(source: SlideSource) -> Slide:
 
 
 @lru_cache(maxsize=1)
-def _tissue(path: Path, modified_ns: int) -> Mask:
-    """The overview's tissue mask, read once in each worker; a changed file is read again."""
+def _search(path: Path, modified_ns: int) -> Mask:
+    """The mask of where to look, read once in each worker; a changed file is read again."""
     mask: Mask = np.load(path)
     return mask
 
 
-def tissue_of(job: Job) -> Mask:
-    """The overview's tissue mask (h, w)."""
-    path = job.work / "tissue.npy"
-    return _tissue(path, path.stat().st_mtime_ns)
+def search_mask(job: Job) -> Mask:
+    """Where to look for cells: tissue and a narrow border around it, on the overview (h, w)."""
+    path = job.work / "search.npy"
+    return _search(path, path.stat().st_mtime_ns)
 
 
 # --- infer -----------------------------------------------------------------------------------------------------------
@@ -127,7 +127,7 @@ def infer_region(job: Job, region: Region) -> dict[str, Any]:
         return done | {"resumed": True}
     _one_thread()
     started = time.perf_counter()
-    windows = needed_windows(tissue_of(job), job.frame.grid, region.box, job.model.window, job.model.margin)
+    windows = needed_windows(search_mask(job), job.frame.grid, region.box, job.model.window, job.model.margin)
     maps = np.zeros((len(job.model.channels), *region.box.shape), np.uint8)
     result: dict[str, Any] = {"key": region.key, "windows": len(windows), "failed": None}
     try:
@@ -218,15 +218,15 @@ def _count_inside(region: Region, around: Box, places: npt.NDArray[np.integer]) 
 
 
 def _wanted(job: Job, centres: npt.NDArray[np.float64]) -> Mask:
-    """Which centres (N, 2), grid px, lie on tissue and in the region of interest."""
-    on_tissue = mask_at(tissue_of(job), job.frame.grid, np.maximum(centres, 0))
+    """Which centres (N, 2), grid px, lie where cells are looked for and in the region of interest."""
+    looked_for = mask_at(search_mask(job), job.frame.grid, np.maximum(centres, 0))
     if job.roi is None:
-        return on_tissue
+        return looked_for
     import shapely
 
     y, x = (centres * job.frame.scale).T
     inside: Mask = shapely.contains_xy(job.roi, x, y)
-    return on_tissue & inside
+    return looked_for & inside
 
 
 def _cell_table(

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiproc._version import __version__
-from wsiproc.array.tissue import find_tissue, looks_fluorescent
+from wsiproc.array.tissue import find_tissue, grow, looks_fluorescent
 from wsiproc.core.geometry import Grid, Region, grid_shape
 from wsiproc.errors import PlanError, SettingsError
 from wsiproc.executors import available_cores
@@ -41,6 +41,9 @@ from wsiproc.settings import Settings
 
 SAMPLE_WINDOWS = 16
 
+# Cells are looked for so far beyond the tissue, whose edge is found on a coarse overview and smoothed.
+_BORDER_UM = 40.0
+
 # Settings that change what is written; a folder made with others of these cannot be continued.
 _DECISIVE = ("model", "mpp", "reader", "tissue", "region")
 
@@ -59,6 +62,7 @@ class Plan:
     overview: npt.NDArray[np.uint8]
     overview_mpp: tuple[float, float]
     tissue: Mask
+    search: Mask
     memory_bytes: int
     disk_bytes: int
     seconds: float
@@ -87,9 +91,11 @@ def plan_slide(path: Path, out: Path, settings: Settings) -> Plan:
         warnings = _stain_warnings(slide, overview)
         frame = Frame(slide.shape, grid_shape(slide.shape, slide.mpp, model.mpp), slide.mpp)
         roi = read_roi(settings.roi, slide.shape) if settings.roi else None
-        tissue = _restrict(_tissue_mask(overview, overview_mpp, settings.tissue), roi, slide.shape)
+        everywhere = _tissue_mask(overview, overview_mpp, settings.tissue)
+        tissue = _restrict(everywhere, roi, slide.shape)
         if not tissue.any():
             raise PlanError(f"{path}: no tissue found{' in the region of interest' if roi else ''}. {_LOOK}")
+        search = _restrict(grow(everywhere, _BORDER_UM / overview_mpp[0]), roi, slide.shape)
         boxes = sample_windows(tissue, frame.grid, model.window, SAMPLE_WINDOWS)
         samples, read_s = _timed(lambda: [slide.read(box, model.mpp) for box in boxes])
         model = model.calibrate(samples)
@@ -105,8 +111,8 @@ def plan_slide(path: Path, out: Path, settings: Settings) -> Plan:
             roi=roi,
         )
         facts = _slide_facts(slide)
-    infer, segment = split_regions(tissue, frame.grid, job.step, model.margin)
-    windows = sum(len(needed_windows(tissue, frame.grid, r.box, model.window, model.margin)) for r in infer)
+    infer, segment = split_regions(search, frame.grid, job.step, model.margin)
+    windows = sum(len(needed_windows(search, frame.grid, r.box, model.window, model.margin)) for r in infer)
     window_s, cells = _probe(job, samples, read_s / len(boxes), windows)
     workers = min(settings.workers or available_cores(), len(infer))
     shards = {shard for region in segment for shard in Grid(frame.grid, BLOCK).touching(region.box)}
@@ -123,6 +129,7 @@ def plan_slide(path: Path, out: Path, settings: Settings) -> Plan:
         overview=overview,
         overview_mpp=overview_mpp,
         tissue=tissue,
+        search=search,
         memory_bytes=PROCESS_BYTES + workers * each,
         disk_bytes=disk_bytes(windows * model.window**2, len(model.channels), cells),
         seconds=run_seconds(windows, window_s, len(shards), cells, workers),

@@ -115,7 +115,7 @@ def _open_folder(plan: Plan) -> None:
     for path in (job.maps, job.image):
         shutil.rmtree(path, ignore_errors=True)
     job.work.mkdir(parents=True)
-    np.save(job.work / "tissue.npy", plan.tissue)
+    np.save(job.work / "search.npy", plan.search)
     create_outputs(job, plan.overview, plan.overview_mpp, plan.tissue)
     write_json(marker, key)
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from wsiproc.array.tissue import find_tissue, looks_fluorescent
+from wsiproc.array.tissue import find_tissue, grow, looks_fluorescent
 
 UInt8Array = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
@@ -183,3 +183,13 @@ def test_the_real_fluorescence_slide_is_recognised() -> None:
     if not (DATA / "slides").exists():
         pytest.skip(f"the real slides are not at {DATA / 'slides'}")
     assert describe(open_slide(DATA / "slides" / "fluorescence_dapi.ndpi"))["looks_fluorescent"] is True
+
+
+def test_growing_reaches_as_far_as_it_says() -> None:
+    mask = np.zeros((41, 41), bool)
+    mask[20, 20] = True
+    grown = grow(mask, 5)
+    assert grown[20, 15]
+    assert grown[25, 20]
+    assert not grown[20, 14]
+    assert not grown[24, 24]

@@ -69,6 +69,11 @@ def find_tissue(overview: UInt8Array, mpp: float) -> BoolArray:
     return np.asarray(full, np.bool_)
 
 
+def grow(mask: BoolArray, radius_px: float) -> BoolArray:
+    """The mask (h, w) with everything within ``radius_px`` of it."""
+    return np.asarray(cv2.dilate(mask.astype(np.uint8), _disc(radius_px)), np.bool_)
+
+
 def looks_fluorescent(overview: UInt8Array) -> bool:
     """Whether an overview (h, w, 3) shows light on a dark ground: the wrong kind of picture for stain colours.
 
