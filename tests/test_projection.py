@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from wsiproc.core.geometry import Box, Grid, grid_shape
 from wsiproc.errors import PlanError
 from wsiproc.projection import (
-    PROCESS_BYTES,
+    WORKER_BYTES,
     Frame,
     Mask,
     disk_bytes,
@@ -122,7 +122,7 @@ def test_memory_grows_with_all_that_is_held(multiple: int, margin: int, channels
 
     step = 512 * multiple
     here = projected(step, margin, channels, zoom)
-    assert here > PROCESS_BYTES
+    assert here > WORKER_BYTES
     for more in ((2 * step, margin, channels, zoom), (step, margin + 1, channels, zoom)):
         assert projected(*more) >= here
     for more in ((step, margin, channels + 1, zoom), (step, margin, channels, zoom + 1)):

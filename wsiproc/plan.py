@@ -25,8 +25,8 @@ from wsiproc.models import load_model
 from wsiproc.models.base import Model
 from wsiproc.pipeline import BLOCK, Job, predict
 from wsiproc.projection import (
+    DRIVER_BYTES,
     GB,
-    PROCESS_BYTES,
     Frame,
     Mask,
     disk_bytes,
@@ -130,7 +130,7 @@ def plan_slide(path: Path, out: Path, settings: Settings) -> Plan:
         overview_mpp=overview_mpp,
         tissue=tissue,
         search=search,
-        memory_bytes=PROCESS_BYTES + workers * each,
+        memory_bytes=DRIVER_BYTES + workers * each,
         disk_bytes=disk_bytes(windows * model.window**2, len(model.channels), cells),
         seconds=run_seconds(windows, window_s, len(shards), cells, workers),
         cells=cells,

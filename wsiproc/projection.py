@@ -13,8 +13,10 @@ from wsiproc.errors import PlanError
 GB = 1e9
 Mask = npt.NDArray[np.bool_]
 
-# A process with torch, numba and zarr loaded, before it holds a pixel (measured: 330 to 420 MB of resident memory).
-PROCESS_BYTES = 450_000_000
+# Resident memory as measured on runs of one to ten gigapixels: the process that plans, with its overview and masks; and
+# a worker before it holds a pixel (500 MB of libraries), with what its heap keeps between tasks.
+DRIVER_BYTES = 850_000_000
+WORKER_BYTES = 700_000_000
 # What segmentation keeps for a pixel of a region with its margin: maps, distances, parents, labels, stacks.
 SEGMENT_BYTES_PER_PX = 34
 # What rendering keeps for a pixel of a label shard: both label maps, their encoded copies, the cells' outlines.
@@ -102,7 +104,7 @@ def worker_bytes(step: int, margin: int, window: int, halo: int, channels: int, 
     strip = int(step * (window + 2 * halo) * (3 + 8 * zoom**2))
     infer = strip + channels * step**2 * 2 + (window + 2 * halo) ** 2 * 100
     segment = (step + 2 * margin) ** 2 * (channels + SEGMENT_BYTES_PER_PX)
-    return PROCESS_BYTES + max(infer, segment, RENDER_SHARD_PX * RENDER_BYTES_PER_PX)
+    return WORKER_BYTES + max(infer, segment, RENDER_SHARD_PX * RENDER_BYTES_PER_PX)
 
 
 def disk_bytes(infer_px: int, channels: int, cells: float) -> int:

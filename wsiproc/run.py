@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import json
 import platform
@@ -32,6 +31,7 @@ from wsiproc.pipeline import (
     create_outputs,
     export_tasks,
     finish,
+    give_back_memory,
     merge_cells,
     render_tasks,
     write_json,
@@ -60,17 +60,6 @@ def ignore(event: Event) -> None:
     """A listener that wants nothing."""
 
 
-def _give_back_memory() -> None:
-    """Return freed memory to the system: the C library keeps it, and workers need room beside this process.
-
-    Only glibc needs the hint; elsewhere nothing is done.
-    """
-    if platform.system() == "Linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
-
-
 def run_plan(plan: Plan, workers: Crew, settings: Settings, plan_s: float, listen: Listener = ignore) -> dict[str, Any]:
     """Carry out a plan that took ``plan_s`` seconds to make; what ``run.json`` says."""
     clock = time.perf_counter()
@@ -87,7 +76,7 @@ def run_plan(plan: Plan, workers: Crew, settings: Settings, plan_s: float, liste
     done = _find_cells(plan, workers, listen)
     lap("infer and segment")
     merged = _merge(plan, listen)
-    _give_back_memory()
+    give_back_memory()
     lap("merge")
     left_out = _draw(plan, merged.blocks, workers, listen)
     lap("render and export")
@@ -309,6 +298,6 @@ def _run_slide(path: Path, out: Path, settings: Settings, overwrite: bool, crews
     listen(Event(folder.name, "plan", 0, 1))
     clock = time.perf_counter()
     plan = plan_slide(path, out, settings)
-    _give_back_memory()
+    give_back_memory()
     run = run_plan(plan, crews.for_plan(plan), settings, time.perf_counter() - clock, listen)
     return Outcome(path, "done", folder, run)
