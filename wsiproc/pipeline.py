@@ -147,7 +147,8 @@ def infer_region(job: Job, region: Region) -> dict[str, Any]:
     except SlideReadError as error:
         result["failed"] = str(error)
     result["seconds"] = time.perf_counter() - started
-    write_json(marker, result)
+    if result["failed"] is None:  # else a run that goes on from here tries again
+        write_json(marker, result)
     return result
 
 
@@ -174,10 +175,10 @@ def _predict_windows(job: Job, region: Region, windows: Sequence[Box], maps: npt
 
 
 def predict(model: Model, windows: npt.NDArray[np.uint8], device: str) -> npt.NDArray[np.uint8]:
-    """Maps (b, c, h, w) of windows with halo (b, h, w, 3), on ``device``."""
+    """Maps (b, c, h, w) of windows with halo (b, h, w, 3), on ``device``; networks run in half precision on a GPU."""
     import torch
 
-    with torch.inference_mode():
+    with torch.inference_mode(), torch.autocast("cuda", torch.float16, enabled=device == "cuda"):
         maps: npt.NDArray[np.uint8] = model.predict(torch.from_numpy(windows).to(device)).cpu().numpy()
     return maps
 
