@@ -85,24 +85,23 @@ def plan_slide(path: Path, out: Path, settings: Settings) -> Plan:
     _check_region(settings.region, model)
     device = choose_device(settings.device)
     with source.open() as slide:
-        fingerprint = slide.fingerprint()
-        key = work_key(fingerprint, settings, model, device)
+        facts = _slide_facts(slide)
+        key = work_key(facts["fingerprint"], settings, model, device)
         overview, overview_mpp = read_overview(slide)
         warnings = _stain_warnings(slide, overview)
         frame = Frame(slide.shape, grid_shape(slide.shape, slide.mpp, model.mpp), slide.mpp)
         roi = read_roi(settings.roi, slide.shape) if settings.roi else None
         everywhere = _tissue_mask(overview, overview_mpp, settings.tissue)
         tissue = _restrict(everywhere, roi, slide.shape)
-        if not tissue.any():
-            raise PlanError(f"{path}: no tissue found{' in the region of interest' if roi else ''}. {_LOOK}")
         search = _restrict(grow(everywhere, _BORDER_UM / overview_mpp[0]), roi, slide.shape)
+        _require_tissue(tissue, path, roi)
         boxes = sample_windows(tissue, frame.grid, model.window, SAMPLE_WINDOWS)
         samples, read_s = _timed(lambda: [slide.read(box, model.mpp) for box in boxes])
         model = model.calibrate(samples)
         job = Job(
             source=source,
             folder=out.absolute() / slide.name,
-            fingerprint=fingerprint,
+            fingerprint=facts["fingerprint"],
             frame=frame,
             model=model,
             step=settings.region,
@@ -110,14 +109,12 @@ def plan_slide(path: Path, out: Path, settings: Settings) -> Plan:
             batch=_batch(settings, device),
             roi=roi,
         )
-        facts = _slide_facts(slide)
     infer, segment = split_regions(search, frame.grid, job.step, model.margin)
     windows = sum(len(needed_windows(search, frame.grid, r.box, model.window, model.margin)) for r in infer)
     window_s, cells = _probe(job, samples, read_s / len(boxes), windows)
     workers = min(settings.workers or available_cores(), len(infer))
     shards = {shard for region in segment for shard in Grid(frame.grid, BLOCK).touching(region.box)}
-    zoom = max(1.0, model.mpp / slide.mpp)
-    each = worker_bytes(job.step, model.margin, model.window, model.halo, len(model.channels), zoom)
+    each = _bytes_a_worker(job)
     plan = Plan(
         job=job,
         key=key,
@@ -140,12 +137,21 @@ def plan_slide(path: Path, out: Path, settings: Settings) -> Plan:
     return plan
 
 
+def _bytes_a_worker(job: Job) -> int:
+    model = job.model
+    zoom = max(1.0, model.mpp / job.frame.slide_mpp)
+    return worker_bytes(job.step, model.margin, model.window, model.halo, len(model.channels), zoom)
+
+
+def _require_tissue(tissue: Mask, path: Path, roi: Any) -> None:
+    if not tissue.any():
+        where = " in the region of interest" if roi else ""
+        raise PlanError(f"{path}: no tissue found{where}. If there is some, --tissue all takes the whole slide")
+
+
 def slide_source(path: Path, settings: Settings) -> SlideSource:
     """What workers need to open the slide."""
     return SlideSource(path.absolute(), settings.mpp, settings.reader)
-
-
-_LOOK = "Look at its overview with `wsiproc info`; --tissue all takes the whole slide."
 
 
 def _check_region(step: int, model: Model) -> None:
