@@ -130,8 +130,8 @@ def _dask_client(workers: int, scheduler: str | None) -> Iterator[Any]:
             yield client
         return
     # Memory is planned by the region, so Dask's own spilling and pausing would only get in the way. Dask also has its
-    # workers give back freed memory at once; arrays of tens of MB come and go here, and faulting their pages in again
-    # costs as much as the work on them.
+    # workers give back freed memory at once; within a task, arrays of tens of MB come and go, and faulting their pages
+    # in again costs as much as the work on them. Tasks give memory back themselves, once each, when they start.
     options = {
         "distributed.worker.memory.terminate": False,
         "distributed.comm.timeouts.connect": "60s",
