@@ -1,0 +1,97 @@
+"""Network architectures in plain PyTorch, built by name and numbers, so that a model folder can say which one it holds.
+
+Both are small: they run on every pixel of every slide. Weights come from the model folder or from training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor, nn
+
+
+def conv_block(inputs: int, outputs: int) -> nn.Sequential:
+    """Two 3 × 3 convolutions with batch norm and ReLU, size kept."""
+    layers: list[nn.Module] = []
+    for channels in (inputs, outputs):
+        layers += [nn.Conv2d(channels, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(True)]
+    return nn.Sequential(*layers)
+
+
+class UNet(nn.Module):
+    """U-Net (Ronneberger et al. 2015): (b, 3, h, w) → (b, ``outputs``, h, w) logits; sides a multiple of ``stride``.
+
+    ``widths``: channels at each level, the finest first; every level below the first halves the sides.
+    """
+
+    def __init__(self, widths: Sequence[int] = (16, 32, 64, 96), outputs: int = 2) -> None:
+        super().__init__()
+        self.stride = 2 ** (len(widths) - 1)
+        ends = [3, *widths]
+        self.down = nn.ModuleList(conv_block(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True))
+        self.up = nn.ModuleList(
+            conv_block(fine + deep, fine) for fine, deep in zip(widths[:-1], widths[1:], strict=True)
+        )
+        self.head = nn.Conv2d(widths[0], outputs, 1)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """See the class."""
+        x, skipped = pictures, []
+        for level, block in enumerate(self.down):
+            x = block(nnf.max_pool2d(x, 2) if level else x)
+            skipped.append(x)
+        x = skipped.pop()
+        for block in reversed(self.up):
+            fine = skipped.pop()
+            x = block(torch.cat([nnf.interpolate(x, scale_factor=2.0, mode="nearest"), fine], 1))
+        return self.head(x)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3 × 3 convolutions around a shortcut (He et al. 2016)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride > 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, inputs, h, w) → (b, outputs, h / stride, w / stride)."""
+        inside = self.bn2(self.conv2(nnf.relu(self.bn1(self.conv1(x)))))
+        return nnf.relu(inside + self.shortcut(x))
+
+
+class SmallResNet(nn.Module):
+    """An activation network that a CPU can train: stem of stride 2, four stages of two blocks, mean, one linear layer.
+
+    (b, 3, h, w) → (b, ``outputs``). ``layer1`` works at stride 2, half that of an ImageNet ResNet, since the map is
+    read there; ``layer2`` … ``layer4`` at strides 4, 8, 16.
+    """
+
+    def __init__(self, width: int = 16, outputs: int = 1) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, width, 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(width), nn.ReLU(True)
+        )
+        self.layer1 = nn.Sequential(ResidualBlock(width, width), ResidualBlock(width, width))
+        self.layer2 = nn.Sequential(ResidualBlock(width, 2 * width, 2), ResidualBlock(2 * width, 2 * width))
+        self.layer3 = nn.Sequential(ResidualBlock(2 * width, 4 * width, 2), ResidualBlock(4 * width, 4 * width))
+        self.layer4 = nn.Sequential(ResidualBlock(4 * width, 8 * width, 2), ResidualBlock(8 * width, 8 * width))
+        self.features = 8 * width
+        self.fc = nn.Linear(self.features, outputs)
+
+    def embed(self, pictures: Tensor) -> Tensor:
+        """(b, ``features``) means of the last stage."""
+        x = self.layer4(self.layer3(self.layer2(self.layer1(self.stem(pictures)))))
+        return x.mean((2, 3))
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """See the class."""
+        return self.fc(self.embed(pictures))
