@@ -46,7 +46,8 @@ class UNet(nn.Module):
         for block in reversed(self.up):
             fine = skipped.pop()
             x = block(torch.cat([nnf.interpolate(x, scale_factor=2.0, mode="nearest"), fine], 1))
-        return self.head(x)
+        logits: Tensor = self.head(x)
+        return logits
 
 
 class ResidualBlock(nn.Module):
@@ -90,8 +91,10 @@ class SmallResNet(nn.Module):
     def embed(self, pictures: Tensor) -> Tensor:
         """(b, ``features``) means of the last stage."""
         x = self.layer4(self.layer3(self.layer2(self.layer1(self.stem(pictures)))))
-        return x.mean((2, 3))
+        means: Tensor = x.mean((2, 3))
+        return means
 
     def forward(self, pictures: Tensor) -> Tensor:
         """See the class."""
-        return self.fc(self.embed(pictures))
+        outputs: Tensor = self.fc(self.embed(pictures))
+        return outputs
