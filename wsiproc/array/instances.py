@@ -64,12 +64,13 @@ class Split:
     small: npt.NDArray[np.int32]
 
 
-def split_clumps(mask: npt.NDArray[np.bool_], rule: SplitRule) -> Split:
+def split_clumps(mask: npt.NDArray[np.bool_], rule: SplitRule, interior: npt.NDArray[np.uint8] | None = None) -> Split:
     """Single nuclei in ``mask`` (h, w).
 
-    The peaks of the smoothed distance transform are the seeds; see the module's text for the rule.
+    The peaks of the smoothed distance transform are the seeds; see the module's text for the rule. ``interior``
+    (h, w), 255 well inside a nucleus and 0 at its border, lowers the distance where it is low.
     """
-    height = _height(mask, rule)
+    height = _height(mask, rule, interior)
     parent, peaks = _climb(mask, height)
     _join_peaks(height, parent, peaks, rule.merge, rule.saddle)
     labels, clipped = _follow(mask, parent, peaks, rule.reach)
@@ -100,11 +101,16 @@ def open_disc(mask: npt.NDArray[np.bool_], radius: float) -> npt.NDArray[np.bool
     return opened
 
 
-def _height(mask: npt.NDArray[np.bool_], rule: SplitRule) -> npt.NDArray[np.uint16]:
+def _height(
+    mask: npt.NDArray[np.bool_], rule: SplitRule, interior: npt.NDArray[np.uint8] | None
+) -> npt.NDArray[np.uint16]:
     """Distance to the background, capped and smoothed, in integer steps: (h, w) uint16, 0 outside the mask."""
     distance = cv2.distanceTransform(mask.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     np.minimum(distance, rule.reach, out=distance)
     steps = np.rint(distance * _STEPS_PER_PX).astype(np.uint16)
+    if interior is not None:
+        # Down to a fifth, never to nothing: a plateau of zeros would have no way up. In integers, so exact.
+        steps = (steps * (64 + interior.astype(np.uint32)) // (64 + 255)).astype(np.uint16)
     if rule.smooth > 0:
         side = 2 * rule.smooth_radius + 1
         cv2.GaussianBlur(steps, (side, side), rule.smooth, dst=steps)

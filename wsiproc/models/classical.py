@@ -13,10 +13,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from wsiproc.array.instances import SplitRule, fill_small_holes, open_disc, split_clumps
-from wsiproc.array.measure import label_sums
-from wsiproc.array.stains import Stains, estimate_stains, unmixing
-from wsiproc.models.base import OD_STEP, Channel, Instances
+from wsiproc.array.stains import Stains, estimate_stains
+from wsiproc.models.base import Channel, Instances
+from wsiproc.models.cells import CutRule, SplitLengths, cell_margin, cut_cells
+from wsiproc.models.staining import (
+    TISSUE_OD,
+    dab_plane,
+    optical_density,
+    sample_pixels,
+    stain_facts,
+    stained_channels,
+    stained_classes,
+    stained_maps,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,14 +39,11 @@ _FINE_UM, _COARSE_UM = 0.375, 1.0  # sigmas of the two Gaussians, mixed half and
 _CELL_UM, _AROUND_CELLS = 1.0, 6  # the local mean: pitch of its coarse grid, half width in cells of it
 _LOCAL = 0.7  # share of the local mean that is taken away
 _PRIOR = 0.05  # weight of the slide's own mean beside the tissue in the window, for windows with little tissue
-_TISSUE_OD = 0.13  # sum over the channels (log10)
 # Below this sum the evidence is pulled down, steeply: where the local mean is low, glass must not pass for nuclei.
 _GLASS_OD, _GLASS_SLOPE = 0.087, 5.0
 _WIDTH = 0.10  # slope of the probability, in distances between the two class means
-_HOLE_UM2, _HOLE_UM, _SPUR_UM = 25.0, 8.0, 0.75  # holes up to this are filled, spurs of this radius removed
-_POSITIVE_DAB_OD = 0.2  # mean over a nucleus; QuPath's default for positive cells
-_SMALLEST_UM2, _REACH_UM, _MERGE_UM, _SMOOTH_UM = 10.0, 12.0, 4.0, 0.5
 _SAMPLED_PX = 200_000
+_CUT, _SPLIT = CutRule(), SplitLengths()
 
 
 @dataclass(frozen=True)
@@ -66,47 +72,31 @@ class Classical:
 
     @property
     def margin(self) -> int:
-        """What the split, the filling of holes and the removal of spurs can depend on."""
-        return self._rule.margin + round(_HOLE_UM / self.mpp) + 2 * round(2 * _SPUR_UM / self.mpp)
+        """What the cutting out of cells can depend on."""
+        return cell_margin(_CUT, _SPLIT, self.mpp)
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Positive and negative nuclei where there is DAB."""
-        return ("Nucleus",) if self.stains.kind == "H&E" else ("Negative", "Positive")
+        return stained_classes(self.stains)
 
     @property
     def channels(self) -> tuple[Channel, ...]:
         """Probability of a nucleus, and both stains."""
-        colours = {"hematoxylin": (70, 70, 255), "eosin": (255, 80, 170), "dab": (200, 130, 50)}
-        return (
-            Channel("nucleus", (255, 255, 255)),
-            *(Channel(name, colours[name], stain=True) for name in self.stains.names),
-        )
+        return stained_channels(self.stains)
 
     @property
     def _pitch(self) -> int:
         return max(1, round(_CELL_UM / self.mpp))
 
-    @property
-    def _rule(self) -> SplitRule:
-        return SplitRule(
-            reach=round(_REACH_UM / self.mpp),
-            merge=round(_MERGE_UM / self.mpp),
-            saddle=0.75,
-            smooth=_SMOOTH_UM / self.mpp,
-            min_area=round(_SMALLEST_UM2 / self.mpp**2),
-        )
-
     def calibrate(self, samples: Sequence[npt.NDArray[np.uint8]]) -> Classical:
         """With stains, level and threshold of the slide that ``samples`` (h, w, 3) are from."""
         import torch
 
-        step = max(1, round(1.0 / self.mpp))
-        small = [_shrink(sample, step).reshape(-1, 3) for sample in samples]
-        stained = replace(self, stains=estimate_stains(np.concatenate(small)))
+        stained = replace(self, stains=estimate_stains(sample_pixels(samples, self.mpp)))
         pictures = [torch.tensor(sample)[None] for sample in samples]
-        absorbed = [stained._optical_density(picture) for picture in pictures]
-        tissue = [od.sum(1) > _TISSUE_OD for od in absorbed]
+        absorbed = [optical_density(picture, stained.stains.white) for picture in pictures]
+        tissue = [od.sum(1) > TISSUE_OD for od in absorbed]
         inside = np.concatenate([stained._density(od)[t].numpy() for od, t in zip(absorbed, tissue, strict=True)])
         if len(inside) < 100:
             return stained
@@ -116,33 +106,16 @@ class Classical:
 
     def calibration(self) -> dict[str, object]:
         """Stains and threshold."""
-        return {
-            "stain": self.stains.kind,
-            "vectors": [list(vector) for vector in self.stains.vectors],
-            "textbook_vectors": self.stains.standard,
-            "white": list(self.stains.white),
-            "level": self.cut.level,
-            "threshold": self.cut.threshold,
-            "width": self.cut.width,
-        }
+        cut = {"level": self.cut.level, "threshold": self.cut.threshold, "width": self.cut.width}
+        return stain_facts(self.stains) | cut
 
     def predict(self, windows: Tensor) -> Tensor:
         """See ``Model``."""
         import torch
 
-        od = self._optical_density(windows)
+        od = optical_density(windows, self.stains.white)
         nucleus = torch.sigmoid((self._evidence(od) - self.cut.threshold) / self.cut.width)
-        matrix = torch.as_tensor(unmixing(self.stains).T[:2], dtype=torch.float32, device=windows.device)
-        amounts = [(od * row[:, None, None]).sum(1) / OD_STEP for row in matrix]
-        return torch.stack([nucleus * 255, *amounts], 1).round_().clamp_(0, 255).to(torch.uint8)
-
-    def _optical_density(self, windows: Tensor) -> Tensor:
-        """(b, h, w, 3) uint8 → (b, 3, h, w) float32, log10, never negative."""
-        import torch
-
-        white = torch.tensor(self.stains.white, device=windows.device).log10()
-        planes = windows.permute(0, 3, 1, 2).contiguous().clamp_(min=1).float().log10_()
-        return (white[:, None, None] - planes).clamp_(min=0)
+        return stained_maps(nucleus, od, self.stains)
 
     def _density(self, od: Tensor) -> Tensor:
         """The weighted, capped density (b, h, w) of optical density (b, 3, h, w)."""
@@ -168,7 +141,7 @@ class Classical:
         fill = (0, -w % pitch, 0, -h % pitch)
         both = torch.cat([density, total], 1)
         coarse = nn.avg_pool2d(nn.pad(both, fill, mode="replicate") if any(fill) else both, pitch)
-        tissue = (coarse[:, 1:] > _TISSUE_OD).float()
+        tissue = (coarse[:, 1:] > TISSUE_OD).float()
         around = _box_mean(torch.cat([coarse[:, :1] * tissue, tissue], 1), _AROUND_CELLS)
         mean = (around[:, :1] + _PRIOR * self.cut.level) / (around[:, 1:] + _PRIOR)
         glass = (_GLASS_OD - coarse[:, 1:]).clamp(min=0)
@@ -177,27 +150,7 @@ class Classical:
 
     def instances(self, maps: npt.NDArray[np.uint8]) -> Instances:
         """See ``Model``."""
-        rule = self._rule
-        mask = fill_small_holes(maps[0] > 127, round(_HOLE_UM2 / self.mpp**2), round(_HOLE_UM / self.mpp))
-        split = split_clumps(open_disc(mask, _SPUR_UM / self.mpp), rule)
-        sums = label_sums(split.labels, split.count, maps)
-        means = sums.values / sums.areas[:, None]
-        classes = np.zeros(split.count, np.uint8)
-        if len(self.classes) > 1:
-            classes[means[:, 2] * OD_STEP > _POSITIVE_DAB_OD] = 1
-        dropped: dict[str, npt.NDArray[np.integer]] = {
-            f"smaller than {rule.min_area * self.mpp**2:g} µm²": split.small,
-            f"pixels more than {_REACH_UM:g} µm from the middle of a nucleus": np.argwhere(split.clipped),
-        }
-        return Instances(split.labels, classes, (means[:, 0] / 255).astype(np.float32), dropped)
-
-
-def _shrink(picture: npt.NDArray[np.uint8], step: int) -> npt.NDArray[np.uint8]:
-    """Block means, so that single noisy pixels do not decide the stain vectors."""
-    h, w = (side // step * step for side in picture.shape[:2])
-    blocks = picture[:h, :w].reshape(h // step, step, w // step, step, 3)
-    means: npt.NDArray[np.uint8] = blocks.mean(axis=(1, 3)).astype(np.uint8)
-    return means
+        return cut_cells(maps, _CUT, _SPLIT, self.mpp, dab_plane(self.stains))
 
 
 def _find_cut(values: npt.NDArray[np.float32], level: float) -> Cut:

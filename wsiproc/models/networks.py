@@ -5,6 +5,7 @@ Both are small: they run on every pixel of every slide. Weights come from the mo
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -30,10 +31,8 @@ class UNet(nn.Module):
         super().__init__()
         self.stride = 2 ** (len(widths) - 1)
         ends = [3, *widths]
-        self.down = nn.ModuleList(conv_block(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True))
-        self.up = nn.ModuleList(
-            conv_block(fine + deep, fine) for fine, deep in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.down = nn.ModuleList(conv_block(a, b) for a, b in itertools.pairwise(ends))
+        self.up = nn.ModuleList(conv_block(fine + deep, fine) for fine, deep in itertools.pairwise(widths))
         self.head = nn.Conv2d(widths[0], outputs, 1)
 
     def forward(self, pictures: Tensor) -> Tensor:

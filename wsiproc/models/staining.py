@@ -1,0 +1,83 @@
+"""What every model of stained slides shares: its sampled pixels, optical density, stain planes and classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from wsiproc.array.stains import Stains, Vector, unmixing
+from wsiproc.core.palette import RGB
+from wsiproc.models.base import OD_STEP, Channel
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TISSUE_OD = 0.13  # sum over the channels (log10); paler is glass
+_COLOURS: dict[str, RGB] = {"hematoxylin": (70, 70, 255), "eosin": (255, 80, 170), "dab": (200, 130, 50)}
+
+
+def sample_pixels(samples: Sequence[npt.NDArray[np.uint8]], mpp: float) -> npt.NDArray[np.uint8]:
+    """(N, 3) pixels of sampled windows (h, w, 3), means of blocks of about 1 µm: single noisy pixels decide nothing."""
+    step = max(1, round(1.0 / mpp))
+    return np.concatenate([_shrink(sample, step).reshape(-1, 3) for sample in samples])
+
+
+def _shrink(picture: npt.NDArray[np.uint8], step: int) -> npt.NDArray[np.uint8]:
+    h, w = (side // step * step for side in picture.shape[:2])
+    blocks = picture[:h, :w].reshape(h // step, step, w // step, step, 3)
+    means: npt.NDArray[np.uint8] = blocks.mean(axis=(1, 3)).astype(np.uint8)
+    return means
+
+
+def optical_density(windows: Tensor, white: Vector) -> Tensor:
+    """(b, h, w, 3) uint8 → (b, 3, h, w) float32, log10 of ``white`` ÷ pixel, never negative."""
+    import torch
+
+    glass = torch.tensor(white, device=windows.device).log10()
+    planes = windows.permute(0, 3, 1, 2).contiguous().clamp_(min=1).float().log10_()
+    return (glass[:, None, None] - planes).clamp_(min=0)
+
+
+def stained_maps(nucleus: Tensor, od: Tensor, stains: Stains, *others: Tensor) -> Tensor:
+    """The maps of a model: (b, 3 + len(others), h, w) uint8.
+
+    ``nucleus`` and ``others``: probabilities (b, h, w) in [0, 1]; ``od``: (b, 3, h, w), which is unmixed into both
+    stains. The order is nucleus, first stain, second stain, others.
+    """
+    import torch
+
+    matrix = torch.as_tensor(unmixing(stains).T[:2], dtype=torch.float32, device=od.device)
+    amounts = [(od * row[:, None, None]).sum(1) / OD_STEP for row in matrix]
+    planes = [nucleus * 255, *amounts, *(other * 255 for other in others)]
+    return torch.stack(planes, 1).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def stained_channels(stains: Stains) -> tuple[Channel, ...]:
+    """What the first three planes of ``stained_maps`` are."""
+    return (
+        Channel("nucleus", (255, 255, 255)),
+        *(Channel(name, _COLOURS[name], stain=True) for name in stains.names),
+    )
+
+
+def stained_classes(stains: Stains) -> tuple[str, ...]:
+    """Positive and negative nuclei where there is DAB."""
+    return ("Nucleus",) if stains.kind == "H&E" else ("Negative", "Positive")
+
+
+def stain_facts(stains: Stains) -> dict[str, object]:
+    """The stains of a slide for ``run.json``."""
+    return {
+        "stain": stains.kind,
+        "vectors": [list(vector) for vector in stains.vectors],
+        "textbook_vectors": stains.standard,
+        "white": list(stains.white),
+    }
+
+
+def dab_plane(stains: Stains) -> int | None:
+    """Plane of ``stained_maps`` that holds DAB; None where there is none."""
+    return 2 if stains.kind == "H-DAB" else None
