@@ -54,6 +54,9 @@ HOMES = {
     "pyarrow": {"io", "check", "evaluate", "synthetic"},
     # The device is chosen in plan, the network called in pipeline; what it is lies in models.
     "torch": {"models", "pipeline", "plan"},
+    "pydantic": {"models"},
+    "safetensors": {"models"},
+    "tomli_w": {"models"},
     "typer": {"cli"},
     "rich": {"cli", "progress", "evaluate"},
 }

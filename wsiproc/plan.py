@@ -44,8 +44,9 @@ SAMPLE_WINDOWS = 16
 # Cells are looked for so far beyond the tissue, whose edge is found on a coarse overview and smoothed.
 _BORDER_UM = 40.0
 
-# Settings that change what is written; a folder made with others of these cannot be continued.
-_DECISIVE = ("model", "mpp", "reader", "tissue", "region")
+# Settings that change what is written; a folder made with others of these cannot be continued. The model counts as what
+# it is, not as the path where it lies.
+_DECISIVE = ("mpp", "reader", "tissue", "region")
 
 
 @dataclass(frozen=True)

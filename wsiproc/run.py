@@ -182,6 +182,7 @@ def _run_facts(
         "model": {
             "name": job.model.name,
             "mpp": job.model.mpp,
+            "weights_sha256": job.model.weights_sha256,
             "classes": list(job.model.classes),
             "calibration": job.model.calibration(),
         },

@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
-from wsiproc.errors import ModelError
-from wsiproc.models.base import Model
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-MODELS = ("classical",)
+from wsiproc.errors import ModelError
+
+if TYPE_CHECKING:
+    from wsiproc.models.base import Model
+
+BUNDLED = Path(__file__).parent / "default"
+_FOLDERS = {"default": BUNDLED}
+MODELS = ("classical", *_FOLDERS)
 
 
 def load_model(name: str) -> Model:
-    """The model called ``name``. Raises ModelError for a name that is not known."""
+    """The model called ``name``, or the one in the folder ``name``. Raises ModelError."""
     if name == "classical":
         from wsiproc.models.classical import Classical
 
         return Classical()
-    raise ModelError(f"unknown model {name!r}; known are {', '.join(MODELS)}")
+    folder = _FOLDERS.get(name, Path(name)).absolute()
+    if name in _FOLDERS and not folder.is_dir():
+        raise ModelError(f"the model {name!r} does not come with this installation; {folder} is not there")
+    if not folder.exists():
+        raise ModelError(f"unknown model {name!r}; known are {', '.join(MODELS)}, or the path of a model folder")
+    return _open_folder(folder)
+
+
+def _open_folder(folder: Path) -> Model:
+    from wsiproc.models.distilled import Distilled
+    from wsiproc.models.folder import DistilledFacts, read_folder
+
+    facts = read_folder(folder)
+    assert isinstance(facts, DistilledFacts)
+    return Distilled(facts, folder)

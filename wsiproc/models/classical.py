@@ -64,6 +64,7 @@ class Classical:
     name: str = "classical"
     mpp: float = 0.5
     window: int = 512
+    weights_sha256: None = field(default=None, repr=False)
 
     @property
     def halo(self) -> int:

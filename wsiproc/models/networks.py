@@ -97,3 +97,20 @@ class SmallResNet(nn.Module):
         """See the class."""
         outputs: Tensor = self.fc(self.embed(pictures))
         return outputs
+
+
+def fuse_batch_norms(network: nn.Module) -> nn.Module:
+    """The same function in evaluation mode with fewer passes: each batch norm merged into the convolution before it.
+
+    Takes for granted that a batch norm that is defined right behind a convolution works on its output, as here.
+    """
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+    for module in network.eval().modules():
+        before = ""
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.BatchNorm2d) and isinstance(conv := getattr(module, before, None), nn.Conv2d):
+                setattr(module, before, fuse_conv_bn_eval(conv, child))
+                setattr(module, name, nn.Identity())
+            before = name
+    return network

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TISSUE_OD = 0.13  # sum over the channels (log10); paler is glass
+_FEWEST = 100  # pixels of tissue that say something
+_GAINS = 0.7, 1.5
 _COLOURS: dict[str, RGB] = {"hematoxylin": (70, 70, 255), "eosin": (255, 80, 170), "dab": (200, 130, 50)}
 
 
@@ -39,6 +41,19 @@ def optical_density(windows: Tensor, white: Vector) -> Tensor:
     glass = torch.tensor(white, device=windows.device).log10()
     planes = windows.permute(0, 3, 1, 2).contiguous().clamp_(min=1).float().log10_()
     return (glass[:, None, None] - planes).clamp_(min=0)
+
+
+def find_gain(pixels: npt.NDArray[np.uint8], white: Vector, od99: float) -> float:
+    """What brings the stains of a slide, sampled as ``pixels`` (N, 3), to one strength.
+
+    The 99th percentile over tissue of optical density summed over the channels × the gain is ``od99``, but for
+    slides far off: a pale slide may be a pale tissue, and strong gains would make nuclei of its noise.
+    """
+    od = np.maximum(-np.log10(np.maximum(pixels, 1) / np.array(white)), 0.0).sum(axis=1)
+    tissue = od[od > TISSUE_OD]
+    if len(tissue) < _FEWEST:
+        return 1.0
+    return round(float(np.clip(od99 / np.percentile(tissue, 99), *_GAINS)), 4)
 
 
 def stained_maps(nucleus: Tensor, od: Tensor, stains: Stains, *others: Tensor) -> Tensor:

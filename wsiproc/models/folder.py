@@ -1,0 +1,246 @@
+"""The model folder: ``model.toml`` (facts), ``weights.safetensors``, ``README.md`` (the model card).
+
+Nothing in a folder is ever executed: facts are checked against the dataclasses below, weights are plain numbers, and
+no fact names a file. The hash of the weights stands among the facts, so the two cannot be mixed up unnoticed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import tomli_w
+from annotated_types import Ge, Gt, Le, Len
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.types import StringConstraints
+
+from wsiproc.errors import ModelError
+from wsiproc.models.cells import CutRule, SplitLengths
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+FORMAT = 1
+FACTS, WEIGHTS, CARD = "model.toml", "weights.safetensors", "README.md"
+_PICKLES = {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"}
+
+_STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+_Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}$")]
+_Sha256 = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]
+_Width = Annotated[int, Ge(1), Le(1024)]
+_Three = tuple[float, float, float]
+_Spread = Annotated[float, Gt(0)]
+
+
+@dataclass(frozen=True)
+class UNetNumbers:
+    """What builds a ``wsiproc.models.networks.UNet``. ``outputs``: the nucleus, and its interior where there are 2."""
+
+    kind: Literal["unet"] = "unet"
+    widths: Annotated[tuple[_Width, ...], Len(1, 8)] = (16, 32, 64, 96)
+    outputs: Annotated[int, Ge(1), Le(2)] = 1
+
+    @property
+    def stride(self) -> int:
+        """Sides of pictures must be multiples of it."""
+        return 1 << (len(self.widths) - 1)
+
+
+@dataclass(frozen=True)
+class InputNumbers:
+    """How pixels become the network's input: optical density × the slide's gain, less ``mean``, over ``std``.
+
+    ``mean``, ``std``: red, green, blue. ``od99``: what the gain makes of the 99th percentile, over tissue, of optical
+    density summed over the channels.
+    """
+
+    mean: _Three = (0.0, 0.0, 0.0)
+    std: tuple[_Spread, _Spread, _Spread] = (1.0, 1.0, 1.0)
+    od99: Annotated[float, Gt(0), Le(10)] = 1.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """What every model folder says. ``training``: free-form, shown and never used.
+
+    ``weights_sha256`` is empty until the weights are written.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    kind: str
+    name: _Name
+    description: str = field(repr=False, default="")
+    weights_sha256: _Sha256 = ""
+    mpp: Annotated[float, Gt(0.05), Le(10)]
+    window: Annotated[int, Ge(64), Le(8192)] = 512
+    halo: Annotated[int, Ge(0), Le(1024)] = 32
+    input: InputNumbers = InputNumbers()
+    cut: CutRule = field(default_factory=CutRule)
+    split: SplitLengths = field(default_factory=SplitLengths)
+    training: dict[str, Any] = field(repr=False, default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistilledFacts(ModelFacts):
+    """Facts of a trained segmenter, see ``wsiproc.models.distilled``."""
+
+    kind: Literal["distilled"] = "distilled"
+    network: UNetNumbers = UNetNumbers()
+
+    def __post_init__(self) -> None:
+        """Refuse a window that the network cannot halve often enough."""
+        if (self.window + 2 * self.halo) % self.network.stride:
+            raise ValueError(
+                f"window + 2 halo is {self.window + 2 * self.halo} px; the network needs a multiple of "
+                f"{self.network.stride}"
+            )
+
+
+KINDS: dict[str, type[ModelFacts]] = {"distilled": DistilledFacts}
+
+
+def read_folder(folder: Path) -> ModelFacts:
+    """The facts of a model folder, checked: format, kind, keys, types, ranges, hash of the weights.
+
+    Raises ModelError that names the file and the remedy.
+    """
+    path = _facts_path(folder)
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(f"{folder} is no model folder: it has no {FACTS}") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ModelError(f"{path} cannot be read: {error}") from error
+    facts = _check_facts(path, table)
+    weights_bytes(folder, facts.weights_sha256)
+    return facts
+
+
+def _facts_path(folder: Path) -> Path:
+    """Where the facts are; refuses what is no folder."""
+    if folder.is_file():
+        kind = "a pickle, which could run any code" if folder.suffix in _PICKLES else "a file"
+        raise ModelError(f"{folder} is {kind}; a model is a folder with {FACTS} and {WEIGHTS}")
+    if not folder.is_dir():
+        raise ModelError(f"{folder}: no such model folder")
+    return folder / FACTS
+
+
+def _check_facts(path: Path, table: dict[str, Any]) -> ModelFacts:
+    """The facts in a parsed ``model.toml``."""
+    number, kind = table.pop("format", None), table.get("kind")
+    if isinstance(number, int) and number > FORMAT:
+        raise ModelError(f"{path} has format {number}; this wsiproc reads up to {FORMAT}. A newer wsiproc is needed")
+    if number != FORMAT:
+        raise ModelError(f"{path}: format is {number!r}; it should be {FORMAT}")
+    if kind not in KINDS:
+        raise ModelError(f"{path}: unknown kind {kind!r}; known are {', '.join(KINDS)}")
+    try:
+        # Through JSON, whose arrays may become tuples where nothing else is converted.
+        facts: ModelFacts = TypeAdapter(KINDS[kind]).validate_json(json.dumps(table, default=str))
+    except ValidationError as error:
+        raise ModelError(f"{path}: {_first_problem(error)}") from error
+    missing = _missing(dataclasses.asdict(facts) | {"training": {}}, table)
+    if missing:
+        raise ModelError(f"{path}: {', '.join(missing)} missing; without a value, what the model does is not told")
+    return facts
+
+
+def _first_problem(error: ValidationError) -> str:
+    """One sentence of what may be many."""
+    problem = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "unexpected_keyword_argument":
+        return f"unknown key {place}"
+    return f"{place}: {problem['msg']}".removeprefix(": ")
+
+
+def _missing(facts: Mapping[str, Any], table: Mapping[str, Any], within: str = "") -> list[str]:
+    """Names of facts that the table does not hold."""
+    names = []
+    for name, value in facts.items():
+        if name not in table:
+            names.append(within + name)
+        elif isinstance(value, dict):
+            names += _missing(value, table[name], f"{within}{name}.")
+    return names
+
+
+def weights_bytes(folder: Path, sha256: str) -> bytes:
+    """The weights file as it is, its hash checked."""
+    path = folder / WEIGHTS
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        pickles = [p.name for p in sorted(folder.iterdir()) if p.suffix in _PICKLES]
+        instead = f", only {pickles[0]}: pickles can run any code and are not read, save as safetensors" * bool(pickles)
+        raise ModelError(f"{folder} has no {WEIGHTS}{instead}") from error
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error}") from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise ModelError(
+            f"{path} is not the file that {FACTS} describes: its SHA-256 is {found}, expected {sha256 or 'none'}. Copy "
+            "the whole model folder again"
+        )
+    return content
+
+
+def load_weights(folder: Path, facts: ModelFacts, network: nn.Module) -> None:
+    """Put the weights of a folder into a network built on the meta device; names and shapes must agree exactly."""
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    path = folder / WEIGHTS
+    try:
+        tensors = load(weights_bytes(folder, facts.weights_sha256))
+    except SafetensorError as error:
+        raise ModelError(f"{path} is damaged or no safetensors file: {error}. Copy the model folder again") from error
+    tensors = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
+    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise ModelError(f"{path}: {broken[0]} holds numbers that are not finite; the model must be trained again")
+    try:
+        network.load_state_dict(tensors, assign=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{path} does not fit the network that {FACTS} describes: {reason}") from error
+
+
+def write_folder(folder: Path, facts: ModelFacts, tensors: Mapping[str, Tensor], card: str) -> ModelFacts:
+    """Write a model folder, whole or not at all; the facts with the hash of the weights.
+
+    ``tensors``: the network's ``state_dict``; ``card``: Markdown. An older model folder of that name is replaced, any
+    other folder that holds something is not. Raises ModelError for that, and for facts that ``read_folder`` would
+    refuse.
+    """
+    from safetensors.torch import save
+
+    if folder.exists() and not (folder / FACTS).is_file() and (folder.is_file() or any(folder.iterdir())):
+        raise ModelError(f"{folder} is there and holds something other than a model; choose another place")
+    weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    facts = dataclasses.replace(facts, weights_sha256=hashlib.sha256(weights).hexdigest())
+    table = dataclasses.asdict(facts)
+    text = tomli_w.dumps({"format": FORMAT, **table, "training": table.pop("training")})
+    _check_facts(folder / FACTS, tomllib.loads(text))
+    new, old = (folder.with_name(f".{folder.name}.{part}-{os.getpid()}") for part in ("new", "old"))
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    (new / WEIGHTS).write_bytes(weights)
+    (new / FACTS).write_text(text, encoding="utf-8")
+    (new / CARD).write_text(card, encoding="utf-8")
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(new, folder)
+    shutil.rmtree(old, ignore_errors=True)
+    return facts
