@@ -1,14 +1,14 @@
 """The floor: fifteen lines of scikit-image without any learning, scored on labelled pictures.
 
-    python benchmarks/classical_floor.py PICTURES [--outputs DIR]
+    python benchmarks/classical_floor.py FOLDER
 
-PICTURES holds ``images/`` and ``labels/`` with files of one name. A method that does not beat this has no reason to
-exist; ``--outputs`` names a folder of ``wsiproc run`` outputs of the same pictures to set beside it.
+FOLDER holds MoNuSeg, as ``wsiproc benchmark monuseg FOLDER`` reads it, which scores models in the same way. A method
+that does not beat this has no reason to exist.
 """
 
 from __future__ import annotations
 
-import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +22,8 @@ from skimage.filters import gaussian, threshold_otsu
 from skimage.morphology import remove_small_holes, remove_small_objects
 from skimage.segmentation import watershed
 
-from wsiproc.evaluate.compare import Row, evaluate, evaluate_paths, score_table
-from wsiproc.evaluate.datasets import load_labels
+from wsiproc.evaluate.compare import Row, evaluate, score_table
+from wsiproc.evaluate.layouts import find_dataset, load_truth
 
 SMALLEST_PX = 100
 LARGEST_HOLE_PX = 200
@@ -50,25 +50,18 @@ def floor_labels(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
 def floor_rows(folder: Path) -> list[Row]:
     """Scores of the floor on every labelled picture of ``folder``."""
     rows = []
-    for truth in sorted((folder / "labels").glob("*.png")):
-        with Image.open(folder / "images" / truth.name) as picture:
-            rgb = np.asarray(picture.convert("RGB"))
-        rows.append(Row(truth.stem, evaluate(floor_labels(rgb), load_labels(truth))))
+    for picture in find_dataset("monuseg", folder).pictures:
+        with Image.open(picture.image) as image:
+            rgb = np.asarray(image.convert("RGB"))
+        truth = load_truth(picture.truth, (rgb.shape[0], rgb.shape[1]))
+        rows.append(Row(picture.name, evaluate(floor_labels(rgb), truth)))
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pictures", type=Path, help="folder with images/ and labels/")
-    parser.add_argument("--outputs", type=Path, help="folder with one wsiproc output folder a picture")
-    arguments = parser.parse_args()
-    console = Console(width=150)
-    console.print(score_table(floor_rows(arguments.pictures), "classical floor"))
-    if arguments.outputs:
-        console.print(
-            score_table(evaluate_paths(arguments.outputs, arguments.pictures / "labels"), str(arguments.outputs))
-        )
+def main(folder: Path) -> None:
+    """Print the table."""
+    Console(width=150).print(score_table(floor_rows(folder), "classical floor"))
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]))

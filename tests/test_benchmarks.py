@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.evaluate.datasets_on_disk import write_masks
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -20,9 +22,19 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
     ],
 )
 def test_a_benchmark_prints_its_figures(command: tuple[str, ...], said: str) -> None:
-    script, *arguments = command
+    assert said in output_of(*command)
+
+
+def test_the_floor_is_scored_on_every_labelled_picture(tmp_path: Path) -> None:
+    write_masks(tmp_path, ["one", "two"])
+    printed = output_of("classical_floor.py", str(tmp_path))
+    assert all(f"│ {name} " in printed for name in ("one", "two", "mean"))
+
+
+def output_of(script: str, *arguments: str) -> str:
+    """What a benchmark prints."""
     done = subprocess.run(
         [sys.executable, BENCHMARKS / script, *arguments], capture_output=True, text=True, timeout=200, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert said in done.stdout
+    return done.stdout

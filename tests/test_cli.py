@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.evaluate.datasets_on_disk import write_masks
 from wsiproc import __version__
 
-COMMANDS = ("run", "plan", "info", "check", "evaluate", "synth")
+COMMANDS = ("run", "plan", "info", "check", "evaluate", "benchmark", "synth")
 SHAPE = (1500, 1800)
 CPU = ("--device", "cpu")  # the same work on every machine, and no time spent on looking for a GPU
 
@@ -105,6 +106,10 @@ def test_the_help_of_each_command_has_an_example(command: str) -> None:
         (("synth", "a.tif", "--look", "odd"), "look='odd'; it must be one of bright, grey, warm, purple, soft"),
         (("check", "gone"), "gone: no output of wsiproc here"),
         (("evaluate", "gone", "gone.tif"), "gone: there is no such file or folder to evaluate"),
+        (("benchmark", "pannuke"), "'pannuke' is neither a dataset with a known layout (monuseg, bcdata) nor a folder"),
+        (("benchmark", "monuseg"), "monuseg: say where it is: wsiproc benchmark monuseg FOLDER"),
+        (("benchmark", "bcdata", "gone"), "gone: there is no such folder"),
+        (("benchmark", "monuseg", "gone", "--limit", 0), "Invalid value for '--limit'"),
         (("runn", "a.svs"), "No such command 'runn'"),
     ],
 )
@@ -234,3 +239,26 @@ def test_evaluate_scores_a_run_against_the_truth_that_was_drawn(slide: Path, fol
     assert 0.6 < float(scores["f1"]) < 1
     assert f"{float(scores['f1']):.3f}" in found.stdout, "numbers are not cut off"
     assert list((tmp_path / "figures").iterdir())
+
+
+# --- benchmark -------------------------------------------------------------------------------------------------------
+
+
+def test_benchmark_prints_a_table_and_names_what_failed(tmp_path: Path) -> None:
+    write_masks(tmp_path / "set", ["drawn", "torn"])
+    command = ("benchmark", "set", "--mpp", 0.25, "-o", "out", "-w", 1, *CPU)
+    good = wsiproc(*command, "--limit", 1, "--csv", "table.csv", cwd=tmp_path)
+    assert good.returncode == 0
+    first, second = good.stderr.splitlines()
+    assert first == "set: 1 pictures with labels in set"
+    assert re.fullmatch(r"\[1/1\] classical, drawn: done, AJI 0\.\d{3}, \d+ cells in \d+\.\d s", second)
+    header, row = (tmp_path / "table.csv").read_text().splitlines()
+    scores = dict(zip(header.split(","), row.split(","), strict=True))
+    assert re.search(rf"│ aji +│ +{float(scores['aji']):.3f} │", good.stdout)
+    assert (tmp_path / "out" / "classical" / "figures" / "01_drawn.png").exists()
+
+    (tmp_path / "set" / "images" / "torn.png").write_bytes(b"torn")
+    half = wsiproc(*command, cwd=tmp_path)
+    assert half.returncode == 1
+    assert "[1/2] classical, drawn: already done" in half.stderr
+    assert any(line.startswith("Failed, classical, torn: ") for line in half.stdout.splitlines())

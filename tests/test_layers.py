@@ -15,8 +15,9 @@ MAX_FUNCTION_LINES, MAX_FILE_LINES = 60, 500
 FOUNDATION = {"errors", "_version"}  # nouns of the whole package; everyone may use them, they use nobody
 # What each part may use besides the foundation and itself. The order is the order of the layers, top first.
 MAY_USE = {
-    "cli": {"progress", "run", "plan", "check", "evaluate", "synthetic", "settings", "io"},
-    "progress": {"run", "plan", "check", "projection"},
+    "cli": {"progress", "benchmark", "run", "plan", "check", "evaluate", "synthetic", "settings", "io"},
+    "progress": {"benchmark", "run", "plan", "check", "evaluate", "projection"},
+    "benchmark": {"run", "plan", "pipeline", "evaluate", "executors", "settings", "models", "io", "core"},
     "run": {"plan", "crops", "report", "pipeline", "executors", "settings", "models", "io", "core"},
     "plan": {"pipeline", "projection", "executors", "settings", "models", "io", "array", "core"},
     "crops": {"pipeline", "report", "io", "core"},
@@ -52,8 +53,8 @@ HOMES = {
     "tifffile": {"io", "evaluate", "synthetic"},
     "zarr": {"io", "check"},
     "pyarrow": {"io", "check", "evaluate", "synthetic"},
-    # The device is chosen in plan, the network called in pipeline; what it is lies in models.
-    "torch": {"models", "pipeline", "plan"},
+    # The device is chosen in plan, the network called in pipeline; what it is lies in models. Benchmark sets threads.
+    "torch": {"models", "pipeline", "plan", "benchmark"},
     "pydantic": {"models"},
     "safetensors": {"models"},
     "tomli_w": {"models"},
@@ -119,7 +120,7 @@ def test_a_big_library_is_imported_in_its_homes_only(library: str) -> None:
 def test_the_pipeline_knows_no_settings() -> None:
     """Below ``plan`` and ``run``, numbers arrive as named arguments."""
     users = {part_of(path) for path in FILES if "settings" in parts_used(path)}
-    assert users == {"cli", "plan", "run"}
+    assert users == {"cli", "benchmark", "plan", "run"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=in_package)

@@ -183,6 +183,53 @@ def evaluate(
         write_csv(csv, rows)
 
 
+@app.command(
+    epilog="Examples:  wsiproc benchmark monuseg MoNuSegTestData -m my-model   ·   "
+    "wsiproc benchmark bcdata ki67 -m my-model -m other-model   ·   wsiproc benchmark my-pictures --mpp 0.5"
+)
+def benchmark(
+    dataset: Annotated[
+        str,
+        typer.Argument(help="monuseg or bcdata; or a folder with images/ and labels/ or points/.", show_default=False),
+    ],
+    folder: Annotated[Path | None, typer.Argument(help="Where monuseg or bcdata is.", show_default=False)] = None,
+    model: Annotated[
+        list[str] | None, typer.Option("--model", "-m", help="Cell model; once for each. `classical` is always added.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for tables, overlays and runs.")] = Path(
+        "wsiproc-benchmark"
+    ),
+    mpp: Annotated[
+        float | None, typer.Option(help="µm per pixel of the pictures. (default: 0.25 for monuseg and bcdata)")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Take the first so many pictures only.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write the table here as well.")] = None,
+    device: Device = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", "-w", help="Pictures at a time. (default: one a core, at most 8)")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Do finished pictures again.")] = False,
+) -> None:
+    """Score models on a labelled dataset, `classical` beside them: one table, scores and overlays of each picture.
+
+    Each picture is run as `run` runs a slide. Stopped halfway? The same command goes on where it was. Exit code 0:
+    every picture was scored; 1: some failed, and are named; 2: the command itself makes no sense.
+    """
+    from wsiproc.benchmark import run_benchmark
+    from wsiproc.evaluate.layouts import find_dataset
+    from wsiproc.evaluate.tables import write_lines
+    from wsiproc.progress import picture_progress, print_benchmark
+
+    settings = _settings(None, mpp=mpp, device=device, workers=workers)
+    found = find_dataset(dataset, folder, limit)
+    with picture_progress(found) as listen:
+        done = run_benchmark(found, model or [], out, settings, overwrite=overwrite, listen=listen)
+    print_benchmark(done, out)
+    if csv is not None:
+        write_lines(csv, done.lines)
+    raise typer.Exit(int(bool(done.failures)))
+
+
 @app.command(epilog="Example:  wsiproc synth slide.tif --height 8192 --width 8192 --stain HDAB --labels")
 def synth(
     path: Annotated[Path, typer.Argument(help="The TIFF to write; truth goes beside it.")],

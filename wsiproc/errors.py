@@ -53,3 +53,8 @@ class OutputError(WsiprocError, ValueError):
 
 class MissingExtraError(WsiprocError, ImportError):
     """An optional dependency is needed; the message names the extra to install."""
+
+
+def sentence(error: Exception | None) -> str:
+    """The sentence for the user; an error that we did not foresee says its kind."""
+    return str(error) if isinstance(error, WsiprocError) else f"{type(error).__name__}: {error}"

@@ -13,11 +13,14 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from wsiproc.errors import WsiprocError
+from wsiproc.errors import sentence
+from wsiproc.evaluate.tables import upright_table
 from wsiproc.projection import GB
 
 if TYPE_CHECKING:
+    from wsiproc.benchmark import Benchmark, Result
     from wsiproc.check import Finding
+    from wsiproc.evaluate.layouts import Dataset
     from wsiproc.plan import Plan
     from wsiproc.run import Event, Outcome
 
@@ -138,17 +141,49 @@ def tile_progress(title: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: progress.update(bar, completed=done, total=total)
 
 
+@contextmanager
+def picture_progress(dataset: Dataset) -> Iterator[Callable[[int, int, Result], None]]:
+    """What is compared, then a line a picture, above a bar on a terminal."""
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    count, without = len(dataset.pictures), len(dataset.without)
+    left_out = f"; {without} more have no truth and are left out" if without else ""
+    console.print(Text(f"{dataset.name}: {count} pictures with {dataset.kind} in {dataset.folder}{left_out}"))
+    columns = (_TITLE, *Progress.get_default_columns()[1:])
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("pictures", total=None)
+
+        def listen(done: int, total: int, result: Result) -> None:
+            progress.update(bar, completed=done, total=total)
+            console.print(_result_line(result, f"[{done}/{total}] {result.work.label}, {result.work.picture.name}"))
+
+        yield listen
+
+
+def _result_line(result: Result, head: str) -> Text:
+    """One line about one picture of a benchmark."""
+    if result.error:
+        return Text(f"{head}: failed: {result.error}", style="red")
+    score = f"{'F1' if result.work.points else 'AJI'} {result.rank:.3f}"
+    return Text(f"{head}: {result.status}, {score}, {result.cells:,} cells in {result.seconds:.1f} s")
+
+
+def print_benchmark(done: Benchmark, out: Path) -> None:
+    """The table of models, what failed, and where everything is."""
+    console = Console(soft_wrap=True)
+    console.print(upright_table(done.lines, done.dataset.name))
+    for failure in done.failures:
+        console.print(Text(f"Failed, {failure}", style="red"))
+    console.print(
+        Text(f"{out}: table.md, scores.csv, and for each model figures/ (worst first) and runs/", style="dim")
+    )
+
+
 def _outcome_line(outcome: Outcome, number: int, total: int) -> Text:
     """One line about one slide."""
     head = f"[{number}/{total}] {outcome.path.name}: {outcome.status}"
     if outcome.run is None:
-        return Text(f"{head}: {_message(outcome.error)}", style="red")
+        return Text(f"{head}: {sentence(outcome.error)}", style="red")
     return Text(f"{head}, {outcome.run['counts']['cells']:,} cells in {outcome.run['seconds']['total']:.0f} s")
-
-
-def _message(error: Exception | None) -> str:
-    """The sentence for the user; an error that we did not foresee says its kind."""
-    return str(error) if isinstance(error, WsiprocError) else f"{type(error).__name__}: {error}"
 
 
 def print_summary(outcomes: Sequence[Outcome]) -> None:
@@ -162,7 +197,7 @@ def print_summary(outcomes: Sequence[Outcome]) -> None:
         for warning in outcome.run["warnings"] if outcome.run else ():
             console.print(Text(f"Warning, {outcome.path.name}: {warning}", style="yellow"))
         if outcome.error is not None:
-            console.print(Text(f"Failed, {outcome.path.name}: {_message(outcome.error)}", style="red"))
+            console.print(Text(f"Failed, {outcome.path.name}: {sentence(outcome.error)}", style="red"))
         if outcome.folder is not None:
             console.print(
                 Text(f"{outcome.folder}: report.html, cells.parquet, cells.geojson.gz, *.ome.zarr", style="dim")
@@ -228,4 +263,4 @@ def print_findings(folder: Path, findings: Sequence[Finding]) -> None:
 
 def print_error(error: Exception) -> None:
     """One sentence on the standard error."""
-    Console(stderr=True, soft_wrap=True).print(Text(f"Error: {_message(error)}", style="red"))
+    Console(stderr=True, soft_wrap=True).print(Text(f"Error: {sentence(error)}", style="red"))

@@ -123,9 +123,13 @@ def test_matches_are_one_to_one_near_and_maximal(pred, true, radius):
     assert (np.hypot(*np.moveaxis(left[:, None] - right[None], 2, 0)) > radius).all()
 
 
-def test_point_scores_a_class_and_count_error():
-    pred, true = np.array([[0.0, 0.0], [9.0, 9.0], [5.0, 5.0]]), np.array([[0.0, 1.0], [9.0, 9.0]])
-    scores = metrics.point_f1(pred, np.array([0, 1, 1]), true, np.array([0, 0]), radius_px=2)
-    assert scores[0] == pytest.approx((2 / 3, 1.0, 0.5))
-    assert scores[1] == (0, 0, 0)
+def test_points_are_matched_within_their_class_only():
+    pred, true = np.array([[0.0, 0.0], [9.0, 9.0], [5.0, 5.0]]), np.array([[9.0, 9.0], [0.0, 1.0]])
+    names = np.array(["a", "b", "b"]), np.array(["a", "a"])
+    assert [side.tolist() for side in metrics.match_classes(pred, names[0], true, names[1], radius_px=2)] == [[0], [1]]
+    none = metrics.match_classes(pred[:0], names[0][:0], true[:0], names[1][:0], radius_px=2)
+    assert [len(side) for side in none] == [0, 0]
+
+
+def test_count_error():
     assert metrics.mean_count_error([3, 10], [5, 9]) == 1.5

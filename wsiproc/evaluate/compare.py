@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from wsiproc.core.palette import OKABE_ITO
 from wsiproc.errors import SettingsError
 from wsiproc.evaluate import metrics
 from wsiproc.evaluate.datasets import is_labelled, load_labels, stem
+from wsiproc.evaluate.tables import Line, terminal_table, write_lines
 
 Labels = npt.NDArray[np.integer]
 
@@ -131,30 +131,17 @@ def _shape(labels: Labels) -> tuple[int, int]:
 
 def score_table(rows: Sequence[Row], title: str = "") -> Table:
     """A table for the terminal: one line a picture, the mean last."""
-    table = Table(title=title or None)
-    table.add_column("picture")
-    for field in fields(Scores):
-        table.add_column(field.name, justify="right")
-    for name, scores in _lines(rows):
-        table.add_row(name, *(_text(value) for value in astuple(scores)))
-    return table
+    return terminal_table(_lines(rows), title)
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
     """The same table as a file, with all digits."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["picture", *(field.name for field in fields(Scores))])
-        writer.writerows([name, *astuple(scores)] for name, scores in _lines(rows))
+    write_lines(path, _lines(rows))
 
 
-def _lines(rows: Sequence[Row]) -> list[tuple[str, Scores]]:
-    lines = [(row.name, row.scores) for row in rows]
-    return [*lines, ("mean", mean_scores(rows))] if len(rows) > 1 else lines
-
-
-def _text(value: float) -> str:
-    return str(value) if isinstance(value, int) else f"{value:.3f}" if value <= 1 else f"{value:.1f}"
+def _lines(rows: Sequence[Row]) -> list[Line]:
+    means = [Row("mean", mean_scores(rows))] if len(rows) > 1 else []
+    return [{"picture": row.name, **asdict(row.scores)} for row in [*rows, *means]]
 
 
 def write_figure(path: Path, prediction: Labels, truth: Labels, picture: npt.NDArray[np.uint8] | None = None) -> None:

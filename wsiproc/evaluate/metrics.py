@@ -19,6 +19,7 @@ from scipy.spatial import cKDTree
 Labels = npt.NDArray[np.integer]
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+Names = npt.NDArray[np.str_]
 
 _STRIP_PX = 1 << 24
 """Pixels looked at together: bounds the memory for large pictures."""
@@ -209,16 +210,16 @@ def _assign(pred: Ints, true: Ints, distance: Floats) -> Ints:
     return np.stack([pred_ids[row[allowed]], true_ids[col[allowed]]], axis=1)
 
 
-def point_f1(
-    pred_yx: Floats, pred_classes: Ints, true_yx: Floats, true_classes: Ints, radius_px: float
-) -> dict[int, tuple[float, float, float]]:
-    """(F1, precision, recall) of points of each class that occurs, matched within the class."""
-    out = {}
-    for label in np.union1d(pred_classes, true_classes).tolist():
-        pred, true = pred_yx[pred_classes == label], true_yx[true_classes == label]
-        matched = len(match_points(pred, true, radius_px)[0])
-        out[int(label)] = f1_scores(matched, len(pred), len(true))
-    return out
+def match_classes(
+    pred_yx: Floats, pred_classes: Names, true_yx: Floats, true_classes: Names, radius_px: float
+) -> tuple[Ints, Ints]:
+    """As :func:`match_points`, within each class (P,), (T,) that occurs; indices into both, class after class."""
+    pairs = [(np.zeros(0, np.int64), np.zeros(0, np.int64))]
+    for name in np.union1d(pred_classes, true_classes):
+        pred, true = np.flatnonzero(pred_classes == name), np.flatnonzero(true_classes == name)
+        one, other = match_points(pred_yx[pred], true_yx[true], radius_px)
+        pairs.append((pred[one], true[other]))
+    return np.concatenate([one for one, _ in pairs]), np.concatenate([other for _, other in pairs])
 
 
 def mean_count_error(n_pred: npt.ArrayLike, n_true: npt.ArrayLike) -> float:

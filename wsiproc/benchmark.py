@@ -1,0 +1,339 @@
+"""Models over a benchmark dataset: every picture is run as a slide, scored against its truth, and drawn.
+
+``OUT/<model>/runs/<picture>/`` is what ``wsiproc run`` leaves, so a benchmark that was stopped goes on where it was;
+``OUT/<model>/figures/`` has overlays, the worst first; ``scores.csv`` a row a model and picture, ``table.md`` a row a
+model. The model ``classical`` is always among them: what does not beat it has learned nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsiproc._version import __version__
+from wsiproc.core.geometry import Box, grid_shape
+from wsiproc.errors import OutputError, SettingsError, sentence
+from wsiproc.evaluate.compare import Row, Scores, evaluate, mean_scores, write_figure
+from wsiproc.evaluate.datasets import load_labels
+from wsiproc.evaluate.layouts import Dataset, Picture, load_truth
+from wsiproc.evaluate.points import (
+    RADIUS_UM,
+    Count,
+    cell_points,
+    count_points,
+    dataset_columns,
+    headline_f1,
+    load_points,
+    picture_columns,
+    write_point_figure,
+)
+from wsiproc.evaluate.tables import Line, markdown_table, write_lines
+from wsiproc.executors import Crew, Task, available_cores, crew
+from wsiproc.io.ngff import CHUNK
+from wsiproc.io.slides import open_slide
+from wsiproc.models import load_model
+from wsiproc.models.base import Model
+from wsiproc.pipeline import predict
+from wsiproc.plan import choose_device
+from wsiproc.run import run_slides
+from wsiproc.settings import Settings
+
+BASELINE = "classical"
+FIGURES = 50
+"""Pictures drawn a model, from the worst upwards."""
+_MAX_WORKERS = 8  # each holds the libraries, some 0.7 GB; by default no more are started
+_FEWEST_CALLS, _TIMED_S = 3, 1.0  # the network is timed for so many calls and seconds
+
+
+@dataclass(frozen=True)
+class Work:
+    """One picture for one model: all that a worker needs to know. ``label`` names the model's folder in ``out``."""
+
+    label: str
+    picture: Picture
+    points: bool
+    classes: bool
+    settings: Settings
+    out: Path
+    overwrite: bool
+
+    @property
+    def home(self) -> Path:
+        """The folder of the model."""
+        return self.out / self.label
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one picture: its scores, or the ``error`` that it ended with.
+
+    ``rank``: AJI or F1, by which the worst come first; ``folder``: the run's output; ``seconds``: of the whole run
+    when it was done.
+    """
+
+    work: Work
+    status: str = "failed"
+    folder: Path | None = None
+    scores: Scores | dict[str, Count] | None = None
+    rank: float = 0.0
+    cells: int = 0
+    seconds: float = 0.0
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """The results: one line a model, one a model and picture, and what failed, in sentences."""
+
+    dataset: Dataset
+    lines: list[Line]
+    pictures: list[Line]
+    failures: list[str]
+
+
+Listener = Callable[[int, int, Result], None]
+"""Told of each picture: how many are done, of how many, and the result."""
+
+
+def ignore(done: int, total: int, result: Result) -> None:
+    """A listener that wants nothing."""
+
+
+def run_benchmark(
+    dataset: Dataset,
+    models: Sequence[str],
+    out: Path,
+    settings: Settings,
+    *,
+    overwrite: bool = False,
+    listen: Listener = ignore,
+) -> Benchmark:
+    """Run and score ``models`` (names or folders) and the baseline on all pictures; everything is written to ``out``.
+
+    Of ``settings``, four count: ``mpp``, where given in place of the dataset's own, ``device``, ``workers`` (pictures
+    at a time) and ``region``. A picture that fails costs no other. Raises ModelError, SettingsError, ResolutionError
+    or SlideError where nothing could come of it.
+    """
+    named = _label_models([BASELINE, *(model for model in models if model != BASELINE)])
+    mpp = settings.mpp or dataset.mpp
+    with open_slide(dataset.pictures[0].image, mpp):
+        pass  # no pixel size, or no such picture: said once, not once a picture
+    settings = dataclasses.replace(settings, mpp=mpp, device=choose_device(settings.device))
+    works = [
+        Work(label, picture, dataset.kind == "points", dataset.classes, each, out.absolute(), overwrite)
+        for label, each in ((label, _picture_settings(model, settings)) for label, model in named.items())
+        for picture in dataset.pictures
+    ]
+    workers = settings.workers or (1 if settings.device == "cuda" else min(available_cores(), _MAX_WORKERS))
+    with crew("loop" if min(workers, len(works)) < 2 else "processes", workers) as team:
+        results = _score(works, team, listen)
+        _draw(results, team)
+    return _report(dataset, out, list(named), results)
+
+
+def _picture_settings(model: str, settings: Settings) -> Settings:
+    """How each picture is run: as a slide of nothing but tissue, in this process, in regions that suit the model."""
+    step = math.lcm(load_model(model).window, CHUNK)
+    return Settings(
+        model, settings.mpp, tissue="all", region=max(1, settings.region // step) * step, device=settings.device,
+        executor="loop", workers=1,
+    )  # fmt: skip
+
+
+def _label_models(models: Sequence[str]) -> dict[str, str]:
+    """Model by the name of its folder in the output; ModelError for an unknown one, SettingsError for two of a name."""
+    named: dict[str, str] = {}
+    for model in dict.fromkeys(models):
+        load_model(model)
+        label = os.path.basename(os.path.abspath(model))
+        if label in named:
+            raise SettingsError(f"models {named[label]} and {model} have the same name; rename or copy one of them")
+        named[label] = model
+    return named
+
+
+def _score(works: Sequence[Work], team: Crew, listen: Listener) -> list[Result]:
+    """All results in the order of ``works``."""
+    tasks = [Task(f"{number}", score_picture, (work,)) for number, work in enumerate(works)]
+    results: dict[int, Result] = {}
+    for task, result in team.run(tasks):
+        results[int(task.key)] = result
+        listen(len(results), len(tasks), result)
+    return [results[number] for number in range(len(tasks))]
+
+
+def score_picture(work: Work) -> Result:
+    """Run one picture as a slide, unless that was done before, and score its cells."""
+    try:
+        (outcome,) = run_slides([work.picture.image], work.home / "runs", work.settings, work.overwrite)
+        if outcome.folder is None or outcome.run is None:
+            raise outcome.error or OutputError(f"{work.picture.image}: the run left no results")
+        result = _compare(work, outcome.folder, outcome.run["slide"])
+    except Exception as error:  # one bad picture or truth costs no other
+        return Result(work, error=sentence(error))
+    cells, seconds = outcome.run["counts"]["cells"], outcome.run["seconds"]["total"]
+    return dataclasses.replace(result, status=outcome.status, cells=cells, seconds=seconds)
+
+
+def _compare(work: Work, folder: Path, slide: dict[str, Any]) -> Result:
+    """Scores of the cells in a run's ``folder``."""
+    if work.points:
+        truth = load_points(work.picture.truth)
+        counts = count_points(cell_points(folder), truth, RADIUS_UM / slide["mpp"], work.classes)
+        return Result(work, folder=folder, scores=counts, rank=headline_f1(counts))
+    shape = (slide["shape"][0], slide["shape"][1])
+    scores = evaluate(load_labels(folder, shape), load_truth(work.picture.truth, shape))
+    return Result(work, folder=folder, scores=scores, rank=scores.aji)
+
+
+def _draw(results: Sequence[Result], team: Crew) -> None:
+    """Overlays of every model's worst pictures; those of an earlier benchmark go."""
+    tasks = []
+    for home in dict.fromkeys(result.work.home for result in results):
+        shutil.rmtree(home / "figures", ignore_errors=True)
+        scored = [result for result in results if result.work.home == home and result.folder is not None]
+        worst = sorted(scored, key=lambda result: result.rank)[:FIGURES]
+        for place, result in enumerate(worst, start=1):
+            path = home / "figures" / f"{place:02d}_{result.work.picture.name}.png"
+            tasks.append(Task(str(path), draw_picture, (result, path)))
+    for _ in team.run(tasks):
+        pass
+
+
+def draw_picture(result: Result, path: Path) -> None:
+    """One overlay on the picture itself."""
+    work, folder = result.work, result.folder
+    assert folder is not None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open_slide(work.picture.image, work.settings.mpp) as slide:
+        pixels, shape, mpp = slide.read(Box(0, 0, *slide.shape), slide.mpp), slide.shape, slide.mpp
+    if work.points:
+        found, truth = cell_points(folder), load_points(work.picture.truth)
+        write_point_figure(path, found, truth, pixels, RADIUS_UM / mpp, work.classes)
+    else:
+        write_figure(path, load_labels(folder, shape), load_truth(work.picture.truth, shape), pixels)
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def _report(dataset: Dataset, out: Path, labels: Sequence[str], results: Sequence[Result]) -> Benchmark:
+    """Lines of both tables, written as files."""
+    lines: list[Line] = []
+    pictures: list[Line] = []
+    failures: list[str] = []
+    for label in labels:
+        mine = [result for result in results if result.work.label == label]
+        good = [result for result in mine if not result.error]
+        cost = _cost(good[0]) if good else {}
+        lines.append({"model": label, "pictures": len(good), **_means(good), **cost})
+        pictures += [_picture_line(result) for result in good]
+        failures += [f"{label}, {result.work.picture.name}: {result.error}" for result in mine if result.error]
+    write_lines(out / "scores.csv", pictures)
+    done = Benchmark(dataset, lines, pictures, failures)
+    (out / "table.md").write_text(_markdown(done, results[0].work.settings), encoding="utf-8")
+    return done
+
+
+def _picture_line(result: Result) -> Line:
+    scores = result.scores
+    columns = dataclasses.asdict(scores) if isinstance(scores, Scores) else picture_columns(scores or {})
+    return {
+        "model": result.work.label,
+        "picture": result.work.picture.name,
+        **columns,
+        "cells": result.cells,
+        "seconds": result.seconds,
+    }
+
+
+def _means(good: Sequence[Result]) -> dict[str, float]:
+    """The scores of one model on the dataset."""
+    rows = [Row(result.work.picture.name, result.scores) for result in good if isinstance(result.scores, Scores)]
+    counts = [result.scores for result in good if isinstance(result.scores, dict)]
+    if rows:
+        return dataclasses.asdict(mean_scores(rows))
+    return dataset_columns(counts) if counts else {}
+
+
+def _cost(result: Result) -> dict[str, float]:
+    """µm/px at which a model works, and seconds that its network takes for 10⁶ of its px, on a window of a picture."""
+    import torch
+
+    work = result.work
+    model, device = load_model(work.settings.model), work.settings.device
+    with open_slide(work.picture.image, work.settings.mpp) as slide:
+        h, w = grid_shape(slide.shape, slide.mpp, model.mpp)
+        middle = Box((h - model.window) // 2, (w - model.window) // 2, model.window, model.window)
+        model = model.calibrate([slide.read(middle, model.mpp)])
+        window = slide.read(middle.pad(model.halo), model.mpp)[None]
+    columns = {"mpp": model.mpp}
+    before = torch.get_num_threads()
+    for threads in (1,) if device == "cuda" else sorted({1, available_cores()}):
+        torch.set_num_threads(threads)
+        where = "gpu" if device == "cuda" else f"{threads}_thread{'s' * (threads > 1)}"
+        columns[f"s_per_Mpx_{where}"] = _predict_s(model, window, device) / (model.window**2 / 1e6)
+    torch.set_num_threads(before)
+    return columns
+
+
+def _predict_s(model: Model, window: npt.NDArray[np.uint8], device: str) -> float:
+    """Seconds of one call; the best of some, since other work can only slow it down."""
+    predict(model, window, device)  # the first call pays for loading and compiling
+    seconds: list[float] = []
+    while len(seconds) < _FEWEST_CALLS or sum(seconds) < _TIMED_S:
+        started = time.perf_counter()
+        predict(model, window, device)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
+
+
+_NOTES = {
+    "labels": (
+        "Scores are means over pictures: Dice and IoU of pixels; AJI (Kumar et al. 2017); PQ = DQ × SQ, F1, precision "
+        "and recall of cells matched at IoU > 0.5; object Dice; n pred and n true, cells a picture."
+    ),
+    "points": (
+        "Cells and points are matched one to one within {radius:g} µm. Precision, recall and F1 are of the counts of "
+        "all pictures together; mean picture F1 and the errors are means over pictures, of absolute differences of "
+        "counts."
+    ),
+    "classes": (
+        " F1, precision and recall without a name are means of positive and negative, matched within the class; "
+        "detection ignores the class. Ki-67 is positive / (positive + negative)."
+    ),
+    "cost": (
+        "mpp: µm/px at which the model works; s per Mpx: what its `predict` takes for 10⁶ of its pixels, the best of "
+        "several calls, without reading and without cutting out cells."
+    ),
+}
+
+
+def _markdown(done: Benchmark, settings: Settings) -> str:
+    """The table of models with what one must know to read it."""
+    dataset = done.dataset
+    count, without = len(dataset.pictures), len(dataset.without)
+    note = _NOTES[dataset.kind].format(radius=RADIUS_UM) + _NOTES["classes"] * dataset.classes
+    resolution = f"{settings.mpp:g} µm/px" if settings.mpp else "µm/px as in the files"
+    parts = [
+        f"# {dataset.name}",
+        f"{count} pictures of {dataset.folder}"
+        + f" ({without} more without truth were left out)" * bool(without)
+        + f", {resolution}; wsiproc {__version__}, device {settings.device}.",
+        markdown_table(done.lines).rstrip(),
+        note,
+        _NOTES["cost"],
+    ]
+    if done.failures:
+        parts.append("\n".join(["Failed, and missing above:", "", *(f"- {line}" for line in done.failures)]))
+    return "\n\n".join(parts) + "\n"

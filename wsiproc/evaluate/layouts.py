@@ -1,0 +1,150 @@
+"""Benchmark datasets as folders: pictures and their truths, paired by name.
+
+Three forms are found by looking: ``images/`` beside ``labels/`` (instance labels, as :func:`load_labels` reads them),
+``images/`` beside ``points/`` (CSV: x, y, class), and pictures with ImageScope XML anywhere below, as MoNuSeg is
+published. A dataset's name adds what its files do not say.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from wsiproc.errors import SettingsError
+from wsiproc.evaluate.aperio import aperio_polygons
+from wsiproc.evaluate.datasets import Labels, is_labelled, load_labels, rasterise, stem
+from wsiproc.evaluate.points import KINDS, load_points
+
+Kind = Literal["labels", "points"]
+
+DATASETS: dict[str, tuple[Kind, float]] = {"monuseg": ("labels", 0.25), "bcdata": ("points", 0.25)}
+"""Known names: what their truths are, and the µm/px of their pictures (40x)."""
+
+_PICTURE = re.compile(r"(\.ome)?\.(png|tiff?|jpe?g|bmp|svs)$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture and the file that holds its truth."""
+
+    name: str
+    image: Path
+    truth: Path
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Pictures with truths, sorted by name, and the names of those ``without``; ``mpp`` µm/px where it is known.
+
+    ``classes``: whether the truths are points of the classes of Ki-67, to be compared a class at a time.
+    """
+
+    name: str
+    folder: Path
+    kind: Kind
+    classes: bool
+    mpp: float | None
+    pictures: tuple[Picture, ...]
+    without: tuple[str, ...]
+
+
+def find_dataset(name: str, folder: Path | None = None, limit: int | None = None) -> Dataset:
+    """The dataset called ``name`` in ``folder``, or that in the folder ``name`` itself; its first ``limit`` pictures.
+
+    SettingsError for unknown names, and for folders without pictures, without truths, or with truths of no picture.
+    """
+    kind, mpp = DATASETS.get(name, (None, None))
+    if name in DATASETS:
+        if folder is None:
+            raise SettingsError(f"{name}: say where it is: wsiproc benchmark {name} FOLDER")
+    elif folder is not None or not Path(name).is_dir():
+        raise SettingsError(
+            f"{name!r} is neither a dataset with a known layout ({', '.join(DATASETS)}) nor a folder; "
+            f"give one of these and a folder, or only a folder with images/ and labels/ or points/"
+        )
+    folder = folder or Path(name)
+    if not folder.is_dir():
+        raise SettingsError(f"{folder}: there is no such folder")
+    found, images, truths = _look(folder, kind)
+    if kind is not None and kind != found:
+        raise SettingsError(f"{folder}: {name} has {kind} as truth, but here are {found}; give the folder alone")
+    pictures, without = _pair(folder, images, truths)
+    pictures = pictures[:limit]
+    pointed = pictures if found == "points" else []
+    named = {str(kind) for picture in pointed for kind in load_points(picture.truth).kinds}
+    classes = bool(named) and named <= set(KINDS)
+    label = name if name in DATASETS else folder.resolve().name
+    return Dataset(label, folder, found, classes, mpp, tuple(pictures), tuple(without))
+
+
+def load_truth(path: Path, shape: tuple[int, int]) -> Labels:
+    """(h, w) labels of a file of labels or of ImageScope XML; SettingsError where it does not suit ``shape``."""
+    if path.suffix.lower() == ".xml":
+        return rasterise(aperio_polygons(path), shape)
+    return load_labels(path, shape)
+
+
+def _look(folder: Path, wanted: Kind | None) -> tuple[Kind, dict[str, Path], dict[str, Path]]:
+    """The form that a folder has: what its truths are, pictures and truths by name; the ``wanted`` kind first."""
+    images = folder / "images"
+    kinds: tuple[Kind, ...] = ("points", "labels") if wanted == "points" else ("labels", "points")
+    for kind in kinds:
+        truths = folder / kind
+        if images.is_dir() and truths.is_dir():
+            files = sorted(path for path in truths.iterdir() if _is_truth(path, kind))
+            names = [path.stem if kind == "points" else stem(path) for path in files]
+            return kind, _by_name(images.iterdir()), dict(zip(names, files, strict=True))
+    outlines = {path.stem: path for path in sorted(folder.rglob("*.xml")) if not _hidden(path)}
+    if outlines:
+        return "labels", _by_name(folder.rglob("*")), outlines
+    if any(folder.rglob("*.h5")):
+        raise SettingsError(
+            f"{folder}: HDF5 annotations are not read; write each picture's points into points/<picture>.csv, "
+            "with a first line x,y,class, beside images/"
+        )
+    raise SettingsError(
+        f"{folder}: no benchmark here; it takes a folder with images/ and labels/ (instance labels: PNG, TIFF, npy), "
+        "images/ and points/ (CSV: x,y,class), or pictures and the XML of Aperio ImageScope"
+    )
+
+
+def _hidden(path: Path) -> bool:
+    return path.name.startswith(".")
+
+
+def _is_truth(path: Path, kind: Kind) -> bool:
+    if _hidden(path):
+        return False
+    return path.suffix.lower() == ".csv" if kind == "points" else is_labelled(path)
+
+
+def _by_name(paths: Iterable[Path]) -> dict[str, Path]:
+    """Pictures by name; SettingsError where two have one name, for their results would be mixed up."""
+    pictures: dict[str, Path] = {}
+    for path in sorted(paths):
+        if _hidden(path) or not path.is_file() or not _PICTURE.search(path.name):
+            continue
+        name = _PICTURE.sub("", path.name)
+        if name in pictures:
+            raise SettingsError(f"{path} and {pictures[name]} have the same name; give a folder with one of them")
+        pictures[name] = path
+    return pictures
+
+
+def _pair(folder: Path, images: dict[str, Path], truths: dict[str, Path]) -> tuple[list[Picture], list[str]]:
+    """Pictures with truths, and the names of those without."""
+    if not images:
+        raise SettingsError(f"{folder}: no pictures found (PNG, TIFF, JPEG, BMP, SVS)")
+    if not truths:
+        raise SettingsError(f"{folder}: {len(images)} pictures, but no truths to compare with")
+    alone = sorted(set(truths) - set(images))
+    if alone:
+        raise SettingsError(
+            f"{folder}: {len(alone)} of {len(truths)} truths have no picture of their name: {', '.join(alone[:3])}; "
+            f"the {len(images)} pictures are called {', '.join(list(images)[:3])} …"
+        )
+    pictures = [Picture(name, images[name], truths[name]) for name in sorted(truths)]
+    return pictures, sorted(set(images) - set(truths))

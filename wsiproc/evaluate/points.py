@@ -1,0 +1,177 @@
+"""Predicted against true points: one to one within a radius, a class at a time and all together.
+
+For Ki-67 the classes are *positive* and *negative* nuclei; points of other classes are compared as cells only.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet
+from PIL import Image, ImageDraw
+
+from wsiproc.core.palette import RGB
+from wsiproc.errors import SettingsError
+from wsiproc.evaluate import metrics
+from wsiproc.evaluate.compare import BOTH_RGB, PREDICTION_RGB, TRUTH_RGB
+
+KINDS = ("positive", "negative")
+"""The classes of Ki-67."""
+ALL = "all"
+RADIUS_UM = 2.5
+"""Farthest that a match may lie: 10 px at 0.25 µm/px, less than the radius of a tumour nucleus."""
+_MARK_PX = 4
+
+
+@dataclass(frozen=True)
+class Points:
+    """``yx`` (N, 2) px from the corner of the picture's first pixel; ``kinds`` (N,) class names in lower case."""
+
+    yx: npt.NDArray[np.float64]
+    kinds: npt.NDArray[np.str_]
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many points were matched, predicted and true."""
+
+    matched: int
+    predicted: int
+    true: int
+
+
+Counts = Mapping[str, Count]
+"""Counts of one picture or of several: by class, and under ``ALL`` those of all points whatever their class."""
+
+
+def load_points(path: Path) -> Points:
+    """Points of a CSV file with the columns x, y and class; SettingsError where it is something else."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            lines = list(csv.DictReader(file, strict=True, restval=""))
+            yx = [(float(line["y"]), float(line["x"])) for line in lines]
+            kinds = [line["class"].strip().lower() for line in lines]
+    except (KeyError, ValueError, csv.Error, OSError) as error:
+        raise SettingsError(
+            f"{path}: points are read from CSV with a first line x,y,class and a line a cell; here {error}"
+        ) from error
+    return Points(np.array(yx, np.float64).reshape(-1, 2), np.array(kinds, np.str_))
+
+
+def cell_points(folder: Path) -> Points:
+    """Centres and classes of the cells in a finished output folder of wsiproc, in slide px."""
+    table = pyarrow.parquet.read_table(folder / "cells.parquet", columns=["centroid_y", "centroid_x", "class"])
+    yx = np.stack([table["centroid_y"].to_numpy(), table["centroid_x"].to_numpy()], axis=1)
+    return Points(yx, np.array([str(name).lower() for name in table["class"].to_pylist()], np.str_))
+
+
+def matches(prediction: Points, truth: Points, radius_px: float, kinds: bool) -> tuple[metrics.Ints, metrics.Ints]:
+    """Indices of matched predictions and truths, within the classes where ``kinds`` says so."""
+    if not kinds:
+        return metrics.match_points(prediction.yx, truth.yx, radius_px)
+    return metrics.match_classes(prediction.yx, prediction.kinds, truth.yx, truth.kinds, radius_px)
+
+
+def count_points(prediction: Points, truth: Points, radius_px: float, kinds: bool) -> dict[str, Count]:
+    """Counts of one picture: all points, and with ``kinds`` those of each of ``KINDS``, matched within it."""
+    counts = {}
+    if kinds:
+        _, found = matches(prediction, truth, radius_px, kinds=True)
+        for kind in KINDS:
+            sizes = (int((names == kind).sum()) for names in (truth.kinds[found], prediction.kinds, truth.kinds))
+            counts[kind] = Count(*sizes)
+    matched = len(matches(prediction, truth, radius_px, kinds=False)[0])
+    return counts | {ALL: Count(matched, len(prediction.yx), len(truth.yx))}
+
+
+def headline_f1(counts: Counts) -> float:
+    """Mean F1 of the classes; without classes that of all points."""
+    return _f1_columns(counts)["f1"]
+
+
+def picture_columns(counts: Counts) -> dict[str, float]:
+    """Scores and counts of one picture by name."""
+    columns = _f1_columns(counts)
+    for name, count in counts.items():
+        columns |= {f"{name}_matched": count.matched, f"{name}_predicted": count.predicted, f"{name}_true": count.true}
+    if "positive" in counts:
+        columns |= dict(zip(("ki67_predicted", "ki67_true"), _ki67(counts), strict=True))
+    return columns
+
+
+def dataset_columns(pictures: Sequence[Counts]) -> dict[str, float]:
+    """Scores of a dataset by name: precision, recall and F1 from the counts of all pictures together.
+
+    ``f1``, ``precision`` and ``recall`` are means over the classes; ``detection_…`` ignore the class;
+    ``mean_picture_f1`` is the mean of the pictures' ``f1``; count errors and the error of the Ki-67 index are mean
+    absolute differences over pictures. ``pictures`` holds at least one.
+    """
+    columns = _f1_columns({name: _total([counts[name] for counts in pictures]) for name in pictures[0]})
+    columns["mean_picture_f1"] = float(np.mean([headline_f1(counts) for counts in pictures]))
+    for name in pictures[0]:
+        found, there = [c[name].predicted for c in pictures], [c[name].true for c in pictures]
+        columns[f"{name}_count_error"] = metrics.mean_count_error(found, there)
+    if "positive" in pictures[0]:
+        columns["ki67_error"] = float(np.mean([abs(found - there) for found, there in map(_ki67, pictures)]))
+    return columns
+
+
+def _total(counts: Sequence[Count]) -> Count:
+    return Count(sum(c.matched for c in counts), sum(c.predicted for c in counts), sum(c.true for c in counts))
+
+
+def _f1_columns(counts: Counts) -> dict[str, float]:
+    """F1, precision and recall: of all points; or the classes' mean, of each class, and of all points."""
+    each = {name: metrics.f1_scores(count.matched, count.predicted, count.true) for name, count in counts.items()}
+    kinds = [name for name in each if name != ALL]
+    if not kinds:
+        return _named("", each[ALL])
+    columns = _named("", np.mean([each[kind] for kind in kinds], axis=0).tolist())
+    for kind in kinds:
+        columns |= _named(f"{kind}_", each[kind])
+    return columns | _named("detection_", each[ALL])
+
+
+def _named(prefix: str, scores: Sequence[float]) -> dict[str, float]:
+    return dict(zip((f"{prefix}f1", f"{prefix}precision", f"{prefix}recall"), scores, strict=True))
+
+
+def _ki67(counts: Counts) -> tuple[float, float]:
+    """Share of positive among positive and negative nuclei, predicted and true; 0 where there are none."""
+    positive, negative = counts["positive"], counts["negative"]
+    predicted = positive.predicted / max(1, positive.predicted + negative.predicted)
+    return predicted, positive.true / max(1, positive.true + negative.true)
+
+
+def write_point_figure(
+    path: Path, prediction: Points, truth: Points, picture: npt.NDArray[np.uint8], radius_px: float, kinds: bool
+) -> None:
+    """PNG of ``picture`` (h, w, 3) with discs where truths are, black if matched and blue if missed, and orange
+    crosses where predictions match none. A cell of the wrong class is both missed and false.
+    """
+    canvas = Image.fromarray(picture)
+    draw = ImageDraw.Draw(canvas)
+    pred, true = matches(prediction, truth, radius_px, kinds)
+    found = np.isin(np.arange(len(truth.yx)), true)
+    for yx, hit in zip(truth.yx, found, strict=True):
+        _disc(draw, yx, BOTH_RGB if hit else TRUTH_RGB)
+    for yx in np.delete(prediction.yx, pred, axis=0):
+        _cross(draw, yx)
+    canvas.save(path)
+
+
+def _disc(draw: ImageDraw.ImageDraw, yx: npt.NDArray[np.float64], colour: RGB) -> None:
+    y, x = yx
+    draw.ellipse((x - _MARK_PX, y - _MARK_PX, x + _MARK_PX, y + _MARK_PX), fill=colour, outline="white")
+
+
+def _cross(draw: ImageDraw.ImageDraw, yx: npt.NDArray[np.float64]) -> None:
+    (y, x), r = yx, _MARK_PX
+    for colour, width in (("white", 5), (PREDICTION_RGB, 3)):  # the white rim shows on dark nuclei
+        draw.line((x - r, y - r, x + r, y + r), fill=colour, width=width)
+        draw.line((x - r, y + r, x + r, y - r), fill=colour, width=width)

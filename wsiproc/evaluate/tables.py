@@ -1,0 +1,67 @@
+"""Lines of named values as a table for the terminal, as Markdown and as CSV."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+Line = Mapping[str, str | float]
+"""One line of a table: column → name or number. Lines may lack columns that others have."""
+
+
+def terminal_table(lines: Sequence[Line], title: str = "") -> Table:
+    """A table for the terminal; underscores in the names of columns become places to break."""
+    columns = _columns(lines)
+    table = Table(title=Text(title) if title else None)
+    for column in columns:
+        numbers = any(not isinstance(line.get(column), str) for line in lines)
+        table.add_column(column.replace("_", " "), justify="right" if numbers else "left")
+    for line in lines:
+        table.add_row(*(Text(text) for text in _cells(line, columns)))
+    return table
+
+
+def upright_table(lines: Sequence[Line], title: str) -> Table:
+    """The same table turned round, a column a line, headed by its first value: for few lines of many columns."""
+    first, *columns = _columns(lines)
+    table = Table(title=Text(title))
+    table.add_column(first)
+    for line in lines:
+        table.add_column(Text(str(line[first])), justify="right")
+    for column in columns:
+        table.add_row(column.replace("_", " "), *(Text(_cells(line, [column])[0]) for line in lines))
+    return table
+
+
+def markdown_table(lines: Sequence[Line]) -> str:
+    """The same table in Markdown, a row a line."""
+    columns = _columns(lines)
+    rows = [[column.replace("_", " ") for column in columns], ["---"] * len(columns)]
+    rows += [[text.replace("|", "\\|") for text in _cells(line, columns)] for line in lines]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def write_lines(path: Path, lines: Sequence[Line]) -> None:
+    """The same table as CSV, with all digits."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, _columns(lines))
+        writer.writeheader()
+        writer.writerows(lines)
+
+
+def _columns(lines: Sequence[Line]) -> list[str]:
+    """All columns, in the order in which they are met."""
+    return list(dict.fromkeys(column for line in lines for column in line))
+
+
+def _cells(line: Line, columns: Sequence[str]) -> list[str]:
+    return [_text(line[column]) if column in line else "–" for column in columns]
+
+
+def _text(value: str | float) -> str:
+    return str(value) if isinstance(value, str | int) else f"{value:.3f}" if value <= 1 else f"{value:.1f}"
