@@ -2,15 +2,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pytest
 import skimage.data
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from tests.array.conftest import clumps
-from wsiproc.errors import ModelError
-from wsiproc.models import load_model
 from wsiproc.models.classical import Classical
 
 
@@ -32,23 +26,6 @@ def test_nothing_beyond_the_halo_matters() -> None:
     changed[100 - halo : 400 + halo, 100 - halo : 400 + halo] = ihc()[100 - halo : 400 + halo, 100 - halo : 400 + halo]
     inner = (slice(None), slice(100, 400), slice(100, 400))
     assert (predict(model, ihc())[inner] == predict(model, changed)[inner]).all()
-
-
-@settings(max_examples=15)
-@given(st.integers(0, 10_000), st.integers(100, 900), st.integers(0, 120), st.integers(0, 120))
-def test_nothing_beyond_the_margin_matters(seed: int, count: int, y: int, x: int) -> None:
-    model = Classical()
-    maps = np.zeros((3, 560, 560), np.uint8)
-    maps[0] = np.where(clumps(seed, (560, 560), count), 200, 30)
-    rng = np.random.default_rng(seed)
-    maps[0] ^= (rng.random((560, 560)) < 0.01).astype(np.uint8) * 255  # small holes and specks
-    piece = (slice(y, y + 440), slice(x, x + 440))
-    inner = slice(model.margin, -model.margin)
-    whole = model.instances(maps).labels[piece][inner, inner]
-    cut = model.instances(maps[:, piece[0], piece[1]].copy()).labels[inner, inner]
-    assert ((whole > 0) == (cut > 0)).all()
-    pairs = np.unique(np.stack([whole.ravel(), cut.ravel()]), axis=1)
-    assert len(np.unique(pairs[0])) == len(np.unique(pairs[1])) == pairs.shape[1]
 
 
 def test_dab_makes_positive_and_negative_nuclei() -> None:
@@ -80,8 +57,3 @@ def test_samples_without_tissue_leave_textbook_stains() -> None:
     model = Classical().calibrate([np.full((64, 64, 3), 243, np.uint8)])
     assert model.stains.standard
     assert model.calibration()["textbook_vectors"] is True
-
-
-def test_an_unknown_model_is_an_error_that_names_the_known() -> None:
-    with pytest.raises(ModelError, match="classical"):
-        load_model("psychic")

@@ -142,7 +142,7 @@ def _check_facts(path: Path, table: dict[str, Any]) -> ModelFacts:
         raise ModelError(f"{path} has format {number}; this wsiproc reads up to {FORMAT}. A newer wsiproc is needed")
     if number != FORMAT:
         raise ModelError(f"{path}: format is {number!r}; it should be {FORMAT}")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ModelError(f"{path}: unknown kind {kind!r}; known are {', '.join(KINDS)}")
     try:
         # Through JSON, whose arrays may become tuples where nothing else is converted.
@@ -182,8 +182,13 @@ def weights_bytes(folder: Path, sha256: str) -> bytes:
         content = path.read_bytes()
     except FileNotFoundError as error:
         pickles = [p.name for p in sorted(folder.iterdir()) if p.suffix in _PICKLES]
-        instead = f", only {pickles[0]}: pickles can run any code and are not read, save as safetensors" * bool(pickles)
-        raise ModelError(f"{folder} has no {WEIGHTS}{instead}") from error
+        if pickles:
+            hint = (
+                f"{pickles[0]} is a pickle, which could run any code and is not read; save the weights as safetensors"
+            )
+        else:
+            hint = "copy the whole model folder again"
+        raise ModelError(f"{folder} has no {WEIGHTS}: {hint}") from error
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error}") from error
     found = hashlib.sha256(content).hexdigest()

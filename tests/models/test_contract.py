@@ -1,0 +1,160 @@
+"""What every model promises to the pipeline, whatever it is made of."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.array.conftest import clumps
+from tests.models.conftest import picture
+from wsiproc.array.measure import centroids, label_sums
+from wsiproc.models import load_model
+from wsiproc.models.base import Model
+from wsiproc.pipeline import predict
+from wsiproc.plan import work_key
+from wsiproc.settings import Settings
+
+KINDS = ("classical", "distilled")
+Maps = npt.NDArray[np.uint8]
+
+
+@pytest.fixture(scope="session", params=KINDS)
+def opened(request: pytest.FixtureRequest) -> Model:
+    """A model before it has seen a slide."""
+    return load_model("classical" if request.param == "classical" else str(request.getfixturevalue(request.param)))
+
+
+@pytest.fixture(scope="session")
+def model(opened: Model) -> Model:
+    """The model, calibrated on an H&E slide."""
+    return opened.calibrate([picture(seed=3), picture(seed=4)])
+
+
+@pytest.fixture(scope="session")
+def windows(model: Model) -> Maps:
+    """Three windows with their halo, cut out of one picture."""
+    side = model.window + 2 * model.halo
+    whole = picture(seed=5, side=side + 200)
+    return np.stack([whole[y : y + side, x : x + side] for y, x in ((0, 0), (200, 100), (90, 200))])
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_model_states_its_facts(model: Model) -> None:
+    assert 0 < model.mpp < 5
+    assert model.window > 0 <= model.halo
+    assert model.margin > 0
+    assert len(set(model.classes)) == len(model.classes) > 0
+    assert [channel.name for channel in model.channels[:3]] == ["nucleus", "hematoxylin", "eosin"]
+    assert [channel.stain for channel in model.channels[:3]] == [False, True, True]
+    assert json.loads(json.dumps(model.calibration())) == model.calibration()
+
+
+def test_a_model_travels(model: Model) -> None:
+    content = pickle.dumps(model)
+    assert len(content) < 20_000
+    assert pickle.loads(content) == model
+    assert repr(pickle.loads(content)) == repr(model)
+
+
+def test_calibration_changes_a_copy_and_is_repeatable(opened: Model) -> None:
+    before = repr(opened)
+    samples = [picture(seed=3), picture(seed=4)]
+    assert opened.calibrate(samples) == opened.calibrate(samples) != opened
+    assert repr(opened) == before
+
+
+def test_samples_without_tissue_are_no_reason_to_fail(opened: Model) -> None:
+    glass = opened.calibrate([np.full((64, 64, 3), 243, np.uint8)])
+    assert glass.calibration()["textbook_vectors"] is True
+    side = opened.window + 2 * opened.halo
+    assert predict(glass, np.full((1, side, side, 3), 243, np.uint8), "cpu").shape[0] == 1
+
+
+def test_maps_have_a_plane_a_channel_and_are_repeatable(model: Model, windows: Maps) -> None:
+    given_windows = windows.copy()
+    maps = predict(model, windows, "cpu")
+    assert maps.shape == (3, len(model.channels), *windows.shape[1:3])
+    assert maps.dtype == np.uint8
+    assert (windows == given_windows).all()
+    assert (maps == predict(model, windows, "cpu")).all()
+
+
+def test_a_window_in_a_batch_and_alone_gives_the_same_bytes(model: Model, windows: Maps) -> None:
+    alone = np.concatenate([predict(model, window[None], "cpu") for window in windows])
+    assert (predict(model, windows, "cpu") == alone).all()
+
+
+@pytest.mark.usefixtures("threads")
+def test_the_number_of_threads_changes_no_byte(model: Model, windows: Maps) -> None:
+    maps = []
+    for number in (1, 2):
+        torch.set_num_threads(number)
+        maps.append(predict(model, windows[:1], "cpu"))
+    assert (maps[0] == maps[1]).all()
+
+
+def test_cells_are_found_and_described(model: Model, windows: Maps) -> None:
+    halo = model.halo
+    found = model.instances(predict(model, windows[:1], "cpu")[0, :, halo:-halo, halo:-halo].copy())
+    count = len(found.classes)
+    assert count > 100
+    assert found.labels.shape == (model.window, model.window)
+    assert found.labels.dtype == np.int32
+    assert set(np.unique(found.labels)) == set(range(count + 1))
+    assert found.classes.dtype == np.uint8
+    assert set(found.classes) <= set(range(len(model.classes)))
+    assert found.scores.dtype == np.float32
+    assert ((found.scores >= 0) & (found.scores <= 1)).all()
+    assert all(places.ndim == 2 and places.shape[1] == 2 for places in found.dropped.values())
+
+
+@settings(max_examples=10)
+@given(st.integers(0, 10_000), st.integers(100, 900), st.integers(0, 120), st.integers(0, 120))
+def test_nothing_beyond_the_margin_matters(model: Model, seed: int, count: int, y: int, x: int) -> None:
+    maps = random_maps(len(model.channels), seed, count)
+    piece = (slice(y, y + 440), slice(x, x + 440))
+    inner = slice(model.margin, -model.margin)
+    everything = model.instances(maps)
+    part = model.instances(maps[:, piece[0], piece[1]].copy())
+    whole, cut = everything.labels[piece][inner, inner], part.labels[inner, inner]
+    assert ((whole > 0) == (cut > 0)).all()
+    pairs = np.unique(np.stack([whole.ravel(), cut.ravel()]), axis=1)
+    assert len(np.unique(pairs[0])) == len(np.unique(pairs[1])) == pairs.shape[1]
+    centres = centroids(label_sums(part.labels, len(part.classes), maps[:, piece[0], piece[1]].copy()))
+    for a, b in pairs[:, pairs[0] > 0].T - 1:
+        if (centres[b] >= model.margin).all() and (centres[b] < 440 - model.margin).all():
+            assert everything.classes[a] == part.classes[b]
+            assert everything.scores[a] == part.scores[b]
+
+
+def random_maps(channels: int, seed: int, count: int) -> Maps:
+    """Maps (c, 560, 560) of random clumps with small holes and specks; the other planes are noise of some size."""
+    rng = np.random.default_rng(seed)
+    maps = np.repeat(np.repeat(rng.integers(0, 256, (channels, 140, 140), np.uint8), 4, axis=1), 4, axis=2)
+    maps[0] = np.where(clumps(seed, (560, 560), count), 200, 30)
+    maps[0] ^= (rng.random((560, 560)) < 0.01).astype(np.uint8) * 255
+    return maps
+
+
+def test_unfinished_work_of_other_weights_is_not_continued(opened: Model) -> None:
+    def key(model: Any) -> str:
+        return work_key("slide", Settings(), model, "cpu")
+
+    assert key(opened) == key(pickle.loads(pickle.dumps(opened)))
+    if opened.weights_sha256 is not None:
+        assert opened.weights_sha256 in repr(opened)
