@@ -231,8 +231,8 @@ def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
 
 def _probe(job: Job, samples: Sequence[npt.NDArray[np.uint8]], read_s: float, windows: int) -> tuple[float, float]:
     """Seconds a window and cells in all, from up to three samples run for real."""
-    model, halo = job.model, job.model.halo
-    some = [np.pad(s, ((halo, halo), (halo, halo), (0, 0)), mode="edge") for s in samples[:: max(1, len(samples) // 3)]]
+    model = job.model
+    some = [_full_window(s, model.window, model.halo) for s in samples[:: max(1, len(samples) // 3)]]
     predict(model, some[0][None], job.device)  # the first call pays for loading and compiling
     maps, predict_s = _timed(lambda: [predict(model, s[None], job.device)[0] for s in some])
     model.instances(maps[0])
@@ -241,6 +241,12 @@ def _probe(job: Job, samples: Sequence[npt.NDArray[np.uint8]], read_s: float, wi
     each = read_s + (predict_s + segment_s * around) / len(some)
     cells = sum(len(f.classes) for f in found) / len(some) * windows
     return each, cells
+
+
+def _full_window(sample: npt.NDArray[np.uint8], window: int, halo: int) -> npt.NDArray[np.uint8]:
+    """A sample, which the slide's edge may have cut, as a window with its halo: its edge pixels repeated."""
+    below, right = (window - side + halo for side in sample.shape[:2])
+    return np.pad(sample, ((halo, below), (halo, right), (0, 0)), mode="edge")
 
 
 def _slide_facts(slide: Slide) -> dict[str, Any]:

@@ -62,3 +62,15 @@ def test_an_empty_mask_has_no_nuclei() -> None:
     split = split_clumps(np.zeros((40, 50), bool), RULE)
     assert split.count == 0
     assert not split.labels.any()
+
+
+def test_a_learned_interior_splits_what_the_shape_does_not() -> None:
+    y, x = np.mgrid[:60, :80]
+    oval = ((y - 30) / 9) ** 2 + ((x - 40) / 13) ** 2 < 1
+    interior = np.full(oval.shape, 255, np.uint8)
+    assert split_clumps(oval, RULE).count == split_clumps(oval, RULE, interior).count == 1
+    interior[:, 38:43] = 0
+    split = split_clumps(oval, RULE, interior)
+    assert split.count == 2
+    assert split.labels[30, 33] != split.labels[30, 47]
+    assert (split.labels > 0).sum() == oval.sum()

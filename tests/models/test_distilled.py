@@ -1,0 +1,122 @@
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pytest
+import torch
+
+from tests.models.conftest import INPUT, NUMBERS, fit_head, picture, unet
+from wsiproc.models import load_model
+from wsiproc.models.base import Model
+from wsiproc.models.cells import CutRule
+from wsiproc.models.distilled import Distilled, load_network
+from wsiproc.models.folder import DistilledFacts, write_folder
+from wsiproc.models.networks import SmallResNet, UNet, fuse_batch_norms
+from wsiproc.pipeline import predict
+from wsiproc.plan import work_key
+from wsiproc.settings import Settings
+
+
+def test_merged_batch_norms_change_no_logit() -> None:
+    torch.manual_seed(0)
+    pictures = torch.randn(2, 3, 64, 64)
+    for network in (UNet((8, 16), 2), SmallResNet(8)):
+        with torch.no_grad():
+            network(torch.randn(4, 3, 64, 64))  # batch norms with something to merge
+            before = network.eval()(pictures)
+            merged = fuse_batch_norms(network)
+            assert torch.allclose(merged(pictures), before, atol=1e-5)
+        assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in merged.modules())
+
+
+def test_a_network_is_loaded_once_a_process_and_learns_no_more(distilled: Path) -> None:
+    model = cast(Distilled, load_model(str(distilled)))
+    load_network.cache_clear()
+    for _ in range(3):
+        predict(model, np.zeros((1, 64, 64, 3), np.uint8), "cpu")
+    assert load_network.cache_info().misses == 1
+    network = load_network(distilled, model.weights_sha256, "cpu")
+    assert not network.training
+    assert not any(weights.requires_grad for weights in network.parameters())
+
+
+def test_loading_leaves_the_random_numbers_alone(distilled: Path) -> None:
+    model = load_model(str(distilled))
+    load_network.cache_clear()
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    predict(model, np.zeros((1, 64, 64, 3), np.uint8), "cpu")
+    assert torch.rand(1) == expected
+
+
+def test_pale_and_dark_stain_are_brought_to_one_strength(distilled: Path) -> None:
+    model = load_model(str(distilled))
+    original = picture(seed=6)
+    od = -np.log10(np.maximum(original, 1) / 243.0)
+    maps, gains = [], []
+    for strength in (0.8, 1.0, 1.25):
+        stained = np.clip(243.0 * 10 ** (-od * strength), 0, 255).round().astype(np.uint8)
+        calibrated = model.calibrate([stained])
+        gains.append(cast(float, calibrated.calibration()["gain"]) * strength)
+        maps.append(predict(calibrated, stained[None], "cpu")[0, 0] > 127)
+    assert np.ptp(gains) < 0.05
+    assert all((mask & maps[1]).sum() / (mask | maps[1]).sum() > 0.9 for mask in maps)
+    weak = np.clip(243.0 * 10 ** (-od * 0.3), 0, 255).astype(np.uint8)
+    assert model.calibrate([weak]).calibration()["gain"] == 1.5
+
+
+def test_dab_makes_positive_and_negative_nuclei(distilled: Path) -> None:
+    tissue = picture(seed=7, stain="HDAB")
+    model = load_model(str(distilled)).calibrate([tissue])
+    assert model.classes == ("Negative", "Positive")
+    assert [c.name for c in model.channels] == ["nucleus", "hematoxylin", "dab", "interior"]
+    found = model.instances(predict(model, tissue[None], "cpu")[0])
+    assert (np.bincount(found.classes, minlength=2) > 10).all()
+
+
+def test_cells_below_the_object_threshold_are_dropped_and_counted(tmp_path: Path) -> None:
+    facts = DistilledFacts(name="m", mpp=0.5, network=NUMBERS, cut=CutRule(threshold=0.2, object=0.6))
+    model = Distilled(facts, tmp_path)
+    maps = np.zeros((4, 100, 150), np.uint8)
+    maps[3] = 255
+    for i, probability in enumerate((140, 250, 160, 30, 255)):
+        maps[0, 20:32, 10 + 25 * i : 22 + 25 * i] = probability
+    found = model.instances(maps)
+    assert found.scores == pytest.approx([250 / 255, 160 / 255, 1], abs=1e-6)
+    assert [found.labels[26, x] for x in (16, 41, 66, 91, 116)] == [0, 1, 2, 0, 3]
+    assert found.dropped["mean probability below 0.6"].tolist() == [[26, 16]]
+
+
+def test_one_output_makes_no_interior(tmp_path: Path) -> None:
+    from wsiproc.models.folder import UNetNumbers
+
+    numbers = UNetNumbers(widths=(8, 16), outputs=1)
+    network = unet(0, numbers)
+    fit_head(network)
+    write_folder(
+        tmp_path / "m", DistilledFacts(name="m", mpp=0.5, network=numbers, input=INPUT), network.state_dict(), ""
+    )
+    model = load_model(str(tmp_path / "m")).calibrate([picture()])
+    maps = predict(model, picture()[None], "cpu")[0]
+    assert len(maps) == len(model.channels) == 3
+    assert len(model.instances(maps).classes) > 100
+
+
+def test_other_weights_or_rules_make_another_key_and_another_place_does_not(distilled: Path, tmp_path: Path) -> None:
+    def key(model: Model) -> str:
+        return work_key("slide", Settings(model="its path"), model, "cpu")
+
+    facts = cast(Distilled, load_model(str(distilled))).facts
+    state = unet(0).state_dict()
+    keys = []
+    for place, change, weights in (
+        ("a", {}, state),
+        ("b", {"description": "moved", "training": {"more": "text"}}, state),
+        ("c", {"cut": CutRule(threshold=0.6)}, state),
+        ("d", {}, unet(1).state_dict()),
+    ):
+        write_folder(tmp_path / place, DistilledFacts(**facts.__dict__ | change), weights, "")  # type: ignore[arg-type]
+        keys.append(key(load_model(str(tmp_path / place))))
+    assert keys[0] == keys[1]
+    assert len(set(keys)) == 3

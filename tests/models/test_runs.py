@@ -1,0 +1,49 @@
+"""Learned models through the whole of ``wsiproc run``."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.test_pipeline import assert_same_cells, run_one
+from wsiproc.errors import OutputError
+from wsiproc.io.parquet import read_cells
+from wsiproc.models import load_model
+from wsiproc.synthetic import write_synthetic_slide
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """1700 × 2300 px of crowded tissue at 0.25 µm a px: two by three windows of the models."""
+    path = tmp_path_factory.mktemp("slides") / "small.tif"
+    write_synthetic_slide(path, (1700, 2300), mpp=0.25, seed=8, tissue_fraction=0.8, crowding=0.8)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["distilled"])
+def test_cutting_and_workers_change_no_byte(
+    slide: Path, tmp_path: Path, request: pytest.FixtureRequest, kind: str
+) -> None:
+    model = request.getfixturevalue(kind)
+    whole = run_one(slide, tmp_path / "whole", model=str(model), region=2048).folder
+    cut = run_one(slide, tmp_path / "cut", model=str(model), region=512, executor="dask", workers=2).folder
+    assert whole is not None
+    assert cut is not None
+    assert_same_cells(whole, cut)
+    assert len(read_cells(whole / "cells.parquet")[0]) > 300
+    run = json.loads((whole / "run.json").read_text())
+    assert run["model"]["weights_sha256"] == load_model(str(model)).weights_sha256
+
+
+def test_a_moved_model_is_the_same_model_and_a_changed_one_is_not(slide: Path, tmp_path: Path, distilled: Path) -> None:
+    run_one(slide, tmp_path / "out", model=str(distilled), region=2048)
+    moved = tmp_path / "moved"
+    shutil.copytree(distilled, moved)
+    assert run_one(slide, tmp_path / "out", model=str(moved), region=2048).status == "already done"
+    facts = moved / "model.toml"
+    facts.write_text(facts.read_text().replace("threshold = 0.5", "threshold = 0.7"))
+    with pytest.raises(OutputError, match="another slide, model"):
+        run_one(slide, tmp_path / "out", model=str(moved), region=2048)
