@@ -212,8 +212,8 @@ def benchmark(
 ) -> None:
     """Score models on a labelled dataset, `classical` beside them: one table, scores and overlays of each picture.
 
-    Each picture is run as `run` runs a slide. Stopped halfway? The same command goes on where it was. Exit code 0:
-    every picture was scored; 1: some failed, and are named; 2: the command itself makes no sense.
+    Each picture is run as `run` runs a slide. Stopped halfway? The same command goes on where it was.
+    Exit code 0: every picture was scored; 1: some failed, and are named; 2: the command itself makes no sense.
     """
     from wsiproc.benchmark import run_benchmark
     from wsiproc.evaluate.layouts import find_dataset
