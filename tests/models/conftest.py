@@ -11,9 +11,17 @@ import torch
 
 from wsiproc.array.stains import estimate_stains
 from wsiproc.core.geometry import Box
-from wsiproc.models.distilled import network_input
-from wsiproc.models.folder import DistilledFacts, InputNumbers, UNetNumbers, write_folder
-from wsiproc.models.networks import UNet
+from wsiproc.models.folder import (
+    ActivationFacts,
+    DistilledFacts,
+    InputNumbers,
+    ShallowNumbers,
+    UNetNumbers,
+    write_folder,
+)
+from wsiproc.models.learned import network_input
+from wsiproc.models.networks import ShallowResNet, UNet
+from wsiproc.models.readout import Clusters, Readout, pixel_features, read_map
 from wsiproc.models.staining import find_gain, optical_density, sample_pixels
 from wsiproc.synthetic import Scene
 
@@ -37,28 +45,66 @@ def unet(seed: int, numbers: UNetNumbers = NUMBERS) -> UNet:
     return network.eval()
 
 
-def fit_head(network: UNet) -> None:
-    """Solve the last layer, which is linear, for the true nuclei of a synthetic picture and their insides."""
+def shallow(seed: int) -> ShallowResNet:
+    """The first layers of an activation network, as ``unet``."""
+    torch.manual_seed(seed)
+    network = ShallowResNet(8)
+    with torch.no_grad():
+        network.shallow(torch.randn(4, 3, 64, 64))
+    return network.eval()
+
+
+def true_tissue() -> tuple[torch.Tensor, npt.NDArray[np.int64]]:
+    """Optical density × gain (1, 3, 512, 512) of synthetic tissue, and the true labels (512, 512)."""
     box = Box(0, 0, 512, 512)
     scene = Scene(box.shape, mpp=MPP, seed=1, tissue_fraction=1.0, crowding=0.7)
-    pixels, labels = scene.render(box), scene.labels(box).astype(np.int64)
-    white = estimate_stains(sample_pixels([pixels], MPP)).white
-    gain = find_gain(sample_pixels([pixels], MPP), white, INPUT.od99)
+    pixels = scene.render(box)
+    sampled = sample_pixels([pixels], MPP)
+    white = estimate_stains(sampled).white
+    gain = find_gain(sampled, white, INPUT.od99)
+    return optical_density(torch.tensor(pixels)[None], white) * gain, scene.labels(box).astype(np.int64)
+
+
+def solve(features: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Least squares of ``wanted`` (k, h, w) by features (c, h, w) and a constant: (c + 1, k)."""
+    columns = torch.cat([features, torch.ones(1, *features.shape[1:])]).flatten(1).T.double()
+    return torch.linalg.lstsq(columns, wanted.flatten(1).T.double()).solution.float()
+
+
+def fit_head(network: UNet) -> None:
+    """Solve the last layer, which is linear, for the true nuclei of a synthetic picture and their insides."""
+    od, labels = true_tissue()
     inside = labels > 0
     for axis in (0, 1):
         for step in (-1, 1):
             inside &= np.roll(labels, step, axis) == labels
+    wanted = torch.tensor(np.stack([labels > 0, inside][: len(network.head.weight)]))
     seen: list[torch.Tensor] = []
     hook = network.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     with torch.no_grad():
-        network(network_input(optical_density(torch.tensor(pixels)[None], white), gain, INPUT))
+        network(network_input(od, 1.0, INPUT))
         hook.remove()
-        columns = seen[0][0].flatten(1).T
-        columns = torch.cat([columns, torch.ones(len(columns), 1)], 1).double()
-        wanted = torch.tensor(np.stack([labels > 0, inside][: len(network.head.weight)])).flatten(1).T
-        found = torch.linalg.lstsq(columns, wanted.double() * 12 - 5).solution.float()
+        found = solve(seen[0][0], wanted * 12 - 5)
         network.head.weight[:] = found[:-1].T[..., None, None]
         network.head.bias[:] = found[-1]
+
+
+def fit_readout(network: ShallowResNet) -> tuple[Readout, Clusters]:
+    """Channel weights solved for the true nuclei, and centres of nuclei, stroma and pale tissue."""
+    od, labels = true_tissue()
+    with torch.no_grad():
+        blocks = network.shallow(network_input(od, 1.0, INPUT))
+        nuclei = torch.tensor(labels > 0)
+        found = solve(torch.cat(blocks, 1)[0], nuclei[None, ::2, ::2].float())[:-1, 0]
+        sums = torch.einsum("chw,c->hw", torch.cat(blocks, 1)[0], found)
+        low, high = (round(float(sums.quantile(q)), 6) for q in (0.02, 0.98))
+        width = len(found) // 2
+        readout = Readout((tuple(found[:width].tolist()), tuple(found[width:].tolist())), low, high)
+        features = pixel_features(read_map(blocks, readout, (512, 512)), od, 1.0)[0]
+    pale = od.sum(1)[0] < od.sum(1)[0][~nuclei].median()
+    groups = (nuclei, ~nuclei & ~pale, ~nuclei & pale)
+    centres = tuple(tuple(features[:, group].mean(1).tolist()) for group in groups)
+    return readout, Clusters(centres, nuclei=(0,))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="session")
@@ -68,5 +114,23 @@ def distilled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fit_head(network)
     folder = tmp_path_factory.mktemp("models") / "distilled"
     facts = DistilledFacts(name="distilled-test", mpp=MPP, network=NUMBERS, input=INPUT, training={"pictures": 1})
+    write_folder(folder, facts, network.state_dict(), "# A model for tests\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def activation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a direct engine that finds most synthetic nuclei."""
+    network = shallow(0)
+    readout, clusters = fit_readout(network)
+    folder = tmp_path_factory.mktemp("models") / "activation"
+    facts = ActivationFacts(
+        name="activation-test",
+        mpp=MPP,
+        network=ShallowNumbers(width=8),
+        input=INPUT,
+        readout=readout,
+        clusters=clusters,
+    )
     write_folder(folder, facts, network.state_dict(), "# A model for tests\n")
     return folder

@@ -23,7 +23,7 @@ from wsiproc.pipeline import predict
 from wsiproc.plan import work_key
 from wsiproc.settings import Settings
 
-KINDS = ("classical", "distilled")
+KINDS = ("classical", "distilled", "activation")
 Maps = npt.NDArray[np.uint8]
 
 

@@ -9,8 +9,8 @@ from tests.models.conftest import INPUT, NUMBERS, fit_head, picture, unet
 from wsiproc.models import load_model
 from wsiproc.models.base import Model
 from wsiproc.models.cells import CutRule
-from wsiproc.models.distilled import Distilled, load_network
-from wsiproc.models.folder import DistilledFacts, write_folder
+from wsiproc.models.distilled import Distilled
+from wsiproc.models.folder import DistilledFacts, UNetNumbers, load_network, write_folder
 from wsiproc.models.networks import SmallResNet, UNet, fuse_batch_norms
 from wsiproc.pipeline import predict
 from wsiproc.plan import work_key
@@ -89,8 +89,6 @@ def test_cells_below_the_object_threshold_are_dropped_and_counted(tmp_path: Path
 
 
 def test_one_output_makes_no_interior(tmp_path: Path) -> None:
-    from wsiproc.models.folder import UNetNumbers
-
     numbers = UNetNumbers(widths=(8, 16), outputs=1)
     network = unet(0, numbers)
     fit_head(network)

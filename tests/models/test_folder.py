@@ -58,6 +58,9 @@ def test_a_model_is_replaced_whole_and_other_folders_are_left_alone(folder: Path
     write_folder(folder, FACTS_FOR_TEST, unet(1).state_dict(), "# New")
     assert read_folder(folder).weights_sha256 != before.weights_sha256
     assert sorted(p.name for p in folder.iterdir()) == [CARD, FACTS, WEIGHTS]
+    (folder / "more").mkdir()
+    with pytest.raises(ModelError, match="other than a model"):
+        write_folder(folder, FACTS_FOR_TEST, unet(1).state_dict(), "")
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis/text.md").write_text("years of work")
     with pytest.raises(ModelError, match="other than a model"):
@@ -77,7 +80,7 @@ def test_facts_that_could_not_be_read_are_not_written(tmp_path: Path) -> None:
     [
         (lambda t: t.update(format=2), "newer wsiproc"),
         (lambda t: t.pop("format"), "format is None"),
-        (lambda t: t.update(kind="oracle"), "unknown kind 'oracle'; known are distilled"),
+        (lambda t: t.update(kind="oracle"), "unknown kind 'oracle'; known are distilled, activation"),
         (lambda t: t.update(kind=["distilled"]), "unknown kind"),
         (lambda t: t.update(weights="../../secret.safetensors"), "unknown key weights"),
         (lambda t: t["network"].update(code="import os"), "unknown key network.code"),
@@ -189,5 +192,5 @@ def test_half_precision_weights_are_read_as_single(folder: Path) -> None:
 
 
 def test_what_is_bundled_or_unknown_is_said() -> None:
-    with pytest.raises(ModelError, match="known are classical, default"):
+    with pytest.raises(ModelError, match="known are classical, default, psm"):
         load_model("psychic")

@@ -23,7 +23,7 @@ def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", ["distilled"])
+@pytest.mark.parametrize("kind", ["distilled", "activation"])
 def test_cutting_and_workers_change_no_byte(
     slide: Path, tmp_path: Path, request: pytest.FixtureRequest, kind: str
 ) -> None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from wsiproc.models.base import Model
 
 BUNDLED = Path(__file__).parent / "default"
-_FOLDERS = {"default": BUNDLED}
+_FOLDERS = {"default": BUNDLED, "psm": BUNDLED / "psm"}
 MODELS = ("classical", *_FOLDERS)
 
 
@@ -22,7 +22,7 @@ def load_model(name: str) -> Model:
 
         return Classical()
     folder = _FOLDERS.get(name, Path(name)).absolute()
-    if name in _FOLDERS and not folder.is_dir():
+    if name in _FOLDERS and not (folder / "model.toml").is_file():
         raise ModelError(f"the model {name!r} does not come with this installation; {folder} is not there")
     if not folder.exists():
         raise ModelError(f"unknown model {name!r}; known are {', '.join(MODELS)}, or the path of a model folder")
@@ -30,9 +30,12 @@ def load_model(name: str) -> Model:
 
 
 def _open_folder(folder: Path) -> Model:
+    from wsiproc.models.activation import Activation
     from wsiproc.models.distilled import Distilled
-    from wsiproc.models.folder import DistilledFacts, read_folder
+    from wsiproc.models.folder import ActivationFacts, DistilledFacts, read_folder
 
     facts = read_folder(folder)
+    if isinstance(facts, ActivationFacts):
+        return Activation(facts, folder)
     assert isinstance(facts, DistilledFacts)
     return Distilled(facts, folder)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from wsiproc.array.stains import Stains, estimate_stains
 from wsiproc.models.base import Channel, Instances
 from wsiproc.models.cells import CutRule, SplitLengths, cell_margin, cut_cells
+from wsiproc.models.gaussian import gaussian
 from wsiproc.models.staining import (
     TISSUE_OD,
     dab_plane,
@@ -126,7 +127,7 @@ class Classical:
     def _evidence(self, od: Tensor) -> Tensor:
         """Smoothed density of optical density (b, 3, h, w), less what its surroundings explain: (b, h, w)."""
         density = self._density(od)[:, None]
-        smooth = _gaussian(density, _FINE_UM / self.mpp).add_(_gaussian(density, _COARSE_UM / self.mpp)).mul_(0.5)
+        smooth = gaussian(density, _FINE_UM / self.mpp).add_(gaussian(density, _COARSE_UM / self.mpp)).mul_(0.5)
         return smooth.sub_(self._expected(density, od.sum(1, keepdim=True)))[:, 0]
 
     def _expected(self, density: Tensor, total: Tensor) -> Tensor:
@@ -165,26 +166,6 @@ def _find_cut(values: npt.NDArray[np.float32], level: float) -> Cut:
     otsu = float(threshold_otsu(some))  # type: ignore[no-untyped-call]
     apart = float(some[some > otsu].mean() - some[some <= otsu].mean())
     return Cut(level, round(otsu, 6), round(_WIDTH * apart, 6))
-
-
-def _gaussian(picture: Tensor, sigma: float) -> Tensor:
-    """Separable Gaussian of (b, 1, h, w) by shifted sums, edges repeated: the same sum for every pixel, and on a CPU
-    many times faster than a convolution of one channel.
-    """
-    import torch.nn.functional as nn
-
-    radius = max(1, int(np.ceil(3 * sigma)))
-    taps = np.exp(-0.5 * (np.arange(radius + 1) / sigma) ** 2)
-    taps /= taps[0] + 2 * taps[1:].sum()
-    for dim in (2, 3):
-        size = picture.shape[dim]
-        pad = (radius, radius, 0, 0) if dim == 3 else (0, 0, radius, radius)
-        wide = nn.pad(picture, pad, mode="replicate")
-        picture = wide.narrow(dim, radius, size) * float(taps[0])
-        for i in range(1, radius + 1):
-            both = wide.narrow(dim, radius - i, size) + wide.narrow(dim, radius + i, size)
-            picture.add_(both, alpha=float(taps[i]))
-    return picture
 
 
 def _box_mean(picture: Tensor, radius: int) -> Tensor:

@@ -68,7 +68,26 @@ class ResidualBlock(nn.Module):
         return nnf.relu(inside + self.shortcut(x))
 
 
-class SmallResNet(nn.Module):
+class ShallowResNet(nn.Module):
+    """The first layers of a ``SmallResNet``, all that is needed to read its self-activation map."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, width, 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(width), nn.ReLU(True)
+        )
+        self.layer1 = nn.Sequential(ResidualBlock(width, width), ResidualBlock(width, width))
+
+    def shallow(self, pictures: Tensor) -> list[Tensor]:
+        """(b, 3, h, w) → what each block of ``layer1`` gives, (b, ``width``, h / 2, w / 2)."""
+        x, blocks = self.stem(pictures), []
+        for block in self.layer1:
+            x = block(x)
+            blocks.append(x)
+        return blocks
+
+
+class SmallResNet(ShallowResNet):
     """An activation network that a CPU can train: stem of stride 2, four stages of two blocks, mean, one linear layer.
 
     (b, 3, h, w) → (b, ``outputs``). ``layer1`` works at stride 2, half that of an ImageNet ResNet, since the map is
@@ -76,11 +95,7 @@ class SmallResNet(nn.Module):
     """
 
     def __init__(self, width: int = 16, outputs: int = 1) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, width, 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(width), nn.ReLU(True)
-        )
-        self.layer1 = nn.Sequential(ResidualBlock(width, width), ResidualBlock(width, width))
+        super().__init__(width)
         self.layer2 = nn.Sequential(ResidualBlock(width, 2 * width, 2), ResidualBlock(2 * width, 2 * width))
         self.layer3 = nn.Sequential(ResidualBlock(2 * width, 4 * width, 2), ResidualBlock(4 * width, 4 * width))
         self.layer4 = nn.Sequential(ResidualBlock(4 * width, 8 * width, 2), ResidualBlock(8 * width, 8 * width))
@@ -89,7 +104,7 @@ class SmallResNet(nn.Module):
 
     def embed(self, pictures: Tensor) -> Tensor:
         """(b, ``features``) means of the last stage."""
-        x = self.layer4(self.layer3(self.layer2(self.layer1(self.stem(pictures)))))
+        x = self.layer4(self.layer3(self.layer2(self.shallow(pictures)[-1])))
         means: Tensor = x.mean((2, 3))
         return means
 
