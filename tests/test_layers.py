@@ -30,6 +30,7 @@ MAY_USE = {
     "projection": {"core"},
     "executors": set(),
     "settings": set(),
+    "psm": {"models", "array"},
     "models": {"array", "core"},
     "bridges": {"io", "core"},
     "io": {"array", "core"},
@@ -54,7 +55,7 @@ HOMES = {
     "zarr": {"io", "check"},
     "pyarrow": {"io", "check", "evaluate", "synthetic"},
     # The device is chosen in plan, the network called in pipeline; what it is lies in models. Benchmark sets threads.
-    "torch": {"models", "pipeline", "plan", "benchmark"},
+    "torch": {"models", "psm", "pipeline", "plan", "benchmark"},
     "pydantic": {"models"},
     "safetensors": {"models"},
     "tomli_w": {"models"},

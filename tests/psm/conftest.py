@@ -1,0 +1,45 @@
+"""Synthetic tissue with known nuclei, and small networks whose batch norms have seen some of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from wsiproc.core.geometry import Box
+from wsiproc.models.networks import SmallResNet
+from wsiproc.psm.activation_network import as_input
+from wsiproc.synthetic import Scene
+
+SIDE = 192
+Drawn = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint32]]
+
+
+def tissue(seed: int = 1, side: int = SIDE, stain: str = "HE") -> Drawn:
+    """(side, side, 3) picture at 0.5 µm/px and its true labels."""
+    box = Box(0, 0, side, side)
+    scene = Scene(box.shape, mpp=0.5, seed=seed, tissue_fraction=1.0, stain=stain)  # type: ignore[arg-type]
+    return scene.render(box), scene.labels(box)
+
+
+@pytest.fixture(scope="session")
+def drawn() -> Drawn:
+    return tissue()
+
+
+@pytest.fixture(scope="session")
+def seen(drawn: Drawn) -> torch.Tensor:
+    """The picture as a network's input, (1, 3, h, w)."""
+    return as_input(drawn[0][None])
+
+
+@pytest.fixture(scope="session")
+def small(seen: torch.Tensor) -> SmallResNet:
+    """An untrained network, in evaluation mode."""
+    torch.manual_seed(0)
+    net = SmallResNet(8)
+    with torch.no_grad():
+        for _ in range(20):
+            net(seen)
+    return net.eval()
