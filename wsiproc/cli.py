@@ -29,7 +29,10 @@ Slides = Annotated[
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder that gets one folder a slide.")]
 Config = Annotated[Path | None, typer.Option(help="TOML file with any of these settings; options given here win.")]
-ModelName = Annotated[str | None, typer.Option("--model", "-m", help="Cell model. (default: classical)")]
+ModelName = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help="Cell model: a name, or the path of a model folder. (default: classical)"),
+]
 Mpp = Annotated[float | None, typer.Option(help="µm per pixel of the slide, where the file does not say it.")]
 ReaderName = Annotated[str | None, typer.Option(help="auto, openslide, tifffile or tiatoolbox. (default: auto)")]
 Tissue = Annotated[

@@ -17,6 +17,8 @@ Mask = npt.NDArray[np.bool_]
 # a worker before it holds a pixel (500 MB of libraries), with what its heap keeps between tasks.
 DRIVER_BYTES = 850_000_000
 WORKER_BYTES = 700_000_000
+# What a network of 16 channels at full size keeps for a pixel of the window that it sees.
+PREDICT_BYTES_PER_PX = 650
 # What segmentation keeps for a pixel of a region with its margin: maps, distances, parents, labels, stacks.
 SEGMENT_BYTES_PER_PX = 34
 # What rendering keeps for a pixel of a label shard: both label maps, their encoded copies, the cells' outlines.
@@ -102,7 +104,7 @@ def worker_bytes(step: int, margin: int, window: int, halo: int, channels: int, 
     segmentation the maps and labels of the region with its margin, rendering one label shard.
     """
     strip = int(step * (window + 2 * halo) * (3 + 8 * zoom**2))
-    infer = strip + channels * step**2 * 2 + (window + 2 * halo) ** 2 * 100
+    infer = strip + channels * step**2 * 2 + (window + 2 * halo) ** 2 * PREDICT_BYTES_PER_PX
     segment = (step + 2 * margin) ** 2 * (channels + SEGMENT_BYTES_PER_PX)
     return WORKER_BYTES + max(infer, segment, RENDER_SHARD_PX * RENDER_BYTES_PER_PX)
 

@@ -23,7 +23,7 @@ class Settings:
     """Choices for a run. Each can stand in a TOML file under its own name; the command line wins over the file."""
 
     model: str = "classical"
-    """Name of a model."""
+    """Name of a model, or path of a model folder."""
     mpp: float | None = None
     """µm per pixel of the slide, where the file does not say it or says it wrongly."""
     reader: Literal["auto", "openslide", "tifffile", "tiatoolbox"] = "auto"

@@ -124,30 +124,39 @@ def test_cells_are_found_and_described(model: Model, windows: Maps) -> None:
 
 
 @settings(max_examples=10)
-@given(st.integers(0, 10_000), st.integers(100, 900), st.integers(0, 120), st.integers(0, 120))
+@given(st.integers(0, 10_000), st.integers(100, 3900), st.integers(0, 60), st.integers(0, 60))
 def test_nothing_beyond_the_margin_matters(model: Model, seed: int, count: int, y: int, x: int) -> None:
-    maps = random_maps(len(model.channels), seed, count)
-    piece = (slice(y, y + 440), slice(x, x + 440))
-    inner = slice(model.margin, -model.margin)
-    everything = model.instances(maps)
-    part = model.instances(maps[:, piece[0], piece[1]].copy())
-    whole, cut = everything.labels[piece][inner, inner], part.labels[inner, inner]
-    assert ((whole > 0) == (cut > 0)).all()
-    pairs = np.unique(np.stack([whole.ravel(), cut.ravel()]), axis=1)
-    assert len(np.unique(pairs[0])) == len(np.unique(pairs[1])) == pairs.shape[1]
-    centres = centroids(label_sums(part.labels, len(part.classes), maps[:, piece[0], piece[1]].copy()))
-    for a, b in pairs[:, pairs[0] > 0].T - 1:
-        if (centres[b] >= model.margin).all() and (centres[b] < 440 - model.margin).all():
-            assert everything.classes[a] == part.classes[b]
-            assert everything.scores[a] == part.scores[b]
+    """A region of 180 px and its margin, cut out or set into quite another slide: the same cells with all they have."""
+    maps, other = (random_maps(len(model.channels), s, n) for s, n in ((seed, count), (seed + 1, 4000 - count)))
+    m, side = model.margin, 180 + 2 * model.margin
+    around, inner = np.s_[:, y : y + side, x : x + side], np.s_[m:-m, m:-m]
+    other[around] = maps[around]
+    whole, elsewhere, alone = (model.instances(some) for some in (maps, other, maps[around].copy()))
+    for found, labels in ((elsewhere, elsewhere.labels[around[1:]][inner]), (alone, alone.labels[inner])):
+        expected = whole.labels[around[1:]][inner]
+        assert ((expected > 0) == (labels > 0)).all()
+        pairs = np.unique(np.stack([expected, labels])[:, expected > 0], axis=1)
+        assert len(np.unique(pairs[0])) == len(np.unique(pairs[1])) == pairs.shape[1]
+        mine, theirs = pairs[:, _owned(whole.labels, maps, pairs[0], (y + m, x + m), 180)] - 1
+        assert (whole.classes[mine] == found.classes[theirs]).all()
+        assert (whole.scores[mine] == found.scores[theirs]).all()
+
+
+def _owned(
+    labels: npt.NDArray[np.int32], maps: Maps, some: npt.NDArray[np.int32], corner: tuple[int, int], side: int
+) -> npt.NDArray[np.bool_]:
+    """Which of ``some`` labels have their centre in a square."""
+    centres = centroids(label_sums(labels, int(labels.max()), maps))[some - 1] - corner
+    inside: npt.NDArray[np.bool_] = ((centres >= 0) & (centres < side)).all(axis=1)
+    return inside
 
 
 def random_maps(channels: int, seed: int, count: int) -> Maps:
-    """Maps (c, 560, 560) of random clumps with small holes and specks; the other planes are noise of some size."""
+    """Maps (c, 640, 640) of random clumps with small holes and specks; the other planes are noise of some size."""
     rng = np.random.default_rng(seed)
-    maps = np.repeat(np.repeat(rng.integers(0, 256, (channels, 140, 140), np.uint8), 4, axis=1), 4, axis=2)
-    maps[0] = np.where(clumps(seed, (560, 560), count), 200, 30)
-    maps[0] ^= (rng.random((560, 560)) < 0.01).astype(np.uint8) * 255
+    maps = np.repeat(np.repeat(rng.integers(0, 256, (channels, 160, 160), np.uint8), 4, axis=1), 4, axis=2)
+    maps[0] = np.where(clumps(seed, (640, 640), count), 200, 30)
+    maps[0] ^= (rng.random((640, 640)) < 0.01).astype(np.uint8) * 255
     return maps
 
 
