@@ -60,9 +60,9 @@ def true_tissue() -> tuple[torch.Tensor, npt.NDArray[np.int64]]:
     scene = Scene(box.shape, mpp=MPP, seed=1, tissue_fraction=1.0, crowding=0.7)
     pixels = scene.render(box)
     sampled = sample_pixels([pixels], MPP)
-    white = estimate_stains(sampled).white
-    gain = find_gain(sampled, white, INPUT.od99)
-    return optical_density(torch.tensor(pixels)[None], white) * gain, scene.labels(box).astype(np.int64)
+    stains = estimate_stains(sampled)
+    gain = find_gain(sampled, stains, INPUT.od99)
+    return optical_density(torch.tensor(pixels)[None], stains.white) * gain, scene.labels(box).astype(np.int64)
 
 
 def solve(features: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tomli_w
@@ -23,7 +24,7 @@ from annotated_types import Ge, Gt, Le, Len
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.types import StringConstraints
 
-from wsiproc.errors import ModelError
+from wsiproc.errors import ModelError, first_problem
 from wsiproc.models.cells import CutRule, SplitLengths
 from wsiproc.models.readout import Clusters, Readout
 
@@ -84,7 +85,7 @@ class ShallowNumbers:
 
 @dataclass(frozen=True)
 class InputNumbers:
-    """How pixels become the network's input: optical density × the slide's gain, less ``mean``, over ``std``.
+    """How pixels become the network's input: √(optical density × the slide's gain), less ``mean``, over ``std``.
 
     ``mean``, ``std``: red, green, blue. ``od99``: what the gain makes of the 99th percentile, over tissue, of optical
     density summed over the channels.
@@ -195,20 +196,11 @@ def _check_facts(path: Path, table: dict[str, Any]) -> ModelFacts:
         # Through JSON, whose arrays may become tuples where nothing else is converted.
         facts: ModelFacts = TypeAdapter(KINDS[kind]).validate_json(json.dumps(table, default=str))
     except ValidationError as error:
-        raise ModelError(f"{path}: {_first_problem(error)}") from error
+        raise ModelError(f"{path}: {first_problem(error.errors(include_url=False))}") from error
     missing = _missing(dataclasses.asdict(facts) | {"training": {}}, table)
     if missing:
         raise ModelError(f"{path}: {', '.join(missing)} missing; without a value, what the model does is not told")
     return facts
-
-
-def _first_problem(error: ValidationError) -> str:
-    """One sentence of what may be many."""
-    problem = error.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "unexpected_keyword_argument":
-        return f"unknown key {place}"
-    return f"{place}: {problem['msg']}".removeprefix(": ")
 
 
 def _missing(facts: Mapping[str, Any], table: Mapping[str, Any], within: str = "") -> list[str]:
@@ -289,10 +281,16 @@ def load_weights(folder: Path, facts: ModelFacts, network: nn.Module) -> None:
         raise ModelError(f"{path} does not fit the network that {FACTS} describes: {reason}") from error
 
 
-def write_folder(folder: Path, facts: ModelFacts, tensors: Mapping[str, Tensor], card: str) -> ModelFacts:
+def write_folder(
+    folder: Path,
+    facts: ModelFacts,
+    tensors: Mapping[str, Tensor],
+    card: str,
+    pictures: Mapping[str, bytes] = MappingProxyType({}),
+) -> ModelFacts:
     """Write a model folder, whole or not at all; the facts with the hash of the weights.
 
-    ``tensors``: the network's ``state_dict``; ``card``: Markdown. An older model folder of that name is replaced, any
+    ``tensors``: the network's ``state_dict``; ``card``: Markdown; ``pictures``: files that it shows, by name. An older model folder of that name is replaced, any
     other folder that holds something is not. Raises ModelError for that, and for facts that ``read_folder`` would
     refuse.
     """
@@ -311,6 +309,8 @@ def write_folder(folder: Path, facts: ModelFacts, tensors: Mapping[str, Tensor],
     (new / WEIGHTS).write_bytes(weights)
     (new / FACTS).write_text(text, encoding="utf-8")
     (new / CARD).write_text(card, encoding="utf-8")
+    for name, content in pictures.items():
+        (new / name).write_bytes(content)
     if folder.exists():
         os.replace(folder, old)
     os.replace(new, folder)
@@ -319,10 +319,12 @@ def write_folder(folder: Path, facts: ModelFacts, tensors: Mapping[str, Tensor],
 
 
 def _replaceable(folder: Path) -> bool:
-    """Whether nothing but a model would be lost: a model folder without folders in it, or an empty one, or none."""
+    """Whether nothing but a model would be lost: a model folder, with others of them in it, or an empty one, or none."""
     if not folder.exists():
         return True
     if not folder.is_dir():
         return False
     inside = list(folder.iterdir())
-    return not inside or ((folder / FACTS).is_file() and not any(path.is_dir() for path in inside))
+    return not inside or (
+        (folder / FACTS).is_file() and all(_replaceable(path) for path in inside if path.is_dir())
+    )

@@ -43,15 +43,16 @@ def optical_density(windows: Tensor, white: Vector) -> Tensor:
     return (glass[:, None, None] - planes).clamp_(min=0)
 
 
-def find_gain(pixels: npt.NDArray[np.uint8], white: Vector, od99: float) -> float:
+def find_gain(pixels: npt.NDArray[np.uint8], stains: Stains, od99: float) -> float:
     """What brings the stains of a slide, sampled as ``pixels`` (N, 3), to one strength.
 
     The 99th percentile over tissue of optical density summed over the channels × the gain is ``od99``, but for
-    slides far off: a pale slide may be a pale tissue, and strong gains would make nuclei of its noise.
+    slides far off: a pale slide may be a pale tissue, and strong gains would make nuclei of its noise. With DAB it is 1,
+    since that percentile tells how much DAB there is, and nothing of the pale blue nuclei beside it.
     """
-    od = np.maximum(-np.log10(np.maximum(pixels, 1) / np.array(white)), 0.0).sum(axis=1)
+    od = np.maximum(-np.log10(np.maximum(pixels, 1) / np.array(stains.white)), 0.0).sum(axis=1)
     tissue = od[od > TISSUE_OD]
-    if len(tissue) < _FEWEST:
+    if len(tissue) < _FEWEST or stains.kind == "H-DAB":
         return 1.0
     return round(float(np.clip(od99 / np.percentile(tissue, 99), *_GAINS)), 4)
 

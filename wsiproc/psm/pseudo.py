@@ -51,10 +51,11 @@ def find_points(
     return np.array([np.mean(group, axis=0) for group in groups]).reshape(-1, 2).astype(np.int64)
 
 
-def voronoi_label(points: Points, shape: tuple[int, int], radius_px: int = 2) -> Labels:
+def voronoi_label(points: Points, shape: tuple[int, int], radius_px: int = 2, kinds: Labels | None = None) -> Labels:
     """(h, w) uint8: edges of the points' Voronoi cells ``BACKGROUND``, discs at points ``NUCLEUS``, else ``IGNORED``.
 
     An edge is every pixel with a neighbour, to its right or below, that is nearest to another point. Discs lie on top.
+    ``kinds``: (N,) what to write into each point's disc instead.
     """
     label = np.full(shape, IGNORED, np.uint8)
     if len(points) == 0:
@@ -65,5 +66,9 @@ def voronoi_label(points: Points, shape: tuple[int, int], radius_px: int = 2) ->
     cell = y.astype(np.int64) * shape[1] + x
     label[:-1][cell[:-1] != cell[1:]] = BACKGROUND
     label[:, :-1][cell[:, :-1] != cell[:, 1:]] = BACKGROUND
-    label[distance <= radius_px] = NUCLEUS
+    discs = distance <= radius_px
+    kind_at = np.full(shape, NUCLEUS, np.uint8)
+    if kinds is not None:
+        kind_at[tuple(points.T)] = kinds
+    label[discs] = kind_at[y[discs], x[discs]]
     return label

@@ -1,0 +1,151 @@
+"""The model card: what a model learned from, how, with which settings, its curves and examples as pictures."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from torch import nn
+
+from wsiproc.core.palette import OKABE_ITO
+from wsiproc.psm.segmenter import Example
+from wsiproc.psm.targets import IGNORE
+from wsiproc.psm.tiles import Tiles
+
+Pixels = npt.NDArray[np.uint8]
+Curve = Mapping[str, Mapping[int, float]]
+
+_EXAMPLES, _SIDE = 12, 192
+_PLOT = 260, 900  # px (h, w)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a fit ends with: its recipe, its tissue, the examples of its last round, the network, its curves."""
+
+    recipe: dict[str, Any]
+    sources: tuple[Tiles, ...]
+    examples: tuple[Example, ...]
+    net: nn.Module
+    curve: Curve
+
+
+def model_card(learned: Learned) -> tuple[str, dict[str, bytes]]:
+    """Markdown, and the pictures beside it by name."""
+    rows = [
+        f"| {s.name} | {len(s.pixels)} | {sum(p.shape[0] * p.shape[1] for p in s.pixels) / 1e6:.1f} | {s.stains.kind} |"
+        for s in learned.sources
+    ]
+    believed = sum(len(e.palette.nuclei) for e in learned.examples)
+    weights = sum(p.numel() for p in learned.net.parameters())
+    text = f"""# Model card
+
+A network that finds cell nuclei in brightfield slides, learned by `wsiproc fit` **without a single label**.
+
+- **Use**: `wsiproc run SLIDE --model THIS_FOLDER`; haematoxylin and eosin, or haematoxylin and DAB, 0.2 to 0.6 µm/px.
+- **Not for**: diagnosis. Fluorescence and cytology were never seen.
+- **Network**: U-Net of {weights:,} weights at 0.5 µm/px, outputs nucleus and interior of a nucleus.
+- **Learned from**: {len(learned.sources)} sources; in its last round from {believed:,} nuclei that it found itself and the pictures support,
+  and from nuclei pasted into them.
+- **How**: the method is described in `docs/method.md` of wsiproc.
+
+## What it learned from
+
+| source | tiles | Mpx at 0.5 µm/px | stain |
+|---|---|---|---|
+{chr(10).join(rows)}
+
+Yellow: what was believed to be a nucleus in the last round. Darkened: left out, since nobody was sure.
+
+![examples](examples.png)
+
+## Curves
+
+Loss of each stage, each from its first step to its last.
+
+![curves](curves.png)
+
+## Settings
+
+{_settings(learned.recipe)}
+"""
+    return text, {"examples.png": _png(_examples(learned.examples)), "curves.png": _png(_plot(learned.curve))}
+
+
+def direct_card(name: str, recipe: dict[str, Any]) -> str:
+    """Markdown for the direct engine."""
+    return f"""# Model card: {name}
+
+The self-activation map of a network that learned one question about whole pictures, read with fixed weights, and the
+clusters of its pixels. No label was used, and no second network. Use: `wsiproc run SLIDE --model THIS_FOLDER`.
+
+{_settings(recipe)}
+"""
+
+
+def _settings(recipe: Mapping[str, Any]) -> str:
+    lines = [f"| {name} | {value} |" for name, value in recipe.items() if name != "sources"]
+    return "\n".join(["| setting | value |", "|---|---|", *lines])
+
+
+def _png(pixels: Pixels) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).quantize(128).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _examples(examples: Sequence[Example]) -> Pixels:
+    """A sheet of pictures with what was believed, from as many groups as there are."""
+    first: dict[str, Example] = {}
+    for example in examples:
+        first.setdefault(example.group, example)
+    chosen = list(first.values())[:_EXAMPLES]
+    tiles = [_drawn(example) for example in chosen]
+    tiles += [np.full((_SIDE, _SIDE, 3), 255, np.uint8)] * (-len(tiles) % 4)
+    return np.vstack([np.hstack(tiles[i : i + 4]) for i in range(0, len(tiles), 4)])
+
+
+def _drawn(example: Example) -> Pixels:
+    """The middle of a tile: believed nuclei outlined, ignored pixels darkened."""
+    h, w = example.pixels.shape[:2]
+    y, x = max(0, (h - _SIDE) // 2), max(0, (w - _SIDE) // 2)
+    part = (slice(y, y + _SIDE), slice(x, x + _SIDE))
+    picture, target = example.pixels[part].copy(), example.target[part][..., 0]
+    picture[target == IGNORE] //= 2
+    nuclei = (target == 1).astype(np.uint8)
+    picture[(nuclei - cv2.erode(nuclei, np.ones((3, 3), np.uint8))) > 0] = OKABE_ITO[3]
+    full = np.full((_SIDE, _SIDE, 3), 255, np.uint8)
+    full[: picture.shape[0], : picture.shape[1]] = picture
+    return full
+
+
+def _plot(curve: Curve) -> Pixels:
+    """One panel a stage, side by side."""
+    h, w = _PLOT
+    sheet = np.full((h, w, 3), 255, np.uint8)
+    panel = w // max(len(curve), 1)
+    for place, (stage, points) in enumerate(curve.items()):
+        _panel(sheet[:, place * panel : (place + 1) * panel], stage, points)
+    return sheet
+
+
+def _panel(area: Pixels, stage: str, points: Mapping[int, float]) -> None:
+    """A polyline of loss over steps with its ends written beside it; ``area`` is drawn into."""
+    h, w = area.shape[:2]
+    steps, losses = np.array(sorted(points)), np.array([points[s] for s in sorted(points)])
+    smooth = np.convolve(np.pad(losses, 2, mode="edge"), np.ones(5) / 5, mode="valid")
+    low, high = float(smooth.min()), max(float(smooth.max()), float(smooth.min()) + 1e-6)
+    x = 12 + (w - 24) * (steps - steps[0]) / max(steps[-1] - steps[0], 1)
+    y = 30 + (h - 60) * (high - smooth) / (high - low)
+    canvas = np.ascontiguousarray(area)
+    line = np.stack([x, y], axis=1).astype(np.int32)
+    cv2.polylines(canvas, [line], False, OKABE_ITO[0], 2, cv2.LINE_AA)
+    for text, at in ((stage, 18), (f"{high:.3g} .. {low:.3g} in {steps[-1]} steps", h - 10)):
+        cv2.putText(canvas, text, (12, at), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (60, 60, 60), 1, cv2.LINE_AA)
+    area[:] = canvas

@@ -1,0 +1,58 @@
+"""The direct engine of a fit: the activation map's readout and the clusters of its pixels, as a model of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsiproc.models.folder import ActivationFacts, InputNumbers, ShallowNumbers
+from wsiproc.models.readout import Readout
+from wsiproc.psm.clustering import fit_model_clusters
+from wsiproc.psm.evidence import Floats
+
+# The network sees the root of optical density × gain as a picture of 8 bits, of which this becomes white.
+_TOP_ROOT = 1.7
+ACTIVATION_INPUT = InputNumbers((0.0, 0.0, 0.0), (_TOP_ROOT, _TOP_ROOT, _TOP_ROOT), od99=1.6)
+
+CLUSTERS = 3
+_SAMPLED_PX = 200_000
+_SCALE = (0.5, 1.0, 0.5, 0.5)
+
+
+def activation_pixels(od: Floats) -> npt.NDArray[np.uint8]:
+    """Optical density × gain (h, w, 3) as the picture (h, w, 3) that the activation network learns from."""
+    pixels: npt.NDArray[np.uint8] = np.clip(np.rint(np.sqrt(od) * (255 / _TOP_ROOT)), 0, 255).astype(np.uint8)
+    return pixels
+
+
+def activation_facts(
+    readout: Readout,
+    width: int,
+    maps: Sequence[Floats],
+    densities: Sequence[Floats],
+    mpp: float,
+    name: str,
+    training: dict[str, Any],
+) -> ActivationFacts:
+    """Facts of the direct engine.
+
+    ``maps`` (h, w) and ``densities`` (h, w, 3): activation map and optical density × gain, smoothed, of tiles over all
+    sources.
+    """
+    features = np.concatenate(
+        [np.concatenate([m[..., None], od], axis=-1).reshape(-1, 4) for m, od in zip(maps, densities, strict=True)]
+    )
+    chosen = np.random.default_rng(0).choice(len(features), min(_SAMPLED_PX, len(features)), replace=False)
+    return ActivationFacts(
+        name=name,
+        description="Self-activation map, clusters and local split, learned without labels by wsiproc fit",
+        mpp=mpp,
+        network=ShallowNumbers(width=width),
+        input=ACTIVATION_INPUT,
+        readout=readout,
+        clusters=fit_model_clusters(features[chosen], _SCALE, CLUSTERS),
+        training=training,
+    )

@@ -1,0 +1,328 @@
+"""READ FIRST: a cell model from tissue that nobody labelled, from top to bottom.
+
+Tiles are sampled; an activation network learns a question about whole pictures and its map is read; three witnesses
+(the classical model, a component tree, the map) name nuclei that all of them see; a small segmenter learns from those
+and from pasted nuclei; then it looks again, and what it finds *and* the picture supports teaches the next round. Each
+stage leaves files in a work folder, so that the same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from wsiproc._version import __version__
+from wsiproc.errors import ModelError
+from wsiproc.models import load_model
+from wsiproc.models.cells import CutRule, SplitLengths
+from wsiproc.models.distilled import Distilled
+from wsiproc.models.folder import DistilledFacts, InputNumbers, UNetNumbers, load_weights, write_folder
+from wsiproc.models.readout import Clusters, Readout
+from wsiproc.psm.activation_map import calibrate_readout, read_map
+from wsiproc.psm.activation_network import as_input, build_activation_network
+from wsiproc.psm.card import Learned, direct_card, model_card
+from wsiproc.psm.direct import activation_facts, activation_pixels
+from wsiproc.psm.evidence import Floats, Labels
+from wsiproc.psm.labelling import classical_witness, density, make_example, network_labels, witness_labels
+from wsiproc.psm.objectives import OBJECTIVES
+from wsiproc.psm.positive import positive_cut
+from wsiproc.psm.segmenter import Example, Training, train_segmenter
+from wsiproc.psm.targets import Target
+from wsiproc.psm.tiles import Source, Tiles, read_tiles
+from wsiproc.psm.training import train_activation
+
+Listen = Callable[[str, int, int], None]
+"""Called with the name of a stage, how much of it is done, and how much there is."""
+
+MPP = 0.5
+INPUT = InputNumbers((0.45, 0.45, 0.45), (0.25, 0.25, 0.25), od99=1.6)
+CUT, SPLIT = CutRule(), SplitLengths(smooth_um=0.75)
+_MOST_TILES = 400
+_READOUT_TILES = 12
+_CROP_PX, _BATCH = 128, 16
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """What a fit does. ``rounds``: steps of each round of the segmenter; ``tiles``: windows a slide; ``base``: a model to
+    begin with instead of random weights.
+    """
+
+    sources: tuple[Source, ...]
+    out: Path
+    base: str | None = None
+    objective: str = "similarity"
+    activation_steps: int = 600
+    rounds: tuple[int, ...] = (600, 1000, 1500)
+    tiles: int = 24
+    widths: tuple[int, ...] = (16, 32, 64, 96)
+    seed: int = 0
+    device: str = "cpu"
+    name: str = field(default="")
+
+    @property
+    def work(self) -> Path:
+        """Files of an unfinished fit."""
+        return self.out.with_name(f".{self.out.name}.fit")
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """All that decides the result, as plain values."""
+        facts = asdict(self) | {"version": __version__}
+        facts["sources"] = [{"name": s.path.name, "mpp": s.mpp} for s in self.sources]
+        return {
+            key: value for key, value in facts.items() if key not in {"out", "name", "device"} and value is not None
+        }
+
+
+def quick_settings(settings: FitSettings) -> FitSettings:
+    """Fewer steps and tiles: a usable model from one slide within twenty minutes on two cores."""
+    return replace(settings, activation_steps=200, rounds=(300, 500), tiles=16)
+
+
+def fit(settings: FitSettings, listen: Listen = lambda *_: None) -> DistilledFacts:
+    """Learn a model and write its folder. Goes on from what an earlier call with the same settings left.
+
+    Raises SlideError, ResolutionError, PlanError for sources, ModelError for ``base`` and for an output folder that
+    holds something else.
+    """
+    work = _open_work(settings)
+    sources = _read_sources(settings, listen)
+    activation = _fit_activation(settings, sources, work, listen)
+    examples = _witnessed(settings, sources, activation, work, listen)
+    net = _first_network(settings)
+    for number, steps in enumerate(settings.rounds, start=1):
+        if number > 1:
+            examples = _labelled_again(settings, sources, net, number, work, listen)
+        net = _round(settings, net, examples, number, steps, work, listen)
+    learned = Learned(settings.recipe, tuple(sources), tuple(examples), net, read_curve(work / "curve.csv"))
+    facts = _write(settings, learned)
+    _write_direct(settings, activation, sources)
+    shutil.rmtree(work)
+    return facts
+
+
+def _open_work(settings: FitSettings) -> Path:
+    """The work folder of this very fit; one of other settings is emptied."""
+    work = settings.work
+    recipe = json.dumps(settings.recipe, indent=1, sort_keys=True, default=str)
+    marker = work / "recipe.json"
+    if marker.exists() and marker.read_text() != recipe:
+        shutil.rmtree(work)
+    work.mkdir(parents=True, exist_ok=True)
+    marker.write_text(recipe)
+    return work
+
+
+def _read_sources(settings: FitSettings, listen: Listen) -> list[Tiles]:
+    sources = []
+    count = max(4, min(settings.tiles, _MOST_TILES // len(settings.sources)))
+    for number, source in enumerate(settings.sources, start=1):
+        sources.append(read_tiles(source, MPP, count, INPUT.od99))
+        listen("reading tissue", number, len(settings.sources))
+    return sources
+
+
+@dataclass(frozen=True)
+class Activation:
+    """The trained activation network and how its map is read."""
+
+    net: nn.Module
+    readout: Readout
+
+
+def _fit_activation(settings: FitSettings, sources: Sequence[Tiles], work: Path, listen: Listen) -> Activation:
+    """Train the activation network, or take the one that was trained before the stop; calibrate its readout."""
+    objective = OBJECTIVES[settings.objective]()
+    torch.manual_seed(settings.seed)
+    net = build_activation_network("small", objective.outputs)
+    path = work / "activation.safetensors"
+    if path.exists():
+        net.load_state_dict(load_file(path))
+    else:
+        pictures = [activation_pixels(density(s, i)) for s in sources for i in range(len(s.pixels))]
+        net = train_activation(
+            net, objective, pictures, steps=settings.activation_steps, crop_px=_CROP_PX, batch=_BATCH,
+            seed=settings.seed, device=settings.device, lr=1e-3,
+            on_step=_on_step("activation network", settings.activation_steps, work, listen),
+        )  # fmt: skip
+        save_file(net.cpu().state_dict(), path)
+    net = net.eval()
+    chosen = [(s, i) for i in range(2) for s in sources if i < len(s.pixels)][:_READOUT_TILES]
+    pictures = [density(source, number) for source, number in chosen]
+    tensors = [_even(as_input(activation_pixels(od)[None])) for od in pictures]
+    evidence = [od[: t.shape[2], : t.shape[3], 0] for od, t in zip(pictures, tensors, strict=True)]
+    return Activation(net, calibrate_readout(net, objective.score, tensors, evidence))
+
+
+def _even(picture: torch.Tensor) -> torch.Tensor:
+    """The picture (1, 3, h, w) without what the stride of the map does not divide."""
+    h, w = (side // 16 * 16 for side in picture.shape[2:])
+    return picture[..., :h, :w]
+
+
+def activation_map(activation: Activation, od: Floats) -> Floats:
+    """The self-activation map (h, w) of one tile of optical density × gain (h, w, 3)."""
+    h, w = od.shape[:2]
+    wide = np.pad(od, ((0, h % 2), (0, w % 2), (0, 0)), mode="edge")
+    found: Floats = read_map(activation.net, activation.readout, as_input(activation_pixels(wide)[None])).numpy()[0]
+    return found[:h, :w]
+
+
+def _witnessed(
+    settings: FitSettings, sources: Sequence[Tiles], activation: Activation, work: Path, listen: Listen
+) -> list[Example]:
+    """Examples by agreement of the three witnesses."""
+    total = sum(len(source.pixels) for source in sources)
+    examples: list[Example] = []
+    for source in sources:
+        path = work / f"witnesses-{source.name}.npz"
+        labels = _stored(path)
+        if labels is None:
+            classical = classical_witness(source, MPP)
+            labels = []
+            for number, seen in enumerate(classical):
+                od = density(source, number)
+                labels.append(witness_labels(od, seen, activation_map(activation, od), MPP))
+            _store(path, labels)
+        examples += [make_example(source, i, *found, MPP) for i, found in enumerate(labels)]
+        listen("asking the witnesses", len(examples), total)
+    return examples
+
+
+def _labelled_again(
+    settings: FitSettings, sources: Sequence[Tiles], net: nn.Module, number: int, work: Path, listen: Listen
+) -> list[Example]:
+    """Examples for a later round: what the network found and the picture supports."""
+    total = sum(len(source.pixels) for source in sources)
+    examples: list[Example] = []
+    net = net.to(settings.device).eval()
+    for source in sources:
+        path = work / f"labels-{number}-{source.name}.npz"
+        labels = _stored(path)
+        if labels is None:
+            densities = (density(source, i) for i in range(len(source.pixels)))
+            labels = [network_labels(net, od, INPUT, CUT, SPLIT, MPP, settings.device) for od in densities]
+            _store(path, labels)
+        examples += [make_example(source, i, *found, MPP) for i, found in enumerate(labels)]
+        listen(f"looking again {number}", len(examples), total)
+    return examples
+
+
+def _stored(path: Path) -> list[tuple[Labels, Target]] | None:
+    """Labels and targets of a source's tiles from an earlier call."""
+    if not path.exists():
+        return None
+    with np.load(path) as arrays:
+        return [(arrays[f"labels{i}"], arrays[f"target{i}"]) for i in range(len(arrays.files) // 2)]
+
+
+def _store(path: Path, found: Sequence[tuple[Labels, Target]]) -> None:
+    arrays = {f"labels{i}": labels for i, (labels, _) in enumerate(found)}
+    arrays |= {f"target{i}": target for i, (_, target) in enumerate(found)}
+    temporary = path.with_name(f".{path.name}")
+    np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
+    temporary.replace(path)
+
+
+def _first_network(settings: FitSettings) -> nn.Module:
+    """Random weights by the seed, or those of the base model."""
+    torch.manual_seed(settings.seed)
+    numbers = UNetNumbers(widths=settings.widths, outputs=2)
+    if settings.base is None:
+        return numbers.build()
+    base = load_model(settings.base)
+    if not isinstance(base, Distilled) or base.facts.network.outputs != 2 or base.mpp != MPP:
+        raise ModelError(
+            f"{settings.base} cannot be adapted: a distilled model with two outputs at {MPP} µm/px is needed"
+        )
+    net = base.facts.network.build()
+    load_weights(base.folder, base.facts, net)
+    return net
+
+
+def _round(
+    settings: FitSettings,
+    net: nn.Module,
+    examples: Sequence[Example],
+    number: int,
+    steps: int,
+    work: Path,
+    listen: Listen,
+) -> nn.Module:
+    """One round of the segmenter; a later one starts from the weights of the one before."""
+    training = Training(steps, MPP, _CROP_PX, _BATCH, seed=settings.seed, round=number)
+    return train_segmenter(
+        net, examples, training, INPUT, device=settings.device, checkpoint=work / f"round-{number}.pt",
+        on_step=_on_step(f"round {number}", steps, work, listen),
+    )  # fmt: skip
+
+
+def _on_step(stage: str, steps: int, work: Path, listen: Listen) -> Callable[[int, float], None]:
+    """Keep the curve, and tell how far it is."""
+
+    def note(step: int, loss: float) -> None:
+        if step % 10 == 0 or step == steps:
+            with (work / "curve.csv").open("a", newline="") as file:
+                csv.writer(file).writerow([stage, step, f"{loss:.5f}"])
+        listen(stage, step, steps)
+
+    return note
+
+
+def read_curve(path: Path) -> dict[str, dict[int, float]]:
+    """Stage → step → loss; steps that were done twice, before and after a stop, count once."""
+    curve: dict[str, dict[int, float]] = {}
+    with path.open(newline="") as file:
+        for stage, step, loss in csv.reader(file):
+            curve.setdefault(stage, {})[int(step)] = float(loss)
+    return curve
+
+
+def _write_direct(settings: FitSettings, activation: Activation, sources: Sequence[Tiles]) -> None:
+    """The direct engine, a model folder inside the model folder."""
+    tiles = [density(source, 0) for source in sources]
+    maps = [activation_map(activation, od) for od in tiles]
+    sigma = Clusters.smooth_um / MPP
+    smooth = [cv2.GaussianBlur(od, (0, 0), sigma) for od in tiles]
+    width = len(activation.readout.weights[0])
+    name = f"{settings.name or settings.out.name} psm"
+    facts = activation_facts(activation.readout, width, maps, smooth, MPP, name, settings.recipe)
+    card = direct_card(name, settings.recipe)
+    write_folder(settings.out / "psm", facts, _shallow_weights(activation.net), card)
+
+
+def _shallow_weights(net: nn.Module) -> dict[str, torch.Tensor]:
+    """The weights that the direct engine needs: stem and first layer."""
+    return {name: t for name, t in net.state_dict().items() if name.startswith(("stem.", "layer1."))}
+
+
+def _write(settings: FitSettings, learned: Learned) -> DistilledFacts:
+    """The model folder, with its card and pictures."""
+    digest = hashlib.sha256(json.dumps(settings.recipe, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    facts = DistilledFacts(
+        name=settings.name or settings.out.name,
+        description="Nuclei, learned without labels by wsiproc fit",
+        mpp=MPP,
+        network=UNetNumbers(widths=settings.widths, outputs=2),
+        input=INPUT,
+        cut=replace(CUT, positive_dab_od=positive_cut(learned.sources, learned.examples, CUT.positive_dab_od)),
+        split=SPLIT,
+        training=settings.recipe | {"recipe": digest, "tiles": sum(len(s.pixels) for s in learned.sources)},
+    )
+    card, pictures = model_card(learned)
+    written = write_folder(settings.out, facts, learned.net.cpu().state_dict(), card, pictures)
+    assert isinstance(written, DistilledFacts)
+    return written

@@ -1,0 +1,227 @@
+"""Training of the small network that runs on every slide: crops, augmentation in optical density, loss, checkpoints.
+
+Each step draws its random numbers from (seed, round, step) alone, so that a training that was killed goes on from its
+checkpoint as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor, nn
+
+from wsiproc.models.folder import InputNumbers
+from wsiproc.models.learned import network_input
+from wsiproc.psm.composite import Palette, paste_nuclei
+from wsiproc.psm.targets import IGNORE, Target
+
+Floats = npt.NDArray[np.float32]
+OnStep = Callable[[int, float], None]
+
+_SCALES = 0.75, 1.3  # of crops: nuclei of other sizes, slides whose µm per pixel is a little wrong
+_SHARE_PASTED = 0.95
+_SHARE_DAB = 0.35  # of crops, where there are slides with DAB and without
+_POSITIVE_WEIGHT, _INTERIOR_WEIGHT = 1.5, 0.5
+_WARM_UP, _CHECKPOINT_STEPS = 50, 100
+_AVERAGE = 0.99  # of the weights over the steps
+_LONGEST_GRADIENT = 5.0
+
+
+@dataclass(frozen=True)
+class Example:
+    """One tile to learn from: pixels (h, w, 3) uint8, optical density of each grey level (256, 3) with the slide's gain
+    in it, target (h, w, 2), what can be pasted. ``group``: the slide or cohort, all of which are drawn equally often.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    density: Floats
+    target: Target
+    palette: Palette
+    group: str
+
+    def cut(self, y: int, x: int, side: int) -> tuple[Floats, Target]:
+        """A square as optical density and target, copied."""
+        part = (slice(y, y + side), slice(x, x + side))
+        pixels = self.pixels[part]
+        od = np.stack([self.density[pixels[..., c], c] for c in range(3)], axis=-1)
+        return od, self.target[part].copy()
+
+
+@dataclass(frozen=True)
+class Training:
+    """Numbers of one round: crops of ``crop_px`` at ``mpp``, ``batch`` of them a step, peak learning rate ``lr``."""
+
+    steps: int
+    mpp: float
+    crop_px: int = 128
+    batch: int = 16
+    lr: float = 2e-3
+    seed: int = 0
+    round: int = 1
+
+
+def train_segmenter(
+    net: nn.Module,
+    examples: Sequence[Example],
+    training: Training,
+    numbers: InputNumbers,
+    *,
+    device: str = "cpu",
+    checkpoint: Path | None = None,
+    on_step: OnStep | None = None,
+) -> nn.Module:
+    """A trained copy of ``net``, its weights averaged over the steps, in evaluation mode.
+
+    Goes on from ``checkpoint`` where it exists, and writes it. The same seed gives the same weights on one device with
+    one number of threads.
+    """
+    net = net.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    average = copy.deepcopy(net)
+    optimiser = torch.optim.AdamW(net.parameters(), training.lr, weight_decay=1e-3)
+    done = _resume(checkpoint, net, average, optimiser) if checkpoint else 0
+    torch.set_flush_denormal(True)  # averages and moments that fade to nothing would slow a CPU tenfold
+    for step in range(done + 1, training.steps + 1):
+        for group in optimiser.param_groups:
+            group["lr"] = training.lr * _schedule(step, training.steps)
+        od, target = draw_batch(examples, training, step)
+        seed = int(np.random.SeedSequence([training.seed, training.round, step, 1]).generate_state(1)[0])
+        od = jitter(od.to(device), torch.Generator(device).manual_seed(seed))
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=fast_bfloat16(device)):
+            logits = net(network_input(od, 1.0, numbers))
+        loss = segmentation_loss(logits.float(), target.to(device))
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(net.parameters(), _LONGEST_GRADIENT)
+        optimiser.step()
+        _average(average, net, min(_AVERAGE, step / (step + 10)))
+        if on_step is not None:
+            on_step(step, float(loss.detach()))
+        if checkpoint and (step % _CHECKPOINT_STEPS == 0 or step == training.steps):
+            _save(checkpoint, net, average, optimiser, step)
+    return average.eval()
+
+
+def fast_bfloat16(device: str) -> bool:
+    """Whether the device multiplies bfloat16 numbers in hardware; elsewhere it would be slower than float32."""
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported()
+    return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
+
+
+def _schedule(step: int, steps: int) -> float:
+    """Share of the peak learning rate: a short rise, then half a cosine."""
+    return min(1.0, step / _WARM_UP) * (0.5 + 0.5 * math.cos(math.pi * (step - 1) / steps))
+
+
+def _average(average: nn.Module, net: nn.Module, keep: float) -> None:
+    with torch.no_grad():
+        for old, new in zip(average.state_dict().values(), net.state_dict().values(), strict=True):
+            if old.dtype.is_floating_point:
+                old.lerp_(new, 1 - keep)
+            else:
+                old.copy_(new)
+
+
+def _save(path: Path, net: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> None:
+    """All that the next step depends on, whole or not at all."""
+    state = {
+        "net": net.state_dict(),
+        "average": average.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "step": step,
+    }
+    temporary = path.with_name(path.name + ".tmp")
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+def _resume(path: Path, net: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer) -> int:
+    """Steps done before, with everything put back; 0 where there is no checkpoint. Nothing in it is executed."""
+    if not path.exists():
+        return 0
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    net.load_state_dict(state["net"])
+    average.load_state_dict(state["average"])
+    optimiser.load_state_dict(state["optimiser"])
+    return int(state["step"])
+
+
+def draw_batch(examples: Sequence[Example], training: Training, step: int) -> tuple[Tensor, Tensor]:
+    """Crops as optical density (b, 3, h, w) and target (b, 2, h, w)."""
+    rng = np.random.default_rng([training.seed, training.round, step])
+    brown, others = (_groups([e for e in examples if e.palette.dab is dab]) for dab in (True, False))
+    crops = []
+    for _ in range(training.batch):
+        groups = brown if not others or (brown and rng.random() < _SHARE_DAB) else others
+        group = groups[rng.integers(len(groups))]
+        crops.append(_draw_crop(group[rng.integers(len(group))], training, rng))
+    od = torch.from_numpy(np.stack([crop for crop, _ in crops])).permute(0, 3, 1, 2)
+    return od, torch.from_numpy(np.stack([target for _, target in crops])).permute(0, 3, 1, 2)
+
+
+def _groups(examples: Sequence[Example]) -> list[list[Example]]:
+    """Examples of each group, in the order of the groups' names."""
+    groups: dict[str, list[Example]] = {}
+    for example in examples:
+        groups.setdefault(example.group, []).append(example)
+    return [groups[name] for name in sorted(groups)]
+
+
+def _draw_crop(example: Example, training: Training, rng: np.random.Generator) -> tuple[Floats, Target]:
+    """A square of random place, scale and turn, often with nuclei pasted into it."""
+    size = training.crop_px
+    side = min(round(size / rng.uniform(*_SCALES)), *example.pixels.shape[:2])
+    y, x = (int(rng.integers(length - side + 1)) for length in example.pixels.shape[:2])
+    od, target = example.cut(y, x, side)
+    if rng.random() < _SHARE_PASTED:
+        paste_nuclei(od, target, example.palette, training.mpp, rng)
+    if side != size:
+        od = cv2.resize(od, (size, size), interpolation=cv2.INTER_LINEAR)
+        target = cv2.resize(target, (size, size), interpolation=cv2.INTER_NEAREST)
+    turns = int(rng.integers(4))
+    od, target = np.rot90(od, turns), np.rot90(target, turns)
+    if rng.random() < 0.5:
+        od, target = od[:, ::-1], target[:, ::-1]
+    return od, target
+
+
+def jitter(od: Tensor, generator: torch.Generator) -> Tensor:
+    """Optical density (b, 3, h, w) as other laboratories and scanners might have made it.
+
+    Strength of all stains and of each colour, a little mixing of the colours, haze, blur or sharpening, noise.
+    """
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        drawn = torch.rand(len(od), *shape, generator=generator, device=od.device)
+        return drawn * (high - low) + low
+
+    gain = torch.exp(uniform(-0.35, 0.35, 1, 1, 1) + uniform(-0.2, 0.2, 3, 1, 1))
+    mixing = torch.eye(3, device=od.device) + uniform(-0.08, 0.08, 3, 3)
+    od = torch.einsum("bij,bjhw->bihw", mixing, od) * gain + uniform(-0.03, 0.05, 3, 1, 1)
+    blurred = nnf.avg_pool2d(nnf.pad(od, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    sharper = torch.where(uniform(0, 1, 1, 1, 1) < 0.25, -1.0, 1.0)
+    amount = uniform(0, 1, 1, 1, 1) * (uniform(0, 1, 1, 1, 1) < 0.5) * sharper
+    noise = torch.randn(od.shape, generator=generator, device=od.device) * uniform(0, 0.03, 1, 1, 1)
+    return od + (blurred - od) * amount + noise
+
+
+def segmentation_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy of nucleus and interior, (b, 2, h, w) both; ignored pixels weigh nothing, nuclei a little more."""
+    total = logits.new_zeros(())
+    for plane, share in ((0, 1.0), (1, _INTERIOR_WEIGHT)):
+        wanted = target[:, plane]
+        positive = (wanted == 1).float()
+        weight = (wanted != IGNORE).float() * (1 + (_POSITIVE_WEIGHT - 1) * positive)
+        losses = nnf.binary_cross_entropy_with_logits(logits[:, plane], positive, reduction="none")
+        total = total + share * (losses * weight).sum() / weight.sum().clamp(min=1)
+    return 2 * total
