@@ -16,7 +16,6 @@ import zarr
 from PIL import Image, ImageDraw
 
 from wsiproc.core.geometry import Box
-from wsiproc.core.palette import class_colour
 from wsiproc.io.slides import open_slide
 
 SIDE_PX = 900  # of each half of the picture
@@ -46,11 +45,11 @@ def close_look(slide_path: Path, mpp: float, folder: Path, frame: Box) -> Image.
         picture = Image.fromarray(slide.read(frame, slide.mpp)).resize((SIDE_PX, SIDE_PX), Image.Resampling.BICUBIC)
     bounds = (frame.x, frame.y, frame.x1, frame.y1)
     cells = geopandas.read_parquet(folder / "cells.parquet", bbox=bounds)
-    names = list(cells["class"].cat.categories)
+    colours = json.loads((folder / "run.json").read_text())["classes"]
     draw = ImageDraw.Draw(picture)
     for name, outline in zip(cells["class"], cells.geometry, strict=True):
         points = (shapely.get_coordinates(outline) - [frame.x, frame.y]) * (SIDE_PX / frame.w)
-        draw.line([tuple(p) for p in points], fill=class_colour(name, names.index(name)), width=3, joint="curve")
+        draw.line([tuple(p) for p in points], fill=tuple(colours[name]), width=3, joint="curve")
     return picture
 
 

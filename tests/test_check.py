@@ -28,6 +28,7 @@ from wsiproc.io.geojson import GeoJsonWriter, Piece, features_bytes
 from wsiproc.io.parquet import CellWriter
 
 CLASSES = ["Positive", "Negative"]
+COLOURS = {name: class_colour(name, index) for index, name in enumerate(CLASSES)}
 SLIDE, GRID, OVERVIEW, LEVELS = (1203, 801), (601, 401), (151, 101), 2
 MPP = 0.25
 SCALE = (SLIDE[0] / GRID[0], SLIDE[1] / GRID[1])
@@ -81,7 +82,7 @@ def write_zarr(folder: Path, labels: np.ndarray, cells: CellTable) -> None:
     ngff.create_labels_group(image, ["tissue", "classes", "cells"])
     glass = {0: ("Glass", (0, 0, 0), 0), 1: ("Tissue", (1, 2, 3), 90)}
     ngff.create_labels(image, "tissue", OVERVIEW, mpp_of(OVERVIEW), LEVELS, "uint8", glass)
-    kinds = {0: ("Background", (0, 0, 0), 0)} | {i + 1: (n, class_colour(n, i), 160) for i, n in enumerate(CLASSES)}
+    kinds = {0: ("Background", (0, 0, 0), 0)} | {i: (n, COLOURS[n], 160) for i, n in enumerate(CLASSES, start=1)}
     ngff.create_labels(image, "classes", GRID, mpp_of(GRID), LEVELS, "uint8", kinds)
     ngff.create_labels(image, "cells", GRID, mpp_of(GRID), LEVELS, "uint32")
     fill(image, rng.integers(0, 256, (3, *OVERVIEW), np.uint8))
@@ -97,6 +98,7 @@ def run_facts(cells: CellTable) -> dict[str, Any]:
         "wsiproc": "0.1.0",
         "slide": {"name": "s", "path": "s.tif", "shape": SLIDE, "mpp": MPP, "format": "tiff", "fingerprint": "f"},
         "model": {"name": "m", "mpp": 0.5, "classes": CLASSES, "calibration": {}},
+        "classes": {name: list(colour) for name, colour in COLOURS.items()},
         "settings": {},
         "grid": {"shape": GRID, "mpp": mpp_of(GRID), "scale": SCALE},
         "regions": {"step": 512, "total": 2, "tissue": 2, "failed": [], "boxes": [[0, 0, 512, 401]]},
@@ -116,12 +118,13 @@ def good_output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cells = make_cells(labels)
     write_zarr(folder, labels, cells)
     halves = [cells.take(np.arange(10)), cells.take(np.arange(10, 24))]
-    with CellWriter(folder / "cells.parquet", CLASSES, ["area_um2"], SCALE) as table:
-        colours = [class_colour(name, index) for index, name in enumerate(CLASSES)]
-        with GeoJsonWriter(folder / "cells.geojson.gz") as features:
-            for half in halves:
-                text = features_bytes(half, table.write(half), "f", CLASSES, colours, SCALE)
-                features.append(Piece.of(*text))
+    with (
+        CellWriter(folder / "cells.parquet", COLOURS, ["area_um2"], SCALE) as table,
+        GeoJsonWriter(folder / "cells.geojson.gz") as features,
+    ):
+        for half in halves:
+            text = features_bytes(half, table.write(half), "f", CLASSES, list(COLOURS.values()), SCALE)
+            features.append(Piece.of(*text))
     (folder / "run.json").write_text(json.dumps(run_facts(cells)))
     (folder / "report.html").write_text("<!doctype html><html></html>")
     return folder
@@ -234,7 +237,7 @@ LAST = {"label-value": 2, "rgba": [1, 2, 3, 4]}
         (run(lambda r: r.pop("versions")), "`versions` is missing"),
         (run(lambda r: r["grid"].update(shape=None)), "`grid.shape` is missing or of the wrong type"),
         (run(lambda r: r["counts"].update(cells=25)), "add up to 24, not to 25"),
-        (run(lambda r: r["counts"].update(classes={"A": 24})), "the model has"),
+        (run(lambda r: r["counts"].update(classes={"A": 24})), "the classes are"),
         (run(lambda r: r["grid"].update(scale=[2.0, 2.0])), "slide extent ÷ grid extent"),
         (run(lambda r: r["counts"].update(cells=24, classes={"Positive": 11, "Negative": 13})), "run.json says"),
         (run(lambda r: r["slide"].update(mpp=0.5)), "`area_um2` of cell 1"),

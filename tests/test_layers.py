@@ -18,8 +18,10 @@ MAY_USE = {
     "cli": {"progress", "benchmark", "run", "plan", "check", "evaluate", "synthetic", "settings", "io"},
     "progress": {"benchmark", "run", "plan", "check", "evaluate", "projection"},
     "benchmark": {"run", "plan", "pipeline", "evaluate", "executors", "settings", "models", "io", "core"},
-    "run": {"plan", "crops", "report", "pipeline", "executors", "settings", "models", "io", "core"},
-    "plan": {"pipeline", "projection", "executors", "settings", "models", "io", "array", "core"},
+    "run": {"discover", "plan", "crops", "report", "pipeline", "executors", "settings", "models", "io", "core"},
+    "discover": {"plan", "survey", "pipeline", "executors", "settings", "models", "io", "array", "core"},
+    "plan": {"survey", "pipeline", "projection", "executors", "settings", "models", "io", "array", "core"},
+    "survey": {"projection", "models", "io", "array", "core"},
     "crops": {"pipeline", "report", "io", "core"},
     "pipeline": {"projection", "executors", "models", "io", "array", "core"},
     "report": {"report_figures", "core"},
@@ -29,7 +31,7 @@ MAY_USE = {
     "synthetic": {"core"},
     "projection": {"core"},
     "executors": set(),
-    "settings": set(),
+    "settings": {"core"},
     "psm": {"models", "array"},
     "models": {"array", "core"},
     "bridges": {"io", "core"},
@@ -43,7 +45,7 @@ EXCEPTIONS = {
     # Optional readers are built of io's levels, and io opens them on demand, inside a function.
     ("io/slides.py", "bridges"),
     # An optional tissue mask, chosen by name.
-    ("plan.py", "bridges"),
+    ("survey.py", "bridges"),
 }
 # Library → the parts that import it.
 HOMES = {
@@ -56,9 +58,9 @@ HOMES = {
     "pyarrow": {"io", "check", "evaluate", "synthetic"},
     # The device is chosen in plan, the network called in pipeline; what it is lies in models. Benchmark sets threads.
     "torch": {"models", "psm", "pipeline", "plan", "benchmark"},
-    "pydantic": {"models"},
+    "pydantic": {"models", "io"},
     "safetensors": {"models"},
-    "tomli_w": {"models"},
+    "tomli_w": {"models", "io"},
     "typer": {"cli"},
     "rich": {"cli", "progress", "evaluate"},
 }
@@ -119,9 +121,9 @@ def test_a_big_library_is_imported_in_its_homes_only(library: str) -> None:
 
 
 def test_the_pipeline_knows_no_settings() -> None:
-    """Below ``plan`` and ``run``, numbers arrive as named arguments."""
+    """Below ``run``, ``discover`` and ``plan``, numbers arrive as named arguments."""
     users = {part_of(path) for path in FILES if "settings" in parts_used(path)}
-    assert users == {"cli", "benchmark", "plan", "run"}
+    assert users == {"cli", "benchmark", "discover", "plan", "run"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=in_package)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from wsiproc.core.cells import CellTable, Rings
+from wsiproc.core.palette import class_colour
 from wsiproc.report import Crop, Histogram, ReportCells, measurement_title, write_report
 from wsiproc.report_figures import density_pixels, nice_step, number, ticks
 
@@ -75,6 +76,8 @@ def run_facts(n: int = 500, classes: tuple[str, ...] = ("Positive", "Negative"),
         "wsiproc": "0.1.0",
         "slide": {"name": HOSTILE, "path": HOSTILE, "shape": [8000, 4000], "mpp": 0.25, "fingerprint": "f"},
         "model": {"name": HOSTILE, "mpp": 0.5, "classes": list(classes), "calibration": {"a": [1, 2]}},
+        "classes": {name: list(class_colour(name, index)) for index, name in enumerate(classes)},
+        "kinds": {"scale": {"area_um2": 1.5}, "centres": {HOSTILE: {"area_um2": 30.0}}},
         "settings": {"region": HOSTILE},
         "grid": {"shape": list(GRID), "mpp": [0.5, 0.5], "scale": [2.0, 2.0]},
         "regions": {"step": 2000, "total": 2, "tissue": 2, "failed": [failed], "boxes": [[0, 0, 2000, 2000]]},

@@ -32,8 +32,8 @@ _RUN: dict[type | tuple[type, ...], str] = {
     int: "regions.total regions.tissue counts.cells",
     (int, float): "model.mpp tissue_mm2",
     (int, float, list): "slide.mpp grid.mpp",
-    list: "slide.shape model.classes grid.shape grid.scale regions.failed warnings",
-    dict: "settings counts.classes counts.dropped seconds versions",
+    list: "slide.shape grid.shape grid.scale regions.failed warnings",
+    dict: "settings classes counts.classes counts.dropped seconds versions",
 }
 
 
@@ -152,8 +152,8 @@ def _check_run_numbers(run: dict[str, Any]) -> Iterator[str]:
     counts, scale = run["counts"], np.divide(run["slide"]["shape"], run["grid"]["shape"])
     if sum(counts["classes"].values()) != counts["cells"]:
         yield f"the classes add up to {sum(counts['classes'].values())}, not to {counts['cells']} cells"
-    if list(counts["classes"]) != run["model"]["classes"]:
-        yield f"cells are counted for {list(counts['classes'])}, the model has {run['model']['classes']}"
+    if list(counts["classes"]) != list(run["classes"]):
+        yield f"cells are counted for {list(counts['classes'])}, the classes are {list(run['classes'])}"
     if not np.allclose(scale, run["grid"]["scale"], rtol=1e-9):
         yield f"grid.scale is {run['grid']['scale']}, slide extent ÷ grid extent is {scale.tolist()}"
 
@@ -189,7 +189,7 @@ def _check_table(output: _Output) -> Iterator[str]:
             yield f"columns are missing: {', '.join(missing)}"
             return
         yield from _check_table_metadata(file.metadata.metadata or {}, output)
-        count, names = file.metadata.num_rows, list(output.run["model"]["classes"])
+        count, names = file.metadata.num_rows, list(output.run["classes"])
         output.names, output.classes = names, np.zeros(count + 1, np.uint8)
         output.pixels, output.bounds = np.zeros(count + 1, np.int64), np.zeros((count + 1, 4), np.float32)
         if count != output.run["counts"]["cells"]:
@@ -209,8 +209,9 @@ def _check_table_metadata(metadata: dict[bytes, bytes], output: _Output) -> Iter
         yield "no GeoParquet metadata for the column `geometry`"
     elif geo["columns"]["geometry"].get("crs", "absent") is not None:
         yield "the coordinate reference system must be null: a missing one means longitude and latitude"
-    if facts.get("scale") != output.run["grid"]["scale"] or facts.get("classes") != output.run["model"]["classes"]:
-        yield "metadata `wsiproc` has another scale or other classes than run.json"
+    run, classes = output.run, dict(zip(facts.get("classes", []), facts.get("colours", []), strict=False))
+    if facts.get("scale") != run["grid"]["scale"] or list(classes.items()) != list(run["classes"].items()):
+        yield "metadata `wsiproc` has another scale, other classes or other colours than run.json"
 
 
 def _check_rows(batch: Any, first: int, output: _Output) -> Iterator[str]:

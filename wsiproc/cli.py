@@ -39,6 +39,10 @@ Tissue = Annotated[
     str | None, typer.Option(help="auto, all, tiatoolbox:otsu or tiatoolbox:morphological. (default: auto)")
 ]
 Roi = Annotated[Path | None, typer.Option(help="GeoJSON with areas to work in, as QuPath exports annotations.")]
+Classes = Annotated[
+    str | None,
+    typer.Option(help="Number of kinds of cells to find, or a classes.toml. (default: the model's own classes)"),
+]
 RegionPx = Annotated[
     int | None,
     typer.Option("--region", help="Side of a region in px, a multiple of the model's window. (default: 2048)"),
@@ -59,9 +63,17 @@ def _settings(config: Path | None, **given: Any) -> Settings:
     return Settings(**values | {name: value for name, value in given.items() if value is not None})
 
 
+def _classes(given: str | None) -> int | Path | None:
+    """A number of kinds, or the path of their file."""
+    if given is None:
+        return None
+    return int(given) if given.lstrip("-").isdecimal() else Path(given)
+
+
 @app.command(
     epilog="Examples:  wsiproc run slide.svs   ·   wsiproc run slides/*.ndpi -o results --workers 8   ·   "
-    "wsiproc run scan.png --mpp 0.25   ·   wsiproc run slide.svs --scheduler tcp://head:8786"
+    "wsiproc run scan.png --mpp 0.25   ·   wsiproc run slides/*.svs --classes 4   ·   "
+    "wsiproc run slide.svs --scheduler tcp://head:8786"
 )
 def run(
     slides: Slides,
@@ -72,6 +84,7 @@ def run(
     reader: ReaderName = None,
     tissue: Tissue = None,
     roi: Roi = None,
+    classes: Classes = None,
     region: RegionPx = None,
     device: Device = None,
     batch: Batch = None,
@@ -91,8 +104,8 @@ def run(
     from wsiproc.run import run_slides
 
     settings = _settings(
-        config, model=model, mpp=mpp, reader=reader, tissue=tissue, roi=roi, region=region, device=device,
-        batch=batch, executor=executor, workers=workers, scheduler=scheduler, memory_gb=memory_gb,
+        config, model=model, mpp=mpp, reader=reader, tissue=tissue, roi=roi, classes=_classes(classes), region=region,
+        device=device, batch=batch, executor=executor, workers=workers, scheduler=scheduler, memory_gb=memory_gb,
     )  # fmt: skip
     with display(len(slides), quiet) as show:
         outcomes = []

@@ -18,6 +18,9 @@ file), the numbers on both sides, and what to do about it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 
 class WsiprocError(Exception):
     """Base of all errors that wsiproc raises on purpose; the command line prints it without a traceback."""
@@ -58,3 +61,12 @@ class MissingExtraError(WsiprocError, ImportError):
 def sentence(error: Exception | None) -> str:
     """The sentence for the user; an error that we did not foresee says its kind."""
     return str(error) if isinstance(error, WsiprocError) else f"{type(error).__name__}: {error}"
+
+
+def first_problem(problems: Sequence[Mapping[str, Any]]) -> str:
+    """One phrase of what may be many problems of a file, as pydantic lists them."""
+    problem = problems[0]
+    place = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "unexpected_keyword_argument":
+        return f"unknown key {place}"
+    return f"{place}: {problem['msg']}".removeprefix(": ")

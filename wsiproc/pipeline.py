@@ -9,14 +9,12 @@ again, and ``run.json`` comes last.
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import json
 import os
 import shutil
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -31,9 +29,10 @@ from wsiproc.array.outline import fill, trace
 from wsiproc.array.pyramid import level_count, level_shape
 from wsiproc.core.cells import CellTable, Rings
 from wsiproc.core.geometry import Box, Grid, Region
-from wsiproc.core.palette import class_colour
+from wsiproc.core.kinds import CellKinds
+from wsiproc.core.palette import RGB, class_colour
 from wsiproc.errors import SlideReadError
-from wsiproc.executors import Task
+from wsiproc.executors import Task, give_back_memory
 from wsiproc.io import ngff
 from wsiproc.io.geojson import GeoJsonWriter, Piece, features_bytes
 from wsiproc.io.parquet import CellWriter, read_part, write_part
@@ -60,6 +59,14 @@ class Job:
     device: str
     batch: int
     roi: MultiPolygon | None
+    kinds: CellKinds | None = None
+
+    @property
+    def classes(self) -> Mapping[str, RGB]:
+        """Colours of the classes of cells by name: the kinds that were discovered, else the model's own classes."""
+        if self.kinds is not None:
+            return dict(zip(self.kinds.names, self.kinds.colours, strict=True))
+        return {name: class_colour(name, index) for index, name in enumerate(self.model.classes)}
 
     @property
     def work(self) -> Path:
@@ -106,14 +113,6 @@ def search_mask(job: Job) -> Mask:
 
 
 # --- infer -----------------------------------------------------------------------------------------------------------
-
-
-def give_back_memory() -> None:
-    """Return freed memory to the system; glibc keeps it, and other workers need the room. Elsewhere nothing is done."""
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
 
 
 def _one_thread() -> None:
@@ -204,7 +203,9 @@ def segment_region(job: Job, region: Region) -> dict[str, Any]:
     centres = centroids(sums)
     here = _inside(region.box, centres)
     kept = here & _wanted(job, centres)
-    cells = _cell_table(job, found, sums, centres, np.flatnonzero(kept), around)
+    cells = cell_table(job.model, found, sums, np.flatnonzero(kept), (around.y, around.x), job.frame.px_um2)
+    if job.kinds is not None:
+        cells = dataclasses.replace(cells, classes=job.kinds.nearest(cells.measurements))
     write_part(job.part(region), cells)
     dropped = {reason: _count_inside(region, around, places) for reason, places in found.dropped.items()}
     result = {
@@ -241,24 +242,24 @@ def _wanted(job: Job, centres: npt.NDArray[np.float64]) -> Mask:
     return looked_for & inside
 
 
-def _cell_table(
-    job: Job,
+def cell_table(
+    model: Model,
     found: Instances,
     sums: LabelSums,
-    centres: npt.NDArray[np.float64],
     rows: npt.NDArray[np.int64],
-    around: Box,
+    corner: tuple[int, int],
+    px_um2: float,
 ) -> CellTable:
-    """The chosen rows as a table in the grid frame, measured."""
+    """The chosen rows as a table, measured; ``corner``: where the labels lie in the frame of the sums."""
     rings = trace(found.labels, rows + 1)
-    rings = Rings(rings.offsets, rings.vertices + np.array([around.y, around.x], np.int32))
+    rings = Rings(rings.offsets, rings.vertices + np.array(corner, np.int32))
     sums = LabelSums(*(getattr(sums, field.name)[rows] for field in dataclasses.fields(sums)))
     return CellTable(
         found.classes[rows],
         found.scores[rows],
-        centres[rows],
+        centroids(sums),
         sums.boxes.astype(np.int32),
-        measure(sums, rings, job.frame.px_um2, stain_channels(job.model), OD_STEP),
+        measure(sums, rings, px_um2, stain_channels(model), OD_STEP),
         rings,
     )
 
@@ -343,7 +344,7 @@ def create_outputs(job: Job, overview: npt.NDArray[np.uint8], overview_mpp: tupl
     glass = {0: ("Glass", (0, 0, 0), 0), 1: ("Tissue", (86, 180, 233), 90)}
     ngff.create_labels(job.image, "tissue", (tissue.shape[0], tissue.shape[1]), overview_mpp, levels, "uint8", glass)
     classes = {0: ("Background", (0, 0, 0), 0)} | {
-        i + 1: (name, class_colour(name, i), 160) for i, name in enumerate(job.model.classes)
+        value: (name, colour, 160) for value, (name, colour) in enumerate(job.classes.items(), start=1)
     }
     ngff.create_labels(job.image, "classes", job.frame.grid, job.frame.mpp, levels, "uint8", classes)
     ngff.create_labels(job.image, "cells", job.frame.grid, job.frame.mpp, levels, "uint32")
@@ -438,7 +439,7 @@ def write_table(job: Job, blocks: tuple[Block, ...]) -> dict[str, Any]:
     """Write ``cells.parquet``, a row group a block."""
     started = time.perf_counter()
     with CellWriter(
-        job.cells, job.model.classes, measurement_names(list(stain_channels(job.model))), job.frame.scale
+        job.cells, job.classes, measurement_names(list(stain_channels(job.model))), job.frame.scale
     ) as writer:
         for block in blocks:
             writer.write(read_part(_block_path(job, block.region)))
@@ -448,8 +449,7 @@ def write_table(job: Job, blocks: tuple[Block, ...]) -> dict[str, Any]:
 def format_geojson(job: Job, block: Block) -> dict[str, Any]:
     """One block as a compressed piece of ``cells.geojson.gz``."""
     started = time.perf_counter()
-    colours = [class_colour(name, index) for index, name in enumerate(job.model.classes)]
-    facts = (job.fingerprint, job.model.classes, colours, job.frame.scale)
+    facts = (job.fingerprint, list(job.classes), list(job.classes.values()), job.frame.scale)
     cells = read_part(_block_path(job, block.region))
     Piece.of(*features_bytes(cells, block.first_id, *facts)).save(_piece_path(job, block))
     return {"seconds": time.perf_counter() - started}

@@ -15,34 +15,28 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiproc._version import __version__
-from wsiproc.array.tissue import find_tissue, grow, looks_fluorescent
-from wsiproc.core.geometry import Grid, Region, grid_shape
-from wsiproc.errors import PlanError, SettingsError
+from wsiproc.array.measure import measurement_names
+from wsiproc.core.geometry import Grid, Region
+from wsiproc.core.kinds import CellKinds
+from wsiproc.errors import SettingsError
 from wsiproc.executors import available_cores
-from wsiproc.io.roi import read_roi
-from wsiproc.io.slides import Slide, SlideSource, read_overview
+from wsiproc.io.slides import SlideSource
 from wsiproc.models import load_model
 from wsiproc.models.base import Model
-from wsiproc.pipeline import BLOCK, Job, predict
+from wsiproc.pipeline import BLOCK, Job, predict, stain_channels
 from wsiproc.projection import (
     DRIVER_BYTES,
     GB,
-    Frame,
     Mask,
     disk_bytes,
     needed_windows,
     require,
     run_seconds,
-    sample_windows,
     split_regions,
     worker_bytes,
 )
 from wsiproc.settings import Settings
-
-SAMPLE_WINDOWS = 16
-
-# Cells are looked for so far beyond the tissue, whose edge is found on a coarse overview and smoothed.
-_BORDER_UM = 40.0
+from wsiproc.survey import look_at
 
 # Settings that change what is written; a folder made with others of these cannot be continued. The model counts as what
 # it is, not as the path where it lies.
@@ -76,8 +70,10 @@ class Plan:
         return float(self.tissue.sum() * self.overview_mpp[0] * self.overview_mpp[1] / 1e6)
 
 
-def plan_slide(path: Path, out: Path, settings: Settings) -> Plan:
+def plan_slide(path: Path, out: Path, settings: Settings, kinds: CellKinds | None = None) -> Plan:
     """Decide everything for one slide. Reads its overview and a few windows of tissue; writes nothing.
+
+    ``kinds``: the classes that its cells get; None leaves them those of the model.
 
     Raises SlideError, ResolutionError, SettingsError, ModelError, or PlanError with both numbers where the work does
     not fit.
@@ -85,34 +81,27 @@ def plan_slide(path: Path, out: Path, settings: Settings) -> Plan:
     source, model = slide_source(path, settings), load_model(settings.model)
     _check_region(settings.region, model)
     device = choose_device(settings.device)
-    with source.open() as slide:
-        facts = _slide_facts(slide)
-        key = work_key(facts["fingerprint"], settings, model, device)
-        overview, overview_mpp = read_overview(slide)
-        warnings = _stain_warnings(slide, overview)
-        frame = Frame(slide.shape, grid_shape(slide.shape, slide.mpp, model.mpp), slide.mpp)
-        roi = read_roi(settings.roi, slide.shape) if settings.roi else None
-        everywhere = _tissue_mask(overview, overview_mpp, settings.tissue)
-        tissue = _restrict(everywhere, roi, slide.shape)
-        search = _restrict(grow(everywhere, _BORDER_UM / overview_mpp[0]), roi, slide.shape)
-        _require_tissue(tissue, path, roi)
-        boxes = sample_windows(tissue, frame.grid, model.window, SAMPLE_WINDOWS)
-        samples, read_s = _timed(lambda: [slide.read(box, model.mpp) for box in boxes])
-        model = model.calibrate(samples)
-        job = Job(
-            source=source,
-            folder=out.absolute() / slide.name,
-            fingerprint=facts["fingerprint"],
-            frame=frame,
-            model=model,
-            step=settings.region,
-            device=device,
-            batch=_batch(settings, device),
-            roi=roi,
-        )
+    seen = look_at(source, model, settings.tissue, settings.roi)
+    frame, search = seen.frame, seen.search
+    key = work_key(seen.slide["fingerprint"], settings, model, device, kinds)
+    model = seen.model
+    if kinds is not None:
+        require_features(kinds, model, path)
+    job = Job(
+        source=source,
+        folder=out.absolute() / seen.slide["name"],
+        fingerprint=seen.slide["fingerprint"],
+        frame=frame,
+        model=model,
+        step=settings.region,
+        device=device,
+        batch=_batch(settings, device),
+        roi=seen.roi,
+        kinds=kinds,
+    )
     infer, segment = split_regions(search, frame.grid, job.step, model.margin)
     windows = sum(len(needed_windows(search, frame.grid, r.box, model.window, model.margin)) for r in infer)
-    window_s, cells = _probe(job, samples, read_s / len(boxes), windows)
+    window_s, cells = _probe(job, seen.samples, seen.read_s, windows)
     workers = min(settings.workers or available_cores(), len(infer))
     shards = {shard for region in segment for shard in Grid(frame.grid, BLOCK).touching(region.box)}
     each = _bytes_a_worker(job)
@@ -123,16 +112,16 @@ def plan_slide(path: Path, out: Path, settings: Settings) -> Plan:
         segment=tuple(segment),
         windows=windows,
         workers=workers,
-        slide=facts,
-        overview=overview,
-        overview_mpp=overview_mpp,
-        tissue=tissue,
+        slide=seen.slide,
+        overview=seen.overview,
+        overview_mpp=seen.overview_mpp,
+        tissue=seen.tissue,
         search=search,
         memory_bytes=DRIVER_BYTES + workers * each,
         disk_bytes=disk_bytes(windows * model.window**2, len(model.channels), cells),
         seconds=run_seconds(windows, window_s, len(shards), cells, workers),
         cells=cells,
-        warnings=tuple(warnings),
+        warnings=seen.warnings,
     )
     _check_plan(plan, settings)
     return plan
@@ -144,15 +133,20 @@ def _bytes_a_worker(job: Job) -> int:
     return worker_bytes(job.step, model.margin, model.window, model.halo, len(model.channels), zoom)
 
 
-def _require_tissue(tissue: Mask, path: Path, roi: Any) -> None:
-    if not tissue.any():
-        where = " in the region of interest" if roi else ""
-        raise PlanError(f"{path}: no tissue found{where}. If there is some, --tissue all takes the whole slide")
-
-
 def slide_source(path: Path, settings: Settings) -> SlideSource:
     """What workers need to open the slide."""
     return SlideSource(path.absolute(), settings.mpp, settings.reader)
+
+
+def require_features(kinds: CellKinds, model: Model, path: Path) -> None:
+    """Refuse a slide on which the calibrated model does not measure what the kinds are told apart by."""
+    stains = list(stain_channels(model))
+    missing = set(kinds.features) - set(measurement_names(stains))
+    if missing:
+        raise SettingsError(
+            f"{path}: its stains are {' and '.join(stains)}, but the kinds of cells (--classes) are told apart by "
+            f"{', '.join(sorted(missing))}; run slides of one stain at a time, each with kinds of its own"
+        )
 
 
 def _check_region(step: int, model: Model) -> None:
@@ -162,40 +156,6 @@ def _check_region(step: int, model: Model) -> None:
             f"region is {step} px; the model {model.name!r} needs a multiple of its window, {model.window} px: "
             f"try {below} or {below + model.window}"
         )
-
-
-def _stain_warnings(slide: Slide, overview: npt.NDArray[np.uint8]) -> list[str]:
-    if looks_fluorescent(overview):
-        return [
-            f"{slide.path.name} looks like fluorescence (bright on black); the model expects a brightfield stain such "
-            "as H&E, so the cells are not to be trusted"
-        ]
-    return []
-
-
-def _tissue_mask(overview: npt.NDArray[np.uint8], mpp: tuple[float, float], method: str) -> Mask:
-    """Tissue in the overview by the method that the user chose."""
-    if method == "auto":
-        return find_tissue(overview, sum(mpp) / 2)
-    if method == "all":
-        return np.ones(overview.shape[:2], bool)
-    from wsiproc.bridges.tiatoolbox import tissue_mask
-
-    return tissue_mask(overview, method.removeprefix("tiatoolbox:"), sum(mpp) / 2)  # type: ignore[arg-type]
-
-
-def _restrict(tissue: Mask, roi: Any, slide_shape: tuple[int, int]) -> Mask:
-    """Tissue within one overview px of the region of interest; the exact border is kept per cell, later."""
-    if roi is None:
-        return tissue
-    import shapely
-
-    fy, fx = slide_shape[0] / tissue.shape[0], slide_shape[1] / tissue.shape[1]
-    y, x = np.mgrid[: tissue.shape[0], : tissue.shape[1]]
-    near = shapely.buffer(roi, max(fy, fx))
-    shapely.prepare(near)
-    inside: Mask = shapely.contains_xy(near, (x + 0.5) * fx, (y + 0.5) * fy)
-    return tissue & inside
 
 
 def choose_device(choice: str) -> str:
@@ -249,19 +209,6 @@ def _full_window(sample: npt.NDArray[np.uint8], window: int, halo: int) -> npt.N
     return np.pad(sample, ((halo, below), (halo, right), (0, 0)), mode="edge")
 
 
-def _slide_facts(slide: Slide) -> dict[str, Any]:
-    return {
-        "name": slide.name,
-        "path": str(slide.path),
-        "shape": list(slide.shape),
-        "mpp": slide.mpp,
-        "format": slide.format,
-        "objective": slide.objective,
-        "levels": list(slide.levels),
-        "fingerprint": slide.fingerprint(),
-    }
-
-
 def _check_plan(plan: Plan, settings: Settings) -> None:
     """Refuse the impossible before it starts."""
     import psutil
@@ -274,7 +221,7 @@ def _check_plan(plan: Plan, settings: Settings) -> None:
     require(f"{plan.job.folder}: disk", plan.disk_bytes, shutil.disk_usage(folder).free, "Choose another -o folder.")
 
 
-def work_key(fingerprint: str, settings: Settings, model: Model, device: str) -> str:
+def work_key(fingerprint: str, settings: Settings, model: Model, device: str, kinds: CellKinds | None = None) -> str:
     """Hash of everything that decides what is written: work with another key can neither be continued nor mixed in.
 
     Tissue, calibration and cells are functions of these, so they need not be computed to know that nothing changed.
@@ -284,5 +231,6 @@ def work_key(fingerprint: str, settings: Settings, model: Model, device: str) ->
     except OSError as error:
         raise SettingsError(f"{settings.roi}: the region of interest cannot be read: {error.strerror}") from error
     chosen = {name: getattr(settings, name) for name in _DECISIVE}
-    facts = {"wsiproc": __version__, "slide": fingerprint, "model": repr(model), "device": device, "roi": roi, **chosen}
+    facts = {"slide": fingerprint, "model": repr(model), "device": device, "roi": roi, "kinds": repr(kinds), **chosen}
+    facts["wsiproc"] = __version__
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

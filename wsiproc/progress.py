@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from wsiproc.run import Event, Outcome
 
 STAGES = {
+    "classes": "looking for kinds of cells",
     "plan": "looking for tissue, calibrating",
     "cells": "finding cells",
     "merge": "merging",

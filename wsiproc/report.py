@@ -17,10 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiproc.core.cells import CellTable
-from wsiproc.core.palette import RGB, class_colour
+from wsiproc.core.palette import RGB, css_colour
 from wsiproc.report_figures import (
     box_path,
-    css_colour,
     data_uri,
     density_gradient,
     density_pixels,
@@ -250,14 +249,14 @@ def _warnings(warnings: Sequence[object]) -> str:
 
 
 def _colours(run: dict[str, Any]) -> list[RGB]:
-    return [class_colour(name, index) for index, name in enumerate(run["model"]["classes"])]
+    return [(red, green, blue) for red, green, blue in run["classes"].values()]
 
 
 def _classes(run: dict[str, Any]) -> str:
     counts, area = run["counts"], run["tissue_mm2"]
     total = max(1, counts["cells"])
     rows = []
-    for name, colour in zip(run["model"]["classes"], _colours(run), strict=True):
+    for name, colour in zip(run["classes"], _colours(run), strict=True):
         count = counts["classes"].get(name, 0)
         chip = f'<span class="chip" style="--colour:{css_colour(colour)}"></span>'
         share = count / total
@@ -352,7 +351,7 @@ def _crops(run: dict[str, Any], crops: Sequence[Crop]) -> str:
             body += f'<h3>{title}</h3><div class="crops">{figures}</div>'
     keys = "".join(
         f'<span class="key" style="--colour:{css_colour(colour)}"><i></i>{escape(name)}</span>'
-        for name, colour in zip(run["model"]["classes"], _colours(run), strict=True)
+        for name, colour in zip(run["classes"], _colours(run), strict=True)
     )
     return _section("Samples", body, f"{keys} Point at a picture to hide its outlines.")
 
@@ -384,7 +383,7 @@ def _histograms(run: dict[str, Any], cells: ReportCells) -> str:
         if not values.counts.any():
             continue
         edges, counts, outside = values.shown()
-        drawing = histogram(measurement_title(name), edges, counts, run["model"]["classes"], _colours(run))
+        drawing = histogram(measurement_title(name), edges, counts, list(run["classes"]), _colours(run))
         left = [f"{outside:,} beyond the axis"] * bool(outside) + [f"{values.unfit:,} not measurable"] * bool(
             values.unfit
         )
@@ -418,6 +417,7 @@ def _provenance(run: dict[str, Any]) -> str:
         ("Slide", run["slide"]),
         ("Model", {key: value for key, value in run["model"].items() if key != "calibration"}),
         ("Calibration", run["model"].get("calibration", {})),
+        ("Kinds of cells", run["kinds"] or {}),
         ("Settings", run["settings"]),
         ("Versions", run["versions"]),
     ]

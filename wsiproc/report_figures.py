@@ -11,17 +11,12 @@ from html import escape
 import numpy as np
 import numpy.typing as npt
 
-from wsiproc.core.palette import RGB
+from wsiproc.core.palette import RGB, css_colour
 
 # From pale to deep: lightness falls evenly and the hue runs yellow–blue, so it reads the same to colour-blind eyes.
 _DENSITY_COLOURS = np.array(
     [(250, 243, 180), (178, 221, 160), (84, 181, 173), (40, 122, 170), (44, 68, 140), (38, 20, 84)], np.float64
 )
-
-
-def css_colour(colour: RGB) -> str:
-    """``#rrggbb``."""
-    return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
 def data_uri(pixels: npt.NDArray[np.uint8], quality: int | None = 82) -> str:

@@ -19,11 +19,14 @@ import numpy.typing as npt
 
 from wsiproc._version import __version__
 from wsiproc.core.geometry import Grid
+from wsiproc.core.kinds import CellKinds
 from wsiproc.crops import CropPlaces, take_crops
+from wsiproc.discover import find_kinds
 from wsiproc.errors import OutputError, SettingsError
-from wsiproc.executors import Crew, crew
+from wsiproc.executors import Crew, crew, give_back_memory
 from wsiproc.io.slides import slide_name
 from wsiproc.models import load_model
+from wsiproc.models.base import Model
 from wsiproc.pipeline import (
     BLOCK,
     Block,
@@ -31,7 +34,6 @@ from wsiproc.pipeline import (
     create_outputs,
     export_tasks,
     finish,
-    give_back_memory,
     merge_cells,
     render_tasks,
     write_json,
@@ -135,7 +137,7 @@ def _merge(plan: Plan, listen: Listener) -> _Merged:
     """Sort and number the cells, and count on the way."""
     job = plan.job
     mpp = float(np.mean(job.frame.mpp))
-    merged = _Merged([], ReportCells.empty(job.frame.grid, mpp, len(job.model.classes)), CropPlaces())
+    merged = _Merged([], ReportCells.empty(job.frame.grid, mpp, len(job.classes)), CropPlaces())
     total = len({block for region in plan.segment for block in Grid(job.frame.grid, BLOCK).touching(region.box)})
     for block, cells in merge_cells(job, plan.segment):
         merged.blocks.append(block)
@@ -179,13 +181,9 @@ def _run_facts(
         "wsiproc": __version__,
         "key": plan.key,
         "slide": plan.slide,
-        "model": {
-            "name": job.model.name,
-            "mpp": job.model.mpp,
-            "weights_sha256": job.model.weights_sha256,
-            "classes": list(job.model.classes),
-            "calibration": job.model.calibration(),
-        },
+        "model": _model_facts(job.model),
+        "classes": {name: list(colour) for name, colour in job.classes.items()},
+        "kinds": None if job.kinds is None else job.kinds.facts(),
         "settings": {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(settings).items()},
         "device": job.device,
         "grid": {"shape": list(frame.grid), "mpp": list(frame.mpp), "scale": list(frame.scale)},
@@ -201,7 +199,7 @@ def _run_facts(
         },
         "counts": {
             "cells": int(counts.sum()),
-            "classes": dict(zip(job.model.classes, counts.tolist(), strict=True)),
+            "classes": dict(zip(job.classes, counts.tolist(), strict=True)),
             "dropped": dropped,
         },
         "projected": {"memory_bytes": plan.memory_bytes, "disk_bytes": plan.disk_bytes, "seconds": plan.seconds},
@@ -214,6 +212,16 @@ def _run_facts(
         "resumed": sum(bool(r.get("resumed")) for results in done.values() for r in results),
         "warnings": warnings,
         "versions": _versions(),
+    }
+
+
+def _model_facts(model: Model) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "mpp": model.mpp,
+        "weights_sha256": model.weights_sha256,
+        "classes": list(model.classes),
+        "calibration": model.calibration(),
     }
 
 
@@ -266,6 +274,8 @@ def run_slides(
 ) -> Iterator[Outcome]:
     """Run slide after slide into ``out``/<slide name>; yields what became of each. One that fails costs no other."""
     load_model(settings.model)  # an unknown name is said once, not once a slide
+    title = paths[0].name if len(paths) == 1 else f"{len(paths)} slides"
+    kinds = find_kinds(paths, out, settings, lambda done, total: listen(Event(title, "classes", done, total)))
     taken: dict[str, Path] = {}
     with ExitStack() as stack:
         crews = _Crews(settings, stack)
@@ -275,15 +285,24 @@ def run_slides(
                 if name in taken:
                     raise SettingsError(f"{path} and {taken[name]} would both write {out / name}; run them apart")
                 taken[name] = path
-                yield _run_slide(path, out, settings, overwrite, crews, listen)
+                yield _run_slide(path, out, settings, kinds, overwrite, crews, listen)
             except Exception as error:
                 yield Outcome(path, "failed", error=error)
 
 
-def _run_slide(path: Path, out: Path, settings: Settings, overwrite: bool, crews: _Crews, listen: Listener) -> Outcome:
+def _run_slide(
+    path: Path,
+    out: Path,
+    settings: Settings,
+    kinds: CellKinds | None,
+    overwrite: bool,
+    crews: _Crews,
+    listen: Listener,
+) -> Outcome:
     """One slide, unless its folder is finished already."""
     with slide_source(path, settings).open() as slide:
-        key = work_key(slide.fingerprint(), settings, load_model(settings.model), choose_device(settings.device))
+        model, device = load_model(settings.model), choose_device(settings.device)
+        key = work_key(slide.fingerprint(), settings, model, device, kinds)
         folder = out.absolute() / slide.name
     finished = folder / "run.json"
     if finished.exists():
@@ -292,13 +311,13 @@ def _run_slide(path: Path, out: Path, settings: Settings, overwrite: bool, crews
             return Outcome(path, "already done", folder, run)
         if not overwrite:
             raise OutputError(
-                f"{folder} holds the results of another slide, model, version or settings. Choose another -o folder, "
-                "or pass --overwrite to replace them"
+                f"{folder} holds the results of another slide, model, version, kinds of cells or settings. Choose "
+                "another -o folder, or pass --overwrite to replace them"
             )
         shutil.rmtree(folder)
     listen(Event(folder.name, "plan", 0, 1))
     clock = time.perf_counter()
-    plan = plan_slide(path, out, settings)
+    plan = plan_slide(path, out, settings, kinds)
     give_back_memory()
     run = run_plan(plan, crews.for_plan(plan), settings, time.perf_counter() - clock, listen)
     return Outcome(path, "done", folder, run)

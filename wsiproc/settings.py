@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from wsiproc.core.kinds import FEWEST_KINDS, MOST_KINDS
 from wsiproc.errors import SettingsError
 
 _CHOICES = {
@@ -32,6 +33,8 @@ class Settings:
     """How tissue is found: ``auto``, ``all``, ``tiatoolbox:otsu`` or ``tiatoolbox:morphological``."""
     roi: Path | None = None
     """GeoJSON with areas to work in, as QuPath exports annotations."""
+    classes: int | Path | None = None
+    """Number of kinds of cells to find, or the ``classes.toml`` that holds them; None keeps the model's own classes."""
     region: int = 2048
     """Side of a region, the unit of work, in px at the model's resolution; a multiple of the model's window."""
     device: str = "auto"
@@ -55,13 +58,18 @@ class Settings:
             raise SettingsError(f"workers is {self.workers}; at least 1 is needed")
         if self.batch is not None and self.batch < 1:
             raise SettingsError(f"batch is {self.batch}; at least 1 is needed")
+        if isinstance(self.classes, int) and not FEWEST_KINDS <= self.classes <= MOST_KINDS:
+            raise SettingsError(
+                f"classes is {self.classes}; give {FEWEST_KINDS} to {MOST_KINDS} kinds of cells to find, or the path "
+                "of a classes.toml"
+            )
         for name, choices in _CHOICES.items():
             chosen = getattr(self, name)
             if chosen not in choices:
                 raise SettingsError(f"{name} is {chosen!r}; choose one of {', '.join(choices)}")
 
 
-_PATHS = ("roi",)
+_PATHS = ("roi", "classes")
 
 
 def load_settings(path: Path) -> dict[str, Any]:
@@ -76,7 +84,7 @@ def load_settings(path: Path) -> dict[str, Any]:
             raise SettingsError(f"{path}: unknown setting {name!r}; known are {', '.join(known)}")
         if not _fits(value, known[name]):
             raise SettingsError(f"{path}: {name} = {value!r} should be of type {known[name]}")
-    return {name: Path(value) if name in _PATHS else value for name, value in values.items()}
+    return {name: Path(value) if name in _PATHS and isinstance(value, str) else value for name, value in values.items()}
 
 
 def _fits(value: object, kind: str) -> bool:

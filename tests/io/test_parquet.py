@@ -14,6 +14,7 @@ from wsiproc.core.cells import CellTable
 from wsiproc.io.parquet import CellWriter, read_cells, read_part, write_part
 
 SCALE = (1.9013, 1.9007)
+CLASSES = {"Negative": (0, 114, 178), "Positive": (213, 94, 0)}
 
 
 def cell_table(seed: int = 0, count: int = 60) -> CellTable:
@@ -52,7 +53,7 @@ def test_a_part_comes_back_as_it_was(tmp_path: Path, count: int) -> None:
 
 def test_the_table_comes_back_as_it_was(tmp_path: Path) -> None:
     blocks = [cell_table(0), cell_table(1)]
-    with CellWriter(tmp_path / "cells.parquet", ["Negative", "Positive"], ["area_um2", "solidity"], SCALE) as writer:
+    with CellWriter(tmp_path / "cells.parquet", CLASSES, ["area_um2", "solidity"], SCALE) as writer:
         firsts = [writer.write(block) for block in blocks]
     assert firsts == [1, 1 + len(blocks[0])]
     ids, cells = read_cells(tmp_path / "cells.parquet")
@@ -63,7 +64,7 @@ def test_the_table_comes_back_as_it_was(tmp_path: Path) -> None:
 
 def test_geopandas_reads_the_table_as_it_is(tmp_path: Path) -> None:
     cells = cell_table()
-    with CellWriter(tmp_path / "cells.parquet", ["Negative", "Positive"], ["area_um2", "solidity"], SCALE) as writer:
+    with CellWriter(tmp_path / "cells.parquet", CLASSES, ["area_um2", "solidity"], SCALE) as writer:
         writer.write(cells)
     frame = geopandas.read_parquet(tmp_path / "cells.parquet")
     assert frame.crs is None
@@ -77,16 +78,14 @@ def test_geopandas_reads_the_table_as_it_is(tmp_path: Path) -> None:
 
 
 def test_a_slide_without_cells_is_a_table_without_rows(tmp_path: Path) -> None:
-    with CellWriter(tmp_path / "cells.parquet", ["Nucleus"], ["area_um2"], SCALE):
+    with CellWriter(tmp_path / "cells.parquet", {"Nucleus": (0, 158, 115)}, ["area_um2"], SCALE):
         pass
     assert len(geopandas.read_parquet(tmp_path / "cells.parquet")) == 0
 
 
 def test_a_table_that_failed_halfway_is_not_there(tmp_path: Path) -> None:
     def write_half() -> None:
-        with CellWriter(
-            tmp_path / "cells.parquet", ["Negative", "Positive"], ["area_um2", "solidity"], SCALE
-        ) as writer:
+        with CellWriter(tmp_path / "cells.parquet", CLASSES, ["area_um2", "solidity"], SCALE) as writer:
             writer.write(cell_table())
             raise KeyboardInterrupt
 

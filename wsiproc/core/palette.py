@@ -19,6 +19,10 @@ OKABE_ITO: tuple[RGB, ...] = (
     (0, 0, 0),
 )
 
+# For more kinds than that: four of the colours that Tol calls muted (SRON/EPS/TN/09-002, 2021), dark ones, so that each
+# differs in lightness too.
+TOL_MUTED: tuple[RGB, ...] = ((136, 34, 85), (51, 34, 136), (153, 153, 51), (17, 119, 51))
+
 # QuPath ignores a file's colours for these names and uses its own, close to these.
 NAMED: dict[str, RGB] = {"Positive": (213, 94, 0), "Negative": (0, 114, 178), "Nucleus": (0, 158, 115)}
 
@@ -26,3 +30,13 @@ NAMED: dict[str, RGB] = {"Positive": (213, 94, 0), "Negative": (0, 114, 178), "N
 def class_colour(name: str, index: int) -> RGB:
     """Colour of the class ``name``, the ``index``-th of its model."""
     return NAMED.get(name, OKABE_ITO[index % len(OKABE_ITO)])
+
+
+def kind_colours(count: int) -> tuple[RGB, ...]:
+    """Colours of ``count`` discovered kinds of cells, at most 12, no two alike."""
+    return (OKABE_ITO + TOL_MUTED)[:count]
+
+
+def css_colour(colour: RGB) -> str:
+    """``#rrggbb``."""
+    return "#{:02x}{:02x}{:02x}".format(*colour)

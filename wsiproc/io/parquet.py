@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,7 +18,7 @@ import shapely
 
 from wsiproc.array.outline import as_polygons
 from wsiproc.core.cells import CellTable, Rings
-from wsiproc.core.palette import class_colour
+from wsiproc.core.palette import RGB
 
 
 def write_part(path: Path, cells: CellTable) -> None:
@@ -65,11 +65,12 @@ def _chunk(column: Any, kind: Any) -> Any:
 class CellWriter:
     """``cells.parquet`` in row groups, one a block of cells; readable by GeoPandas as it is (GeoParquet 1.1).
 
-    Coordinates become level-0 px, ids count from 1. The file appears under its name when it is whole.
+    ``classes``: colours by name, in the order of their indexes. Coordinates become level-0 px, ids count from 1. The
+    file appears under its name when it is whole.
     """
 
     def __init__(
-        self, path: Path, classes: Sequence[str], measurements: Sequence[str], scale: tuple[float, float]
+        self, path: Path, classes: Mapping[str, RGB], measurements: Sequence[str], scale: tuple[float, float]
     ) -> None:
         self._path, self._temporary = path, path.with_suffix(".parquet.tmp")
         self._classes, self._scale, self._next_id = list(classes), scale, 1
@@ -171,7 +172,7 @@ def _rings_from_wkb(
     return bounds, Rings(offsets, np.rint(points[keep]).astype(np.int32))
 
 
-def _schema(classes: Sequence[str], measurements: Sequence[str], scale: tuple[float, float]) -> Any:
+def _schema(classes: Mapping[str, RGB], measurements: Sequence[str], scale: tuple[float, float]) -> Any:
     sides = pa.struct([pa.field(side, pa.float64(), nullable=False) for side in ("xmin", "ymin", "xmax", "ymax")])
     fields = [
         pa.field("id", pa.uint32(), nullable=False),
@@ -186,7 +187,7 @@ def _schema(classes: Sequence[str], measurements: Sequence[str], scale: tuple[fl
     facts = {
         "scale": list(scale),
         "classes": list(classes),
-        "colours": [list(class_colour(name, index)) for index, name in enumerate(classes)],
+        "colours": [list(colour) for colour in classes.values()],
         "measurements": list(measurements),
         "frame": "level-0 px of the slide, origin at the top-left corner of its top-left pixel, y down",
     }

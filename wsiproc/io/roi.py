@@ -60,7 +60,8 @@ def _load(path: Path) -> Any:
         if content.startswith(b"\x1f\x8b"):
             content = gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
-        raise SettingsError(f"{path}: the region of interest cannot be read: {error}; {_HELP}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise SettingsError(f"{path}: the region of interest cannot be read: {reason}; {_HELP}") from error
     try:
         return orjson.loads(content.removeprefix(b"\xef\xbb\xbf"))
     except orjson.JSONDecodeError as error:

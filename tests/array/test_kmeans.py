@@ -1,0 +1,39 @@
+"""Groups that are there are found, whatever the units of their features."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from wsiproc.array.kmeans import standardised_kmeans
+
+CENTRES = np.array([[30.0, 0.1, 0.0], [60.0, 0.1, 0.5], [30.0, 0.4, 0.5]])
+
+
+def blobs(seed: int = 0, each: int = 200) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return np.concatenate([rng.normal(centre, [2.0, 0.02, 0.03], (each, 3)) for centre in CENTRES])
+
+
+@pytest.mark.parametrize("units", [1.0, np.array([1e-6, 1e6, 1.0])], ids=["as measured", "other units"])
+def test_the_centres_of_blobs_are_found_in_their_own_units(units: np.ndarray) -> None:
+    scale, centres = standardised_kmeans(blobs() * units, 3)
+    found = centres / units
+    order = [int(np.abs((found - centre) / CENTRES.std(axis=0)).sum(axis=1).argmin()) for centre in CENTRES]
+    assert sorted(order) == [0, 1, 2]
+    assert np.allclose(found[order], CENTRES, atol=[0.6, 0.006, 0.01])
+    assert np.allclose(scale, (blobs() * units).std(axis=0))
+
+
+def test_the_same_rows_give_the_same_centres() -> None:
+    first, again = (standardised_kmeans(blobs(), 4)[1] for _ in range(2))
+    assert np.array_equal(first, again)
+
+
+def test_a_feature_that_never_varies_decides_nothing() -> None:
+    rows = blobs()
+    with_constant = np.concatenate([rows, np.full((len(rows), 1), 7.0)], axis=1)
+    scale, centres = standardised_kmeans(with_constant, 3)
+    assert scale[3] == 1.0
+    assert np.allclose(centres[:, 3], 7.0)
+    assert np.array_equal(centres[:, :3], standardised_kmeans(rows, 3)[1])

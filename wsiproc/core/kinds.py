@@ -1,0 +1,54 @@
+"""Kinds of cells that were discovered in the cells themselves: the names, colours and typical cells of a cohort."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from wsiproc.core.palette import RGB
+
+FEWEST_KINDS, MOST_KINDS = 2, 12
+
+
+@dataclass(frozen=True)
+class CellKinds:
+    """K kinds of cells, which take the place of a model's own classes.
+
+    ``names``, ``colours``: K each; ``features``: F names of measurements; ``scale``: F numbers by which differences are
+    divided before they are compared; ``centres``: K rows of F, the typical cell of each kind in the measurements' own
+    units. ``model``, ``mpp``, ``weights_sha256``: whose cells they were found in; measurements of another model's
+    outlines mean something else. Its ``repr`` is part of the key by which work is told from other work.
+    """
+
+    names: tuple[str, ...]
+    colours: tuple[RGB, ...]
+    features: tuple[str, ...]
+    scale: tuple[float, ...]
+    centres: tuple[tuple[float, ...], ...]
+    model: str
+    mpp: float
+    weights_sha256: str | None
+
+    def nearest(self, measurements: Mapping[str, npt.NDArray[np.float32]]) -> npt.NDArray[np.uint8]:
+        """Index of the kind whose centre is nearest to each cell; of equally near ones the first: (N,) uint8.
+
+        ``measurements``: name → (N,), all features among them. A cell's kind depends on its own numbers alone: they
+        are added feature by feature, since a matrix product rounds by the number of rows.
+        """
+        centres = np.array(self.centres)
+        squares = np.zeros((len(measurements[self.features[0]]), len(centres)))
+        for column, (name, scale) in enumerate(zip(self.features, self.scale, strict=True)):
+            squares += ((measurements[name].astype(np.float64)[:, None] - centres[:, column]) / scale) ** 2
+        kinds: npt.NDArray[np.uint8] = squares.argmin(axis=1).astype(np.uint8)
+        return kinds
+
+    def facts(self) -> dict[str, object]:
+        """What a run has used, for ``run.json``; plain Python values."""
+        typical = {
+            name: dict(zip(self.features, centre, strict=True))
+            for name, centre in zip(self.names, self.centres, strict=True)
+        }
+        return {"scale": dict(zip(self.features, self.scale, strict=True)), "centres": typical}

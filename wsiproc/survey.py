@@ -1,0 +1,135 @@
+"""A first look at a slide, before anything is decided: where tissue is, and the model calibrated on pieces of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsiproc.array.tissue import find_tissue, grow, looks_fluorescent
+from wsiproc.core.geometry import Box, grid_shape
+from wsiproc.errors import PlanError
+from wsiproc.io.roi import read_roi
+from wsiproc.io.slides import Slide, SlideSource, read_overview
+from wsiproc.models.base import Model
+from wsiproc.projection import Frame, Mask, sample_windows
+
+if TYPE_CHECKING:
+    from shapely import MultiPolygon
+
+SAMPLE_WINDOWS = 16
+
+# Cells are looked for so far beyond the tissue, whose edge is found on a coarse overview and smoothed.
+_BORDER_UM = 40.0
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What one look tells. ``model``: calibrated on ``samples`` (h, w, 3), which are the windows ``boxes`` (grid px).
+
+    ``tissue``, ``search``: where tissue is and where to look for cells, on the ``overview`` (h, w, 3); ``read_s``:
+    seconds that a sample took to read.
+    """
+
+    slide: dict[str, Any]
+    frame: Frame
+    overview: npt.NDArray[np.uint8]
+    overview_mpp: tuple[float, float]
+    roi: MultiPolygon | None
+    tissue: Mask
+    search: Mask
+    model: Model
+    boxes: Sequence[Box]
+    samples: Sequence[npt.NDArray[np.uint8]]
+    read_s: float
+    warnings: tuple[str, ...]
+
+
+def look_at(source: SlideSource, model: Model, tissue: str, roi: Path | None) -> Survey:
+    """Read a slide's overview and a few windows of tissue; the same for every way to cut up the work.
+
+    ``tissue``: how it is found; ``roi``: GeoJSON with areas to work in. Raises SlideError, ResolutionError,
+    SettingsError, or PlanError where there is no tissue.
+    """
+    with source.open() as slide:
+        overview, overview_mpp = read_overview(slide)
+        frame = Frame(slide.shape, grid_shape(slide.shape, slide.mpp, model.mpp), slide.mpp)
+        areas = read_roi(roi, slide.shape) if roi else None
+        everywhere = _tissue_mask(overview, overview_mpp, tissue)
+        inside = _restrict(everywhere, areas, slide.shape)
+        _require_tissue(inside, source.path, areas)
+        boxes = sample_windows(inside, frame.grid, model.window, SAMPLE_WINDOWS)
+        started = time.perf_counter()
+        samples = [slide.read(box, model.mpp) for box in boxes]
+        return Survey(
+            slide=_slide_facts(slide),
+            frame=frame,
+            overview=overview,
+            overview_mpp=overview_mpp,
+            roi=areas,
+            tissue=inside,
+            search=_restrict(grow(everywhere, _BORDER_UM / overview_mpp[0]), areas, slide.shape),
+            read_s=(time.perf_counter() - started) / len(boxes),
+            model=model.calibrate(samples),
+            boxes=boxes,
+            samples=samples,
+            warnings=_stain_warnings(slide, overview),
+        )
+
+
+def _slide_facts(slide: Slide) -> dict[str, Any]:
+    return {
+        "name": slide.name,
+        "path": str(slide.path),
+        "shape": list(slide.shape),
+        "mpp": slide.mpp,
+        "format": slide.format,
+        "objective": slide.objective,
+        "levels": list(slide.levels),
+        "fingerprint": slide.fingerprint(),
+    }
+
+
+def _stain_warnings(slide: Slide, overview: npt.NDArray[np.uint8]) -> tuple[str, ...]:
+    if not looks_fluorescent(overview):
+        return ()
+    return (
+        f"{slide.path.name} looks like fluorescence (bright on black); the model expects a brightfield stain such as "
+        "H&E, so the cells are not to be trusted",
+    )
+
+
+def _tissue_mask(overview: npt.NDArray[np.uint8], mpp: tuple[float, float], method: str) -> Mask:
+    """Tissue in the overview by the method that the user chose."""
+    if method == "auto":
+        return find_tissue(overview, sum(mpp) / 2)
+    if method == "all":
+        return np.ones(overview.shape[:2], bool)
+    from wsiproc.bridges.tiatoolbox import tissue_mask
+
+    return tissue_mask(overview, method.removeprefix("tiatoolbox:"), sum(mpp) / 2)  # type: ignore[arg-type]
+
+
+def _restrict(tissue: Mask, roi: MultiPolygon | None, slide_shape: tuple[int, int]) -> Mask:
+    """Tissue within one overview px of the region of interest; the exact border is kept per cell, later."""
+    if roi is None:
+        return tissue
+    import shapely
+
+    fy, fx = slide_shape[0] / tissue.shape[0], slide_shape[1] / tissue.shape[1]
+    y, x = np.mgrid[: tissue.shape[0], : tissue.shape[1]]
+    near = shapely.buffer(roi, max(fy, fx))
+    shapely.prepare(near)
+    inside: Mask = shapely.contains_xy(near, (x + 0.5) * fx, (y + 0.5) * fy)
+    return tissue & inside
+
+
+def _require_tissue(tissue: Mask, path: Path, roi: MultiPolygon | None) -> None:
+    if not tissue.any():
+        where = " in the region of interest" if roi else ""
+        raise PlanError(f"{path}: no tissue found{where}. If there is some, --tissue all takes the whole slide")
