@@ -76,6 +76,14 @@ def test_one_point_has_no_edges_and_none_no_label() -> None:
     assert np.all(voronoi_label(np.zeros((0, 2), np.int64), (3, 3)) == IGNORED)
 
 
+def test_discs_carry_the_kind_of_their_point() -> None:
+    points = np.array([[3, 3], [3, 12], [12, 3]])
+    label = voronoi_label(points, (16, 16), kinds=np.array([2, 1, 2], np.uint8))
+    assert label[tuple(points.T)].tolist() == [2, 1, 2]
+    assert (label[3, 1:6] == 2).all()
+    assert [int(np.sum(label == kind)) for kind in (1, 2)] == [13, 26]
+
+
 @pytest.mark.parametrize("radius", [0, 1, 3])
 def test_discs_have_the_radius_asked_for(radius: int) -> None:
     label = voronoi_label(np.array([[5, 5], [5, 6]]), (12, 12), radius)
