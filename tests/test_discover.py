@@ -29,7 +29,9 @@ from wsiproc.synthetic import write_synthetic_slide
 
 def run_all(paths: list[Path], out: Path, **settings: Any) -> list[Outcome]:
     """Outcomes of slides, whose errors are raised."""
-    outcomes = list(run_slides(paths, out, Settings(**{"executor": "loop", "region": 1024} | settings)))
+    outcomes = list(
+        run_slides(paths, out, Settings(**{"model": "classical", "executor": "loop", "region": 1024} | settings))
+    )
     for outcome in outcomes:
         if outcome.error is not None:
             raise outcome.error
@@ -220,7 +222,7 @@ def test_slides_that_fail_cost_no_other_and_too_few_cells_are_refused(
 ) -> None:
     bad = tmp_path / "bad.svs"
     bad.write_bytes(b"not a slide")
-    outcomes = list(run_slides([bad, pink], tmp_path / "out", Settings(executor="loop", classes=2)))
+    outcomes = list(run_slides([bad, pink], tmp_path / "out", Settings(model="classical", executor="loop", classes=2)))
     assert [outcome.status for outcome in outcomes] == ["failed", "done"]
     with pytest.raises(PlanError, match=r"none can be read: .*bad\.svs"):
         run_all([bad], tmp_path / "none", classes=2)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from wsiproc.array.kmeans import standardised_kmeans
 from wsiproc.array.measure import label_sums
 from wsiproc.core.geometry import Box
-from wsiproc.core.kinds import CellKinds
+from wsiproc.core.kinds import CellKinds, by_ratio, comparable
 from wsiproc.core.palette import kind_colours
 from wsiproc.errors import PlanError, SettingsError, sentence
 from wsiproc.executors import give_back_memory
@@ -80,7 +80,7 @@ def _discover(paths: Sequence[Path], settings: Settings, model: Model, count: in
     """``count`` kinds of cells in all slides that can be read, and which cells they were found in, in words."""
     samples, stains = _sample_slides(paths, settings, model, tell)
     features = _features(stains)
-    cells = np.concatenate([np.stack([table[name] for name in features], axis=1) for table in samples])
+    cells = np.concatenate([np.stack([comparable(name, table[name]) for name in features], 1) for table in samples])
     found_in = f"{len(cells):,} cells of {len(samples)} {'slide' if len(samples) == 1 else 'slides'}"
     if len(cells) < count * _FEWEST_A_KIND:
         raise PlanError(
@@ -88,6 +88,8 @@ def _discover(paths: Sequence[Path], settings: Settings, model: Model, count: in
             f"{found_in}. Ask for fewer --classes, or run more slides at once"
         )
     scale, centres = standardised_kmeans(cells, count)
+    ratios = [by_ratio(name) for name in features]
+    centres[:, ratios] = np.exp(centres[:, ratios])
     ordered = centres[np.argsort(centres[:, _leading(features)], kind="stable")]
     kinds = CellKinds(
         names=tuple(f"Kind {number}" for number in range(1, count + 1)),

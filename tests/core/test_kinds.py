@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,6 +28,13 @@ def test_differences_count_in_steps_of_the_scale() -> None:
     assert kinds.nearest(measurements(np.array([[90.0, 0.1], [10.0, 0.9]]))).tolist() == [0, 1]
 
 
+def test_areas_compare_by_their_ratio() -> None:
+    kinds = dataclasses.replace(kinds_of([[20.0], [45.0]], [1.0]), features=("area_um2",))
+    # 30 is 1.5 times either centre's ratio; by difference it would be nearer to 20 up to 32.5.
+    areas = np.array([29.9, 30.1, 32.0, 5.0, 500.0], np.float32)
+    assert kinds.nearest({"area_um2": areas}).tolist() == [0, 1, 1, 0, 1]
+
+
 def test_of_equally_near_kinds_the_first_is_taken() -> None:
     kinds = kinds_of([[2.0], [0.0], [2.0]], [1.0])
     assert kinds.nearest(measurements(np.array([[1.0], [2.0]]))).tolist() == [0, 0]
@@ -41,11 +50,19 @@ def test_no_cells_have_no_kinds() -> None:
 def test_a_cell_has_the_same_kind_alone_and_among_others(seed: int, cells: int, kinds: int, features: int) -> None:
     rng = np.random.default_rng(seed)
     # Coarse values, so that cells lie halfway between centres and the last digit would decide.
-    values = rng.integers(-3, 4, (cells, features)) / 10
-    some = kinds_of((rng.integers(-3, 4, (kinds, features)) / 10).tolist(), rng.uniform(0.1, 9, features).tolist())
-    together = some.nearest(measurements(values))
-    alone = [int(some.nearest(measurements(values[i : i + 1]))[0]) for i in range(cells)]
-    assert together.tolist() == alone
-    assert some.nearest(measurements(values[::-1]))[::-1].tolist() == alone
-    squares = (((values[:, None] - np.array(some.centres)) / some.scale) ** 2).sum(axis=2)
-    assert np.allclose(squares[np.arange(cells), together], squares.min(axis=1))
+    values, centres = rng.integers(-3, 4, (cells, features)) / 10, rng.integers(-3, 4, (kinds, features)) / 10
+    values[:, 0], centres[:, 0] = 10 ** values[:, 0], 10 ** centres[:, 0]  # areas
+    some = kinds_of(centres.tolist(), rng.uniform(0.1, 9, features).tolist())
+    some = dataclasses.replace(some, features=("area_um2", *some.features[1:]))
+
+    def nearest(rows: np.ndarray) -> list[int]:
+        columns = measurements(rows)
+        return some.nearest(columns | {"area_um2": columns["feature 0"]}).tolist()
+
+    together = nearest(values)
+    alone = [nearest(values[i : i + 1])[0] for i in range(cells)]
+    assert together == alone
+    assert nearest(values[::-1])[::-1] == alone
+    values[:, 0], centres[:, 0] = np.log(values[:, 0]), np.log(centres[:, 0])
+    squares = (((values[:, None] - centres) / some.scale) ** 2).sum(axis=2)
+    assert np.allclose(squares[np.arange(cells), together], squares.min(axis=1), atol=1e-6)

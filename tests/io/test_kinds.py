@@ -91,6 +91,7 @@ def swap(old: str, new: str) -> Callable[[str], str]:
         (swap("dab_od_mean = 0.375", "dab_od_mean = nan"), "kind.1.centre.dab_od_mean"),
         (swap("dab_od_mean = 0.375", 'dab_od_mean = "high"'), "kind.1.centre.dab_od_mean"),
         (swap("dab_od_mean = 0.125", "dab_od_mean = 0"), "scale.dab_od_mean"),
+        (swap("area_um2 = 21.0", "area_um2 = -21.0"), "the centre of 'Kind 2' has area_um2 = -21"),
         (swap("format = 1", "format = 2"), "format"),
         (swap("format = 1", "format = 1\nclasses = 2"), "unknown key classes"),
         (lambda text: text[: text.index("[[kind]]", text.index("[[kind]]") + 1)], "kind"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -13,14 +14,31 @@ from wsiproc.core.palette import RGB
 FEWEST_KINDS, MOST_KINDS = 2, 12
 
 
+def by_ratio(feature: str) -> bool:
+    """Whether a measurement is compared by ratio: twice an area is as far from it as half of it."""
+    return feature.endswith("_um2")
+
+
+def comparable(feature: str, values: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """Values (N,) of a measurement, those that are compared by ratio as natural logarithms.
+
+    Their tail is long, and a few clumps that were not split would else make a kind of their own.
+    """
+    if not by_ratio(feature):
+        return values.astype(np.float64)
+    # Value by value: numpy's vectorised logarithm need not round alike at every place of an array.
+    return np.array([math.log(value) for value in values.tolist()], np.float64)
+
+
 @dataclass(frozen=True)
 class CellKinds:
     """K kinds of cells, which take the place of a model's own classes.
 
-    ``names``, ``colours``: K each; ``features``: F names of measurements; ``scale``: F numbers by which differences are
-    divided before they are compared; ``centres``: K rows of F, the typical cell of each kind in the measurements' own
-    units. ``model``, ``mpp``, ``weights_sha256``: whose cells they were found in; measurements of another model's
-    outlines mean something else. Its ``repr`` is part of the key by which work is told from other work.
+    ``names``, ``colours``: K each; ``features``: F names of measurements; ``scale``: F numbers by which differences (of
+    logarithms, where ``by_ratio``) are divided before they are compared; ``centres``: K rows of F, the typical cell of
+    each kind in the measurements' own units. ``model``, ``mpp``, ``weights_sha256``: whose cells they were found in;
+    measurements of another model's outlines mean something else. Its ``repr`` is part of the key by which work is told
+    from other work.
     """
 
     names: tuple[str, ...]
@@ -38,10 +56,10 @@ class CellKinds:
         ``measurements``: name → (N,), all features among them. A cell's kind depends on its own numbers alone: they
         are added feature by feature, since a matrix product rounds by the number of rows.
         """
-        centres = np.array(self.centres)
-        squares = np.zeros((len(measurements[self.features[0]]), len(centres)))
-        for column, (name, scale) in enumerate(zip(self.features, self.scale, strict=True)):
-            squares += ((measurements[name].astype(np.float64)[:, None] - centres[:, column]) / scale) ** 2
+        squares = np.zeros((len(measurements[self.features[0]]), len(self.centres)))
+        for name, scale, centres in zip(self.features, self.scale, np.array(self.centres).T, strict=True):
+            apart = comparable(name, measurements[name])[:, None] - comparable(name, centres)
+            squares += (apart / scale) ** 2
         kinds: npt.NDArray[np.uint8] = squares.argmin(axis=1).astype(np.uint8)
         return kinds
 

@@ -14,7 +14,7 @@ from annotated_types import Gt, Len
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.types import StringConstraints
 
-from wsiproc.core.kinds import FEWEST_KINDS, MOST_KINDS, CellKinds
+from wsiproc.core.kinds import FEWEST_KINDS, MOST_KINDS, CellKinds, by_ratio
 from wsiproc.core.palette import RGB, css_colour
 from wsiproc.errors import SettingsError, first_problem
 
@@ -62,6 +62,9 @@ class _File:
                     f"the centre of {kind.name!r} has {', '.join(kind.centre)}; it needs what [scale] has: "
                     f"{', '.join(self.scale)}"
                 )
+            for name, value in kind.centre.items():
+                if by_ratio(name) and value <= 0:
+                    raise ValueError(f"the centre of {kind.name!r} has {name} = {value:g}; an area is more than 0")
 
 
 def write_kinds(path: Path, kinds: CellKinds, found_in: str) -> None:
@@ -74,7 +77,7 @@ def write_kinds(path: Path, kinds: CellKinds, found_in: str) -> None:
     text = (
         f"# Kinds of cells, found by wsiproc in {found_in}. Change names and colours as you like; runs with\n"
         f"# `--classes {path.name}` use them. A cell is of the kind whose centre is nearest, the difference in each\n"
-        f"# measurement divided by its scale.\n\n{tomli_w.dumps(head)}"
+        f"# measurement, of logarithms for areas, divided by its scale.\n\n{tomli_w.dumps(head)}"
     )
     for name, colour, centre in zip(kinds.names, kinds.colours, kinds.centres, strict=True):
         text += f"\n[[kind]]\n{tomli_w.dumps({'name': name, 'colour': css_colour(colour)})}"
