@@ -115,3 +115,10 @@ def test_files_that_are_not_there_or_no_toml_are_refused_by_name(tmp_path: Path)
     for path in (broken, tmp_path / "gone.toml"):
         with pytest.raises(SettingsError, match=path.name):
             read_kinds(path)
+
+
+def test_the_file_that_the_guide_shows_is_one(tmp_path: Path) -> None:
+    guide = (Path(__file__).parents[2] / "docs/classes.md").read_text(encoding="utf-8")
+    path = tmp_path / "classes.toml"
+    path.write_text(guide.split("```toml\n")[1].split("```")[0], encoding="utf-8")
+    assert read_kinds(path).names == ("Kind 1", "Kind 2")
