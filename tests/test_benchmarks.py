@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.evaluate.datasets_on_disk import write_masks
+from tests.evaluate.datasets_on_disk import picture, write_masks
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -29,6 +29,22 @@ def test_the_floor_is_scored_on_every_labelled_picture(tmp_path: Path) -> None:
     write_masks(tmp_path, ["one", "two"])
     printed = output_of("classical_floor.py", str(tmp_path))
     assert all(f"│ {name} " in printed for name in ("one", "two", "mean"))
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("psm_agreement.py", ["| one | ", "| mean | ", "times faster"]),
+        ("psm_ablation.py", ["| similarity | layer1 | ", "| mean value | layer4 | ", "| none: colour alone | "]),
+    ],
+)
+def test_the_published_method_is_measured(script: str, said: list[str], tmp_path: Path) -> None:
+    write_masks(tmp_path / "monuseg_train", ["one"])
+    folder = tmp_path / "corpus" / "breast_HE"
+    folder.mkdir(parents=True)
+    picture(5).save(folder / "a.png")
+    printed = output_of(script, str(tmp_path), "--steps", "1", "--crop-px", "32")
+    assert all(words in printed for words in said)
 
 
 def output_of(script: str, *arguments: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from wsiproc.psm.activation_network import as_input
 from wsiproc.psm.objectives import Objective
@@ -29,14 +29,13 @@ def train_activation(
     device: torch.device | str = "cpu",
     lr: float = 1e-4,
     bfloat16: bool = False,
-    prepare: Callable[[Pixels], Tensor] = as_input,
     on_step: OnStep | None = None,
 ) -> nn.Module:
     """``net``, trained in place and in evaluation mode. On a CPU the same seed gives the same weights.
 
     ``pictures``: (h, w, 3), any sizes of at least ``crop_px``; ``batch``: crops a step; ``lr``: of Adam, the paper's is
-    1e-4; ``bfloat16``: autocast; ``prepare``: makes a batch (b, 3, h, w) of crops (b, h, w, 3); ``on_step``: called
-    with the number of steps done and the loss. ValueError where a picture is too small for a crop.
+    1e-4; ``bfloat16``: autocast; ``on_step``: called with the number of steps done and the loss. ValueError where a
+    picture is too small for a crop.
     """
     rng = np.random.default_rng(seed)
     for module in (net, *objective.modules()):
@@ -46,7 +45,7 @@ def train_activation(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for step in range(1, steps + 1):
-            crops = prepare(random_crops(pictures, crop_px, batch, rng)[0]).to(device)
+            crops = as_input(random_crops(pictures, crop_px, batch, rng)[0]).to(device)
             with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bfloat16):
                 loss = objective.loss(net, crops)
             optimiser.zero_grad()
