@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from wsiproc.array.stains import STANDARD
+from wsiproc.array.measure import label_sums
+from wsiproc.array.stains import STANDARD, Stains
 from wsiproc.psm.targets import INTERIOR, Target
 
 Floats = npt.NDArray[np.float32]
@@ -23,7 +24,6 @@ Rng = np.random.Generator
 
 _RADIUS_UM = 2.0, 6.5
 _BROWN = -1.2, 1.2  # logarithm of the strength of DAB, pale to black
-_DARKEST_OD = 1.4  # what scanners still tell from black
 _REAL = 0.15  # share of crops into which real nuclei are pasted
 _LARGEST_PX = 40  # of a real nucleus that is pasted
 _SOLID = 0.35  # share of nuclei of even texture; the others have rim, clumps and nucleoli
@@ -41,17 +41,20 @@ class Nucleus:
 
 @dataclass(frozen=True)
 class Palette:
-    """What can be pasted into one tile: its believed nuclei, their mean colours (N, 3), whether there is DAB."""
+    """What can be pasted into one tile: its believed nuclei, their mean colours (N, 3), and its stains."""
 
     nuclei: Sequence[Nucleus]
     colours: npt.NDArray[np.float32]
-    dab: bool
+    stains: Stains
+
+    @property
+    def dab(self) -> bool:
+        """Whether some of it is brown."""
+        return self.stains.kind == "H-DAB"
 
 
-def collect_palette(od: Floats, believed: npt.NDArray[np.int32], dab: bool) -> Palette:
+def collect_palette(od: Floats, believed: npt.NDArray[np.int32], stains: Stains) -> Palette:
     """The believed nuclei (labels (h, w)) of a tile of optical density (h, w, 3)."""
-    from wsiproc.array.measure import label_sums
-
     nuclei, colours = [], []
     boxes = label_sums(believed, int(believed.max(initial=0)), np.zeros((1, *believed.shape), np.uint8)).boxes
     for number, (y, x, h, w) in enumerate(boxes, start=1):
@@ -60,14 +63,15 @@ def collect_palette(od: Floats, believed: npt.NDArray[np.int32], dab: bool) -> P
         if max(inside.shape) <= _LARGEST_PX and inside.any():
             nuclei.append(_cut_out(od[part], inside))
             colours.append(od[part][inside].mean(axis=0))
-    return Palette(nuclei, np.array(colours, np.float32).reshape(-1, 3), dab)
+    return Palette(nuclei, np.array(colours, np.float32).reshape(-1, 3), stains)
 
 
 def _cut_out(od: Floats, inside: Mask) -> Nucleus:
     """A real nucleus with a soft edge one px outside its outline."""
     wide = cv2.dilate(inside.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(np.float32)
+    opacity = np.asarray(cv2.GaussianBlur(wide, (0, 0), 0.7), np.float32)
     depth = cv2.distanceTransform(inside.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return Nucleus(od.copy(), cv2.GaussianBlur(wide, (0, 0), 0.7), inside, depth > INTERIOR * depth.max())
+    return Nucleus(od.copy(), opacity, inside, depth > INTERIOR * depth.max())
 
 
 def paste_nuclei(od: Floats, target: Target, palette: Palette, mpp: float, rng: Rng) -> None:
@@ -88,12 +92,11 @@ def paste_nuclei(od: Floats, target: Target, palette: Palette, mpp: float, rng: 
     real = rng.random() < _REAL and len(palette.nuclei) > 3
     for y, x in _places(od.shape[0], style.radius, int(rng.integers(3, 18)), rng):
         if real:
-            nucleus = _turned(palette.nuclei[rng.integers(len(palette.nuclei))], rng)
+            nucleus = _turned(palette.nuclei[int(rng.integers(len(palette.nuclei)))], rng)
         else:
             window = od[max(0, y - 4) : y + 5, max(0, x - 4) : x + 5]
             nucleus = _draw(_stain(colour, palette.dab, rng), window.mean(axis=(0, 1)), style, rng)
         _paste(od, target, nucleus, y, x)
-    np.minimum(od, _DARKEST_OD, out=od)
 
 
 def _places(side: int, radius: float, count: int, rng: Rng) -> list[tuple[int, int]]:
@@ -183,7 +186,7 @@ def _texture(from_edge: Floats, radius: float, solid: bool, density: float, rng:
         even: Floats = density * (1 + 0.12 * _grain(side, 1.0, rng))
         return even
     middle = density * rng.uniform(0.3, 0.9)
-    amount = middle * (1 + rng.uniform(0.1, 0.5) * _grain(side, rng.uniform(0.8, 1.6), rng))
+    amount: Floats = middle * (1 + rng.uniform(0.1, 0.5) * _grain(side, rng.uniform(0.8, 1.6), rng))
     amount = amount + rng.uniform(0.1, 0.6) * np.exp(-((from_edge / rng.uniform(0.8, 1.5)) ** 2))
     y, x = np.mgrid[:side, :side] - side // 2
     for _ in range(rng.integers(0, 3)):
@@ -195,7 +198,7 @@ def _texture(from_edge: Floats, radius: float, solid: bool, density: float, rng:
 
 def _grain(side: int, sigma: float, rng: Rng) -> Floats:
     """Smooth noise (side, side) of unit spread."""
-    noise = cv2.GaussianBlur(rng.normal(size=(side, side)).astype(np.float32), (0, 0), sigma)
+    noise = np.asarray(cv2.GaussianBlur(rng.normal(size=(side, side)).astype(np.float32), (0, 0), sigma), np.float32)
     unit: Floats = noise / max(float(noise.std()), 1e-6)
     return unit
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from wsiproc.models.folder import InputNumbers
 from wsiproc.models.learned import network_input
 from wsiproc.psm.composite import Palette, paste_nuclei
+from wsiproc.psm.restain import restain
 from wsiproc.psm.targets import IGNORE, Target
 
 Floats = npt.NDArray[np.float32]
@@ -30,6 +31,8 @@ OnStep = Callable[[int, float], None]
 
 _SCALES = 0.75, 1.3  # of crops: nuclei of other sizes, slides whose µm per pixel is a little wrong
 _SHARE_PASTED = 0.95
+_SHARE_RESTAINED = 0.3  # of crops without DAB
+_DARKEST_OD = 1.4  # what scanners still tell from black
 _SHARE_DAB = 0.35  # of crops, where there are slides with DAB and without
 _POSITIVE_WEIGHT, _INTERIOR_WEIGHT = 1.5, 0.5
 _WARM_UP, _CHECKPOINT_STEPS = 50, 100
@@ -85,7 +88,7 @@ def train_segmenter(
     Goes on from ``checkpoint`` where it exists, and writes it. The same seed gives the same weights on one device with
     one number of threads.
     """
-    net = net.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    net = copy.deepcopy(net).to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     average = copy.deepcopy(net)
     optimiser = torch.optim.AdamW(net.parameters(), training.lr, weight_decay=1e-3)
     done = _resume(checkpoint, net, average, optimiser) if checkpoint else 0
@@ -114,7 +117,7 @@ def train_segmenter(
 def fast_bfloat16(device: str) -> bool:
     """Whether the device multiplies bfloat16 numbers in hardware; elsewhere it would be slower than float32."""
     if device.startswith("cuda"):
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
 
 
@@ -185,9 +188,12 @@ def _draw_crop(example: Example, training: Training, rng: np.random.Generator) -
     od, target = example.cut(y, x, side)
     if rng.random() < _SHARE_PASTED:
         paste_nuclei(od, target, example.palette, training.mpp, rng)
+    if not example.palette.dab and rng.random() < _SHARE_RESTAINED:
+        restain(od, target, example.palette.stains, rng)
+    np.minimum(od, _DARKEST_OD, out=od)
     if side != size:
-        od = cv2.resize(od, (size, size), interpolation=cv2.INTER_LINEAR)
-        target = cv2.resize(target, (size, size), interpolation=cv2.INTER_NEAREST)
+        od = np.asarray(cv2.resize(od, (size, size), interpolation=cv2.INTER_LINEAR), np.float32)
+        target = np.asarray(cv2.resize(target, (size, size), interpolation=cv2.INTER_NEAREST), np.uint8)
     turns = int(rng.integers(4))
     od, target = np.rot90(od, turns), np.rot90(target, turns)
     if rng.random() < 0.5:
