@@ -290,24 +290,19 @@ def write_folder(
 ) -> ModelFacts:
     """Write a model folder, whole or not at all; the facts with the hash of the weights.
 
-    ``tensors``: the network's ``state_dict``; ``card``: Markdown; ``pictures``: files that it shows, by name. An older model folder of that name is replaced, any
-    other folder that holds something is not. Raises ModelError for that, and for facts that ``read_folder`` would
-    refuse.
+    ``tensors``: the network's ``state_dict``; ``card``: Markdown; ``pictures``: files that it shows, by name. An older
+    model folder of that name is replaced. Raises ModelError as ``check_place`` does.
     """
     from safetensors.torch import save
 
-    if not _replaceable(folder):
-        raise ModelError(f"{folder} is there and holds something other than a model; choose another place")
     weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     facts = dataclasses.replace(facts, weights_sha256=hashlib.sha256(weights).hexdigest())
-    table = dataclasses.asdict(facts)
-    text = tomli_w.dumps({"format": FORMAT, **table, "training": table.pop("training")})
-    _check_facts(folder / FACTS, tomllib.loads(text))
+    check_place(folder, facts)
     new, old = (folder.with_name(f".{folder.name}.{part}-{os.getpid()}") for part in ("new", "old"))
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     (new / WEIGHTS).write_bytes(weights)
-    (new / FACTS).write_text(text, encoding="utf-8")
+    (new / FACTS).write_text(_facts_text(facts), encoding="utf-8")
     (new / CARD).write_text(card, encoding="utf-8")
     for name, content in pictures.items():
         (new / name).write_bytes(content)
@@ -318,13 +313,26 @@ def write_folder(
     return facts
 
 
+def check_place(folder: Path, facts: ModelFacts) -> None:
+    """Refuse, before work is done for it, what ``write_folder`` would refuse: ModelError.
+
+    That is a folder that holds something other than a model, and facts that ``read_folder`` would not accept.
+    """
+    if not _replaceable(folder):
+        raise ModelError(f"{folder} is there and holds something other than a model; choose another place")
+    _check_facts(folder / FACTS, tomllib.loads(_facts_text(facts)))
+
+
+def _facts_text(facts: ModelFacts) -> str:
+    table = dataclasses.asdict(facts)
+    return tomli_w.dumps({"format": FORMAT, **table, "training": table.pop("training")})
+
+
 def _replaceable(folder: Path) -> bool:
-    """Whether nothing but a model would be lost: a model folder, with others of them in it, or an empty one, or none."""
+    """Whether nothing but models would be lost: a model folder, with others of them in it, or an empty one, or none."""
     if not folder.exists():
         return True
     if not folder.is_dir():
         return False
     inside = list(folder.iterdir())
-    return not inside or (
-        (folder / FACTS).is_file() and all(_replaceable(path) for path in inside if path.is_dir())
-    )
+    return not inside or ((folder / FACTS).is_file() and all(_replaceable(path) for path in inside if path.is_dir()))

@@ -47,8 +47,8 @@ def find_gain(pixels: npt.NDArray[np.uint8], stains: Stains, od99: float) -> flo
     """What brings the stains of a slide, sampled as ``pixels`` (N, 3), to one strength.
 
     The 99th percentile over tissue of optical density summed over the channels × the gain is ``od99``, but for
-    slides far off: a pale slide may be a pale tissue, and strong gains would make nuclei of its noise. With DAB it is 1,
-    since that percentile tells how much DAB there is, and nothing of the pale blue nuclei beside it.
+    slides far off: a pale slide may be a pale tissue, and strong gains would make nuclei of its noise. With DAB it is
+    1, since that percentile tells how much DAB there is, and nothing of the pale blue nuclei beside it.
     """
     od = np.maximum(-np.log10(np.maximum(pixels, 1) / np.array(stains.white)), 0.0).sum(axis=1)
     tissue = od[od > TISSUE_OD]

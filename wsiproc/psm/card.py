@@ -51,8 +51,8 @@ A network that finds cell nuclei in brightfield slides, learned by `wsiproc fit`
 - **Use**: `wsiproc run SLIDE --model THIS_FOLDER`; haematoxylin and eosin, or haematoxylin and DAB, 0.2 to 0.6 µm/px.
 - **Not for**: diagnosis. Fluorescence and cytology were never seen.
 - **Network**: U-Net of {weights:,} weights at 0.5 µm/px, outputs nucleus and interior of a nucleus.
-- **Learned from**: {len(learned.sources)} sources; in its last round from {believed:,} nuclei that it found itself and the pictures support,
-  and from nuclei pasted into them.
+- **Learned from**: {len(learned.sources)} sources; in its last round from {believed:,} nuclei that it found itself
+  and the pictures support, and from nuclei pasted into them.
 - **How**: the method is described in `docs/method.md` of wsiproc.
 
 ## What it learned from
@@ -84,6 +84,8 @@ def direct_card(name: str, recipe: dict[str, Any]) -> str:
 
 The self-activation map of a network that learned one question about whole pictures, read with fixed weights, and the
 clusters of its pixels. No label was used, and no second network. Use: `wsiproc run SLIDE --model THIS_FOLDER`.
+
+Learned from: {", ".join(source["name"] for source in recipe["sources"])}.
 
 {_settings(recipe)}
 """

@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from wsiproc.array.measure import label_sums
+
 Labels = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
 
@@ -49,8 +51,11 @@ class Shapes:
 def border_density(od: Floats, mpp: float) -> Floats:
     """(h, w) what the borders of nuclei are looked for in, of optical density (h, w, 3): mostly red, a little green."""
     mixed = od[..., 0] + np.float32(0.3) * od[..., 1]
-    blurred: Floats = cv2.GaussianBlur(mixed, (0, 0), _BORDER_UM / mpp)
-    return blurred
+    return _blur(mixed, _BORDER_UM / mpp)
+
+
+def _blur(picture: Floats, sigma: float) -> Floats:
+    return np.asarray(cv2.GaussianBlur(picture, (0, 0), sigma), np.float32)
 
 
 def outline_shapes(outlines: Sequence[npt.NDArray[np.int32]], density: Floats) -> Shapes:
@@ -61,8 +66,9 @@ def outline_shapes(outlines: Sequence[npt.NDArray[np.int32]], density: Floats) -
     down = cv2.Sobel(density, cv2.CV_32F, 0, 1, ksize=3, scale=1 / 8)
     facts = np.zeros((len(outlines), 5))
     _outline_facts(points, offsets, across, down, facts)
-    hulls = np.array([cv2.contourArea(cv2.convexHull(outline)) for outline in outlines])
-    return Shapes(*facts.T, solidity=facts[:, 0] / np.maximum(hulls, 1.0))
+    hulls = np.array([cv2.contourArea(cv2.convexHull(outline)) if len(outline) else 0.0 for outline in outlines])
+    area, ellipse, roundness, slope, closed = facts.T
+    return Shapes(area, ellipse, roundness, slope, closed, solidity=area / np.maximum(hulls, 1.0))
 
 
 @njit(cache=True, nogil=True)
@@ -125,7 +131,7 @@ def tree_objects(od: Floats, mpp: float) -> Labels:
     for weights in _VIEWS:
         density = od @ np.array(weights, np.float32)
         for sigma in _SIGMAS_UM:
-            found += _best_blobs(cv2.GaussianBlur(density, (0, 0), sigma / mpp), mpp)
+            found += _best_blobs(_blur(density, sigma / mpp), mpp)
     labels = np.zeros(od.shape[:2], np.int32)
     number = 0
     for blob in sorted(found, key=lambda blob: -blob.quality):
@@ -189,7 +195,7 @@ def _component_tree(density: Floats, mpp: float) -> tuple[list[_Blob], list[int]
         for i, outline in enumerate(outlines):
             cv2.fillPoly(place, [outline], first + i)
             blobs.append(_Blob(outline, [], float(quality[i]), float(shapes.area[i])))
-        outside = []
+        outside: list[int] = []
         for root in roots:
             x, y = blobs[root].outline[0]
             parent = int(place[y, x])
@@ -201,7 +207,7 @@ def _component_tree(density: Floats, mpp: float) -> tuple[list[_Blob], list[int]
 def _quality(shapes: Shapes, steep: float, mpp: float) -> npt.NDArray[np.float64]:
     """How much each outline looks like a nucleus, 0 to 1; ``steep``: a slope that is rare in the picture."""
     fits = (shapes.area * mpp**2 >= AREA_UM2[0]) & (shapes.area * mpp**2 <= AREA_UM2[1])
-    return (
+    quality: npt.NDArray[np.float64] = (
         fits
         * np.minimum(shapes.slope / steep, 1.5).clip(0)
         / 1.5
@@ -209,6 +215,7 @@ def _quality(shapes: Shapes, steep: float, mpp: float) -> npt.NDArray[np.float64
         * ramp(shapes.closed, 0.5, 0.95)
         * ramp(shapes.roundness, 0.2, 0.5)
     )
+    return quality
 
 
 def label_outlines(labels: Labels) -> list[npt.NDArray[np.int32]]:
@@ -223,8 +230,6 @@ def label_outlines(labels: Labels) -> list[npt.NDArray[np.int32]]:
 
 def _label_boxes(labels: Labels) -> npt.NDArray[np.int64]:
     """(N, 4) y, x, h, w of each label."""
-    from wsiproc.array.measure import label_sums
-
     count = int(labels.max(initial=0))
     return label_sums(labels, count, np.zeros((1, *labels.shape), np.uint8)).boxes
 
@@ -239,9 +244,10 @@ def confidence(labels: Labels, probability: Floats, od: Floats, mpp: float) -> n
     shapes = outline_shapes(label_outlines(labels), border_density(od, mpp))
     area = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     mean = np.bincount(labels.ravel(), probability.ravel(), count + 1)[1:] / np.maximum(area, 1)
-    return (
+    believed: npt.NDArray[np.float64] = (
         ramp(shapes.solidity, 0.8, 0.95)
         * ramp(shapes.ellipse, 0.8, 0.95)
         * ramp(shapes.closed, 0.4, 0.9)
         * ramp(mean, 0.6, 0.9)
     )
+    return believed

@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -24,11 +25,19 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from wsiproc._version import __version__
-from wsiproc.errors import ModelError
+from wsiproc.errors import ModelError, PlanError
+from wsiproc.io.fingerprint import fingerprint
 from wsiproc.models import load_model
 from wsiproc.models.cells import CutRule, SplitLengths
 from wsiproc.models.distilled import Distilled
-from wsiproc.models.folder import DistilledFacts, InputNumbers, UNetNumbers, load_weights, write_folder
+from wsiproc.models.folder import (
+    DistilledFacts,
+    InputNumbers,
+    UNetNumbers,
+    check_place,
+    load_weights,
+    write_folder,
+)
 from wsiproc.models.readout import Clusters, Readout
 from wsiproc.psm.activation_map import calibrate_readout, read_map
 from wsiproc.psm.activation_network import as_input, build_activation_network
@@ -48,16 +57,18 @@ Listen = Callable[[str, int, int], None]
 
 MPP = 0.5
 INPUT = InputNumbers((0.45, 0.45, 0.45), (0.25, 0.25, 0.25), od99=1.6)
-CUT, SPLIT = CutRule(), SplitLengths(smooth_um=0.75)
+THRESHOLD = 0.7  # of the finished model; chosen on the labelled pictures that docs/method.md names
+CUT, SPLIT = CutRule(threshold=0.6), SplitLengths(smooth_um=0.75)
 _MOST_TILES = 400
 _READOUT_TILES = 12
 _CROP_PX, _BATCH = 128, 16
+_LONGEST_NAME = 60  # so that " psm" can follow
 
 
 @dataclass(frozen=True)
 class FitSettings:
-    """What a fit does. ``rounds``: steps of each round of the segmenter; ``tiles``: windows a slide; ``base``: a model to
-    begin with instead of random weights.
+    """What a fit does. ``rounds``: steps of each round of the segmenter; ``tiles``: windows a slide; ``base``: a model
+    to begin with, whose ``widths`` are kept, instead of random weights.
     """
 
     sources: tuple[Source, ...]
@@ -77,15 +88,6 @@ class FitSettings:
         """Files of an unfinished fit."""
         return self.out.with_name(f".{self.out.name}.fit")
 
-    @property
-    def recipe(self) -> dict[str, Any]:
-        """All that decides the result, as plain values."""
-        facts = asdict(self) | {"version": __version__}
-        facts["sources"] = [{"name": s.path.name, "mpp": s.mpp} for s in self.sources]
-        return {
-            key: value for key, value in facts.items() if key not in {"out", "name", "device"} and value is not None
-        }
-
 
 def quick_settings(settings: FitSettings) -> FitSettings:
     """Fewer steps and tiles: a usable model from one slide within twenty minutes on two cores."""
@@ -98,31 +100,58 @@ def fit(settings: FitSettings, listen: Listen = lambda *_: None) -> DistilledFac
     Raises SlideError, ResolutionError, PlanError for sources, ModelError for ``base`` and for an output folder that
     holds something else.
     """
-    work = _open_work(settings)
+    settings = replace(settings, out=Path(os.path.abspath(settings.out)))
+    base = _base_model(settings)
+    if base is not None:
+        settings = replace(settings, widths=base.facts.network.widths)
+    recipe = _recipe(settings, base)
+    check_place(settings.out, _facts(settings, recipe, CUT))
+    work = _open_work(settings, recipe)
+    net = _first_network(settings, base)
     sources = _read_sources(settings, listen)
     activation = _fit_activation(settings, sources, work, listen)
     examples = _witnessed(settings, sources, activation, work, listen)
-    net = _first_network(settings)
     for number, steps in enumerate(settings.rounds, start=1):
         if number > 1:
             examples = _labelled_again(settings, sources, net, number, work, listen)
         net = _round(settings, net, examples, number, steps, work, listen)
-    learned = Learned(settings.recipe, tuple(sources), tuple(examples), net, read_curve(work / "curve.csv"))
+    learned = Learned(recipe, tuple(sources), tuple(examples), net, read_curve(work / "curve.csv"))
     facts = _write(settings, learned)
-    _write_direct(settings, activation, sources)
+    _write_direct(settings, recipe, activation, sources)
     shutil.rmtree(work)
     return facts
 
 
-def _open_work(settings: FitSettings) -> Path:
-    """The work folder of this very fit; one of other settings is emptied."""
+def _base_model(settings: FitSettings) -> Distilled | None:
+    """The model to begin with. ModelError where it cannot be adapted."""
+    if settings.base is None:
+        return None
+    base = load_model(settings.base)
+    if not isinstance(base, Distilled) or (base.facts.network.outputs, base.mpp, base.facts.input) != (2, MPP, INPUT):
+        raise ModelError(f"{settings.base} cannot be adapted; give a model that `wsiproc fit` wrote")
+    if base.folder == settings.out:
+        raise ModelError(f"{settings.base} would be replaced by what begins with it; choose another output folder")
+    return base
+
+
+def _recipe(settings: FitSettings, base: Distilled | None) -> dict[str, Any]:
+    """All that decides the result, as plain values."""
+    facts = asdict(settings) | {"version": __version__}
+    facts["sources"] = [{"name": s.name} | ({"mpp": s.mpp} if s.mpp else {}) for s in settings.sources]
+    facts["base"] = base and {"name": base.name, "weights_sha256": base.weights_sha256}
+    return {key: value for key, value in facts.items() if key not in {"out", "name", "device"} and value is not None}
+
+
+def _open_work(settings: FitSettings, recipe: dict[str, Any]) -> Path:
+    """The work folder of this very fit; one of other settings or other slides is emptied."""
     work = settings.work
-    recipe = json.dumps(settings.recipe, indent=1, sort_keys=True, default=str)
+    files = {source.name: fingerprint(source.path) for source in settings.sources}
+    wanted = json.dumps({"recipe": recipe, "files": files}, indent=1, sort_keys=True)
     marker = work / "recipe.json"
-    if marker.exists() and marker.read_text() != recipe:
+    if work.exists() and not (marker.exists() and marker.read_text(encoding="utf-8") == wanted):
         shutil.rmtree(work)
     work.mkdir(parents=True, exist_ok=True)
-    marker.write_text(recipe)
+    marker.write_text(wanted, encoding="utf-8")
     return work
 
 
@@ -145,25 +174,28 @@ class Activation:
 
 def _fit_activation(settings: FitSettings, sources: Sequence[Tiles], work: Path, listen: Listen) -> Activation:
     """Train the activation network, or take the one that was trained before the stop; calibrate its readout."""
-    objective = OBJECTIVES[settings.objective]()
     torch.manual_seed(settings.seed)
+    objective = OBJECTIVES[settings.objective]()
     net = build_activation_network("small", objective.outputs)
+    trained = nn.ModuleList([net, *objective.modules()])
     path = work / "activation.safetensors"
     if path.exists():
-        net.load_state_dict(load_file(path))
+        trained.load_state_dict(load_file(path))
     else:
         pictures = [activation_pixels(density(s, i)) for s in sources for i in range(len(s.pixels))]
-        net = train_activation(
+        train_activation(
             net, objective, pictures, steps=settings.activation_steps, crop_px=_CROP_PX, batch=_BATCH,
             seed=settings.seed, device=settings.device, lr=1e-3,
             on_step=_on_step("activation network", settings.activation_steps, work, listen),
         )  # fmt: skip
-        save_file(net.cpu().state_dict(), path)
-    net = net.eval()
+        temporary = path.with_name(f".{path.name}")
+        save_file(trained.cpu().state_dict(), temporary)
+        temporary.replace(path)
+    trained.eval()
     chosen = [(s, i) for i in range(2) for s in sources if i < len(s.pixels)][:_READOUT_TILES]
-    pictures = [density(source, number) for source, number in chosen]
-    tensors = [_even(as_input(activation_pixels(od)[None])) for od in pictures]
-    evidence = [od[: t.shape[2], : t.shape[3], 0] for od, t in zip(pictures, tensors, strict=True)]
+    densities = [density(source, number) for source, number in chosen]
+    tensors = [_even(as_input(activation_pixels(od)[None])) for od in densities]
+    evidence = [od[: t.shape[2], : t.shape[3], 0] for od, t in zip(densities, tensors, strict=True)]
     return Activation(net, calibrate_readout(net, objective.score, tensors, evidence))
 
 
@@ -199,6 +231,12 @@ def _witnessed(
             _store(path, labels)
         examples += [make_example(source, i, *found, MPP) for i, found in enumerate(labels)]
         listen("asking the witnesses", len(examples), total)
+    if not any(len(example.palette.colours) for example in examples):
+        names = ", ".join(source.name for source in sources)
+        raise PlanError(
+            f"{names}: no nuclei to begin with. Are these slides stained with haematoxylin, sharp, and is their µm per "
+            "pixel right? (wsiproc info tells it, --mpp replaces it)"
+        )
     return examples
 
 
@@ -230,26 +268,19 @@ def _stored(path: Path) -> list[tuple[Labels, Target]] | None:
 
 
 def _store(path: Path, found: Sequence[tuple[Labels, Target]]) -> None:
-    arrays = {f"labels{i}": labels for i, (labels, _) in enumerate(found)}
+    arrays: dict[str, Any] = {f"labels{i}": labels for i, (labels, _) in enumerate(found)}
     arrays |= {f"target{i}": target for i, (_, target) in enumerate(found)}
     temporary = path.with_name(f".{path.name}")
-    np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
+    np.savez_compressed(temporary, **arrays)
     temporary.replace(path)
 
 
-def _first_network(settings: FitSettings) -> nn.Module:
+def _first_network(settings: FitSettings, base: Distilled | None) -> nn.Module:
     """Random weights by the seed, or those of the base model."""
     torch.manual_seed(settings.seed)
-    numbers = UNetNumbers(widths=settings.widths, outputs=2)
-    if settings.base is None:
-        return numbers.build()
-    base = load_model(settings.base)
-    if not isinstance(base, Distilled) or base.facts.network.outputs != 2 or base.mpp != MPP:
-        raise ModelError(
-            f"{settings.base} cannot be adapted: a distilled model with two outputs at {MPP} µm/px is needed"
-        )
-    net = base.facts.network.build()
-    load_weights(base.folder, base.facts, net)
+    net = UNetNumbers(widths=settings.widths, outputs=2).build()
+    if base is not None:
+        load_weights(base.folder, base.facts, net)
     return net
 
 
@@ -291,16 +322,18 @@ def read_curve(path: Path) -> dict[str, dict[int, float]]:
     return curve
 
 
-def _write_direct(settings: FitSettings, activation: Activation, sources: Sequence[Tiles]) -> None:
+def _write_direct(
+    settings: FitSettings, recipe: dict[str, Any], activation: Activation, sources: Sequence[Tiles]
+) -> None:
     """The direct engine, a model folder inside the model folder."""
     tiles = [density(source, 0) for source in sources]
     maps = [activation_map(activation, od) for od in tiles]
     sigma = Clusters.smooth_um / MPP
-    smooth = [cv2.GaussianBlur(od, (0, 0), sigma) for od in tiles]
+    smooth = [np.asarray(cv2.GaussianBlur(od, (0, 0), sigma), np.float32) for od in tiles]
     width = len(activation.readout.weights[0])
-    name = f"{settings.name or settings.out.name} psm"
-    facts = activation_facts(activation.readout, width, maps, smooth, MPP, name, settings.recipe)
-    card = direct_card(name, settings.recipe)
+    name = f"{(settings.name or settings.out.name)[:_LONGEST_NAME]} psm"
+    facts = activation_facts(activation.readout, width, maps, smooth, MPP, name, recipe)
+    card = direct_card(name, recipe)
     write_folder(settings.out / "psm", facts, _shallow_weights(activation.net), card)
 
 
@@ -311,18 +344,27 @@ def _shallow_weights(net: nn.Module) -> dict[str, torch.Tensor]:
 
 def _write(settings: FitSettings, learned: Learned) -> DistilledFacts:
     """The model folder, with its card and pictures."""
-    digest = hashlib.sha256(json.dumps(settings.recipe, sort_keys=True, default=str).encode()).hexdigest()[:12]
-    facts = DistilledFacts(
+    cut = replace(
+        CUT, threshold=THRESHOLD, positive_dab_od=positive_cut(learned.sources, learned.examples, CUT.positive_dab_od)
+    )
+    facts = _facts(settings, learned.recipe, cut)
+    facts.training["tiles_read"] = sum(len(source.pixels) for source in learned.sources)
+    card, pictures = model_card(learned)
+    written = write_folder(settings.out, facts, learned.net.cpu().state_dict(), card, pictures)
+    assert isinstance(written, DistilledFacts)
+    return written
+
+
+def _facts(settings: FitSettings, recipe: dict[str, Any], cut: CutRule) -> DistilledFacts:
+    """What the model folder says."""
+    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
+    return DistilledFacts(
         name=settings.name or settings.out.name,
         description="Nuclei, learned without labels by wsiproc fit",
         mpp=MPP,
         network=UNetNumbers(widths=settings.widths, outputs=2),
         input=INPUT,
-        cut=replace(CUT, positive_dab_od=positive_cut(learned.sources, learned.examples, CUT.positive_dab_od)),
+        cut=cut,
         split=SPLIT,
-        training=settings.recipe | {"recipe": digest, "tiles": sum(len(s.pixels) for s in learned.sources)},
+        training=recipe | {"recipe": digest},
     )
-    card, pictures = model_card(learned)
-    written = write_folder(settings.out, facts, learned.net.cpu().state_dict(), card, pictures)
-    assert isinstance(written, DistilledFacts)
-    return written

@@ -2,38 +2,44 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Annotated, Any, ClassVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from annotated_types import Ge, Gt, Len
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from wsiproc.errors import SettingsError, first_problem
 from wsiproc.psm.fit import FitSettings, quick_settings
 from wsiproc.psm.objectives import OBJECTIVES
 from wsiproc.psm.tiles import Source, check_sources
 
+_Count = Annotated[int, Ge(1)]
 
-@with_config(ConfigDict(extra="forbid", strict=True))
-class _SourceTable(TypedDict, total=False):
+
+@dataclass(frozen=True)
+class _SourceTable:
     path: str
-    mpp: float
+    mpp: Annotated[float, Gt(0)] | None = None
 
 
-@with_config(ConfigDict(extra="forbid", strict=True))
-class _Table(TypedDict, total=False):
-    """Keys of the TOML file; paths are relative to the working folder."""
+@dataclass(frozen=True)
+class _Table:
+    """Keys of the TOML file; paths are relative to the working folder. None: as ``FitSettings`` has it."""
 
-    sources: list[_SourceTable]
-    name: str
-    objective: str
-    activation_steps: int
-    rounds: list[int]
-    tiles: int
-    widths: list[int]
-    seed: int
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    sources: tuple[_SourceTable, ...] = ()
+    name: str | None = None
+    objective: str | None = None
+    activation_steps: _Count | None = None
+    rounds: Annotated[tuple[_Count, ...], Len(1)] | None = None
+    tiles: _Count | None = None
+    widths: Annotated[tuple[_Count, ...], Len(1, 6)] | None = None
+    seed: Annotated[int, Ge(0)] | None = None
 
 
 def fit_settings(
@@ -48,12 +54,12 @@ def fit_settings(
     device: str,
 ) -> FitSettings:
     """Settings from a file, then from the arguments that were given. Raises SettingsError."""
-    table = _read(config) if config else {}
-    named = [Source(Path(entry["path"]), entry.get("mpp")) for entry in table.pop("sources", [])]
+    table = _read(config) if config else _Table()
+    named = [Source(Path(entry.path), entry.mpp) for entry in table.sources]
     sources = tuple(named) + tuple(Source(path, mpp) for path in paths)
     check_sources(sources)
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
-    settings = FitSettings(sources=sources, out=out, base=base, device=device, **values)
+    given: dict[str, Any] = {name: value for name, value in vars(table).items() if value is not None}
+    settings = FitSettings(**given | {"sources": sources, "out": out, "base": base, "device": device})
     if settings.objective not in OBJECTIVES:
         raise SettingsError(f"objective is {settings.objective!r}; choose one of {', '.join(OBJECTIVES)}")
     if seed is not None:
@@ -61,12 +67,15 @@ def fit_settings(
     return quick_settings(settings) if quick else settings
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> _Table:
     """The file's values, names and types checked."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-        return dict(TypeAdapter(_Table).validate_python(values))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingsError(f"cannot read settings from {path}: {error}") from error
+    try:
+        # Through JSON, whose arrays may become tuples where nothing else is converted.
+        table: _Table = TypeAdapter(_Table).validate_json(json.dumps(values, default=str))
     except ValidationError as error:
         raise SettingsError(f"{path}: {first_problem(error.errors(include_url=False))}") from error
+    return table

@@ -41,6 +41,7 @@ def _positive_nuclei(target: Target, rng: np.random.Generator) -> tuple[Floats, 
     chosen[0] = False
     overall = rng.uniform(*_BROWN)
     strength = np.exp(overall + 0.4 * rng.normal(size=count)).astype(np.float32)
-    share: Floats = cv2.GaussianBlur(chosen[places].astype(np.float32), (0, 0), _EDGE_PX)
-    spread: Floats = cv2.dilate(np.where(chosen, strength, 0).astype(np.float32)[places], np.ones((5, 5), np.uint8))
+    share = np.asarray(cv2.GaussianBlur(chosen[places].astype(np.float32), (0, 0), _EDGE_PX), np.float32)
+    positive = np.where(chosen, strength, 0).astype(np.float32)
+    spread = np.asarray(cv2.dilate(positive[places], np.ones((5, 5), np.uint8)), np.float32)
     return spread, share

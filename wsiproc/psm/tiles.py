@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ Pixels = npt.NDArray[np.uint8]
 TILE_PX = 512
 PICTURES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
 SMALLEST_PX = 170  # below it no crop fits in
+LARGEST_PX = 8192  # of a picture in a folder, which is read whole
+MOST_PICTURES = 400  # of a folder
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,11 @@ class Source:
 
     path: Path
     mpp: float | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the file or folder itself, however its path is written."""
+        return os.path.basename(os.path.abspath(self.path))
 
 
 @dataclass(frozen=True)
@@ -45,19 +53,20 @@ class Tiles:
     def density(self) -> npt.NDArray[np.float32]:
         """(256, 3) optical density × gain of each grey level of R, G, B."""
         levels = np.maximum(np.arange(256), 1)[:, None]
-        od = np.maximum(np.log10(np.array(self.stains.white)) - np.log10(levels), 0.0) * self.gain
-        return od.astype(np.float32)
+        od: npt.NDArray[np.float64] = np.log10(np.array(self.stains.white)) - np.log10(levels)
+        return (np.maximum(od, 0.0) * self.gain).astype(np.float32)
 
 
 def read_tiles(source: Source, mpp: float, count: int, od99: float) -> Tiles:
-    """Tissue of a source at ``mpp`` µm/px: ``count`` windows of a slide, all pictures of a folder.
+    """Tissue of a source at ``mpp`` µm/px: ``count`` windows of a slide; the pictures of a folder, not more than
+    ``MOST_PICTURES`` of them.
 
     Raises SlideError, ResolutionError, or PlanError where there is nothing to learn from.
     """
     pixels = _pictures(source, mpp) if _is_picture_folder(source.path) else _windows(source, mpp, count)
     sample = sample_pixels(pixels, mpp)
     stains = estimate_stains(sample)
-    return Tiles(source.path.name, tuple(pixels), stains, find_gain(sample, stains, od99))
+    return Tiles(source.name, tuple(pixels), stains, find_gain(sample, stains, od99))
 
 
 def _is_picture_folder(path: Path) -> bool:
@@ -65,50 +74,67 @@ def _is_picture_folder(path: Path) -> bool:
 
 
 def _pictures(source: Source, mpp: float) -> list[Pixels]:
-    """Every picture of a folder that is large enough, whole."""
-    found, small = [], 0
-    for path in sorted(source.path.iterdir()):
-        if path.suffix.lower() in PICTURES:
-            with open_slide(path, source.mpp) as slide:
-                h, w = grid_shape(slide.shape, slide.mpp, mpp)
-                if min(h, w) < SMALLEST_PX:
-                    small += 1
-                else:
-                    found.append(slide.read(Box(0, 0, h, w), mpp))
+    """Pictures of a folder, whole, evenly chosen where there are very many; those that are too small are left out."""
+    paths = sorted(path for path in source.path.iterdir() if path.suffix.lower() in PICTURES)
+    chosen = np.linspace(0, len(paths) - 1, min(MOST_PICTURES, len(paths))).round().astype(int)
+    found = [pixels for i in chosen if (pixels := _picture(paths[i], source.mpp, mpp)) is not None]
     if not found:
         raise PlanError(
-            f"{source.path}: none of its {small} pictures has {SMALLEST_PX} px a side at {mpp:g} µm/px; "
+            f"{source.path}: none of its {len(chosen)} pictures has {SMALLEST_PX} px a side at {mpp:g} µm/px; "
             "larger ones are needed to learn from"
         )
     return found
 
 
+def _picture(path: Path, own_mpp: float | None, mpp: float) -> Pixels | None:
+    """A whole picture, None where it is too small."""
+    with open_slide(path, own_mpp) as slide:
+        h, w = grid_shape(slide.shape, slide.mpp, mpp)
+        if min(h, w) < SMALLEST_PX:
+            return None
+        if max(h, w) > LARGEST_PX:
+            raise PlanError(
+                f"{path} has {(h, w)} px at {mpp:g} µm/px, too many for a tile; name the file itself, as a slide"
+            )
+        pixels = slide.read(Box(0, 0, h, w), mpp)
+    _refuse_fluorescence(path, pixels)
+    return pixels
+
+
+def _refuse_fluorescence(path: Path, pixels: Pixels) -> None:
+    if looks_fluorescent(pixels):
+        raise SlideError(f"{path} looks like fluorescence; cells are learned from brightfield stains")
+
+
 def _windows(source: Source, mpp: float, count: int) -> list[Pixels]:
-    """Windows spread over the tissue of a slide; of a slide smaller than a window, all of it."""
+    """Windows spread over the tissue of a slide; of one narrower than a window, all of it."""
     with open_slide(source.path, source.mpp) as slide:
-        overview, overview_mpp = read_overview(slide)
-        if looks_fluorescent(overview):
-            raise SlideError(f"{source.path} looks like fluorescence; cells are learned from brightfield stains")
         grid = grid_shape(slide.shape, slide.mpp, mpp)
-        if min(grid) < TILE_PX:
-            boxes: Sequence[Box] = [Box(0, 0, *grid)]
-        else:
-            tissue = find_tissue(overview, sum(overview_mpp) / 2)
-            if not tissue.any():
-                raise PlanError(f"{source.path}: no tissue found, so there is nothing to learn from")
-            boxes = sample_windows(tissue, grid, TILE_PX, count)
         if min(grid) < SMALLEST_PX:
             raise PlanError(f"{source.path} has {grid} px at {mpp:g} µm/px; at least {SMALLEST_PX} a side are needed")
-        return [slide.read(box, mpp) for box in boxes]
+        overview, overview_mpp = read_overview(slide)
+        _refuse_fluorescence(source.path, overview)
+        tissue = find_tissue(overview, sum(overview_mpp) / 2)
+        if not tissue.any():
+            raise PlanError(f"{source.path}: no tissue found, so there is nothing to learn from")
+        if min(grid) < TILE_PX:
+            return [slide.read(Box(0, 0, *grid), mpp)]
+        boxes = sample_windows(tissue, grid, TILE_PX, count)
+        return [slide.read(_whole_window(box, grid), mpp) for box in boxes]
+
+
+def _whole_window(box: Box, grid: tuple[int, int]) -> Box:
+    """A window that the slide's edge cuts off, moved inwards: no crop fits into a sliver."""
+    return Box(min(box.y, grid[0] - TILE_PX), min(box.x, grid[1] - TILE_PX), TILE_PX, TILE_PX)
 
 
 def check_sources(sources: Sequence[Source]) -> None:
     """SettingsError where there are none, or one is missing or named twice."""
     if not sources:
         raise SettingsError("nothing to learn from: name slides, or folders of pictures")
-    names = [source.path.name for source in sources]
-    for path in (source.path for source in sources):
-        if not path.exists():
-            raise SettingsError(f"{path}: there is no such slide or folder of pictures")
-        if names.count(path.name) > 1:
-            raise SettingsError(f"{path.name} is given twice; each slide or folder needs a name of its own")
+    names = [source.name for source in sources]
+    for source in sources:
+        if not source.path.exists():
+            raise SettingsError(f"{source.path}: there is no such slide or folder of pictures")
+        if names.count(source.name) > 1:
+            raise SettingsError(f"{source.name} is given twice; each slide or folder needs a name of its own")
