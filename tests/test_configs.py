@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from wsiproc.models import load_model
+from wsiproc.psm.recipe import fit_settings
 from wsiproc.settings import Settings, load_settings
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))
+FIT = Path(__file__).parents[1] / "configs" / "default-model.toml"
+CONFIGS = sorted(set(FIT.parent.glob("*.toml")) - {FIT})
 DEFAULT = next(path for path in CONFIGS if path.name == "default.toml")
 COMMENTED_OUT = re.compile(r"^# (\w+ = .+)$", re.MULTILINE)
 
@@ -42,3 +44,21 @@ def test_commented_out_values_are_accepted_when_they_are_let_in(tmp_path: Path) 
     values = load_settings(path)
     assert len(values) == len(dataclasses.fields(Settings))
     Settings(**values)
+
+
+def test_the_settings_of_the_default_model_are_those_of_a_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    sources = tomllib.loads(FIT.read_text(encoding="utf-8"))["sources"]
+    for source in sources:
+        Path(source["path"]).mkdir(parents=True)
+    settings = fit_settings(FIT, [], Path("default"), mpp=None, quick=False, base=None, seed=None, device="cpu")
+    assert [(s.path, s.mpp) for s in settings.sources] == [(Path(s["path"]), s.get("mpp")) for s in sources]
+    assert all(s.mpp is None or 0.2 < s.mpp <= 0.5 for s in settings.sources)
+    assert not any("regions" in s.path.parts for s in settings.sources), "regions overlap the tiles of their slides"
+
+
+def test_the_default_model_learns_from_every_folder_of_tiles(data: Path) -> None:
+    folders = {path.name for path in (data / "corpus").iterdir() if path.is_dir()} - {"licences", "regions"}
+    sources = tomllib.loads(FIT.read_text(encoding="utf-8"))["sources"]
+    assert {Path(s["path"]).name for s in sources if s["path"].startswith("corpus/")} == folders
+    assert all((data / s["path"]).exists() for s in sources)

@@ -15,7 +15,7 @@ MAX_FUNCTION_LINES, MAX_FILE_LINES = 60, 500
 FOUNDATION = {"errors", "_version"}  # nouns of the whole package; everyone may use them, they use nobody
 # What each part may use besides the foundation and itself. The order is the order of the layers, top first.
 MAY_USE = {
-    "cli": {"progress", "benchmark", "run", "plan", "check", "evaluate", "synthetic", "settings", "io"},
+    "cli": {"progress", "psm", "benchmark", "run", "plan", "check", "evaluate", "synthetic", "settings", "io"},
     "progress": {"benchmark", "run", "plan", "check", "evaluate", "projection"},
     "benchmark": {"run", "plan", "pipeline", "evaluate", "executors", "settings", "models", "io", "core"},
     "run": {"discover", "plan", "crops", "report", "pipeline", "executors", "settings", "models", "io", "core"},
@@ -29,10 +29,10 @@ MAY_USE = {
     "check": {"io", "array", "core"},
     "evaluate": {"core"},
     "synthetic": {"core"},
+    "psm": {"projection", "models", "io", "array", "core"},
     "projection": {"core"},
     "executors": set(),
     "settings": {"core"},
-    "psm": {"models", "array"},
     "models": {"array", "core"},
     "bridges": {"io", "core"},
     "io": {"array", "core"},
@@ -58,8 +58,8 @@ HOMES = {
     "pyarrow": {"io", "check", "evaluate", "synthetic"},
     # The device is chosen in plan, the network called in pipeline; what it is lies in models. Benchmark sets threads.
     "torch": {"models", "psm", "pipeline", "plan", "benchmark"},
-    "pydantic": {"models", "io"},
-    "safetensors": {"models"},
+    "pydantic": {"models", "io", "psm"},
+    "safetensors": {"models", "psm"},
     "tomli_w": {"models", "io"},
     "typer": {"cli"},
     "rich": {"cli", "progress", "evaluate"},

@@ -31,7 +31,7 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="Folder that gets one fol
 Config = Annotated[Path | None, typer.Option(help="TOML file with any of these settings; options given here win.")]
 ModelName = Annotated[
     str | None,
-    typer.Option("--model", "-m", help="Cell model: a name, or the path of a model folder. (default: classical)"),
+    typer.Option("--model", "-m", help="Cell model: a name, or the path of a model folder. (default: default)"),
 ]
 Mpp = Annotated[float | None, typer.Option(help="µm per pixel of the slide, where the file does not say it.")]
 ReaderName = Annotated[str | None, typer.Option(help="auto, openslide, tifffile or tiatoolbox. (default: auto)")]
@@ -149,6 +149,40 @@ def plan(
     raise typer.Exit(int(failed))
 
 
+@app.command(
+    epilog="Examples:  wsiproc fit slides/*.svs -o our-model   ·   wsiproc fit slide.svs --quick -o quick-model   ·   "
+    "wsiproc fit tiles/ --mpp 0.25 -o tile-model   ·   wsiproc fit slides/*.svs --from default -o adapted"
+)
+def fit(
+    sources: Annotated[
+        list[Path] | None, typer.Argument(help="Slides, or folders of pictures of one slide each.", show_default=False)
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Model folder to write.")] = Path("model"),
+    config: Annotated[Path | None, typer.Option(help="TOML file with settings; options given here win.")] = None,
+    mpp: Mpp = None,
+    base: Annotated[str | None, typer.Option("--from", help="Model to begin with: default, or a model folder.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer steps: one slide, two cores, twenty minutes.")] = False,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same model, on one device.")] = None,
+    device: Device = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the result.")] = False,
+) -> None:
+    """Learn a cell model from slides or tiles, with no labels: a folder for `run --model`, with a model card.
+
+    Stopped halfway? The same command goes on where it was.
+    """
+    from wsiproc.plan import choose_device
+    from wsiproc.progress import fit_progress
+    from wsiproc.psm.fit import fit as learn
+    from wsiproc.psm.recipe import fit_settings
+
+    settings = fit_settings(
+        config, sources or [], out, mpp=mpp, quick=quick, base=base, seed=seed, device=choose_device(device or "auto")
+    )
+    with fit_progress(quiet) as listen:
+        learn(settings, listen)
+    typer.echo(f"{out}: use it with  wsiproc run SLIDE --model {out}   (what it learned from: {out / 'README.md'})")
+
+
 @app.command(epilog="Example:  wsiproc info slide.svs")
 def info(slides: Slides, mpp: Mpp = None, reader: ReaderName = None) -> None:
     """Print what is known about slides: format, size, resolution, levels."""
@@ -210,7 +244,10 @@ def benchmark(
     ],
     folder: Annotated[Path | None, typer.Argument(help="Where monuseg or bcdata is.", show_default=False)] = None,
     model: Annotated[
-        list[str] | None, typer.Option("--model", "-m", help="Cell model; once for each. `classical` is always added.")
+        list[str] | None,
+        typer.Option(
+            "--model", "-m", help="Cell model, once for each; `classical` is always added. (default: default)"
+        ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for tables, overlays and runs.")] = Path(
         "wsiproc-benchmark"
@@ -239,7 +276,7 @@ def benchmark(
     settings = _settings(None, mpp=mpp, device=device, workers=workers)
     found = find_dataset(dataset, folder, limit)
     with picture_progress(found) as listen:
-        done = run_benchmark(found, model or [], out, settings, overwrite=overwrite, listen=listen)
+        done = run_benchmark(found, model or [settings.model], out, settings, overwrite=overwrite, listen=listen)
     print_benchmark(done, out)
     if csv is not None:
         write_lines(csv, done.lines)

@@ -143,6 +143,23 @@ def tile_progress(title: str) -> Iterator[Callable[[int, int], None]]:
 
 
 @contextmanager
+def fit_progress(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar a stage of a fit, with the time left; ends of stages as lines where there is no terminal."""
+    console = Console(stderr=True, quiet=quiet)
+    with _bars(console) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def listen(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total, facts="")
+            bars.update(tasks[stage], completed=done)
+            if done == total and not console.is_terminal:
+                console.print(f"{stage}: done ({total})")
+
+        yield listen
+
+
+@contextmanager
 def picture_progress(dataset: Dataset) -> Iterator[Callable[[int, int, Result], None]]:
     """What is compared, then a line a picture, above a bar on a terminal."""
     console = Console(stderr=True, soft_wrap=True, highlight=False)
