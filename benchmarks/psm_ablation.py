@@ -1,6 +1,6 @@
 """The paper's two ablations: what the activation network is asked, and the layer at which its map is read.
 
-    python benchmarks/psm_ablation.py DATA_DIR [--steps N]
+    python benchmarks/psm_ablation.py DATA_DIR [--objective NAME] [--steps N]
 
 DATA_DIR holds ``corpus``, folders of H&E pictures without labels as configs/default-model.toml names them, on which the
 networks are trained, and ``monuseg_train`` as ``wsiproc benchmark monuseg`` reads it, on which they are scored.
@@ -53,12 +53,12 @@ class Known:
     evidence: Sequence[Floats]
 
 
-def main(data: Path, steps: int, crop_px: int) -> None:
+def main(data: Path, objectives: Sequence[str], steps: int, crop_px: int) -> None:
     """Print the table."""
     corpus, pictures = unlabelled_pictures(data), labelled_pictures(data)
     known = Known(corpus[:CALIBRATION_PICTURES], [haematoxylin(picture) for picture in corpus[:CALIBRATION_PICTURES]])
     lines = []
-    for name, training_steps in [("none: random weights", 0), *((name, steps) for name in OBJECTIVES)]:
+    for name, training_steps in [("none: random weights", 0), *((name, steps) for name in objectives)]:
         torch.manual_seed(0)
         objective = OBJECTIVES.get(name, OBJECTIVES["similarity"])()
         net = build_activation_network("small", objective.outputs)
@@ -156,7 +156,8 @@ def mask_scores(suffix: str, masks: Iterator[Mask], pictures: Sequence[Labelled]
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
+    parser.add_argument("--objective", choices=OBJECTIVES, action="append", help="may be repeated; all without it")
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--crop-px", type=int, default=128)
-    arguments = parser.parse_args()
-    main(arguments.data, arguments.steps, arguments.crop_px)
+    given = parser.parse_args()
+    main(given.data, given.objective or list(OBJECTIVES), given.steps, given.crop_px)

@@ -70,7 +70,9 @@ def one_slide(slide: Path, scratch: Path) -> None:
             out = scratch / f"{region}-{workers}"
             clock = time.perf_counter()
             kind = "dask" if workers > 1 else "loop"
-            (outcome,) = run_slides([slide], out, Settings(region=region, workers=workers, executor=kind))
+            (outcome,) = run_slides(
+                [slide], out, Settings(model="classical", region=region, workers=workers, executor=kind)
+            )
             if outcome.error is not None or outcome.folder is None or outcome.run is None:
                 raise SystemExit(f"{slide}: {outcome.error}")
             found.add(digest(outcome.folder))

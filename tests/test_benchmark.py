@@ -26,7 +26,7 @@ from wsiproc.models.classical import Classical
 from wsiproc.run import run_slides
 from wsiproc.settings import Settings
 
-LOOP = Settings(device="cpu", workers=1)
+LOOP = Settings(model="classical", device="cpu", workers=1)
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
@@ -53,7 +53,7 @@ def scored(masks: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bench
 
 def test_the_cells_are_those_of_a_plain_run(scored: tuple[Benchmark, Path], masks: Path, tmp_path: Path):
     images = sorted((masks / "images").iterdir())
-    for outcome in run_slides(images, tmp_path, Settings(mpp=0.25, tissue="all", device="cpu")):
+    for outcome in run_slides(images, tmp_path, Settings(model="classical", mpp=0.25, tissue="all", device="cpu")):
         assert outcome.folder is not None
         there = scored[1] / "classical" / "runs" / outcome.folder.name
         for name in ("cells.parquet", "cells.geojson.gz"):

@@ -32,7 +32,9 @@ def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_one(path: Path, out: Path, **settings: Any) -> Outcome:
     """The outcome of one slide, whose error is raised."""
-    (outcome,) = run_slides([path], out, Settings(**{"executor": "loop", "region": 1024} | settings))
+    (outcome,) = run_slides(
+        [path], out, Settings(**{"model": "classical", "executor": "loop", "region": 1024} | settings)
+    )
     if outcome.error is not None:
         raise outcome.error
     return outcome
@@ -159,9 +161,11 @@ def test_a_finished_slide_is_not_done_again_and_never_overwritten_unasked(slide:
     again = run_one(slide, tmp_path)
     assert (first.status, again.status) == ("done", "already done")
     assert first.run == again.run
-    (other,) = run_slides([slide], tmp_path, Settings(executor="loop", region=512))
+    (other,) = run_slides([slide], tmp_path, Settings(model="classical", executor="loop", region=512))
     assert "--overwrite" in str(other.error)
-    (replaced,) = run_slides([slide], tmp_path, Settings(executor="loop", region=512), overwrite=True)
+    (replaced,) = run_slides(
+        [slide], tmp_path, Settings(model="classical", executor="loop", region=512), overwrite=True
+    )
     assert replaced.status == "done"
 
 
@@ -190,7 +194,11 @@ def test_an_unreadable_place_costs_its_region_and_is_told(
 def test_one_bad_slide_costs_no_other(slide: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.svs"
     bad.write_bytes(b"not a slide")
-    outcomes = list(run_slides([bad, slide, tmp_path / "gone.svs", slide], tmp_path / "out", Settings(executor="loop")))
+    outcomes = list(
+        run_slides(
+            [bad, slide, tmp_path / "gone.svs", slide], tmp_path / "out", Settings(model="classical", executor="loop")
+        )
+    )
     assert [o.status for o in outcomes] == ["failed", "done", "failed", "failed"]
     assert "would both write" in str(outcomes[3].error)
     assert str(bad) in str(outcomes[0].error)
@@ -231,9 +239,9 @@ def test_a_region_of_interest_keeps_the_cells_inside(slide: Path, reference: Pat
 
 def test_what_does_not_fit_is_refused_with_both_numbers(slide: Path, tmp_path: Path) -> None:
     with pytest.raises(PlanError, match=r"memory: \d+\.\d+ GB needed, 0\.10 GB available"):
-        plan_slide(slide, tmp_path, Settings(memory_gb=0.1))
+        plan_slide(slide, tmp_path, Settings(model="classical", memory_gb=0.1))
     with pytest.raises(SettingsError, match="multiple of its window"):
-        plan_slide(slide, tmp_path, Settings(region=1000))
+        plan_slide(slide, tmp_path, Settings(model="classical", region=1000))
     assert not list(tmp_path.iterdir())
 
 
@@ -241,11 +249,11 @@ def test_glass_alone_is_refused(tmp_path: Path) -> None:
     white = np.full((2000, 2000, 3), 245, np.uint8)
     write_tiff(tmp_path / "glass.tif", [white])
     with pytest.raises(PlanError, match="no tissue"):
-        plan_slide(tmp_path / "glass.tif", tmp_path, Settings())
+        plan_slide(tmp_path / "glass.tif", tmp_path, Settings(model="classical"))
 
 
 def test_a_plan_is_a_value(slide: Path, tmp_path: Path) -> None:
-    plan = plan_slide(slide, tmp_path, Settings(region=1024))
+    plan = plan_slide(slide, tmp_path, Settings(model="classical", region=1024))
     assert dataclasses.is_dataclass(plan)
     assert plan.memory_bytes > 3e8
     assert plan.windows > 10

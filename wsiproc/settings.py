@@ -23,8 +23,8 @@ _CHOICES = {
 class Settings:
     """Choices for a run. Each can stand in a TOML file under its own name; the command line wins over the file."""
 
-    model: str = "classical"
-    """Name of a model, or path of a model folder."""
+    model: str = "default"
+    """``default``, ``psm``, ``classical``, or the path of a model folder."""
     mpp: float | None = None
     """µm per pixel of the slide, where the file does not say it or says it wrongly."""
     reader: Literal["auto", "openslide", "tifffile", "tiatoolbox"] = "auto"
