@@ -175,9 +175,8 @@ def fit(
     from wsiproc.psm.fit import fit as learn
     from wsiproc.psm.recipe import fit_settings
 
-    settings = fit_settings(
-        config, sources or [], out, mpp=mpp, quick=quick, base=base, seed=seed, device=choose_device(device or "auto")
-    )
+    chosen = choose_device(_settings(None, device=device).device)
+    settings = fit_settings(config, sources or [], out, mpp=mpp, quick=quick, base=base, seed=seed, device=chosen)
     with fit_progress(quiet) as listen:
         learn(settings, listen)
     typer.echo(f"{out}: use it with  wsiproc run SLIDE --model {out}   (what it learned from: {out / 'README.md'})")

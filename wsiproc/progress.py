@@ -32,7 +32,7 @@ STAGES = {
     "render": "drawing labels, exporting",
     "report": "writing the report",
 }
-_LINE_EVERY_S = 10.0
+_LINE_EVERY_S, _FIT_LINE_EVERY_S = 10.0, 60.0
 _TITLE = TextColumn("{task.description}", style="bold", markup=False)  # brackets in file names are no markup
 
 
@@ -144,8 +144,11 @@ def tile_progress(title: str) -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def fit_progress(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar a stage of a fit, with the time left; ends of stages as lines where there is no terminal."""
+    """A bar a stage of a fit, with the time left; without a terminal a line a minute and at the end of each stage."""
     console = Console(stderr=True, quiet=quiet)
+    if not console.is_terminal:
+        yield _fit_lines(console)
+        return
     with _bars(console) as bars:
         tasks: dict[str, TaskID] = {}
 
@@ -153,10 +156,20 @@ def fit_progress(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
             if stage not in tasks:
                 tasks[stage] = bars.add_task(stage, total=total, facts="")
             bars.update(tasks[stage], completed=done)
-            if done == total and not console.is_terminal:
-                console.print(f"{stage}: done ({total})")
 
         yield listen
+
+
+def _fit_lines(console: Console) -> Callable[[str, int, int], None]:
+    printed = time.monotonic()
+
+    def listen(stage: str, done: int, total: int) -> None:
+        nonlocal printed
+        if done == total or time.monotonic() - printed >= _FIT_LINE_EVERY_S:
+            printed = time.monotonic()
+            console.print(Text(f"{stage}: {done}/{total}"))
+
+    return listen
 
 
 @contextmanager

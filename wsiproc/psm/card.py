@@ -51,7 +51,7 @@ A network that finds cell nuclei in brightfield slides, learned by `wsiproc fit`
 - **Use**: `wsiproc run SLIDE --model THIS_FOLDER`; haematoxylin and eosin, or haematoxylin and DAB, 0.2 to 0.6 µm/px.
 - **Not for**: diagnosis. Fluorescence and cytology were never seen.
 - **Network**: U-Net of {weights:,} weights at 0.5 µm/px, outputs nucleus and interior of a nucleus.
-- **Learned from**: {len(learned.sources)} sources; in its last round from {believed:,} nuclei that it found itself
+- **Learned from**: the slides below; in its last round from {believed:,} nuclei that it found itself
   and the pictures support, and from nuclei pasted into them.
 - **How**: the method is described in `docs/method.md` of wsiproc.
 

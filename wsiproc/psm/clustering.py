@@ -112,18 +112,29 @@ def _vector(values: Floats) -> Vector:
 
 
 def fit_model_clusters(
-    features: Floats, scale: tuple[float, float, float, float], k: int = 3, *, seed: int = 0
+    features: Floats,
+    scale: tuple[float, float, float, float],
+    k: int = 3,
+    *,
+    seed: int = 0,
+    believed: Pixels | None = None,
 ) -> Clusters:
     """Clusters for the direct engine, of features (N, 4) sampled over many pictures: map, and optical density × gain.
 
-    ``scale``: weight of each feature in the distance. Nuclei are the cluster of the highest map + red optical density,
-    each against its spread over the pixels: haematoxylin and DAB absorb red, and eosin does not.
+    ``scale``: weight of each feature in the distance. ``believed`` (N,): 1 where a pixel is believed a nucleus, 0
+    where not, else not known; nuclei are the clusters in which most of the known pixels are. Without it they are the one
+    cluster of the highest map + red optical density, each against its spread over the pixels: haematoxylin and DAB
+    absorb red, and eosin does not.
     """
     unit = features * np.array(scale)
     unit *= 64 / max(float(unit.std(axis=0).max()), 1e-9)  # steps as fine as grey levels
     index = nearest(unit, kmeans(unit, k, seed))
     centres = np.stack([features[index == i].mean(axis=0) for i in np.unique(index)])
     spreads = np.maximum(features.std(axis=0), 1e-9)
-    nuclei = int(np.argmax(centres[:, 0] / spreads[0] + centres[:, 1] / spreads[1]))
+    darkest = int(np.argmax(centres[:, 0] / spreads[0] + centres[:, 1] / spreads[1]))
+    nuclei: tuple[int, ...] = (darkest,)
+    if believed is not None:
+        yes, no = (np.array([np.sum(believed[index == i] == v) for i in np.unique(index)]) for v in (1, 0))
+        nuclei = tuple(np.flatnonzero(yes > no).tolist()) or (int(np.argmax(yes / np.maximum(yes + no, 1))),)
     rows = tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in centres)
-    return Clusters(rows, (nuclei,), scale)
+    return Clusters(rows, nuclei, scale)

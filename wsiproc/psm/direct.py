@@ -17,7 +17,7 @@ from wsiproc.psm.evidence import Floats
 _TOP_ROOT = 1.7
 ACTIVATION_INPUT = InputNumbers((0.0, 0.0, 0.0), (_TOP_ROOT, _TOP_ROOT, _TOP_ROOT), od99=1.6)
 
-CLUSTERS = 3
+CLUSTERS = 8
 _SAMPLED_PX = 200_000
 _SCALE = (0.5, 1.0, 0.5, 0.5)
 
@@ -33,6 +33,7 @@ def activation_facts(
     width: int,
     maps: Sequence[Floats],
     densities: Sequence[Floats],
+    believed: Sequence[npt.NDArray[np.uint8]],
     mpp: float,
     name: str,
     training: dict[str, Any],
@@ -40,11 +41,13 @@ def activation_facts(
     """Facts of the direct engine.
 
     ``maps`` (h, w) and ``densities`` (h, w, 3): activation map and optical density × gain, smoothed, of tiles over all
-    sources.
+    sources; ``believed`` (h, w): 1 nucleus, 0 none, else not known. Blue, brown, dark and pale nuclei are clusters of
+    their own, and it is what the witnesses and the rounds believe that names them.
     """
     features = np.concatenate(
         [np.concatenate([m[..., None], od], axis=-1).reshape(-1, 4) for m, od in zip(maps, densities, strict=True)]
     )
+    known = np.concatenate([plane.ravel() for plane in believed])
     chosen = np.random.default_rng(0).choice(len(features), min(_SAMPLED_PX, len(features)), replace=False)
     return ActivationFacts(
         name=name,
@@ -53,6 +56,6 @@ def activation_facts(
         network=ShallowNumbers(width=width),
         input=ACTIVATION_INPUT,
         readout=readout,
-        clusters=fit_model_clusters(features[chosen], _SCALE, CLUSTERS),
+        clusters=fit_model_clusters(features[chosen], _SCALE, CLUSTERS, believed=known[chosen]),
         training=training,
     )

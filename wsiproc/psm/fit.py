@@ -117,7 +117,7 @@ def fit(settings: FitSettings, listen: Listen = lambda *_: None) -> DistilledFac
         net = _round(settings, net, examples, number, steps, work, listen)
     learned = Learned(recipe, tuple(sources), tuple(examples), net, read_curve(work / "curve.csv"))
     facts = _write(settings, learned)
-    _write_direct(settings, recipe, activation, sources)
+    _write_direct(settings, recipe, activation, sources, examples)
     shutil.rmtree(work)
     return facts
 
@@ -323,16 +323,22 @@ def read_curve(path: Path) -> dict[str, dict[int, float]]:
 
 
 def _write_direct(
-    settings: FitSettings, recipe: dict[str, Any], activation: Activation, sources: Sequence[Tiles]
+    settings: FitSettings,
+    recipe: dict[str, Any],
+    activation: Activation,
+    sources: Sequence[Tiles],
+    examples: Sequence[Example],
 ) -> None:
-    """The direct engine, a model folder inside the model folder."""
+    """The direct engine, a model folder inside the model folder; from the first tile of each source."""
+    first = {example.group: example.target[..., 0] for example in reversed(examples)}
     tiles = [density(source, 0) for source in sources]
     maps = [activation_map(activation, od) for od in tiles]
     sigma = Clusters.smooth_um / MPP
     smooth = [np.asarray(cv2.GaussianBlur(od, (0, 0), sigma), np.float32) for od in tiles]
     width = len(activation.readout.weights[0])
     name = f"{(settings.name or settings.out.name)[:_LONGEST_NAME]} psm"
-    facts = activation_facts(activation.readout, width, maps, smooth, MPP, name, recipe)
+    believed = [first[source.name] for source in sources]
+    facts = activation_facts(activation.readout, width, maps, smooth, believed, MPP, name, recipe)
     card = direct_card(name, recipe)
     write_folder(settings.out / "psm", facts, _shallow_weights(activation.net), card)
 
