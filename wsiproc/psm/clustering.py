@@ -119,10 +119,10 @@ def fit_model_clusters(
     seed: int = 0,
     believed: Pixels | None = None,
 ) -> Clusters:
-    """Clusters for the direct engine, of features (N, 4) sampled over many pictures: map, and optical density × gain.
+    """Clusters for the direct engine, of features (N, 4) sampled over many pictures: map, optical density × gain.
 
     ``scale``: weight of each feature in the distance. ``believed`` (N,): 1 where a pixel is believed a nucleus, 0
-    where not, else not known; nuclei are the clusters in which most of the known pixels are. Without it they are the one
+    where not, else not known; nuclei are the clusters in which most of the known pixels are. Without it they are that
     cluster of the highest map + red optical density, each against its spread over the pixels: haematoxylin and DAB
     absorb red, and eosin does not.
     """
