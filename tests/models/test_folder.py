@@ -59,6 +59,7 @@ def test_a_model_is_replaced_whole_and_other_folders_are_left_alone(folder: Path
     assert read_folder(folder).weights_sha256 != before.weights_sha256
     assert sorted(p.name for p in folder.iterdir()) == [CARD, FACTS, WEIGHTS]
     (folder / "more").mkdir()
+    (folder / "more/text.md").write_text("years of work")
     with pytest.raises(ModelError, match="other than a model"):
         write_folder(folder, FACTS_FOR_TEST, unet(1).state_dict(), "")
     (tmp_path / "thesis").mkdir()
