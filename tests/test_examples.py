@@ -38,7 +38,7 @@ def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def folder(slide: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Output of a run in this process."""
-    (outcome,) = run_slides([slide], tmp_path_factory.mktemp("out"), Settings(model="classical", executor="loop"))
+    (outcome,) = run_slides([slide], tmp_path_factory.mktemp("out"), Settings(executor="loop"))
     assert outcome.error is None
     assert outcome.folder is not None
     return outcome.folder
