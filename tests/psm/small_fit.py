@@ -1,0 +1,48 @@
+"""A fit that costs seconds, and as a program one that kills itself: ``python -m tests.psm.small_fit SLIDE OUT STAGE N``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from wsiproc.psm import fit as fitting
+from wsiproc.psm import segmenter
+from wsiproc.psm.fit import FitSettings, Listen, fit
+from wsiproc.psm.tiles import Source
+
+CHECKPOINT_STEPS = 5
+
+
+def shrink(replace: Callable[[object, str, object], None]) -> None:
+    """Smaller batches and earlier checkpoints by ``replace(module, name, value)``; the rest is as always."""
+    replace(fitting, "_BATCH", 2)
+    replace(fitting, "_CROP_PX", 64)
+    replace(segmenter, "_CHECKPOINT_STEPS", CHECKPOINT_STEPS)
+
+
+def small(slide: Path, out: Path, **others: object) -> FitSettings:
+    """Ten steps of the activation network, two rounds of 20."""
+    numbers: dict[str, object] = {"activation_steps": 10, "rounds": (20, 20), "tiles": 4, "widths": (8, 16)}
+    return FitSettings(**{"sources": (Source(slide),), "out": out} | numbers | others)  # type: ignore[arg-type]
+
+
+def stop_at(stage: str, step: int, stop: Callable[[], None]) -> Listen:
+    """Something that listens and calls ``stop`` at a step of a stage."""
+
+    def listen(now: str, done: int, total: int) -> None:
+        if (now, done) == (stage, step):
+            stop()
+
+    return listen
+
+
+if __name__ == "__main__":
+    slide, out, stage, step = sys.argv[1:]
+    torch.set_num_threads(1)
+    shrink(setattr)
+    fit(small(Path(slide), Path(out)), stop_at(stage, int(step), lambda: os.kill(os.getpid(), signal.SIGKILL)))
