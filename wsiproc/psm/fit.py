@@ -74,7 +74,7 @@ class FitSettings:
     sources: tuple[Source, ...]
     out: Path
     base: str | None = None
-    objective: str = "similarity"
+    objective: str = "mean value"
     activation_steps: int = 600
     rounds: tuple[int, ...] = (600, 1000, 1500)
     tiles: int = 24

@@ -9,7 +9,8 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,26 +93,36 @@ def train_segmenter(
     average = copy.deepcopy(net)
     optimiser = torch.optim.AdamW(net.parameters(), training.lr, weight_decay=1e-3)
     done = _resume(checkpoint, net, average, optimiser) if checkpoint else 0
-    torch.set_flush_denormal(True)  # averages and moments that fade to nothing would slow a CPU tenfold
-    for step in range(done + 1, training.steps + 1):
-        for group in optimiser.param_groups:
-            group["lr"] = training.lr * _schedule(step, training.steps)
-        od, target = draw_batch(examples, training, step)
-        seed = int(np.random.SeedSequence([training.seed, training.round, step, 1]).generate_state(1)[0])
-        od = jitter(od.to(device), torch.Generator(device).manual_seed(seed))
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=fast_bfloat16(device)):
-            logits = net(network_input(od, 1.0, numbers))
-        loss = segmentation_loss(logits.float(), target.to(device))
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(net.parameters(), _LONGEST_GRADIENT)
-        optimiser.step()
-        _average(average, net, min(_AVERAGE, step / (step + 10)))
-        if on_step is not None:
-            on_step(step, float(loss.detach()))
-        if checkpoint and (step % _CHECKPOINT_STEPS == 0 or step == training.steps):
-            _save(checkpoint, net, average, optimiser, step)
+    with _denormals_flushed():
+        for step in range(done + 1, training.steps + 1):
+            for group in optimiser.param_groups:
+                group["lr"] = training.lr * _schedule(step, training.steps)
+            od, target = draw_batch(examples, training, step)
+            seed = int(np.random.SeedSequence([training.seed, training.round, step, 1]).generate_state(1)[0])
+            od = jitter(od.to(device), torch.Generator(device).manual_seed(seed))
+            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=fast_bfloat16(device)):
+                logits = net(network_input(od, 1.0, numbers))
+            loss = segmentation_loss(logits.float(), target.to(device))
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(net.parameters(), _LONGEST_GRADIENT)
+            optimiser.step()
+            _average(average, net, min(_AVERAGE, step / (step + 10)))
+            if on_step is not None:
+                on_step(step, float(loss.detach()))
+            if checkpoint and (step % _CHECKPOINT_STEPS == 0 or step == training.steps):
+                _save(checkpoint, net, average, optimiser, step)
     return average.eval()
+
+
+@contextmanager
+def _denormals_flushed() -> Iterator[None]:
+    """Averages and moments that fade to nothing would slow a CPU tenfold; other code may count on small numbers."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def fast_bfloat16(device: str) -> bool:
