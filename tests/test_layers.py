@@ -17,20 +17,57 @@ FOUNDATION = {"errors", "_version"}  # nouns of the whole package; everyone may 
 MAY_USE = {
     "cli": {"progress", "psm", "benchmark", "run", "plan", "check", "evaluate", "synthetic", "settings", "io"},
     "progress": {"benchmark", "run", "plan", "check", "evaluate", "projection"},
-    "benchmark": {"run", "plan", "pipeline", "evaluate", "executors", "settings", "models", "io", "core"},
-    "run": {"discover", "plan", "crops", "report", "pipeline", "executors", "settings", "models", "io", "core"},
-    "discover": {"plan", "survey", "pipeline", "executors", "settings", "models", "io", "array", "core"},
-    "plan": {"survey", "pipeline", "projection", "executors", "settings", "models", "io", "array", "core"},
+    "benchmark": {"run", "plan", "regions", "evaluate", "executors", "settings", "models", "io", "core"},
+    "run": {
+        "cohort",
+        "discover",
+        "run_facts",
+        "seams",
+        "plan",
+        "crops",
+        "report",
+        "pipeline",
+        "regions",
+        "projection",
+        "executors",
+        "memory",
+        "workfolder",
+        "settings",
+        "models",
+        "io",
+        "core",
+    },
+    "cohort": {"core"},
+    "discover": {"plan", "survey", "regions", "executors", "settings", "models", "io", "array", "core"},
+    "run_facts": {"plan", "settings", "models", "core"},
+    "plan": {
+        "survey",
+        "pipeline",
+        "regions",
+        "projection",
+        "executors",
+        "memory",
+        "settings",
+        "models",
+        "io",
+        "array",
+        "core",
+    },
     "survey": {"projection", "models", "io", "array", "core"},
-    "crops": {"pipeline", "report", "io", "core"},
-    "pipeline": {"projection", "executors", "models", "io", "array", "core"},
+    "seams": {"pipeline", "regions", "projection", "io", "array", "core"},
+    "crops": {"pipeline", "regions", "report", "io", "core"},
+    "pipeline": {"coarse", "regions", "projection", "executors", "workfolder", "io", "array", "core"},
+    "coarse": {"executors", "io", "array", "core"},
+    "regions": {"projection", "executors", "workfolder", "models", "io", "array", "core"},
     "report": {"report_figures", "core"},
     "report_figures": {"core"},
     "check": {"io", "array", "core"},
     "evaluate": {"core"},
     "synthetic": {"core"},
     "psm": {"projection", "models", "io", "array", "core"},
+    "memory": {"projection"},
     "projection": {"core"},
+    "workfolder": set(),
     "executors": set(),
     "settings": {"core"},
     "models": {"array", "core"},
@@ -56,8 +93,8 @@ HOMES = {
     "tifffile": {"io", "evaluate", "synthetic"},
     "zarr": {"io", "check"},
     "pyarrow": {"io", "check", "evaluate", "synthetic"},
-    # The device is chosen in plan, the network called in pipeline; what it is lies in models. Benchmark sets threads.
-    "torch": {"models", "psm", "pipeline", "plan", "benchmark"},
+    # The device is chosen in plan, the network called in regions; what it is lies in models. Benchmark sets threads.
+    "torch": {"models", "psm", "regions", "plan", "benchmark"},
     "pydantic": {"models", "io", "psm"},
     "safetensors": {"models", "psm"},
     "tomli_w": {"models", "io"},
@@ -123,7 +160,7 @@ def test_a_big_library_is_imported_in_its_homes_only(library: str) -> None:
 def test_the_pipeline_knows_no_settings() -> None:
     """Below ``run``, ``discover`` and ``plan``, numbers arrive as named arguments."""
     users = {part_of(path) for path in FILES if "settings" in parts_used(path)}
-    assert users == {"cli", "benchmark", "discover", "plan", "run"}
+    assert users == {"cli", "benchmark", "discover", "plan", "run", "run_facts"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=in_package)

@@ -12,7 +12,7 @@ import pytest
 import shapely
 import zarr
 
-import wsiproc.pipeline
+import wsiproc.regions
 from tests.io.slide_writers import write_tiff
 from wsiproc.errors import PlanError, SettingsError, SlideReadError
 from wsiproc.io.parquet import read_cells, slide_polygons
@@ -136,7 +136,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(
     slide: Path, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
     calls = 0
-    whole = wsiproc.pipeline.write_json
+    whole = wsiproc.regions.write_json
 
     def write_some(path: Path, value: object) -> None:
         nonlocal calls
@@ -146,7 +146,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(
         whole(path, value)
 
     with monkeypatch.context() as patch:
-        patch.setattr(wsiproc.pipeline, "write_json", write_some)
+        patch.setattr(wsiproc.regions, "write_json", write_some)
         with pytest.raises(Stop):
             run_one(slide, tmp_path, region=512)
     outcome = run_one(slide, tmp_path, region=512)
@@ -172,19 +172,19 @@ def test_a_finished_slide_is_not_done_again_and_never_overwritten_unasked(slide:
 def test_an_unreadable_place_costs_its_region_and_is_told(
     slide: Path, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = wsiproc.pipeline._predict_windows
+    real = wsiproc.regions.predict_windows
     broken = []
 
-    def fail_once(job: Any, region: Any, windows: Any, maps: Any) -> Any:
+    def fail_once(job: Any, box: Any, windows: Any, maps: Any) -> Any:
         if not broken:
-            broken.append(region.key)
+            broken.append([box.y, box.x, box.h, box.w])
             raise SlideReadError(f"{job.source.path}: level 0 cannot be decoded")
-        return real(job, region, windows, maps)
+        return real(job, box, windows, maps)
 
-    monkeypatch.setattr(wsiproc.pipeline, "_predict_windows", fail_once)
+    monkeypatch.setattr(wsiproc.regions, "predict_windows", fail_once)
     outcome = run_one(slide, tmp_path)
     assert outcome.run is not None
-    assert [f["key"] for f in outcome.run["regions"]["failed"]] == broken
+    assert [f["box"] for f in outcome.run["regions"]["failed"]] == broken
     assert "cannot be decoded" in outcome.run["regions"]["failed"][0]["reason"]
     assert any("could not be read" in warning for warning in outcome.run["warnings"])
     whole = json.loads((reference / "run.json").read_text())["counts"]["cells"]
@@ -199,9 +199,11 @@ def test_one_bad_slide_costs_no_other(slide: Path, tmp_path: Path) -> None:
             [bad, slide, tmp_path / "gone.svs", slide], tmp_path / "out", Settings(model="classical", executor="loop")
         )
     )
-    assert [o.status for o in outcomes] == ["failed", "done", "failed", "failed"]
-    assert "would both write" in str(outcomes[3].error)
-    assert str(bad) in str(outcomes[0].error)
+    # The largest first; of two with one name, the one that came first is done.
+    assert [o.path for o in outcomes] == [slide, slide, bad, tmp_path / "gone.svs"]
+    assert [o.status for o in outcomes] == ["done", "failed", "failed", "failed"]
+    assert "would both write" in str(outcomes[1].error)
+    assert str(bad) in str(outcomes[2].error)
 
 
 def test_a_slide_smaller_than_a_window(tmp_path: Path) -> None:
@@ -240,7 +242,7 @@ def test_a_region_of_interest_keeps_the_cells_inside(slide: Path, reference: Pat
 def test_what_does_not_fit_is_refused_with_both_numbers(slide: Path, tmp_path: Path) -> None:
     with pytest.raises(PlanError, match=r"memory: \d+\.\d+ GB needed, 0\.10 GB available"):
         plan_slide(slide, tmp_path, Settings(model="classical", memory_gb=0.1))
-    with pytest.raises(SettingsError, match="multiple of its window"):
+    with pytest.raises(SettingsError, match="needs a multiple of 512 px: try 512 or 1024"):
         plan_slide(slide, tmp_path, Settings(model="classical", region=1000))
     assert not list(tmp_path.iterdir())
 

@@ -43,8 +43,8 @@ from wsiproc.io.ngff import CHUNK
 from wsiproc.io.slides import open_slide
 from wsiproc.models import load_model
 from wsiproc.models.base import Model
-from wsiproc.pipeline import predict
 from wsiproc.plan import choose_device
+from wsiproc.regions import predict
 from wsiproc.run import run_slides
 from wsiproc.settings import Settings
 

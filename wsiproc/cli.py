@@ -53,6 +53,13 @@ ExecutorName = Annotated[str | None, typer.Option("--executor", help="auto, dask
 Workers = Annotated[int | None, typer.Option("--workers", "-w", help="Worker processes. (default: one a core)")]
 Scheduler = Annotated[str | None, typer.Option(help="Address of an existing Dask scheduler: tcp://host:8786.")]
 Memory = Annotated[float | None, typer.Option("--memory-gb", help="Memory that all processes may use, in GB.")]
+ReadTimeout = Annotated[
+    float | None,
+    typer.Option(
+        "--read-timeout", help="Seconds after which a read counts as stuck and is tried again. (default: 300)"
+    ),
+]
+Strict = Annotated[bool | None, typer.Option("--strict", help="Stop a slide at the first region that cannot be read.")]
 
 
 def _settings(config: Path | None, **given: Any) -> Settings:
@@ -92,6 +99,8 @@ def run(
     workers: Workers = None,
     scheduler: Scheduler = None,
     memory_gb: Memory = None,
+    read_timeout: ReadTimeout = None,
+    strict: Strict = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Do finished slides again.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the summary.")] = False,
 ) -> None:
@@ -106,6 +115,7 @@ def run(
     settings = _settings(
         config, model=model, mpp=mpp, reader=reader, tissue=tissue, roi=roi, classes=_classes(classes), region=region,
         device=device, batch=batch, executor=executor, workers=workers, scheduler=scheduler, memory_gb=memory_gb,
+        read_timeout_s=read_timeout, strict=strict,
     )  # fmt: skip
     with display(len(slides), quiet) as show:
         outcomes = []

@@ -13,7 +13,8 @@ from wsiproc.core.cells import CellTable
 from wsiproc.core.geometry import Box, Grid
 from wsiproc.io.parquet import read_cells
 from wsiproc.io.slides import Slide
-from wsiproc.pipeline import BLOCK, Block, Job
+from wsiproc.pipeline import BLOCK, Block
+from wsiproc.regions import Job
 from wsiproc.report import Crop
 
 SIDE_UM = 96.0

@@ -22,8 +22,8 @@ from wsiproc.executors import give_back_memory
 from wsiproc.io.kinds import read_kinds, write_kinds
 from wsiproc.models import load_model
 from wsiproc.models.base import Model
-from wsiproc.pipeline import cell_table, predict, stain_channels
 from wsiproc.plan import choose_device, slide_source
+from wsiproc.regions import cell_table, predict, stain_channels
 from wsiproc.settings import Settings
 from wsiproc.survey import Survey, look_at
 

@@ -5,9 +5,11 @@
     WsiprocError
     ├── SlideError(OSError)            the file: missing, not a slide, unreadable
     │   └── SlideReadError             a place in a good slide that cannot be decoded
+    │       └── SlideTimeoutError      … that did not answer in time
     ├── ResolutionError(ValueError)    no µm per pixel, or one that cannot be true
     ├── SettingsError(ValueError)      an option, a config file, an ROI
     ├── PlanError(ValueError)          the work does not fit: memory, disk, no tissue
+    │   └── MemoryLimitError           … as it turned out while it went on
     ├── ModelError(ValueError)         a model that cannot be found or loaded
     ├── OutputError(ValueError)        an output folder that is incomplete or breaks a rule
     └── MissingExtraError(ImportError) an optional dependency that is not installed
@@ -34,6 +36,10 @@ class SlideReadError(SlideError):
     """A part of an otherwise readable slide that cannot be decoded."""
 
 
+class SlideTimeoutError(SlideReadError):
+    """A read that took too long; another try may do."""
+
+
 class ResolutionError(WsiprocError, ValueError):
     """The physical pixel size is missing or impossible."""
 
@@ -44,6 +50,10 @@ class SettingsError(WsiprocError, ValueError):
 
 class PlanError(WsiprocError, ValueError):
     """Work that cannot be done with what is there; the message carries both numbers."""
+
+
+class MemoryLimitError(PlanError):
+    """More memory was held than ``--memory-gb`` allows."""
 
 
 class ModelError(WsiprocError, ValueError):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,12 @@ from wsiproc.core.geometry import Grid, Region
 from wsiproc.core.kinds import CellKinds
 from wsiproc.errors import SettingsError
 from wsiproc.executors import available_cores
+from wsiproc.io.ngff import CHUNK
 from wsiproc.io.slides import SlideSource
+from wsiproc.memory import bytes_held
 from wsiproc.models import load_model
 from wsiproc.models.base import Model
-from wsiproc.pipeline import BLOCK, Job, predict, stain_channels
+from wsiproc.pipeline import BLOCK
 from wsiproc.projection import (
     DRIVER_BYTES,
     GB,
@@ -35,6 +38,7 @@ from wsiproc.projection import (
     split_regions,
     worker_bytes,
 )
+from wsiproc.regions import Job, predict, stain_channels
 from wsiproc.settings import Settings
 from wsiproc.survey import look_at
 
@@ -45,14 +49,18 @@ _DECISIVE = ("mpp", "reader", "tissue", "region")
 
 @dataclass(frozen=True)
 class Plan:
-    """All that is decided before anything expensive starts; a value that can be printed."""
+    """All that is decided before anything expensive starts; a value that can be printed.
+
+    ``crew_size``: worker processes that may be there, of which this slide can keep ``workers`` busy.
+    """
 
     job: Job
-    key: str
+    facts: dict[str, str]
     infer: tuple[Region, ...]
     segment: tuple[Region, ...]
     windows: int
     workers: int
+    crew_size: int
     slide: dict[str, Any]
     overview: npt.NDArray[np.uint8]
     overview_mpp: tuple[float, float]
@@ -63,6 +71,11 @@ class Plan:
     seconds: float
     cells: float
     warnings: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """Hash of all that decides what is written."""
+        return work_key(self.facts)
 
     @property
     def tissue_mm2(self) -> float:
@@ -83,7 +96,7 @@ def plan_slide(path: Path, out: Path, settings: Settings, kinds: CellKinds | Non
     device = choose_device(settings.device)
     seen = look_at(source, model, settings.tissue, settings.roi)
     frame, search = seen.frame, seen.search
-    key = work_key(seen.slide["fingerprint"], settings, model, device, kinds)
+    facts = work_facts(seen.slide["fingerprint"], settings, model, device, kinds)
     model = seen.model
     if kinds is not None:
         require_features(kinds, model, path)
@@ -98,20 +111,24 @@ def plan_slide(path: Path, out: Path, settings: Settings, kinds: CellKinds | Non
         batch=_batch(settings, device),
         roi=seen.roi,
         kinds=kinds,
+        read_timeout_s=settings.read_timeout_s,
+        strict=settings.strict,
     )
     infer, segment = split_regions(search, frame.grid, job.step, model.margin)
     windows = sum(len(needed_windows(search, frame.grid, r.box, model.window, model.margin)) for r in infer)
     window_s, cells = _probe(job, seen.samples, seen.read_s, windows)
-    workers = min(settings.workers or available_cores(), len(infer))
     shards = {shard for region in segment for shard in Grid(frame.grid, BLOCK).touching(region.box)}
     each = _bytes_a_worker(job)
+    crew_size = settings.workers or _workers_that_fit(each, _memory_limit(settings))
+    workers = min(crew_size, len(infer))
     plan = Plan(
         job=job,
-        key=key,
+        facts=facts,
         infer=tuple(infer),
         segment=tuple(segment),
         windows=windows,
         workers=workers,
+        crew_size=crew_size,
         slide=seen.slide,
         overview=seen.overview,
         overview_mpp=seen.overview_mpp,
@@ -150,11 +167,13 @@ def require_features(kinds: CellKinds, model: Model, path: Path) -> None:
 
 
 def _check_region(step: int, model: Model) -> None:
-    if step % model.window:
-        below = max(model.window, step // model.window * model.window)
+    """A region is whole windows of the model, and whole chunks of the maps."""
+    unit = math.lcm(model.window, CHUNK)
+    if step % unit:
+        below = max(unit, step // unit * unit)
         raise SettingsError(
-            f"region is {step} px; the model {model.name!r} needs a multiple of its window, {model.window} px: "
-            f"try {below} or {below + model.window}"
+            f"region is {step} px; the model {model.name!r} needs a multiple of {unit} px: try {below} or "
+            f"{below + unit}"
         )
 
 
@@ -209,28 +228,53 @@ def _full_window(sample: npt.NDArray[np.uint8], window: int, halo: int) -> npt.N
     return np.pad(sample, ((halo, below), (halo, right), (0, 0)), mode="edge")
 
 
-def _check_plan(plan: Plan, settings: Settings) -> None:
-    """Refuse the impossible before it starts."""
+def _memory_limit(settings: Settings) -> float:
+    """Bytes that a run may hold: what is free or held by it already, and no more than it was given."""
     import psutil
 
-    free = psutil.virtual_memory().available
-    limit = min(free, settings.memory_gb * GB) if settings.memory_gb else free
+    room = float(psutil.virtual_memory().available + bytes_held(psutil.Process()))
+    return min(room, settings.memory_gb * GB) if settings.memory_gb is not None else room
+
+
+def _workers_that_fit(each: int, limit: float) -> int:
+    """One worker a core, as far as there is memory for them; at least one, and whether that fits is checked apart."""
+    return max(1, min(available_cores(), int((limit - DRIVER_BYTES) // each)))
+
+
+def _check_plan(plan: Plan, settings: Settings) -> None:
+    """Refuse the impossible before it starts."""
     smaller = "Use fewer --workers or a smaller --region."
-    require(f"{plan.slide['path']}: memory", plan.memory_bytes, limit, smaller)
+    require(f"{plan.slide['path']}: memory", plan.memory_bytes, _memory_limit(settings), smaller)
     folder = next(p for p in [plan.job.folder, *plan.job.folder.parents] if p.exists())
     require(f"{plan.job.folder}: disk", plan.disk_bytes, shutil.disk_usage(folder).free, "Choose another -o folder.")
 
 
-def work_key(fingerprint: str, settings: Settings, model: Model, device: str, kinds: CellKinds | None = None) -> str:
-    """Hash of everything that decides what is written: work with another key can neither be continued nor mixed in.
+def work_facts(
+    fingerprint: str, settings: Settings, model: Model, device: str, kinds: CellKinds | None = None
+) -> dict[str, str]:
+    """Everything that decides what is written, by name: work that differs in one can neither be continued nor mixed in.
 
     Tissue, calibration and cells are functions of these, so they need not be computed to know that nothing changed.
     """
     try:
-        roi = hashlib.sha256(settings.roi.read_bytes()).hexdigest() if settings.roi else None
+        roi = _digest(settings.roi.read_bytes()) if settings.roi else "none"
     except OSError as error:
         raise SettingsError(f"{settings.roi}: the region of interest cannot be read: {error.strerror}") from error
-    chosen = {name: getattr(settings, name) for name in _DECISIVE}
-    facts = {"slide": fingerprint, "model": repr(model), "device": device, "roi": roi, "kinds": repr(kinds), **chosen}
-    facts["wsiproc"] = __version__
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    facts = {
+        "slide": fingerprint,
+        "model": f"{model.name} {_digest(repr(model).encode())}",
+        "device": device,
+        "region of interest": roi,
+        "kinds of cells": "none" if kinds is None else _digest(repr(kinds).encode()),
+        "version of wsiproc": __version__,
+    }
+    return facts | {name: str(getattr(settings, name)) for name in _DECISIVE}
+
+
+def work_key(facts: Mapping[str, str]) -> str:
+    """Hash of the facts that decide what is written."""
+    return _digest(json.dumps(facts, sort_keys=True).encode())
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]

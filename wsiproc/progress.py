@@ -233,6 +233,9 @@ def print_summary(outcomes: Sequence[Outcome]) -> None:
             console.print(
                 Text(f"{outcome.folder}: report.html, cells.parquet, cells.geojson.gz, *.ome.zarr", style="dim")
             )
+    folders = [outcome.folder.parent for outcome in outcomes if outcome.folder is not None]
+    if folders and len(outcomes) > 1:
+        console.print(Text(f"{folders[0]}: cohort.html, cohort.csv", style="dim"))
 
 
 def _figures(run: dict[str, Any] | None) -> list[str]:

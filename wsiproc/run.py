@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import platform
-import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from wsiproc._version import __version__
+from wsiproc.cohort import write_cohort
 from wsiproc.core.geometry import Grid
 from wsiproc.core.kinds import CellKinds
 from wsiproc.crops import CropPlaces, take_crops
 from wsiproc.discover import find_kinds
-from wsiproc.errors import OutputError, SettingsError
-from wsiproc.executors import Crew, crew, give_back_memory
+from wsiproc.errors import MemoryLimitError, OutputError, SettingsError, sentence
+from wsiproc.executors import Crew, Task, crew, give_back_memory
+from wsiproc.io.fingerprint import slide_files
 from wsiproc.io.slides import slide_name
+from wsiproc.memory import MemoryWatch
 from wsiproc.models import load_model
-from wsiproc.models.base import Model
 from wsiproc.pipeline import (
     BLOCK,
     Block,
@@ -36,11 +32,15 @@ from wsiproc.pipeline import (
     finish,
     merge_cells,
     render_tasks,
-    write_json,
 )
-from wsiproc.plan import Plan, choose_device, plan_slide, slide_source, work_key
+from wsiproc.plan import Plan, choose_device, plan_slide, slide_source, work_facts
+from wsiproc.projection import GB
+from wsiproc.regions import write_json
 from wsiproc.report import ReportCells, write_report
+from wsiproc.run_facts import Drawn, run_facts
+from wsiproc.seams import blocks_at, certificate, check_place, choose_places
 from wsiproc.settings import Settings
+from wsiproc.workfolder import RUN, empty, locked, other_facts, storage_explained, sweep, tidy
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,13 @@ def ignore(event: Event) -> None:
     """A listener that wants nothing."""
 
 
-def run_plan(plan: Plan, workers: Crew, settings: Settings, plan_s: float, listen: Listener = ignore) -> dict[str, Any]:
-    """Carry out a plan that took ``plan_s`` seconds to make; what ``run.json`` says."""
+def run_plan(
+    plan: Plan, workers: Crew, settings: Settings, plan_s: float, watch: MemoryWatch, listen: Listener = ignore
+) -> dict[str, Any]:
+    """Carry out a plan that took ``plan_s`` seconds to make; what ``run.json`` says.
+
+    Raises MemoryLimitError when ``watch`` finds more held than allowed; then the same call goes on with what is done.
+    """
     clock = time.perf_counter()
     seconds = {"plan": round(plan_s, 3)}
 
@@ -73,17 +78,18 @@ def run_plan(plan: Plan, workers: Crew, settings: Settings, plan_s: float, liste
         seconds[stage] = round(now - clock, 3)
         clock = now
 
-    _open_folder(plan)
+    warnings = _open_folder(plan)
     lap("prepare")
-    done = _find_cells(plan, workers, listen)
+    hands = _Hands(plan.slide["name"], workers, watch, listen)
+    done = _find_cells(plan, hands)
     lap("infer and segment")
-    merged = _merge(plan, listen)
+    merged = _merge(plan, hands)
     give_back_memory()
     lap("merge")
-    left_out = _draw(plan, merged.blocks, workers, listen)
+    drawn = _draw(plan, merged.blocks, hands)
     lap("render and export")
-    run = _run_facts(plan, settings, done, merged.sums.counts)
-    run["counts"]["not_in_geojson"] = left_out
+    run = run_facts(plan, settings, done, merged.sums.counts, drawn)
+    run["warnings"] = warnings + run["warnings"]
     run["seconds"] = seconds | {"total": round(sum(seconds.values()), 3)}
     listen(Event(plan.slide["name"], "report", 0, 1))
     with plan.job.source.open() as slide:
@@ -91,36 +97,55 @@ def run_plan(plan: Plan, workers: Crew, settings: Settings, plan_s: float, liste
     write_report(plan.job.folder / "report.html", run, plan.overview, plan.tissue, merged.sums, crops)
     lap("report")
     run["seconds"] = seconds | {"total": round(sum(seconds.values()), 3)}
+    run["memory"] = {"peak_bytes": watch.peak, "limit_bytes": watch.limit}
+    sweep(plan.job.folder)
     finish(plan.job, run)
     return run
 
 
-def _open_folder(plan: Plan) -> None:
-    """Make the folder ready: go on where the same work was left, else start anew."""
+def _open_folder(plan: Plan) -> list[str]:
+    """Make the folder ready: go on where the same work was left, else start anew. Warnings of what was given up."""
     job = plan.job
-    key = {"key": plan.key}
     marker = job.work / "plan.json"
-    if marker.exists() and json.loads(marker.read_text()) == key:
-        return
-    shutil.rmtree(job.work, ignore_errors=True)
-    for path in (job.maps, job.image):
-        shutil.rmtree(path, ignore_errors=True)
+    begun = json.loads(marker.read_text(encoding="utf-8")) if marker.exists() else None
+    if begun == plan.facts:
+        return []
+    empty(job.folder)
     job.work.mkdir(parents=True)
     np.save(job.work / "search.npy", plan.search)
     create_outputs(job, plan.overview, plan.overview_mpp, plan.tissue)
-    write_json(marker, key)
+    write_json(marker, plan.facts)
+    if begun is None:
+        return []
+    return [f"unfinished work was begun anew, since it was made with another {other_facts(begun, plan.facts)}"]
 
 
-def _find_cells(plan: Plan, workers: Crew, listen: Listener) -> dict[str, list[dict[str, Any]]]:
+@dataclass(frozen=True)
+class _Hands:
+    """What carries out the tasks of one slide, and who is told."""
+
+    slide: str
+    crew: Crew
+    watch: MemoryWatch
+    listen: Listener
+
+    def run(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Any]]:
+        """Each task with its result, as they end, as long as memory lasts."""
+        for done in self.crew.run(tasks):
+            yield done
+            self.watch.check()
+
+
+def _find_cells(plan: Plan, hands: _Hands) -> dict[str, list[dict[str, Any]]]:
     """Infer and segment all regions."""
     done: dict[str, list[dict[str, Any]]] = {"infer": [], "segment": []}
     tasks = cell_tasks(plan.job, plan.infer, plan.segment)
     cells, mpx = 0, 0.0
-    for number, (task, result) in enumerate(workers.run(tasks), start=1):
+    for number, (task, result) in enumerate(hands.run(tasks), start=1):
         done[task.key.split()[0]].append(result)
         cells += result.get("cells", 0)
         mpx += result.get("windows", 0) * plan.job.model.window**2 / 1e6
-        listen(Event(plan.slide["name"], "cells", number, len(tasks), cells, mpx))
+        hands.listen(Event(hands.slide, "cells", number, len(tasks), cells, mpx))
     return done
 
 
@@ -133,7 +158,7 @@ class _Merged:
     places: CropPlaces
 
 
-def _merge(plan: Plan, listen: Listener) -> _Merged:
+def _merge(plan: Plan, hands: _Hands) -> _Merged:
     """Sort and number the cells, and count on the way."""
     job = plan.job
     mpp = float(np.mean(job.frame.mpp))
@@ -143,101 +168,24 @@ def _merge(plan: Plan, listen: Listener) -> _Merged:
         merged.blocks.append(block)
         merged.sums.add(cells)
         merged.places.add(cells)
-        listen(Event(plan.slide["name"], "merge", len(merged.blocks), total, int(merged.sums.counts.sum())))
+        hands.listen(Event(hands.slide, "merge", len(merged.blocks), total, int(merged.sums.counts.sum())))
+        hands.watch.check()
     return merged
 
 
-def _draw(plan: Plan, blocks: Sequence[Block], workers: Crew, listen: Listener) -> int:
-    """Table, GeoJSON, labels and pyramids, side by side; the number of cells that GeoJSON cannot hold."""
-    tasks = export_tasks(plan.job, blocks) + render_tasks(plan.job, plan.infer, blocks)
-    left_out = 0
-    for number, (_, result) in enumerate(workers.run(tasks), start=1):
+def _draw(plan: Plan, blocks: Sequence[Block], hands: _Hands) -> Drawn:
+    """Table, GeoJSON, labels and pyramids, side by side, and the seams looked at again."""
+    job = plan.job
+    tasks = export_tasks(job, blocks) + render_tasks(job, plan.infer, blocks)
+    for place in choose_places(plan.segment, plan.windows, int(plan.key, 16)):
+        near = blocks_at(place, blocks, job.frame.grid, job.model.margin)
+        tasks.append(Task(f"seam {place.y} {place.x}", check_place, (job, place, near)))
+    left_out, seams = 0, []
+    for number, (_, result) in enumerate(hands.run(tasks), start=1):
         left_out += result.get("left_out", 0)
-        listen(Event(plan.slide["name"], "render", number, len(tasks)))
-    return left_out
-
-
-def _run_facts(
-    plan: Plan, settings: Settings, done: dict[str, list[dict[str, Any]]], counts: npt.NDArray[np.int64]
-) -> dict[str, Any]:
-    """The content of ``run.json`` but for the timings of the whole."""
-    job, frame = plan.job, plan.job.frame
-    boxes = {r.key: [r.box.y, r.box.x, r.box.h, r.box.w] for r in plan.infer}
-    failed = [
-        {"key": r["key"], "box": boxes[r["key"]], "reason": r["failed"]}
-        for r in done["infer"]
-        if r["failed"] is not None
-    ]
-    dropped: dict[str, int] = {}
-    for result in done["segment"]:
-        for reason, number in result["dropped"].items():
-            dropped[reason] = dropped.get(reason, 0) + number
-    warnings = list(plan.warnings)
-    if failed:
-        warnings.append(f"{len(failed)} of {len(boxes)} regions could not be read and hold no cells")
-    if not counts.sum():
-        warnings.append("no cells were found: look at the tissue in report.html, and check stain and µm per pixel")
-    return {
-        "wsiproc": __version__,
-        "key": plan.key,
-        "slide": plan.slide,
-        "model": _model_facts(job.model),
-        "classes": {name: list(colour) for name, colour in job.classes.items()},
-        "kinds": None if job.kinds is None else job.kinds.facts(),
-        "settings": {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(settings).items()},
-        "device": job.device,
-        "grid": {"shape": list(frame.grid), "mpp": list(frame.mpp), "scale": list(frame.scale)},
-        "overview": {"shape": list(plan.overview.shape[:2]), "mpp": list(plan.overview_mpp)},
-        "tissue_mm2": plan.tissue_mm2,
-        "regions": {
-            "step": job.step,
-            "total": len(Grid(frame.grid, job.step)),
-            "tissue": len(plan.segment),
-            "windows": plan.windows,
-            "failed": failed,
-            "boxes": list(boxes.values()),
-        },
-        "counts": {
-            "cells": int(counts.sum()),
-            "classes": dict(zip(job.classes, counts.tolist(), strict=True)),
-            "dropped": dropped,
-        },
-        "projected": {"memory_bytes": plan.memory_bytes, "disk_bytes": plan.disk_bytes, "seconds": plan.seconds},
-        "busy_seconds": {
-            "read": round(sum(r.get("read_s", 0.0) for r in done["infer"]), 3),
-            "predict": round(sum(r.get("predict_s", 0.0) for r in done["infer"]), 3),
-            "infer": round(sum(r["seconds"] for r in done["infer"]), 3),
-            "segment": round(sum(r["seconds"] for r in done["segment"]), 3),
-        },
-        "resumed": sum(bool(r.get("resumed")) for results in done.values() for r in results),
-        "warnings": warnings,
-        "versions": _versions(),
-    }
-
-
-def _model_facts(model: Model) -> dict[str, Any]:
-    return {
-        "name": model.name,
-        "mpp": model.mpp,
-        "weights_sha256": model.weights_sha256,
-        "classes": list(model.classes),
-        "calibration": model.calibration(),
-    }
-
-
-def _versions() -> dict[str, str]:
-    names = (
-        "torch",
-        "numpy",
-        "zarr",
-        "dask",
-        "openslide-python",
-        "numba",
-        "opencv-python-headless",
-        "shapely",
-        "pyarrow",
-    )
-    return {"python": platform.python_version(), "wsiproc": __version__} | {name: version(name) for name in names}
+        seams += [result["seams"]] if "seams" in result else []
+        hands.listen(Event(hands.slide, "render", number, len(tasks)))
+    return Drawn(left_out, certificate(seams))
 
 
 @dataclass(frozen=True)
@@ -255,44 +203,94 @@ class _Crews:
     """Workers, started when the first slide needs them and kept for the others."""
 
     def __init__(self, settings: Settings, stack: ExitStack) -> None:
-        self._settings, self._stack = settings, stack
+        self._settings, self._outer = settings, stack
         self._crew: Crew | None = None
+        self._open = stack.enter_context(ExitStack())
+        self._most: int | None = None
 
     def for_plan(self, plan: Plan) -> Crew:
         """Workers for a plan; a single region runs in this process unless a kind was chosen."""
         chosen = self._settings.executor != "auto" or self._settings.scheduler is not None
+        size = min(plan.crew_size, self._most or plan.crew_size)
+        if self._crew is not None and self._settings.scheduler is None and self._crew.workers > size:
+            self._close()
         if self._crew is None:
-            if plan.workers < 2 and not chosen:
+            if min(plan.workers, size) < 2 and not chosen:
                 return Crew("loop", 1, None)
             settings = self._settings
-            self._crew = self._stack.enter_context(crew(settings.executor, settings.workers, settings.scheduler))
+            self._crew = self._open.enter_context(crew(settings.executor, size, settings.scheduler))
         return self._crew
+
+    def fewer(self) -> bool:
+        """Have half as many workers from now on; False where one is left, or where they are not ours to send home."""
+        if self._crew is None or self._settings.scheduler is not None or self._crew.workers < 2:
+            return False
+        self._most = self._crew.workers // 2
+        self._close()
+        return True
+
+    def _close(self) -> None:
+        self._open.close()
+        self._crew = None
 
 
 def run_slides(
     paths: Sequence[Path], out: Path, settings: Settings, overwrite: bool = False, listen: Listener = ignore
 ) -> Iterator[Outcome]:
-    """Run slide after slide into ``out``/<slide name>; yields what became of each. One that fails costs no other."""
+    """Run slide after slide into ``out``/<slide name>, the largest first; yields what became of each.
+
+    One that fails costs no other. Of several slides, and of what ``out`` holds already, a table is kept there.
+    """
     load_model(settings.model)  # an unknown name is said once, not once a slide
     title = paths[0].name if len(paths) == 1 else f"{len(paths)} slides"
     kinds = find_kinds(paths, out, settings, lambda done, total: listen(Event(title, "classes", done, total)))
     taken: dict[str, Path] = {}
+    failed: dict[str, str] = {}
     with ExitStack() as stack:
+        if len(paths) > 1:
+            stack.callback(lambda: write_cohort(out, failed))
         crews = _Crews(settings, stack)
-        for path in paths:
-            try:
-                name = slide_name(path)
-                if name in taken:
-                    raise SettingsError(f"{path} and {taken[name]} would both write {out / name}; run them apart")
-                taken[name] = path
-                yield _run_slide(path, out, settings, kinds, overwrite, crews, listen)
-            except Exception as error:
-                yield Outcome(path, "failed", error=error)
+        for path in sorted(paths, key=_file_bytes, reverse=True):
+            outcome = _one_of_many(path, out, settings, kinds, overwrite, crews, listen, taken)
+            if outcome.error is not None:
+                failed[str(path)] = sentence(outcome.error)
+            yield outcome
+
+
+def _file_bytes(path: Path) -> int:
+    """Size of a slide's files: how much work it may be; 0 where that cannot be told."""
+    try:
+        return sum(file.stat().st_size for file in slide_files(path))
+    except OSError:
+        return 0
+
+
+def _one_of_many(
+    path: Path,
+    out: Path,
+    settings: Settings,
+    kinds: CellKinds | None,
+    overwrite: bool,
+    crews: _Crews,
+    listen: Listener,
+    taken: dict[str, Path],
+) -> Outcome:
+    """What became of a slide; ``taken``: names of folders that slides before it have."""
+    try:
+        name = slide_name(path)
+        if name in taken:
+            raise SettingsError(f"{path} and {taken[name]} would both write {out / name}; run them apart")
+        taken[name] = path
+        folder = out.absolute() / name
+        with storage_explained(folder), locked(folder):
+            return _run_slide(path, folder, settings, kinds, overwrite, crews, listen)
+    except Exception as error:
+        return Outcome(path, "failed", error=error)
 
 
 def _run_slide(
     path: Path,
-    out: Path,
+    folder: Path,
     settings: Settings,
     kinds: CellKinds | None,
     overwrite: bool,
@@ -302,22 +300,43 @@ def _run_slide(
     """One slide, unless its folder is finished already."""
     with slide_source(path, settings).open() as slide:
         model, device = load_model(settings.model), choose_device(settings.device)
-        key = work_key(slide.fingerprint(), settings, model, device, kinds)
-        folder = out.absolute() / slide.name
-    finished = folder / "run.json"
-    if finished.exists():
-        run: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
-        if run.get("key") == key and not overwrite:
+        facts = work_facts(slide.fingerprint(), settings, model, device, kinds)
+    if not overwrite:
+        run = _finished(folder, facts)
+        if run is not None:
             return Outcome(path, "already done", folder, run)
-        if not overwrite:
-            raise OutputError(
-                f"{folder} holds the results of another slide, model, version, kinds of cells or settings. Choose "
-                "another -o folder, or pass --overwrite to replace them"
-            )
-        shutil.rmtree(folder)
     listen(Event(folder.name, "plan", 0, 1))
     clock = time.perf_counter()
-    plan = plan_slide(path, out, settings, kinds)
-    give_back_memory()
-    run = run_plan(plan, crews.for_plan(plan), settings, time.perf_counter() - clock, listen)
-    return Outcome(path, "done", folder, run)
+    with MemoryWatch(settings.memory_gb * GB if settings.memory_gb is not None else None) as watch:
+        plan = plan_slide(path, folder.parent, settings, kinds)
+        give_back_memory()
+        if overwrite:
+            (folder / RUN).unlink(missing_ok=True)
+        while True:
+            try:
+                planned_s = time.perf_counter() - clock
+                run = run_plan(plan, crews.for_plan(plan), settings, planned_s, watch, listen)
+                return Outcome(path, "done", folder, run)
+            except MemoryLimitError as error:
+                if not crews.fewer():
+                    raise MemoryLimitError(
+                        f"{path}: {error}. Use fewer --workers, a smaller --region, or more --memory-gb; what is done "
+                        "is kept, and the same command goes on from there"
+                    ) from error
+                watch.forget()
+
+
+def _finished(folder: Path, facts: Mapping[str, str]) -> dict[str, Any] | None:
+    """What a finished folder's ``run.json`` says; OutputError where it was made with something else."""
+    finished = folder / RUN
+    if not finished.exists():
+        return None
+    run: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
+    other = other_facts(run.get("made_with", {}), facts)
+    if other:
+        raise OutputError(
+            f"{folder} holds results that were made with another {other}. Choose another -o folder, or pass "
+            "--overwrite to replace them"
+        )
+    tidy(folder)
+    return run

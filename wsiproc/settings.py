@@ -50,6 +50,11 @@ class Settings:
     memory_gb: float | None = None
     """Memory that all processes together may use; None takes what is free."""
 
+    read_timeout_s: float = 300.0
+    """Seconds after which a read counts as stuck, and is tried again elsewhere."""
+    strict: bool = False
+    """Whether a region that cannot be read stops its slide, instead of being left out and reported."""
+
     def __post_init__(self) -> None:
         """Refuse values that no slide could make sense of."""
         if self.region < 1:
@@ -58,6 +63,10 @@ class Settings:
             raise SettingsError(f"workers is {self.workers}; at least 1 is needed")
         if self.batch is not None and self.batch < 1:
             raise SettingsError(f"batch is {self.batch}; at least 1 is needed")
+        if not self.read_timeout_s > 0:
+            raise SettingsError(f"read_timeout_s is {self.read_timeout_s}; it must be more than 0 seconds")
+        if self.memory_gb is not None and not self.memory_gb > 0:
+            raise SettingsError(f"memory_gb is {self.memory_gb}; it must be more than 0")
         if isinstance(self.classes, int) and not FEWEST_KINDS <= self.classes <= MOST_KINDS:
             raise SettingsError(
                 f"classes is {self.classes}; give {FEWEST_KINDS} to {MOST_KINDS} kinds of cells to find, or the path "
@@ -92,6 +101,6 @@ def _fits(value: object, kind: str) -> bool:
     if kind.startswith("Literal"):
         return isinstance(value, str)
     accepted: dict[str, tuple[type, ...]] = {"str": (str,), "Path": (str,), "int": (int,), "float": (int, float)}
-    return not isinstance(value, bool) and any(
-        isinstance(value, accepted[name]) for name in kind.split(" | ") if name in accepted
-    )
+    if isinstance(value, bool):
+        return kind == "bool"
+    return any(isinstance(value, accepted[name]) for name in kind.split(" | ") if name in accepted)

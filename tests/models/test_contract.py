@@ -19,8 +19,8 @@ from tests.models.conftest import picture
 from wsiproc.array.measure import centroids, label_sums
 from wsiproc.models import load_model
 from wsiproc.models.base import Model
-from wsiproc.pipeline import predict
-from wsiproc.plan import work_key
+from wsiproc.plan import work_facts, work_key
+from wsiproc.regions import predict
 from wsiproc.settings import Settings
 
 KINDS = ("classical", "distilled", "activation")
@@ -163,7 +163,7 @@ def random_maps(channels: int, seed: int, count: int) -> Maps:
 
 def test_unfinished_work_of_other_weights_is_not_continued(opened: Model) -> None:
     def key(model: Any) -> str:
-        return work_key("slide", Settings(), model, "cpu")
+        return work_key(work_facts("slide", Settings(), model, "cpu"))
 
     assert key(opened) == key(pickle.loads(pickle.dumps(opened)))
     if opened.weights_sha256 is not None:

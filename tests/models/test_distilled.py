@@ -12,8 +12,8 @@ from wsiproc.models.cells import CutRule
 from wsiproc.models.distilled import Distilled
 from wsiproc.models.folder import DistilledFacts, UNetNumbers, load_network, write_folder
 from wsiproc.models.networks import SmallResNet, UNet, fuse_batch_norms
-from wsiproc.pipeline import predict
-from wsiproc.plan import work_key
+from wsiproc.plan import work_facts, work_key
+from wsiproc.regions import predict
 from wsiproc.settings import Settings
 
 
@@ -103,7 +103,7 @@ def test_one_output_makes_no_interior(tmp_path: Path) -> None:
 
 def test_other_weights_or_rules_make_another_key_and_another_place_does_not(distilled: Path, tmp_path: Path) -> None:
     def key(model: Model) -> str:
-        return work_key("slide", Settings(model="its path"), model, "cpu")
+        return work_key(work_facts("slide", Settings(model="its path"), model, "cpu"))
 
     facts = cast(Distilled, load_model(str(distilled))).facts
     state = unet(0).state_dict()

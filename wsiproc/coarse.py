@@ -1,0 +1,54 @@
+"""The coarse levels of pyramids, which no region fills by itself: a task a shard, each level made of the one before."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from wsiproc.array.pyramid import level_count, level_shape
+from wsiproc.core.geometry import Box, Grid, Region
+from wsiproc.executors import Task
+from wsiproc.io import ngff
+
+
+def coarse_tasks(
+    name: str, folders: tuple[Path, ...], shape: tuple[int, int], shard: int, touched: Sequence[Region]
+) -> list[Task]:
+    """Tasks for the levels of pyramids of ``shape`` that no shard of level 0 could fill.
+
+    ``touched``: what was written at level 0, in shards of side ``shard``. Labels are drawn by tasks of the same list,
+    so each of these comes after those that it is made of.
+    """
+    tasks: list[Task] = []
+    filled = ngff.direct_levels(shard)
+    below = [(f"{name} 0 {region.key}", region.box) for region in touched] if name == "labels" else []
+    boxes = [region.box for region in touched]
+    for level in range(filled, level_count(shape)):
+        # Boxes in the px of level 0 for the first of these levels, then in those of the level before.
+        shrink = level if level == filled else 1
+        grid = Grid(level_shape(shape, level), ngff.SHARD)
+        here = sorted({region for box in boxes for region in grid.touching(_shrunk(box, shrink))})
+        new = []
+        for region in here:
+            after = tuple(key for key, box in below if _shrunk(box, shrink).intersect(region.box).area)
+            new.append(Task(f"{name} {level} {region.key}", halve, (folders, level, region.box), after))
+        tasks += new
+        below = [(task.key, region.box) for task, region in zip(new, here, strict=True)]
+        boxes = [region.box for region in here]
+    return tasks
+
+
+def _shrunk(box: Box, levels: int) -> Box:
+    """The box at a level so much coarser."""
+    y, x = box.y >> levels, box.x >> levels
+    return Box(y, x, -(-box.y1 >> levels) - y, -(-box.x1 >> levels) - x)
+
+
+def halve(folders: Sequence[Path], level: int, shard: Box) -> dict[str, Any]:
+    """Fill one shard of a level of some pyramids."""
+    started = time.perf_counter()
+    for folder in folders:
+        ngff.halve_shard(folder, level, shard)
+    return {"seconds": time.perf_counter() - started}

@@ -1,0 +1,299 @@
+"""One region of a slide, the unit of work: its maps, and the cells whose centres lie in it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsiproc.array.measure import LabelSums, centroids, label_sums, measure
+from wsiproc.array.outline import trace
+from wsiproc.core.cells import CellTable, Rings
+from wsiproc.core.geometry import Box, Region
+from wsiproc.core.kinds import CellKinds
+from wsiproc.core.palette import RGB, class_colour
+from wsiproc.errors import SlideError, SlideReadError, SlideTimeoutError
+from wsiproc.executors import give_back_memory
+from wsiproc.io import ngff
+from wsiproc.io.parquet import write_part
+from wsiproc.io.patience import within
+from wsiproc.io.slides import Slide, SlideSource
+from wsiproc.models.base import OD_STEP, Instances, Model
+from wsiproc.projection import Frame, Mask, mask_at, needed_windows
+from wsiproc.workfolder import WORK
+
+if TYPE_CHECKING:
+    from shapely import MultiPolygon
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every task of a slide needs to know; small and picklable."""
+
+    source: SlideSource
+    folder: Path
+    fingerprint: str
+    frame: Frame
+    model: Model
+    step: int
+    device: str
+    batch: int
+    roi: MultiPolygon | None
+    kinds: CellKinds | None = None
+    read_timeout_s: float = 300.0
+    strict: bool = False
+
+    @property
+    def classes(self) -> Mapping[str, RGB]:
+        """Colours of the classes of cells by name: the kinds that were discovered, else the model's own classes."""
+        if self.kinds is not None:
+            return dict(zip(self.kinds.names, self.kinds.colours, strict=True))
+        return {name: class_colour(name, index) for index, name in enumerate(self.model.classes)}
+
+    @property
+    def work(self) -> Path:
+        """Files of unfinished work."""
+        return self.folder / WORK
+
+    @property
+    def maps(self) -> Path:
+        """The stitched maps."""
+        return self.folder / "maps.ome.zarr"
+
+    @property
+    def image(self) -> Path:
+        """Overview image and labels."""
+        return self.folder / "slide.ome.zarr"
+
+    @property
+    def cells(self) -> Path:
+        """The cell table."""
+        return self.folder / "cells.parquet"
+
+    def part(self, region: Region) -> Path:
+        """Cells of one region."""
+        return self.work / f"{region.key}.part"
+
+
+@lru_cache(maxsize=1)
+def _slide(source: SlideSource) -> Slide:
+    """The slide, opened once in each worker."""
+    return source.open()
+
+
+@lru_cache(maxsize=1)
+def _search(path: Path, modified_ns: int) -> Mask:
+    """The mask of where to look, read once in each worker; a changed file is read again."""
+    mask: Mask = np.load(path)
+    return mask
+
+
+def search_mask(job: Job) -> Mask:
+    """Where to look for cells: tissue and a narrow border around it, on the overview (h, w)."""
+    path = job.work / "search.npy"
+    return _search(path, path.stat().st_mtime_ns)
+
+
+# --- infer -----------------------------------------------------------------------------------------------------------
+
+
+def _one_thread() -> None:
+    """Regions run side by side, a thread each; so no sum depends on how many cores there are either."""
+    import cv2
+    import torch
+
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    give_back_memory()
+
+
+def _infer_marker(job: Job, key: str) -> Path:
+    """There once the maps of a region are."""
+    return job.work / f"{key}.infer.json"
+
+
+def infer_region(job: Job, region: Region) -> dict[str, Any]:
+    """Write the maps of one region; what was done, as plain values.
+
+    A place that cannot be decoded costs its region, not the slide: the region's maps stay empty and ``failed`` says
+    why. It costs the slide where the job is strict, or where the whole slide is out of reach. A read that takes too
+    long raises SlideTimeoutError, and is worth another try.
+    """
+    marker = _infer_marker(job, region.key)
+    if marker.exists():
+        done: dict[str, Any] = json.loads(marker.read_text())
+        return done | {"resumed": True}
+    _one_thread()
+    started = time.perf_counter()
+    windows = needed_windows(search_mask(job), job.frame.grid, region.box, job.model.window, job.model.margin)
+    maps = np.zeros((len(job.model.channels), *region.box.shape), np.uint8)
+    result: dict[str, Any] = {"key": region.key, "windows": len(windows), "failed": None}
+    try:
+        result |= predict_windows(job, region.box, windows, maps)
+        ngff.write_pyramid(job.maps, region.box, maps, job.step)
+    except SlideTimeoutError:
+        _slide.cache_clear()  # the read may be stuck for good, and hold what the file needs
+        raise
+    except SlideReadError as error:
+        result |= unread(job, region, error)
+    result["seconds"] = time.perf_counter() - started
+    if result["failed"] is None:  # else a run that goes on from here tries again
+        write_json(marker, result)
+    return result
+
+
+def unread(job: Job, region: Region, error: Exception) -> dict[str, Any]:
+    """What stands for a region that could not be read; raises what must stop the slide."""
+    try:
+        job.source.path.stat()
+    except OSError as gone:
+        raise SlideError(
+            f"{job.source.path} is out of reach: {gone.strerror}. Is its drive still there? What is done is kept; the "
+            "same command goes on from there"
+        ) from error
+    if job.strict:
+        raise error
+    return {"key": region.key, "windows": 0, "failed": str(error), "seconds": 0.0}
+
+
+def predict_windows(job: Job, box: Box, windows: Sequence[Box], maps: npt.NDArray[np.uint8]) -> dict[str, float]:
+    """Fill ``maps`` (c, h, w) of a box from the windows in it, row by row; seconds spent reading and predicting."""
+    slide, halo = _slide(job.source), job.model.halo
+    seconds = {"read_s": 0.0, "predict_s": 0.0}
+    for top in sorted({w.y for w in windows}):
+        row = [w for w in windows if w.y == top]
+        strip = Box(top, row[0].x, job.model.window, row[-1].x - row[0].x + job.model.window).pad(halo)
+        clock = time.perf_counter()
+        pixels = within(job.read_timeout_s, partial(slide.read, strip, job.model.mpp), str(job.source.path))
+        seconds["read_s"] += time.perf_counter() - clock
+        clock = time.perf_counter()
+        for first in range(0, len(row), job.batch):
+            some = row[first : first + job.batch]
+            full = [Box(w.y, w.x, job.model.window, job.model.window) for w in some]
+            inputs = np.stack([pixels[w.pad(halo).relative_to(strip).slices] for w in full])
+            for window, output in zip(some, predict(job.model, inputs, job.device), strict=True):
+                part = window.relative_to(box)
+                maps[(slice(None), *part.slices)] = output[:, halo : halo + part.h, halo : halo + part.w]
+        seconds["predict_s"] += time.perf_counter() - clock
+    return seconds
+
+
+def predict(model: Model, windows: npt.NDArray[np.uint8], device: str) -> npt.NDArray[np.uint8]:
+    """Maps (b, c, h, w) of windows with halo (b, h, w, 3), on ``device``; networks run in half precision on a GPU."""
+    import torch
+
+    with torch.inference_mode(), torch.autocast("cuda", torch.float16, enabled=device == "cuda"):
+        maps: npt.NDArray[np.uint8] = model.predict(torch.from_numpy(windows).to(device)).cpu().numpy()
+    return maps
+
+
+# --- segment ---------------------------------------------------------------------------------------------------------
+
+
+def segment_region(job: Job, region: Region, needs: tuple[str, ...]) -> dict[str, Any]:
+    """Cut the cells of one region out of the stitched maps and write them as a part file; counts as plain values.
+
+    ``needs``: keys of the regions whose maps it reads. Where one could not be read, a later run tries that again, and
+    this one after it.
+    """
+    marker = job.work / f"{region.key}.segment.json"
+    if marker.exists():
+        done: dict[str, Any] = json.loads(marker.read_text())
+        return done | {"resumed": True}
+    _one_thread()
+    started = time.perf_counter()
+    around = region.box.pad(job.model.margin).clip(job.frame.grid)
+    cells, dropped = cells_inside(job, region.box, around, ngff.read_box(job.maps, 0, around))
+    write_part(job.part(region), cells)
+    result = {
+        "key": region.key,
+        "cells": len(cells),
+        "dropped": dropped,
+        "seconds": time.perf_counter() - started,
+    }
+    if all(_infer_marker(job, key).exists() for key in needs):
+        write_json(marker, result)
+    return result
+
+
+def cells_inside(job: Job, box: Box, around: Box, maps: npt.NDArray[np.uint8]) -> tuple[CellTable, dict[str, int]]:
+    """Cells whose centres lie in a box, from the maps (c, h, w) of the box with what is ``around`` it.
+
+    Also how many others there were, by what spoke against them.
+    """
+    found = job.model.instances(maps)
+    sums = label_sums(found.labels, len(found.classes), maps)
+    # Absolute places before anything is divided: then every cut-out rounds alike.
+    shift = np.array([around.y, around.x, 0, 0])
+    sums = dataclasses.replace(sums, boxes=sums.boxes + shift)
+    centres = centroids(sums)
+    here = inside(box, centres)
+    kept = here & _wanted(job, centres)
+    cells = cell_table(job.model, found, sums, np.flatnonzero(kept), (around.y, around.x), job.frame.px_um2)
+    if job.kinds is not None:
+        cells = dataclasses.replace(cells, classes=job.kinds.nearest(cells.measurements))
+    local = box.relative_to(around)
+    dropped = {reason: int(inside(local, places.astype(float)).sum()) for reason, places in found.dropped.items()}
+    return cells, dropped | {"outside the tissue or region of interest": int(here.sum() - kept.sum())}
+
+
+def inside(box: Box, points: npt.NDArray[np.floating]) -> Mask:
+    """Which ``points`` (N, 2), (y, x), lie in a box: the one rule of who owns a cell."""
+    y, x = points.T
+    owned: Mask = (y >= box.y) & (y < box.y1) & (x >= box.x) & (x < box.x1)
+    return owned
+
+
+def _wanted(job: Job, centres: npt.NDArray[np.float64]) -> Mask:
+    """Which centres (N, 2), grid px, lie where cells are looked for and in the region of interest."""
+    looked_for = mask_at(search_mask(job), job.frame.grid, np.maximum(centres, 0))
+    if job.roi is None:
+        return looked_for
+    import shapely
+
+    y, x = (centres * job.frame.scale).T
+    in_roi: Mask = shapely.contains_xy(job.roi, x, y)
+    return looked_for & in_roi
+
+
+def cell_table(
+    model: Model,
+    found: Instances,
+    sums: LabelSums,
+    rows: npt.NDArray[np.int64],
+    corner: tuple[int, int],
+    px_um2: float,
+) -> CellTable:
+    """The chosen rows as a table, measured; ``corner``: where the labels lie in the frame of the sums."""
+    rings = trace(found.labels, rows + 1)
+    rings = Rings(rings.offsets, rings.vertices + np.array(corner, np.int32))
+    sums = LabelSums(*(getattr(sums, field.name)[rows] for field in dataclasses.fields(sums)))
+    return CellTable(
+        found.classes[rows],
+        found.scores[rows],
+        centroids(sums),
+        sums.boxes.astype(np.int32),
+        measure(sums, rings, px_um2, stain_channels(model), OD_STEP),
+        rings,
+    )
+
+
+def stain_channels(model: Model) -> dict[str, int]:
+    """Stains among the maps: name → channel."""
+    return {channel.name: index for index, channel in enumerate(model.channels) if channel.stain}
+
+
+def write_json(path: Path, value: object) -> None:
+    """A small JSON file, whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
+    os.replace(temporary, path)

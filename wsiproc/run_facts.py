@@ -1,0 +1,124 @@
+"""What ``run.json`` says about a finished slide."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsiproc._version import __version__
+from wsiproc.core.geometry import Grid
+from wsiproc.models.base import Model
+from wsiproc.plan import Plan
+from wsiproc.settings import Settings
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What drawing leaves behind: how many cells GeoJSON cannot hold, and the seam certificate."""
+
+    left_out: int
+    seams: dict[str, Any]
+
+
+def run_facts(
+    plan: Plan, settings: Settings, done: dict[str, list[dict[str, Any]]], counts: npt.NDArray[np.int64], drawn: Drawn
+) -> dict[str, Any]:
+    """The content of ``run.json`` but for the timings and the memory of the whole."""
+    job, frame = plan.job, plan.job.frame
+    boxes = {r.key: [r.box.y, r.box.x, r.box.h, r.box.w] for r in plan.infer}
+    failed = [
+        {"key": r["key"], "box": boxes[r["key"]], "reason": r["failed"]}
+        for r in done["infer"]
+        if r["failed"] is not None
+    ]
+    dropped: dict[str, int] = {}
+    for result in done["segment"]:
+        for reason, number in result["dropped"].items():
+            dropped[reason] = dropped.get(reason, 0) + number
+    warnings = [*plan.warnings, *_warnings(len(failed), len(boxes), int(counts.sum()), drawn.seams)]
+    return {
+        "wsiproc": __version__,
+        "key": plan.key,
+        "made_with": plan.facts,
+        "slide": plan.slide,
+        "model": _model_facts(job.model),
+        "classes": {name: list(colour) for name, colour in job.classes.items()},
+        "kinds": None if job.kinds is None else job.kinds.facts(),
+        "settings": {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(settings).items()},
+        "device": job.device,
+        "grid": {"shape": list(frame.grid), "mpp": list(frame.mpp), "scale": list(frame.scale)},
+        "overview": {"shape": list(plan.overview.shape[:2]), "mpp": list(plan.overview_mpp)},
+        "tissue_mm2": plan.tissue_mm2,
+        "regions": {
+            "step": job.step,
+            "total": len(Grid(frame.grid, job.step)),
+            "tissue": len(plan.segment),
+            "windows": plan.windows,
+            "failed": failed,
+            "boxes": list(boxes.values()),
+        },
+        "counts": {
+            "cells": int(counts.sum()),
+            "classes": dict(zip(job.classes, counts.tolist(), strict=True)),
+            "dropped": dropped,
+            "not_in_geojson": drawn.left_out,
+        },
+        "seams": drawn.seams,
+        "projected": {"memory_bytes": plan.memory_bytes, "disk_bytes": plan.disk_bytes, "seconds": plan.seconds},
+        "busy_seconds": {
+            "read": round(sum(r.get("read_s", 0.0) for r in done["infer"]), 3),
+            "predict": round(sum(r.get("predict_s", 0.0) for r in done["infer"]), 3),
+            "infer": round(sum(r["seconds"] for r in done["infer"]), 3),
+            "segment": round(sum(r["seconds"] for r in done["segment"]), 3),
+        },
+        "resumed": sum(bool(r.get("resumed")) for results in done.values() for r in results),
+        "warnings": warnings,
+        "versions": _versions(),
+    }
+
+
+def _warnings(failed: int, regions: int, cells: int, seams: dict[str, Any]) -> Iterator[str]:
+    if failed:
+        yield (
+            f"{failed} of {regions} regions could not be read and hold no cells (run.json names them; --overwrite "
+            "does the slide again)"
+        )
+    if not cells:
+        yield "no cells were found: look at the tissue in report.html, and check stain and µm per pixel"
+    faults = {name: number for name, number in seams["per_1000"].items() if number}
+    if faults:
+        told = ", ".join(f"{number:g} {name}" for name, number in faults.items())
+        yield f"at borders of regions, of 1000 cells: {told} (a model whose cells outgrow its margin?)"
+
+
+def _model_facts(model: Model) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "mpp": model.mpp,
+        "weights_sha256": model.weights_sha256,
+        "classes": list(model.classes),
+        "calibration": model.calibration(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    names = (
+        "torch",
+        "numpy",
+        "zarr",
+        "dask",
+        "openslide-python",
+        "numba",
+        "opencv-python-headless",
+        "shapely",
+        "pyarrow",
+    )
+    return {"python": platform.python_version(), "wsiproc": __version__} | {name: version(name) for name in names}

@@ -1,0 +1,129 @@
+"""The seam certificate: places across borders of regions, computed again in one piece, against the finished table."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import shapely
+
+from wsiproc.array.outline import as_polygons
+from wsiproc.core.cells import CellTable, Rings
+from wsiproc.core.geometry import Box, Grid, Region
+from wsiproc.errors import SlideReadError
+from wsiproc.io.parquet import read_part
+from wsiproc.pipeline import BLOCK, Block, block_path
+from wsiproc.projection import needed_windows
+from wsiproc.regions import Job, cells_inside, inside, predict_windows, search_mask
+
+SIDE = 256
+"""Side of a place, grid px."""
+_MOST, _FEWEST = 24, 2
+_WINDOWS_A_PLACE = 200  # of the slide: the certificate costs some 2 % of the network's work
+_SAME = 0.5  # share of the smaller outline that two outlines of one cell have in common at least
+
+
+def choose_places(regions: Sequence[Region], windows: int, seed: int) -> list[Box]:
+    """Squares around random points on borders between two regions, half of them around corners where four meet."""
+    known = {(r.row, r.col): r.box for r in regions}
+    rng = np.random.default_rng(seed)
+    corners = [(box.y, box.x) for (row, col), box in known.items() if {(row - 1, col), (row, col - 1)} <= known.keys()]
+    edges = [(box.y, box.x + int(rng.integers(box.w))) for (row, col), box in known.items() if (row - 1, col) in known]
+    edges += [(box.y + int(rng.integers(box.h)), box.x) for (row, col), box in known.items() if (row, col - 1) in known]
+    count = int(np.clip(windows // _WINDOWS_A_PLACE, _FEWEST, _MOST))
+    half = [corners[i] for i in rng.permutation(len(corners))[: count // 2]]
+    points = half + [edges[i] for i in rng.permutation(len(edges))[: count - len(half)]]
+    return [Box(y - SIDE // 2, x - SIDE // 2, SIDE, SIDE) for y, x in sorted(points)]
+
+
+def check_place(job: Job, place: Box, blocks: Sequence[Block]) -> dict[str, Any]:
+    """Compute a place anew from the slide, all of it at once, and compare with the merged ``blocks`` that touch it."""
+    started = time.perf_counter()
+    box = place.clip(job.frame.grid)
+    try:
+        whole = cells_inside(job, box, *_uncut_maps(job, box))[0]
+    except SlideReadError:  # known and reported by the region that it lies in
+        return {"seconds": time.perf_counter() - started}
+    tables = [read_part(block_path(job, block.region)) for block in blocks]
+    near = CellTable.concat([t.take(np.flatnonzero(_touching(t, box))) for t in [*tables, whole.take(np.arange(0))]])
+    counts = compare(whole.rings, near.rings, inside(box, near.centroids))
+    return {"seconds": time.perf_counter() - started, "seams": counts}
+
+
+def _uncut_maps(job: Job, box: Box) -> tuple[Box, npt.NDArray[np.uint8]]:
+    """A box with its margin, and the maps (c, h, w) of that, predicted again."""
+    model, grid = job.model, job.frame.grid
+    around = box.pad(model.margin).clip(grid)
+    tiles = [region.box for region in Grid(grid, model.window).touching(around)]
+    covered = Box(tiles[0].y, tiles[0].x, tiles[-1].y1 - tiles[0].y, tiles[-1].x1 - tiles[0].x)
+    maps = np.zeros((len(model.channels), *covered.shape), np.uint8)
+    predict_windows(job, covered, needed_windows(search_mask(job), grid, covered, model.window, model.margin), maps)
+    return around, maps[(slice(None), *around.relative_to(covered).slices)]
+
+
+def _touching(cells: CellTable, box: Box) -> npt.NDArray[np.bool_]:
+    low, high = cells.boxes[:, :2], cells.boxes[:, :2] + cells.boxes[:, 2:]
+    near = (high > (box.y, box.x)) & (low < (box.y1, box.x1))
+    touching: npt.NDArray[np.bool_] = np.logical_and(near[:, 0], near[:, 1])
+    return touching
+
+
+def compare(whole: Rings, table: Rings, here: npt.NDArray[np.bool_]) -> dict[str, int]:
+    """Cells of a place that was not cut against those of the table around it, of which ``here`` (N,) lie in it.
+
+    *lost*: nothing in the table covers half of it; *cut*: something does, with another outline; *doubled*: rows here
+    that cover half of another row, or nothing that was found uncut.
+    """
+    if not len(whole) and not here.any():
+        return {"cells": 0, "doubled": 0, "cut": 0, "lost": 0}
+    truth, rows = (as_polygons(r.vertices.astype(np.float64), r.offsets) for r in (whole, table))
+    found, partner = _same_cell(truth, rows)
+    identical = np.zeros(len(truth), bool)
+    exact = [_outline(whole, i) == _outline(table, k) for i, k in zip(found, partner, strict=True)]
+    identical[found[np.array(exact, bool)]] = True
+    covered = np.zeros(len(truth), bool)
+    covered[found] = True
+    first, second = _same_cell(rows, rows)
+    twice = np.zeros(len(rows), bool)
+    twice[np.maximum(first, second)[first != second]] = True  # the later one of two
+    alone = np.ones(len(rows), bool)
+    alone[partner] = False
+    return {
+        "cells": len(truth),
+        "doubled": int((here & (twice | alone)).sum()),
+        "cut": int((covered & ~identical).sum()),
+        "lost": int((~covered).sum()),
+    }
+
+
+def _same_cell(
+    left: npt.NDArray[np.object_], right: npt.NDArray[np.object_]
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Pairs of polygons that have more than half of the smaller one in common."""
+    i, k = shapely.STRtree(right).query(left)
+    smaller = np.minimum(shapely.area(left[i]), shapely.area(right[k]))
+    same = shapely.area(shapely.intersection(left[i], right[k])) > _SAME * smaller
+    return i[same], k[same]
+
+
+def _outline(rings: Rings, index: int) -> bytes:
+    return rings[index].tobytes()
+
+
+def certificate(results: Iterable[dict[str, int]]) -> dict[str, Any]:
+    """What ``run.json`` says about seams: places, cells in them, how many per 1000 are not as they would be uncut."""
+    seen = list(results)
+    sums = {name: sum(r[name] for r in seen) for name in ("cells", "doubled", "cut", "lost")}
+    faults = {name: sums[name] for name in ("doubled", "cut", "lost")}
+    per_1000 = {name: round(1000 * n / max(1, sums["cells"]), 2) for name, n in faults.items()}
+    return {"places": len(seen), **sums, "per_1000": per_1000}
+
+
+def blocks_at(place: Box, blocks: Sequence[Block], grid: tuple[int, int], margin: int) -> tuple[Block, ...]:
+    """The merged blocks that hold cells which may touch a place."""
+    known = {(block.region.row, block.region.col): block for block in blocks}
+    near = Grid(grid, BLOCK).touching(place.pad(margin))
+    return tuple(known[r.row, r.col] for r in near if (r.row, r.col) in known)

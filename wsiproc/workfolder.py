@@ -1,0 +1,101 @@
+"""The folder of a slide while it is worked on: one run at a time, no strays at the end, full disks named as such."""
+
+from __future__ import annotations
+
+import errno
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from wsiproc.errors import OutputError, WsiprocError
+
+RUN, WORK = "run.json", ".work"
+# What a run writes into the folder, the mark of completion first.
+_OUTPUTS = (RUN, WORK, "report.html", "cells.parquet", "cells.geojson.gz", "maps.ome.zarr", "slide.ome.zarr")
+# Names that writers give to what is not whole yet: ours, and zarr's.
+_UNFINISHED = ("*.tmp", "*.partial")
+_REMEDIES = {
+    errno.ENOSPC: "the disk is full: make room on it",
+    errno.EDQUOT: "your quota of disk space is used up: make room",
+    errno.EROFS: "it cannot be written: make the file system writable, or choose another -o folder",
+    errno.EACCES: "you may not write there: change its permissions, or choose another -o folder",
+    errno.EPERM: "you may not write there: change its permissions, or choose another -o folder",
+    errno.ESTALE: "the network drive is gone: mount it again",
+    errno.ENOTCONN: "the network drive is gone: mount it again",
+    errno.EIO: "the drive does not answer: check it, or choose another -o folder",
+}
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep every other run out of ``folder`` for the time of the block.
+
+    The lock is the system's, on a file beside the folder, so that it ends with the process however that ends. Raises
+    OutputError where another run holds it.
+    """
+    path = folder.with_name(f".{folder.name}.lock")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise OutputError(
+            f"another run is writing to {folder}; wait until it has ended, or choose another -o folder"
+        ) from error
+    try:
+        yield
+    finally:
+        # While it is still held: whoever takes the name from now on makes a file of its own.
+        path.unlink(missing_ok=True)
+        lock.release()
+
+
+def sweep(folder: Path) -> None:
+    """Remove what writers that were killed have left unfinished."""
+    for pattern in _UNFINISHED:
+        for path in folder.rglob(pattern):
+            path.unlink(missing_ok=True)
+
+
+def empty(folder: Path) -> None:
+    """Remove what an earlier run wrote, and nothing else that may lie there."""
+    for name in _OUTPUTS:
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def tidy(folder: Path) -> None:
+    """Remove the scaffolding that a run left which was killed right after it had finished."""
+    if (folder / WORK).exists():
+        shutil.rmtree(folder / WORK)
+
+
+@contextmanager
+def storage_explained(folder: Path) -> Iterator[None]:
+    """Turn the system's refusal to write into an OutputError that names the folder and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        remedy = _REMEDIES.get(_number(error))
+        if isinstance(error, WsiprocError) or remedy is None:
+            raise
+        raise OutputError(f"{folder}: {remedy}. What is done is kept; the same command goes on from there") from error
+
+
+def _number(error: OSError) -> int:
+    """The system's number of an error; Arrow writes it into the text only."""
+    told = re.search(r"\[errno (\d+)\]", str(error), re.IGNORECASE)
+    return error.errno or (int(told[1]) if told else 0)
+
+
+def other_facts(old: Mapping[str, object], new: Mapping[str, object]) -> str:
+    """Names of what two works differ in, as a phrase: "model and region"."""
+    names = [name for name in new if old.get(name) != new[name]]
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
