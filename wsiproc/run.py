@@ -38,7 +38,7 @@ from wsiproc.projection import GB
 from wsiproc.regions import write_json
 from wsiproc.report import ReportCells, write_report
 from wsiproc.run_facts import Drawn, run_facts
-from wsiproc.seams import blocks_at, certificate, check_place, choose_places
+from wsiproc.seams import SeamPlaces, blocks_at, certificate, check_place
 from wsiproc.settings import Settings
 from wsiproc.workfolder import RUN, empty, locked, other_facts, storage_explained, sweep, tidy
 
@@ -86,7 +86,7 @@ def run_plan(
     merged = _merge(plan, hands)
     give_back_memory()
     lap("merge")
-    drawn = _draw(plan, merged.blocks, hands)
+    drawn = _draw(plan, merged, hands)
     lap("render and export")
     run = run_facts(plan, settings, done, merged.sums.counts, drawn)
     run["warnings"] = warnings + run["warnings"]
@@ -151,33 +151,40 @@ def _find_cells(plan: Plan, hands: _Hands) -> dict[str, list[dict[str, Any]]]:
 
 @dataclass(frozen=True)
 class _Merged:
-    """What merging leaves behind: the blocks in order, sums for the report, places to show in it."""
+    """What merging leaves behind: the blocks in order, sums for the report, places to show in it, places to check."""
 
     blocks: list[Block]
     sums: ReportCells
     places: CropPlaces
+    seams: SeamPlaces
 
 
 def _merge(plan: Plan, hands: _Hands) -> _Merged:
     """Sort and number the cells, and count on the way."""
     job = plan.job
     mpp = float(np.mean(job.frame.mpp))
-    merged = _Merged([], ReportCells.empty(job.frame.grid, mpp, len(job.classes)), CropPlaces())
+    merged = _Merged(
+        [],
+        ReportCells.empty(job.frame.grid, mpp, len(job.classes)),
+        CropPlaces(),
+        SeamPlaces(job.step, job.frame.grid, int(plan.key, 16)),
+    )
     total = len({block for region in plan.segment for block in Grid(job.frame.grid, BLOCK).touching(region.box)})
     for block, cells in merge_cells(job, plan.segment):
         merged.blocks.append(block)
         merged.sums.add(cells)
         merged.places.add(cells)
+        merged.seams.add(cells)
         hands.listen(Event(hands.slide, "merge", len(merged.blocks), total, int(merged.sums.counts.sum())))
         hands.watch.check()
     return merged
 
 
-def _draw(plan: Plan, blocks: Sequence[Block], hands: _Hands) -> Drawn:
+def _draw(plan: Plan, merged: _Merged, hands: _Hands) -> Drawn:
     """Table, GeoJSON, labels and pyramids, side by side, and the seams looked at again."""
-    job = plan.job
+    job, blocks = plan.job, merged.blocks
     tasks = export_tasks(job, blocks) + render_tasks(job, plan.infer, blocks)
-    for place in choose_places(plan.segment, plan.windows, int(plan.key, 16)):
+    for place in merged.seams.choose(plan.windows):
         near = blocks_at(place, blocks, job.frame.grid, job.model.margin)
         tasks.append(Task(f"seam {place.y} {place.x}", check_place, (job, place, near)))
     left_out, seams = 0, []

@@ -12,7 +12,7 @@ import shapely
 
 from wsiproc.array.outline import as_polygons
 from wsiproc.core.cells import CellTable, Rings
-from wsiproc.core.geometry import Box, Grid, Region
+from wsiproc.core.geometry import Box, Grid
 from wsiproc.errors import SlideReadError
 from wsiproc.io.parquet import read_part
 from wsiproc.pipeline import BLOCK, Block, block_path
@@ -21,22 +21,40 @@ from wsiproc.regions import Job, cells_inside, inside, predict_windows, search_m
 
 SIDE = 256
 """Side of a place, grid px."""
-_MOST, _FEWEST = 24, 2
+_MOST, _FEWEST = 24, 4
 _WINDOWS_A_PLACE = 200  # of the slide: the certificate costs some 2 % of the network's work
+_NEAR, _A_BLOCK = 24, 4  # px from a border; points kept of a block
 _SAME = 0.5  # share of the smaller outline that two outlines of one cell have in common at least
 
 
-def choose_places(regions: Sequence[Region], windows: int, seed: int) -> list[Box]:
-    """Squares around random points on borders between two regions, half of them around corners where four meet."""
-    known = {(r.row, r.col): r.box for r in regions}
-    rng = np.random.default_rng(seed)
-    corners = [(box.y, box.x) for (row, col), box in known.items() if {(row - 1, col), (row, col - 1)} <= known.keys()]
-    edges = [(box.y, box.x + int(rng.integers(box.w))) for (row, col), box in known.items() if (row - 1, col) in known]
-    edges += [(box.y + int(rng.integers(box.h)), box.x) for (row, col), box in known.items() if (row, col - 1) in known]
-    count = int(np.clip(windows // _WINDOWS_A_PLACE, _FEWEST, _MOST))
-    half = [corners[i] for i in rng.permutation(len(corners))[: count // 2]]
-    points = half + [edges[i] for i in rng.permutation(len(edges))[: count - len(half)]]
-    return [Box(y - SIDE // 2, x - SIDE // 2, SIDE, SIDE) for y, x in sorted(points)]
+class SeamPlaces:
+    """Places for the certificate, gathered while the cells go by: where cells lie at borders of regions, at random."""
+
+    def __init__(self, step: int, shape: tuple[int, int], seed: int) -> None:
+        self._step, self._shape = step, np.array(shape)
+        self._rng = np.random.default_rng(seed)
+        self._corners: list[tuple[int, int]] = []
+        self._edges: list[tuple[int, int]] = []
+
+    def add(self, cells: CellTable) -> None:
+        """Look at a block: a few of the cells that lie at an edge, and at a corner, of regions."""
+        centres = np.rint(cells.centroids).astype(np.int64)
+        border = np.rint(centres / self._step).astype(np.int64) * self._step
+        near = (np.abs(centres - border) < _NEAR) & (border > 0) & (border < self._shape)
+        on_border = np.where(near, border, centres)
+        for kept, rows in ((self._corners, near.all(axis=1)), (self._edges, near.any(axis=1) & ~near.all(axis=1))):
+            chosen = self._rng.permutation(np.flatnonzero(rows))[:_A_BLOCK]
+            kept.extend((int(y), int(x)) for y, x in on_border[chosen])
+
+    def choose(self, windows: int) -> list[Box]:
+        """Squares around some of the points, half of them corners if there are so many; for a slide of ``windows``."""
+        count = int(np.clip(windows // _WINDOWS_A_PLACE, _FEWEST, _MOST))
+        corners = self._some(sorted(set(self._corners)), count // 2)
+        points = corners + self._some(sorted(set(self._edges)), count - len(corners))
+        return [Box(y - SIDE // 2, x - SIDE // 2, SIDE, SIDE) for y, x in sorted(points)]
+
+    def _some(self, points: list[tuple[int, int]], count: int) -> list[tuple[int, int]]:
+        return [points[i] for i in self._rng.permutation(len(points))[:count]]
 
 
 def check_place(job: Job, place: Box, blocks: Sequence[Block]) -> dict[str, Any]:
