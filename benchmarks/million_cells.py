@@ -28,8 +28,9 @@ from wsiproc.executors import crew
 from wsiproc.io.parquet import write_part
 from wsiproc.io.slides import SlideSource
 from wsiproc.models import load_model
-from wsiproc.pipeline import Job, create_outputs, export_tasks, merge_cells, render_tasks, stain_channels
+from wsiproc.pipeline import create_outputs, export_tasks, merge_cells, render_tasks
 from wsiproc.projection import Frame
+from wsiproc.regions import Job, stain_channels
 
 STEP, PITCH = 2048, 29
 

@@ -16,7 +16,7 @@ import pytest
 import zarr
 from scipy.spatial import cKDTree
 
-import wsiproc.pipeline
+import wsiproc.regions
 from tests.test_pipeline import Stop, assert_same_cells
 from wsiproc.check import check_output
 from wsiproc.errors import OutputError, PlanError, SettingsError
@@ -95,7 +95,8 @@ def test_a_cohort_has_one_file_of_kinds(out: Path) -> None:
     assert [list(run["counts"]["classes"]) for run in runs] == [["Kind 1", "Kind 2"]] * 2
     assert [min(run["counts"]["classes"].values()) > 50 for run in runs] == [True, True]
     assert [run["model"]["classes"] for run in runs] == [["Negative", "Positive"]] * 2
-    assert sorted(path.name for path in out.iterdir()) == ["classes.toml", "first", "second"]
+    names = {path.name for path in out.iterdir()}
+    assert names == {"classes.toml", "cohort.csv", "cohort.html", "first", "second"}
 
 
 def test_the_density_of_both_stains_is_measured_in_each_cell(out: Path) -> None:
@@ -143,7 +144,7 @@ def test_a_run_that_was_stopped_goes_on_with_the_kinds_that_were_found(
     cohort: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reference = run_one(cohort[1], tmp_path / "reference", classes=3)
-    whole, written = wsiproc.pipeline.write_json, 0
+    whole, written = wsiproc.regions.write_json, 0
 
     def write_some(path: Path, value: object) -> None:
         nonlocal written
@@ -153,7 +154,7 @@ def test_a_run_that_was_stopped_goes_on_with_the_kinds_that_were_found(
         whole(path, value)
 
     with monkeypatch.context() as patch:
-        patch.setattr(wsiproc.pipeline, "write_json", write_some)
+        patch.setattr(wsiproc.regions, "write_json", write_some)
         with pytest.raises(Stop):
             run_one(cohort[1], tmp_path / "out", classes=3, region=512)
     found = (tmp_path / "out/classes.toml").stat().st_mtime_ns
@@ -223,7 +224,7 @@ def test_slides_that_fail_cost_no_other_and_too_few_cells_are_refused(
     bad = tmp_path / "bad.svs"
     bad.write_bytes(b"not a slide")
     outcomes = list(run_slides([bad, pink], tmp_path / "out", Settings(model="classical", executor="loop", classes=2)))
-    assert [outcome.status for outcome in outcomes] == ["failed", "done"]
+    assert {outcome.path: outcome.status for outcome in outcomes} == {bad: "failed", pink: "done"}
     with pytest.raises(PlanError, match=r"none can be read: .*bad\.svs"):
         run_all([bad], tmp_path / "none", classes=2)
     tiny = tmp_path / "tiny.tif"

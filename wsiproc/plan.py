@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import shutil
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -179,8 +180,8 @@ def _check_region(step: int, model: Model) -> None:
 
 def choose_device(choice: str) -> str:
     """``cuda`` or ``cpu``; raises SettingsError where CUDA is asked for and not there."""
-    if choice == "cpu":
-        return choice
+    if choice == "cpu" or (choice == "auto" and not _may_have_gpu()):
+        return "cpu"
     import torch
 
     if torch.cuda.is_available():
@@ -188,6 +189,12 @@ def choose_device(choice: str) -> str:
     if choice == "cuda":
         raise SettingsError("device is cuda, but PyTorch finds no CUDA device; use --device cpu or auto")
     return "cpu"
+
+
+def _may_have_gpu() -> bool:
+    """Whether it is worth loading PyTorch, which takes a second, to ask for a GPU; on Linux its driver has a device."""
+    drivers = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
+    return sys.platform != "linux" or any(Path(path).exists() for path in drivers)
 
 
 def _batch(settings: Settings, device: str) -> int:

@@ -404,7 +404,19 @@ def _left_out(run: dict[str, Any]) -> str:
             listed.append([f"and {len(failed) - _MOST_ROWS} more", "see run.json"])
         body += _table(["Failed region", "Reason"], listed)
     note = "Nothing is hidden: every object and region that did not make it into the cells is counted here."
-    return _section("Left out", body, note)
+    return _section("Left out", body, note) + _seams(run["seams"])
+
+
+def _seams(seams: dict[str, Any]) -> str:
+    if not seams["places"]:
+        return _section("Seams", "<p>The slide was done in one piece, or no cells lie at borders of regions.</p>")
+    names = {"doubled": "found twice", "cut": "with another outline", "lost": "not found"}
+    rows = [[name, f"{seams[key]:,}", f"{seams['per_1000'][key]:g}"] for key, name in names.items()]
+    note = (
+        f"{seams['places']} places across borders of regions were computed again in one piece. Of the "
+        f"{seams['cells']:,} cells there, the table has:"
+    )
+    return _section("Seams", _table(["Cells", "Number>", "Of 1000>"], rows), note)
 
 
 def _provenance(run: dict[str, Any]) -> str:

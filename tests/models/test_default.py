@@ -61,9 +61,9 @@ def test_drawn_nuclei_are_found(stain: Literal["HE", "HDAB"]) -> None:
 
 
 def test_better_than_the_classical_model_on_real_tissue(data: Path) -> None:
-    """Three whole organs, scored with labels that no model has seen."""
+    """Thirteen pictures of seven organs, scored with labels that no model has seen."""
     scores: dict[str, list[tuple[float, float]]] = {"default": [], "classical": []}
-    for path in sorted((data / "monuseg_train" / "labels").glob("*.png"))[:9:3]:
+    for path in sorted((data / "monuseg_train" / "labels").glob("*.png")):
         truth = np.asarray(Image.open(path)).astype(np.int64)
         pixels = half(np.asarray(Image.open(path.parents[1] / "images" / path.name).convert("RGB")))
         for name, kept in scores.items():

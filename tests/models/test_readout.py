@@ -12,7 +12,7 @@ from wsiproc.models import load_model
 from wsiproc.models.folder import ActivationFacts, ShallowNumbers, write_folder
 from wsiproc.models.networks import ShallowResNet, SmallResNet
 from wsiproc.models.readout import Clusters, Readout, nucleus_probability, read_map
-from wsiproc.pipeline import predict
+from wsiproc.regions import predict
 
 DARK, PALE = (1.0, 0.8, 0.8, 0.4), (0.0, 0.1, 0.1, 0.1)
 

@@ -45,5 +45,5 @@ def test_a_moved_model_is_the_same_model_and_a_changed_one_is_not(slide: Path, t
     assert run_one(slide, tmp_path / "out", model=str(moved), region=2048).status == "already done"
     facts = moved / "model.toml"
     facts.write_text(facts.read_text().replace("threshold = 0.5", "threshold = 0.7"))
-    with pytest.raises(OutputError, match="another slide, model"):
+    with pytest.raises(OutputError, match="made with another model"):
         run_one(slide, tmp_path / "out", model=str(moved), region=2048)

@@ -61,7 +61,7 @@ A network that finds cell nuclei in brightfield slides, learned by `wsiproc fit`
 |---|---|---|---|
 {chr(10).join(rows)}
 
-Yellow: what was believed to be a nucleus in the last round. Darkened: left out, since nobody was sure.
+Orange: what was believed to be a nucleus in the last round. Darkened: left out, since nobody was sure.
 
 ![examples](examples.png)
 

@@ -122,9 +122,9 @@ def fit_model_clusters(
     """Clusters for the direct engine, of features (N, 4) sampled over many pictures: map, optical density × gain.
 
     ``scale``: weight of each feature in the distance. ``believed`` (N,): 1 where a pixel is believed a nucleus, 0
-    where not, else not known; nuclei are the clusters in which most of the known pixels are. Without it they are that
-    cluster of the highest map + red optical density, each against its spread over the pixels: haematoxylin and DAB
-    absorb red, and eosin does not.
+    where not, else not known; nuclei are the clusters in which most of the known pixels are. Where no nucleus is
+    believed they are that cluster of the highest map + red optical density, each against its spread over the pixels:
+    haematoxylin and DAB absorb red, and eosin does not.
     """
     unit = features * np.array(scale)
     unit *= 64 / max(float(unit.std(axis=0).max()), 1e-9)  # steps as fine as grey levels
@@ -133,8 +133,12 @@ def fit_model_clusters(
     spreads = np.maximum(features.std(axis=0), 1e-9)
     darkest = int(np.argmax(centres[:, 0] / spreads[0] + centres[:, 1] / spreads[1]))
     nuclei: tuple[int, ...] = (darkest,)
-    if believed is not None:
-        yes, no = (np.array([np.sum(believed[index == i] == v) for i in np.unique(index)]) for v in (1, 0))
+    if believed is not None and (believed == 1).any():
+        parts = [believed[index == i] for i in np.unique(index)]
+        yes, no = (np.array([np.sum(part == v) for part in parts]) for v in (1, 0))
         nuclei = tuple(np.flatnonzero(yes > no).tolist()) or (int(np.argmax(yes / np.maximum(yes + no, 1))),)
+        if len(nuclei) == len(parts):  # no background is known: all but the cluster with the fewest believed pixels
+            fewest = int(np.argmin(yes / [len(part) for part in parts]))
+            nuclei = tuple(i for i in nuclei if i != fewest)
     rows = tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in centres)
     return Clusters(rows, nuclei, scale)

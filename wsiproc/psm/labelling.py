@@ -68,14 +68,18 @@ def witness_labels(
 
 
 def stands_out(labels: Labels, activation: Floats, mpp: float) -> npt.NDArray[np.bool_]:
-    """(N,) whether the map is higher inside an object than around the objects near it, within ``RING_UM``."""
+    """(N,) whether the map is higher inside an object than around the objects near it, within about 2 × ``RING_UM``.
+
+    Pixels so deep inside that nothing around is near say nothing; nor does an object that has only those.
+    """
     count = int(labels.max(initial=0))
     side = 2 * round(RING_UM / mpp) + 1
     outside = (labels == 0).astype(np.float32)
     window = (2 * side + 1, 2 * side + 1)
-    around = cv2.blur(activation * outside, window) / np.maximum(cv2.blur(outside, window), 1e-3)
-    area = np.maximum(np.bincount(labels.ravel(), minlength=count + 1), 1)
-    difference = np.bincount(labels.ravel(), (activation - around).ravel(), count + 1) / area
+    share = cv2.blur(outside, window)
+    near = share > 0.5 / window[0] ** 2
+    around = cv2.blur(activation * outside, window) / np.maximum(share, 1e-6)
+    difference = np.bincount(labels.ravel(), np.where(near, activation - around, 0).ravel(), count + 1)
     higher: npt.NDArray[np.bool_] = difference[1:] > 0
     return higher
 
