@@ -1,12 +1,12 @@
 import os
+import signal
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from wsiproc.errors import PlanError
-from wsiproc.executors import KINDS, Crew, Task, crew
+from wsiproc.errors import PlanError, RetryableError, WorkerError
+from wsiproc.executors import KINDS, Task, crew
 
 
 def note(folder: Path, name: str, needs: tuple[str, ...]) -> str:
@@ -72,9 +72,9 @@ def test_an_error_comes_out_as_it_was_raised(kind: str) -> None:
 
 
 def test_tasks_that_are_ready_go_in_the_order_of_the_list(tmp_path: Path) -> None:
-    with ThreadPoolExecutor(1) as pool:
-        tasks = [Task(f"t{i:02d}", note, (tmp_path, f"t{i:02d}", ())) for i in range(20)]
-        order = [task.key for task, _ in Crew("threads", 1, pool).run(tasks)]
+    tasks = [Task(f"t{i:02d}", note, (tmp_path, f"t{i:02d}", ())) for i in range(20)]
+    with crew("threads", 1) as workers:
+        order = [task.key for task, _ in workers.run(tasks)]
     assert order == sorted(order)
 
 
@@ -86,3 +86,60 @@ def test_one_task_needs_no_cluster() -> None:
 def test_an_unknown_executor_is_refused() -> None:
     with pytest.raises(PlanError, match="choose one of"), crew("fax"):
         pass
+
+
+# --- what another try may help ---------------------------------------------------------------------------------------
+
+
+def fails_at_first(folder: Path, key: str, times: int) -> int:
+    """Fail so many times, then tell which try this was; each try leaves the number of its process."""
+    tries = len(list(folder.glob(f"{key} *")))
+    (folder / f"{key} {tries}").write_text(str(os.getpid()))
+    if tries < times:
+        raise RetryableError(f"{key} failed")
+    return tries
+
+
+@pytest.mark.parametrize("kind", ["loop", "threads", "processes", "dask"])
+def test_what_is_worth_another_try_gets_as_many_as_it_may(kind: str, tmp_path: Path) -> None:
+    tasks = [
+        Task("good", fails_at_first, (tmp_path, "good", 2), tries=3),
+        Task("bad", fails_at_first, (tmp_path, "bad", 9), tries=3, otherwise=str),
+        Task("after", note, (tmp_path, "after", ("good 2", "bad 2")), after=("good", "bad")),
+    ]
+    with crew(kind, workers=2) as workers:
+        results = {task.key: result for task, result in workers.run(tasks)}
+        assert results == {"good": 2, "bad": "bad failed", "after": "after"}
+        with pytest.raises(RetryableError, match="hopeless failed"):
+            list(workers.run([Task("hopeless", fails_at_first, (tmp_path, "hopeless", 9), tries=2)]))
+    assert len(list(tmp_path.glob("bad *"))) == 3
+    assert len(list(tmp_path.glob("hopeless *"))) == 2
+    if kind == "dask":  # it knows who has tried, and asks the other one
+        pids = [(tmp_path / f"good {i}").read_text() for i in range(2)]
+        assert pids[0] != pids[1]
+
+
+def dies_at_first(folder: Path, key: str, times: int) -> int:
+    """Kill this process so many times as if memory had run out, then tell which try this was."""
+    tries = len(list(folder.glob(f"{key} *")))
+    (folder / f"{key} {tries}").write_text(str(os.getpid()))
+    if tries < times:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return tries
+
+
+@pytest.mark.parametrize("kind", ["processes", "dask"])
+def test_workers_that_die_cost_nothing_but_time(kind: str, tmp_path: Path) -> None:
+    tasks = [Task(f"t{i}", note, (tmp_path, f"t{i}", ())) for i in range(6)]
+    tasks.insert(1, Task("deadly", dies_at_first, (tmp_path, "deadly", 2)))
+    tasks.append(Task("last", note, (tmp_path, "last", ("deadly 2", "t5")), after=("deadly", "t5")))
+    with crew(kind, workers=2) as workers:
+        results = {task.key: result for task, result in workers.run(tasks)}
+    assert results == {f"t{i}": f"t{i}" for i in range(6)} | {"deadly": 2, "last": "last"}
+
+
+def test_a_task_that_kills_every_worker_is_named(tmp_path: Path) -> None:
+    with crew("processes", workers=1) as workers:
+        with pytest.raises(WorkerError, match=r"deadly: 5 times a worker died .*--memory-gb"):
+            list(workers.run([Task("deadly", dies_at_first, (tmp_path, "deadly", 99))]))
+        assert [result for _, result in workers.run([Task("t", note, (tmp_path, "t", ()))])] == ["t"]

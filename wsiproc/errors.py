@@ -12,6 +12,8 @@
     │   └── MemoryLimitError           … as it turned out while it went on
     ├── ModelError(ValueError)         a model that cannot be found or loaded
     ├── OutputError(ValueError)        an output folder that is incomplete or breaks a rule
+    ├── RetryableError                 another try may do (SlideTimeoutError is one)
+    ├── WorkerError(RuntimeError)      workers die, or their cluster is gone
     └── MissingExtraError(ImportError) an optional dependency that is not installed
 
 Each is also the builtin that one expects, so that ``except OSError`` works. A message says what, where (the
@@ -36,8 +38,12 @@ class SlideReadError(SlideError):
     """A part of an otherwise readable slide that cannot be decoded."""
 
 
-class SlideTimeoutError(SlideReadError):
-    """A read that took too long; another try may do."""
+class RetryableError(WsiprocError):
+    """Something that another try, on another worker best, may not meet."""
+
+
+class SlideTimeoutError(SlideReadError, RetryableError):
+    """A read that took too long."""
 
 
 class ResolutionError(WsiprocError, ValueError):
@@ -62,6 +68,10 @@ class ModelError(WsiprocError, ValueError):
 
 class OutputError(WsiprocError, ValueError):
     """An output folder that is incomplete, in use, or breaks a rule of its format."""
+
+
+class WorkerError(WsiprocError, RuntimeError):
+    """Workers that die at a task again and again, or a cluster that is gone; what is done is kept."""
 
 
 class MissingExtraError(WsiprocError, ImportError):

@@ -13,7 +13,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,12 +32,13 @@ from wsiproc.io import ngff
 from wsiproc.io.geojson import GeoJsonWriter, Piece, features_bytes
 from wsiproc.io.parquet import CellWriter, read_part, write_part
 from wsiproc.projection import Mask
-from wsiproc.regions import Job, infer_region, inside, segment_region, stain_channels, write_json
+from wsiproc.regions import Job, infer_region, inside, segment_region, stain_channels, unread, write_json
 from wsiproc.workfolder import RUN
 
 if TYPE_CHECKING:
     pass
 
+_TRIES = 3  # of a region whose reading hangs
 BLOCK = ngff.SHARD  # cells are merged, and labels drawn, by squares of this side (grid px)
 
 
@@ -221,7 +222,10 @@ def cell_tasks(job: Job, infer: Sequence[Region], segment: Sequence[Region]) -> 
         behind.setdefault(max(inferred[key] for key in needs), []).append(task)
     tasks = []
     for place, region in enumerate(infer):
-        tasks.append(Task(f"infer {region.key}", infer_region, (job, region)))
+        give_up = partial(unread, job, region)
+        tasks.append(
+            Task(f"infer {region.key}", infer_region, (job, region), tries=_TRIES, otherwise=give_up, gpu=True)
+        )
         tasks += behind.get(place, [])
     return tasks
 

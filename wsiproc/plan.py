@@ -21,7 +21,7 @@ from wsiproc.array.measure import measurement_names
 from wsiproc.core.geometry import Grid, Region
 from wsiproc.core.kinds import CellKinds
 from wsiproc.errors import SettingsError
-from wsiproc.executors import available_cores
+from wsiproc.executors import available_cores, cluster_device
 from wsiproc.io.ngff import CHUNK
 from wsiproc.io.slides import SlideSource
 from wsiproc.memory import bytes_held
@@ -43,6 +43,7 @@ from wsiproc.regions import Job, predict, stain_channels
 from wsiproc.settings import Settings
 from wsiproc.survey import look_at
 
+_CLUSTER_BATCH = 16  # windows at a time on GPUs that are elsewhere
 # Settings that change what is written; a folder made with others of these cannot be continued. The model counts as what
 # it is, not as the path where it lies.
 _DECISIVE = ("mpp", "reader", "tissue", "region")
@@ -94,7 +95,7 @@ def plan_slide(path: Path, out: Path, settings: Settings, kinds: CellKinds | Non
     """
     source, model = slide_source(path, settings), load_model(settings.model)
     _check_region(settings.region, model)
-    device = choose_device(settings.device)
+    device = choose_device(settings.device, settings.scheduler)
     seen = look_at(source, model, settings.tissue, settings.roi)
     frame, search = seen.frame, seen.search
     facts = work_facts(seen.slide["fingerprint"], settings, model, device, kinds)
@@ -178,17 +179,30 @@ def _check_region(step: int, model: Model) -> None:
         )
 
 
-def choose_device(choice: str) -> str:
-    """``cuda`` or ``cpu``; raises SettingsError where CUDA is asked for and not there."""
+def choose_device(choice: str, scheduler: str | None = None) -> str:
+    """``cuda`` or ``cpu``, of this machine or of a cluster; SettingsError where CUDA is asked for and not there."""
+    if scheduler is not None and choice != "cpu":
+        device = cluster_device(scheduler, finds_cuda)
+        if choice == "cuda" != device:
+            raise SettingsError(
+                f"device is cuda, but the cluster at {scheduler} has no workers with a GPU; start those that have one "
+                "with `dask worker --resources GPU=1`, or use --device cpu or auto"
+            )
+        return device
     if choice == "cpu" or (choice == "auto" and not _may_have_gpu()):
         return "cpu"
-    import torch
-
-    if torch.cuda.is_available():
+    if finds_cuda():
         return "cuda"
     if choice == "cuda":
         raise SettingsError("device is cuda, but PyTorch finds no CUDA device; use --device cpu or auto")
     return "cpu"
+
+
+def finds_cuda() -> bool:
+    """Whether PyTorch finds a CUDA device on this machine."""
+    import torch
+
+    return bool(torch.cuda.is_available())
 
 
 def _may_have_gpu() -> bool:
@@ -201,8 +215,8 @@ def _batch(settings: Settings, device: str) -> int:
     """Windows at a time: one on the CPU, where a fixed shape keeps every digit; by free memory on a GPU."""
     if device == "cpu":
         return 1
-    if settings.batch:
-        return settings.batch
+    if settings.batch or settings.scheduler is not None:  # how much memory its GPUs have, nobody here can tell
+        return settings.batch or _CLUSTER_BATCH
     import torch
 
     free, _ = torch.cuda.mem_get_info()
@@ -215,12 +229,18 @@ def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
     return result, time.perf_counter() - started
 
 
+def _local(device: str) -> str:
+    """The device, or the CPU where only a cluster has it."""
+    return device if device == "cpu" or (_may_have_gpu() and choose_device("auto") == device) else "cpu"
+
+
 def _probe(job: Job, samples: Sequence[npt.NDArray[np.uint8]], read_s: float, windows: int) -> tuple[float, float]:
     """Seconds a window and cells in all, from up to three samples run for real."""
     model = job.model
     some = [_full_window(s, model.window, model.halo) for s in samples[:: max(1, len(samples) // 3)]]
-    predict(model, some[0][None], job.device)  # the first call pays for loading and compiling
-    maps, predict_s = _timed(lambda: [predict(model, s[None], job.device)[0] for s in some])
+    device = _local(job.device)
+    predict(model, some[0][None], device)  # the first call pays for loading and compiling
+    maps, predict_s = _timed(lambda: [predict(model, s[None], device)[0] for s in some])
     model.instances(maps[0])
     found, segment_s = _timed(lambda: [model.instances(m) for m in maps])
     around = ((job.step + 2 * model.margin) / job.step) ** 2

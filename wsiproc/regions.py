@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -116,6 +117,11 @@ def _one_thread() -> None:
     give_back_memory()
 
 
+def worker_name() -> str:
+    """Machine and process that this runs in."""
+    return f"{platform.node()}:{os.getpid()}"
+
+
 def _infer_marker(job: Job, key: str) -> Path:
     """There once the maps of a region are."""
     return job.work / f"{key}.infer.json"
@@ -146,6 +152,7 @@ def infer_region(job: Job, region: Region) -> dict[str, Any]:
     except SlideReadError as error:
         result |= unread(job, region, error)
     result["seconds"] = time.perf_counter() - started
+    result["worker"] = worker_name()
     if result["failed"] is None:  # else a run that goes on from here tries again
         write_json(marker, result)
     return result
@@ -219,6 +226,7 @@ def segment_region(job: Job, region: Region, needs: tuple[str, ...]) -> dict[str
         "cells": len(cells),
         "dropped": dropped,
         "seconds": time.perf_counter() - started,
+        "worker": worker_name(),
     }
     if all(_infer_marker(job, key).exists() for key in needs):
         write_json(marker, result)

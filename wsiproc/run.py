@@ -186,7 +186,7 @@ def _draw(plan: Plan, merged: _Merged, hands: _Hands) -> Drawn:
     tasks = export_tasks(job, blocks) + render_tasks(job, plan.infer, blocks)
     for place in merged.seams.choose(plan.windows):
         near = blocks_at(place, blocks, job.frame.grid, job.model.margin)
-        tasks.append(Task(f"seam {place.y} {place.x}", check_place, (job, place, near)))
+        tasks.append(Task(f"seam {place.y} {place.x}", check_place, (job, place, near), gpu=True))
     left_out, seams = 0, []
     for number, (_, result) in enumerate(hands.run(tasks), start=1):
         left_out += result.get("left_out", 0)
@@ -306,7 +306,7 @@ def _run_slide(
 ) -> Outcome:
     """One slide, unless its folder is finished already."""
     with slide_source(path, settings).open() as slide:
-        model, device = load_model(settings.model), choose_device(settings.device)
+        model, device = load_model(settings.model), choose_device(settings.device, settings.scheduler)
         facts = work_facts(slide.fingerprint(), settings, model, device, kinds)
     if not overwrite:
         run = _finished(folder, facts)
