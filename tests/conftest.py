@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -10,6 +11,8 @@ from hypothesis import settings
 settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
 
+SIX: dict[str, Any] = {"model": "classical", "executor": "loop", "region": 512, "tissue": "all"}
+"""Settings that make six regions of the slide ``six``."""
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
 
 
@@ -19,3 +22,24 @@ def data() -> Path:
     if not DATA.is_dir():
         pytest.skip(f"real slides are not at {DATA}")
     return DATA
+
+
+@pytest.fixture(scope="session")
+def six(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small slide of crowded tissue at 0.5 µm/px."""
+    from wsiproc.synthetic import write_synthetic_slide
+
+    path = tmp_path_factory.mktemp("slides") / "six.tif"
+    write_synthetic_slide(path, (1000, 1500), mpp=0.5, seed=3, tissue_fraction=1.0)
+    return path
+
+
+@pytest.fixture(scope="session")
+def whole(six: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What an undisturbed run in one process makes of ``six``."""
+    from wsiproc.run import run_slides
+    from wsiproc.settings import Settings
+
+    (outcome,) = run_slides([six], tmp_path_factory.mktemp("whole"), Settings(**SIX))
+    assert outcome.folder is not None
+    return outcome.folder

@@ -21,31 +21,15 @@ import pytest
 
 import wsiproc.regions
 import wsiproc.run
+from tests.conftest import SIX
 from tests.test_pipeline import assert_same_cells, run_one
 from wsiproc.errors import MemoryLimitError, OutputError, SlideError, SlideReadError
 from wsiproc.io.slides import Slide
 from wsiproc.run import run_slides
 from wsiproc.settings import Settings
-from wsiproc.synthetic import write_synthetic_slide
 
 PROJECT = Path(__file__).parents[1]
-SETTINGS: dict[str, Any] = {"region": 512, "tissue": "all"}
-
-
-@pytest.fixture(scope="module")
-def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A slide of six regions of 512 px at 0.5 µm/px."""
-    path = tmp_path_factory.mktemp("slides") / "six.tif"
-    write_synthetic_slide(path, (1000, 1500), mpp=0.5, seed=3, tissue_fraction=1.0)
-    return path
-
-
-@pytest.fixture(scope="module")
-def whole(slide: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What an undisturbed run makes of it."""
-    folder = run_one(slide, tmp_path_factory.mktemp("whole"), **SETTINGS).folder
-    assert folder is not None
-    return folder
+SETTINGS: dict[str, Any] = {name: SIX[name] for name in ("region", "tissue")}
 
 
 def names(folder: Path) -> set[str]:
@@ -56,9 +40,9 @@ def names(folder: Path) -> set[str]:
 # --- kill -9 ---------------------------------------------------------------------------------------------------------
 
 
-def start(slide: Path, out: Path) -> subprocess.Popen[bytes]:
+def start(six: Path, out: Path) -> subprocess.Popen[bytes]:
     """The command with two worker processes, in a process group of its own."""
-    command = [sys.executable, "-m", "wsiproc.cli", "run", str(slide), "-o", str(out), "-m", "classical"]
+    command = [sys.executable, "-m", "wsiproc.cli", "run", str(six), "-o", str(out), "-m", "classical"]
     command += ["--region", "512", "--tissue", "all", "--executor", "processes", "--workers", "2", "-q"]
     return subprocess.Popen(command, cwd=PROJECT, start_new_session=True, stdout=subprocess.DEVNULL)
 
@@ -74,9 +58,9 @@ def kill_tree(process: subprocess.Popen[bytes]) -> None:
 
 @pytest.mark.parametrize("reached", ["*.segment.json", "merged-*.part"])
 def test_killed_at_any_stage_it_goes_on_and_no_byte_differs(
-    slide: Path, whole: Path, tmp_path: Path, reached: str
+    six: Path, whole: Path, tmp_path: Path, reached: str
 ) -> None:
-    process = start(slide, tmp_path)
+    process = start(six, tmp_path)
     work = tmp_path / "six" / ".work"
     deadline = time.monotonic() + 120
     while not list(work.glob(reached)):
@@ -86,7 +70,7 @@ def test_killed_at_any_stage_it_goes_on_and_no_byte_differs(
     kill_tree(process)
     assert not (tmp_path / "six" / "run.json").exists()
     done = len(list(work.glob("*.infer.json"))) + len(list(work.glob("*.segment.json")))
-    run = run_one(slide, tmp_path, **SETTINGS).run
+    run = run_one(six, tmp_path, **SETTINGS).run
     assert run is not None
     assert run["resumed"] >= done
     assert_same_cells(whole, tmp_path / "six")
@@ -95,12 +79,12 @@ def test_killed_at_any_stage_it_goes_on_and_no_byte_differs(
 
 
 def test_killed_between_the_last_file_and_the_tidying_up_it_is_done_and_gets_tidied(
-    slide: Path, whole: Path, tmp_path: Path
+    six: Path, whole: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(whole, tmp_path / "six")
     (tmp_path / "six" / ".work").mkdir()
     (tmp_path / "six" / ".work" / "plan.json").write_text("{}")
-    (outcome,) = run_slides([slide], tmp_path, Settings(model="classical", executor="loop", **SETTINGS))
+    (outcome,) = run_slides([six], tmp_path, Settings(model="classical", executor="loop", **SETTINGS))
     assert outcome.status == "already done"
     assert names(tmp_path / "six") == names(whole)
 
@@ -126,8 +110,8 @@ def occupied(tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("occupied")
-def test_a_second_run_on_the_same_folder_says_so_and_stops(slide: Path, tmp_path: Path) -> None:
-    (outcome,) = run_slides([slide], tmp_path, Settings(model="classical", executor="loop", **SETTINGS))
+def test_a_second_run_on_the_same_folder_says_so_and_stops(six: Path, tmp_path: Path) -> None:
+    (outcome,) = run_slides([six], tmp_path, Settings(model="classical", executor="loop", **SETTINGS))
     assert isinstance(outcome.error, OutputError)
     assert "another run is writing to" in str(outcome.error)
     assert str(tmp_path / "six") in str(outcome.error)
@@ -135,14 +119,14 @@ def test_a_second_run_on_the_same_folder_says_so_and_stops(slide: Path, tmp_path
 
 
 def test_unfinished_work_of_other_settings_is_named_and_not_mixed_in(
-    slide: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    six: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(wsiproc.run, "_merge", stop)
         with pytest.raises(KeyboardInterrupt):
-            run_one(slide, tmp_path, region=1024, tissue="all")
+            run_one(six, tmp_path, region=1024, tissue="all")
     (tmp_path / "six" / "thoughts.txt").write_text("mine")
-    run = run_one(slide, tmp_path, **SETTINGS).run
+    run = run_one(six, tmp_path, **SETTINGS).run
     assert run is not None
     assert run["warnings"] == ["unfinished work was begun anew, since it was made with another region"]
     assert run["resumed"] == 0
@@ -154,18 +138,18 @@ def stop(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_finished_work_of_other_settings_is_named_and_kept(slide: Path, whole: Path) -> None:
+def test_finished_work_of_other_settings_is_named_and_kept(six: Path, whole: Path) -> None:
     before = (whole / "run.json").read_bytes()
     settings = Settings(model="classical", executor="loop", region=1024, tissue="all", mpp=0.45)
-    (outcome,) = run_slides([slide], whole.parent, settings)
+    (outcome,) = run_slides([six], whole.parent, settings)
     assert "made with another mpp and region" in str(outcome.error)
     assert (whole / "run.json").read_bytes() == before
 
 
-def test_results_are_kept_if_what_should_replace_them_cannot_begin(slide: Path, whole: Path, tmp_path: Path) -> None:
+def test_results_are_kept_if_what_should_replace_them_cannot_begin(six: Path, whole: Path, tmp_path: Path) -> None:
     shutil.copytree(whole, tmp_path / "six")
     settings = Settings(model="classical", executor="loop", memory_gb=0.1, **SETTINGS)
-    (outcome,) = run_slides([slide], tmp_path, settings, overwrite=True)
+    (outcome,) = run_slides([six], tmp_path, settings, overwrite=True)
     assert outcome.status == "failed"
     assert_same_cells(whole, tmp_path / "six")
     assert names(tmp_path / "six") == names(whole)
@@ -194,31 +178,31 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_is_named_and_the_next_run_goes_on(
-    slide: Path, whole: Path, disk: Path, monkeypatch: pytest.MonkeyPatch
+    six: Path, whole: Path, disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("wsiproc.plan.disk_bytes", lambda *_: 0)  # it looked as if there were room
     with pytest.raises(OutputError, match=r"the disk is full: make room on it.*the same command goes on from there"):
-        run_one(slide, disk, **SETTINGS)
+        run_one(six, disk, **SETTINGS)
     subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)
-    run = run_one(slide, disk, **SETTINGS).run
+    run = run_one(six, disk, **SETTINGS).run
     assert run is not None
     assert run["resumed"] > 0
     assert_same_cells(whole, disk / "six")
     assert names(disk / "six") == names(whole)
 
 
-def test_a_folder_that_cannot_be_written_is_named(slide: Path, disk: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_named(six: Path, disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     with pytest.raises(OutputError, match="cannot be written: make the file system writable, or choose another -o"):
-        run_one(slide, disk, **SETTINGS)
+        run_one(six, disk, **SETTINGS)
 
 
 def test_a_slide_whose_drive_goes_away_stops_and_is_finished_later(
-    slide: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    six: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drive = tmp_path / "drive"
     drive.mkdir()
-    shutil.copy(slide, drive)
+    shutil.copy(six, drive)
     real, calls = wsiproc.regions.predict_windows, []
 
     def lose_the_third(*arguments: Any) -> Any:
@@ -243,11 +227,11 @@ def test_a_slide_whose_drive_goes_away_stops_and_is_finished_later(
 
 
 def test_strict_stops_at_the_first_place_that_cannot_be_read(
-    slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    six: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wsiproc.regions, "predict_windows", unreadable)
     with pytest.raises(SlideReadError, match="cannot be decoded"):
-        run_one(slide, tmp_path, strict=True, **SETTINGS)
+        run_one(six, tmp_path, strict=True, **SETTINGS)
 
 
 def unreadable(*_: object) -> None:
@@ -255,22 +239,22 @@ def unreadable(*_: object) -> None:
 
 
 def test_cells_beside_a_place_that_could_not_be_read_are_cut_again_once_it_can(
-    slide: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    six: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A segmentation that saw empty maps must not be taken for done by the run that goes on."""
     with monkeypatch.context() as patch:
         patch.setattr(wsiproc.regions, "predict_windows", unreadable)
         patch.setattr(wsiproc.run, "_merge", stop)
         with pytest.raises(KeyboardInterrupt):
-            run_one(slide, tmp_path, **SETTINGS)
-    run_one(slide, tmp_path, **SETTINGS)
+            run_one(six, tmp_path, **SETTINGS)
+    run_one(six, tmp_path, **SETTINGS)
     assert_same_cells(whole, tmp_path / "six")
 
 
 def test_a_read_that_hangs_costs_its_region_after_the_time_allowed(
-    slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    six: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with wsiproc.regions.SlideSource(slide).open() as opened:
+    with wsiproc.regions.SlideSource(six).open() as opened:
         kind: type[Slide] = type(opened)
     real, hang = kind.read, threading.Event()
 
@@ -281,7 +265,7 @@ def test_a_read_that_hangs_costs_its_region_after_the_time_allowed(
 
     with monkeypatch.context() as patch:
         patch.setattr(kind, "read", read)
-        run = run_one(slide, tmp_path, read_timeout_s=0.2, **SETTINGS).run
+        run = run_one(six, tmp_path, read_timeout_s=0.2, **SETTINGS).run
     hang.set()
     assert run is not None
     failed = run["regions"]["failed"]
@@ -294,7 +278,7 @@ def test_a_read_that_hangs_costs_its_region_after_the_time_allowed(
 
 
 def test_more_memory_than_allowed_goes_on_with_fewer_workers(
-    slide: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    six: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two threads are over the limit, as far as the watch can tell; one is not."""
     sizes: list[int] = []
@@ -310,7 +294,7 @@ def test_more_memory_than_allowed_goes_on_with_fewer_workers(
 
     monkeypatch.setattr(wsiproc.run, "crew", noted)
     monkeypatch.setattr(wsiproc.run.MemoryWatch, "check", check)
-    run = run_one(slide, tmp_path, executor="threads", workers=2, **SETTINGS).run
+    run = run_one(six, tmp_path, executor="threads", workers=2, **SETTINGS).run
     assert sizes == [2, 1]
     assert run is not None
     assert run["resumed"] > 0
@@ -318,11 +302,11 @@ def test_more_memory_than_allowed_goes_on_with_fewer_workers(
 
 
 def test_a_run_that_needs_too_much_alone_says_both_numbers(
-    slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    six: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("wsiproc.plan.require", lambda *_: None)  # it looked as if it would fit
     with pytest.raises(MemoryLimitError, match=r"six.tif: \d\.\d\d GB held, 0.05 GB allowed.*--memory-gb"):
-        run_one(slide, tmp_path, memory_gb=0.05, **SETTINGS)
+        run_one(six, tmp_path, memory_gb=0.05, **SETTINGS)
 
 
 def test_a_run_writes_down_what_it_held(whole: Path) -> None:

@@ -1,4 +1,4 @@
-"""A fit that costs seconds, and as a program one that kills itself: ``python -m tests.psm.small_fit SLIDE OUT STAGE N``."""
+"""A fit that costs seconds; as a program one that kills itself: ``python -m tests.psm.small_fit SLIDE OUT STAGE N``."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
+from wsiproc.psm import direct, segmenter, tiles
 from wsiproc.psm import fit as fitting
-from wsiproc.psm import segmenter
 from wsiproc.psm.fit import FitSettings, Listen, fit
 from wsiproc.psm.tiles import Source
 
@@ -19,15 +19,18 @@ CHECKPOINT_STEPS = 5
 
 
 def shrink(replace: Callable[[object, str, object], None]) -> None:
-    """Smaller batches and earlier checkpoints by ``replace(module, name, value)``; the rest is as always."""
+    """Smaller tiles and batches and earlier checkpoints by ``replace(module, name, value)``; the rest is as always."""
+    replace(tiles, "TILE_PX", 192)
     replace(fitting, "_BATCH", 2)
     replace(fitting, "_CROP_PX", 64)
+    replace(fitting, "_READOUT_TILES", 2)
+    replace(direct, "_SAMPLED_PX", 5_000)
     replace(segmenter, "_CHECKPOINT_STEPS", CHECKPOINT_STEPS)
 
 
 def small(slide: Path, out: Path, **others: object) -> FitSettings:
-    """Ten steps of the activation network, two rounds of 20."""
-    numbers: dict[str, object] = {"activation_steps": 10, "rounds": (20, 20), "tiles": 4, "widths": (8, 16)}
+    """Ten steps of the activation network, two rounds of 15."""
+    numbers: dict[str, object] = {"activation_steps": 10, "rounds": (15, 15), "tiles": 4, "widths": (8, 16)}
     return FitSettings(**{"sources": (Source(slide),), "out": out} | numbers | others)  # type: ignore[arg-type]
 
 

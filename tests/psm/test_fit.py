@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +18,15 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from tests.psm.small_fit import CHECKPOINT_STEPS, shrink, small, stop_at
+from tests.psm.small_fit import shrink, small, stop_at
 from wsiproc.errors import ModelError, PlanError, SlideError
 from wsiproc.models import load_model
 from wsiproc.models.activation import Activation
 from wsiproc.models.distilled import Distilled
 from wsiproc.psm import fit as fitting
-from wsiproc.psm.fit import fit, quick_settings, read_curve
+from wsiproc.psm.evidence import Labels
+from wsiproc.psm.fit import FitSettings, Listen, fit, quick_settings, read_curve
+from wsiproc.psm.targets import Target
 from wsiproc.psm.tiles import Source
 from wsiproc.run import run_slides
 from wsiproc.settings import Settings
@@ -43,18 +48,35 @@ def _small_and_one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """H&E of 300 µm a side, crowded with nuclei."""
+    """H&E of 200 µm a side, crowded with nuclei."""
     path = tmp_path_factory.mktemp("slides") / "drawn.tif"
-    write_synthetic_slide(path, (600, 600), mpp=0.5, seed=1, tissue_fraction=0.9, crowding=0.7)
+    write_synthetic_slide(path, (400, 400), mpp=0.5, seed=1, tissue_fraction=0.9, crowding=0.7)
     return path
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """The folder of a fit that nothing disturbed, and a copy of the work folder as it was at the last step."""
+
+    folder: Path
+    work: Path
+
+
 @pytest.fixture(scope="module")
-def fitted(slide: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a fit that nothing disturbed."""
-    out = tmp_path_factory.mktemp("undisturbed") / "model"
-    fit(small(slide, out))
-    return out
+def undisturbed(slide: Path, tmp_path_factory: pytest.TempPathFactory) -> Fitted:
+    settings = small(slide, tmp_path_factory.mktemp("undisturbed") / "model")
+    work = tmp_path_factory.mktemp("work") / "copy"
+
+    def keep() -> None:
+        shutil.copytree(settings.work, work)
+
+    fit(settings, stop_at("round 2", 15, keep))
+    return Fitted(settings.out, work)
+
+
+@pytest.fixture(scope="module")
+def fitted(undisturbed: Fitted) -> Path:
+    return undisturbed.folder
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +105,7 @@ def test_the_folder_is_a_model_with_its_direct_engine_and_a_card(fitted: Path) -
     assert (model.name, direct.name, model.mpp, direct.mpp) == ("model", "model psm", 0.5, 0.5)
     assert model.facts.network.widths == (8, 16)
     assert model.facts.training["sources"] == [{"name": "drawn.tif"}]
-    assert model.facts.training["rounds"] == [20, 20]
+    assert model.facts.training["rounds"] == [15, 15]
     assert "drawn.tif" in (fitted / "README.md").read_text(encoding="utf-8")
     assert {"examples.png", "curves.png"} <= set(files(fitted))
 
@@ -101,65 +123,71 @@ def test_a_run_accepts_it(part: str, slide: Path, fitted: Path, tmp_path: Path) 
     assert outcome.run["model"]["weights_sha256"] == load_model(str(fitted / part)).weights_sha256
 
 
-def test_a_model_is_learned_and_not_made_up(slide: Path, fitted: Path, tmp_path: Path) -> None:
+def test_a_model_is_learned_and_not_made_up(undisturbed: Fitted) -> None:
     """The loss falls, and nuclei were believed from the first round on."""
-    settings = small(slide, tmp_path / "model")
-    with pytest.raises(KeyboardInterrupt):
-        fit(settings, stop_at("round 2", 20, interrupt))
-    curve = read_curve(settings.work / "curve.csv")
+    curve = read_curve(undisturbed.work / "curve.csv")
     assert {stage: max(steps) for stage, steps in curve.items()} == {
-        "activation network": 10, "round 1": 20, "round 2": 20,
+        "activation network": 10, "round 1": 15, "round 2": 15,
     }  # fmt: skip
-    assert curve["round 2"][20] < curve["round 1"][10]
-    labels = np.load(settings.work / "witnesses-drawn.tif.npz")
-    assert sum(int(labels[name].max()) for name in labels.files if name.startswith("labels")) > 50
+    assert 0 < curve["round 2"][15] < curve["round 1"][10]
+    labels = np.load(undisturbed.work / "witnesses-drawn.tif.npz")
+    counts = [len(np.unique(labels[name])) - 1 for name in labels.files if name.startswith("labels")]
+    assert len(counts) == 4
+    assert min(counts) > 10
 
 
 # --- the same again --------------------------------------------------------------------------------------------------
 
-
-@pytest.mark.parametrize(
-    ("stage", "step", "goes_on_with"),
-    [
-        ("reading tissue", 1, ("activation network", 1)),
-        ("activation network", 7, ("activation network", 1)),
-        ("asking the witnesses", 4, ("round 1", 1)),
-        ("round 1", 13, ("round 1", 11)),
-        ("round 2", 3, ("round 2", 1)),
-        ("round 2", 20, ("round 2", 16)),
-    ],
+TRAININGS = {"activation network", "round 1", "round 2"}
+STOPS = (
+    (("reading tissue", 1), ("activation network", 1)),
+    (("activation network", 7), ("activation network", 1)),
+    (("round 1", 1), ("round 1", 1)),
+    (("round 1", 13), ("round 1", 11)),
+    (("round 2", 3), ("round 2", 1)),
+    (("round 2", 15), ("round 2", 11)),
 )
-def test_a_stopped_fit_goes_on_and_ends_with_the_same_bytes(
-    stage: str, step: int, goes_on_with: tuple[str, int], slide: Path, fitted: Path, tmp_path: Path
-) -> None:
-    settings = small(slide, tmp_path / "model")
-    with pytest.raises(KeyboardInterrupt):
-        fit(settings, stop_at(stage, step, interrupt))
-    assert not settings.out.exists()
+"""Where a fit is stopped, and the step of a training with which it then goes on."""
+
+
+def first_step(settings: FitSettings, stop: Listen = lambda *_: None) -> tuple[str, int] | None:
+    """The first step of a training in a fit, which ``stop`` may interrupt."""
     told: list[tuple[str, int]] = []
-    fit(settings, lambda now, done, _: told.append((now, done)))
-    trained = [event for event in told if event[0] in {"activation network", "round 1", "round 2"}]
-    assert trained[0] == goes_on_with
-    assert (goes_on_with[1] - 1) % CHECKPOINT_STEPS == 0
+
+    def listen(stage: str, step: int, total: int) -> None:
+        if stage in TRAININGS:
+            told.append((stage, step))
+        stop(stage, step, total)
+
+    with suppress(KeyboardInterrupt):
+        fit(settings, listen)
+    return told[0] if told else None
+
+
+def test_a_fit_stopped_again_and_again_ends_with_the_same_bytes(slide: Path, fitted: Path, tmp_path: Path) -> None:
+    settings, wanted = small(slide, tmp_path / "model"), None
+    for (stage, step), goes_on_with in STOPS:
+        assert first_step(settings, stop_at(stage, step, interrupt)) == wanted
+        assert not settings.out.exists()
+        wanted = goes_on_with
+    assert first_step(settings) == wanted
     assert files(settings.out) == files(fitted)
     assert not settings.work.exists()
 
 
 def test_a_killed_fit_goes_on_and_ends_with_the_same_bytes(slide: Path, fitted: Path, tmp_path: Path) -> None:
     settings = small(slide, tmp_path / "model")
-    for stage, step in (("round 1", 8), ("round 2", 12)):
-        command = [sys.executable, "-m", "tests.psm.small_fit", str(slide), str(settings.out), stage, str(step)]
-        done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=280, check=False)
-        assert done.returncode == -signal.SIGKILL
-        assert (settings.work / "round-1.pt").exists()
-    fit(settings)
+    command = [sys.executable, "-m", "tests.psm.small_fit", str(slide), str(settings.out), "round 2", "8"]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=280, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert first_step(settings) == ("round 2", 6)
     assert files(settings.out) == files(fitted)
 
 
 def test_a_changed_recipe_starts_anew(slide: Path, other_seed: Path, tmp_path: Path) -> None:
     begun = small(slide, tmp_path / "model")
     with pytest.raises(KeyboardInterrupt):
-        fit(begun, stop_at("round 2", 10, interrupt))
+        fit(begun, stop_at("round 2", 6, interrupt))
     fit(small(slide, tmp_path / "model", seed=1))
     assert files(tmp_path / "model") == files(other_seed)
 
@@ -167,7 +195,7 @@ def test_a_changed_recipe_starts_anew(slide: Path, other_seed: Path, tmp_path: P
 def test_a_changed_slide_starts_anew(tmp_path: Path) -> None:
     slide = tmp_path / "drawn.tif"
     for seed in (1, 2):
-        write_synthetic_slide(slide, (400, 400), mpp=0.5, seed=seed, tissue_fraction=1.0)
+        write_synthetic_slide(slide, (256, 256), mpp=0.5, seed=seed, tissue_fraction=1.0)
         told: list[str] = []
         with pytest.raises(KeyboardInterrupt):  # past the activation network, which is kept
             fit(small(slide, tmp_path / "model"), lambda now, *_, told=told: told.append(now) or _stop(now))
@@ -185,9 +213,9 @@ def test_another_seed_gives_another_model(fitted: Path, other_seed: Path) -> Non
     assert all(not torch.equal(one[name], other[name]) for name in one if name.endswith("0.weight"))
 
 
-def test_a_model_is_replaced_by_a_second_fit(slide: Path, fitted: Path, tmp_path: Path) -> None:
-    for seed in (1, 0):
-        fit(small(slide, tmp_path / "model", seed=seed, rounds=(20, 20) if seed == 0 else (1,)))
+def test_a_model_is_replaced_by_a_second_fit(slide: Path, fitted: Path, other_seed: Path, tmp_path: Path) -> None:
+    shutil.copytree(other_seed, tmp_path / "model")
+    fit(small(slide, tmp_path / "model"))
     assert files(tmp_path / "model") == files(fitted)
 
 
@@ -207,14 +235,15 @@ def test_objectives_with_parts_of_their_own_are_kept_over_a_stop(slide: Path, tm
 # --- begin with a model ----------------------------------------------------------------------------------------------
 
 
-def test_a_fit_from_a_model_begins_with_its_weights_and_widths(slide: Path, fitted: Path, tmp_path: Path) -> None:
+def test_a_fit_from_a_model_begins_with_its_weights_and_widths(
+    slide: Path, fitted: Path, other_seed: Path, tmp_path: Path
+) -> None:
     """One step of a rate that is still rising changes a weight by less than a thousandth."""
     adapted = fit(small(slide, tmp_path / "adapted", base=str(fitted), rounds=(1,), widths=(16, 32, 64, 96)))
-    fresh = fit(small(slide, tmp_path / "fresh", rounds=(1,), seed=1))
-    assert adapted.network.widths == fresh.network.widths == (8, 16)
+    assert adapted.network.widths == (8, 16)
     assert adapted.training["base"] == {"name": "model", "weights_sha256": load_model(str(fitted)).weights_sha256}
     base, near, far = (
-        load_file(folder / "weights.safetensors") for folder in (fitted, tmp_path / "adapted", tmp_path / "fresh")
+        load_file(folder / "weights.safetensors") for folder in (fitted, tmp_path / "adapted", other_seed)
     )
     weights = [name for name in base if name.endswith(".weight") and base[name].ndim == 4]
     assert max(float((base[name] - near[name]).abs().max()) for name in weights) < 1e-3
@@ -272,7 +301,7 @@ def test_fluorescence_is_refused(slide: Path, tmp_path: Path) -> None:
 
 def test_a_real_fluorescence_slide_is_refused(slide: Path, data: Path, tmp_path: Path) -> None:
     sources = (Source(data / "slides" / "fluorescence_dapi.ndpi"),)
-    with pytest.raises(SlideError, match="fluorescence_dapi.ndpi looks like fluorescence"):
+    with pytest.raises(SlideError, match=r"fluorescence_dapi\.ndpi looks like fluorescence"):
         fit(small(slide, tmp_path / "model", sources=sources))
 
 
@@ -284,17 +313,20 @@ def test_quick_is_less_of_everything(slide: Path) -> None:
     assert quick.widths == full.widths
 
 
-def test_a_round_is_left_with_averaged_weights_in_evaluation_mode(slide: Path, tmp_path: Path) -> None:
-    """What the next round labels with is what would be written."""
-    seen: list[bool] = []
-    labels = fitting.network_labels
+def test_what_a_round_leaves_labels_the_next_one(slide: Path, tmp_path: Path) -> None:
+    """In evaluation mode, as it would be written: begun with a model that knows nuclei, it finds some again."""
+    seen: list[tuple[bool, int]] = []
+    find = fitting.network_labels
 
-    def spy(net: torch.nn.Module, *others: object) -> object:
-        seen.append(net.training)
-        return labels(net, *others)  # type: ignore[arg-type]
+    def spy(net: torch.nn.Module, *others: object) -> tuple[Labels, Target]:
+        believed, target = find(net, *others)  # type: ignore[arg-type]
+        seen.append((net.training, len(np.unique(believed)) - 1))
+        return believed, target
 
+    settings = small(slide, tmp_path / "model", base="default", activation_steps=1, rounds=(1, 1))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fitting, "network_labels", spy)
-        fit(small(slide, tmp_path / "model", activation_steps=1, rounds=(1, 1)))
-    assert seen
-    assert not any(seen)
+        with pytest.raises(KeyboardInterrupt):  # the labels are made by then
+            fit(settings, stop_at("round 2", 1, interrupt))
+    assert [training for training, _ in seen] == [False] * 4
+    assert min(count for _, count in seen) > 10
