@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -38,11 +39,17 @@ class OpenSlideFile:
         except openslide.OpenSlideError as error:
             with self._lock:
                 if self.handle is handle:
-                    self.handle = openslide.OpenSlide(self.path)
+                    self._open_anew()
             raise SlideReadError(
                 f"{self.path}: cannot decode level {number}, {shape[0]} × {shape[1]} px at level-0 y {location[0]}, "
                 f"x {location[1]}: {error}; the file is damaged there: copy or export it again"
             ) from error
+
+    def _open_anew(self) -> None:
+        """A handle that reads again; where the file has gone, the old one goes on refusing."""
+        with suppress(openslide.OpenSlideError):
+            # The old one is not closed: other threads may be reading from it.
+            self.handle = openslide.OpenSlide(self.path)
 
     def close(self) -> None:
         """Give the file back."""
