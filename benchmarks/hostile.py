@@ -404,7 +404,7 @@ def _edit(file: Path, change: Callable[[Any], object]) -> bool:
         document = json.loads(file.read_text())
         change(document)
         file.write_text(json.dumps(document))
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
         return False
     return True
 

@@ -167,13 +167,13 @@ def _check_path(path: Path) -> None:
     """Raise ``SlideError`` unless something readable and non-empty lies at ``path``."""
     try:
         if path.is_symlink() and not path.exists():
-            raise SlideError(f"{path}: a link to {os.readlink(path)}, which does not exist")
+            raise SlideError(f"{path}: a link to {os.readlink(path)}, which does not exist; copy the slide itself")
         if not path.exists():
             raise SlideError(f"{path}: no such file or folder")
         if path.is_dir():
             next(path.iterdir(), None)
         elif not path.is_file():
-            raise SlideError(f"{path}: neither a file nor a folder (a socket, pipe or device)")
+            raise SlideError(f"{path}: neither a file nor a folder (a socket, pipe or device); name a slide")
         elif not _first_bytes(path):
             raise SlideError(f"{path}: the file is empty (0 bytes); copy it again")
     except SlideError:
@@ -199,10 +199,10 @@ def _open(path: Path, reader: Reader) -> _Opened:
     is_tiff = _first_bytes(path).startswith(_TIFF_STARTS)
     # OpenSlide would see level 0 only of a pyramid in SubIFDs.
     if reader == "tifffile" or (reader == "auto" and is_tiff and _is_ome_tiff(path)):
-        return _open_tiff(path)
+        return _open_tiff(path, whole=reader == "auto")
     opened = _open_with_openslide(path, fast=reader == "auto")
     if opened is None and reader == "auto":
-        opened = _open_tiff(path) if is_tiff else _open_image(path)
+        opened = _open_tiff(path, whole=True) if is_tiff else _open_image(path)
     if opened is None:
         raise SlideError(
             f"{path}: not a slide that wsiproc can read (it starts with {_first_bytes(path)!r}); it reads what "
@@ -254,10 +254,10 @@ def _is_ome_tiff(path: Path) -> bool:
     return is_ome_tiff(path)
 
 
-def _open_tiff(path: Path) -> _Opened:
+def _open_tiff(path: Path, whole: bool) -> _Opened:
     from wsiproc.io.tiff_reader import open_tiff
 
-    file, levels, facts = open_tiff(path)
+    file, levels, facts = open_tiff(path, whole)
     return _Opened(levels, facts, file.close)
 
 

@@ -29,6 +29,8 @@ from wsiproc.io.resolution import MICROMETRES
 _CACHE_BYTES = 64 << 20
 # tifffile looks for loops of directories at the hundredth only, and else follows them for ever.
 _MAX_PAGES = 10_000
+# Fewer tiles beyond the end of the file are damage to these tiles, not a file cut short.
+_CUT_SHARE = 0.1
 _RGB_PHOTOMETRICS = {"RGB", "YCBCR", "MINISBLACK"}
 
 
@@ -167,10 +169,10 @@ class TiffLevel:
         return planes[0][..., :3] if len(planes) == 1 else np.concatenate(planes[:3], axis=-1)
 
 
-def open_tiff(path: Path) -> tuple[TiffFile, list[Level], SlideFacts]:
+def open_tiff(path: Path, whole: bool = False) -> tuple[TiffFile, list[Level], SlideFacts]:
     """The levels and facts of the largest picture in a TIFF, its pyramid in SubIFDs or as reduced pages.
 
-    Raises ``SlideError`` for files that are no RGB uint8 pictures.
+    Raises ``SlideError`` for files that are no RGB uint8 pictures and, if ``whole``, for those that were cut short.
     """
     try:
         file = TiffFile(path)
@@ -178,8 +180,12 @@ def open_tiff(path: Path) -> tuple[TiffFile, list[Level], SlideFacts]:
         raise SlideError(f"{path}: no TIFF that can be read: {error}; copy or export the slide again") from error
     try:
         _require_end(path, file.tiff)
-        series = max(file.tiff.series, key=lambda each: each.size)
+        series = max(file.tiff.series, key=lambda each: each.size, default=None)
+        if series is None or series.size == 0:
+            raise SlideError(f"{path}: a TIFF without a picture; the file is damaged: copy or export it again")
         stacks = [_level_pages(path, level) for level in series.levels]
+        if whole:
+            _require_whole(path, stacks[0])
         return file, _open_levels(file, stacks), _read_facts(file.tiff, series)
     except SlideError:
         file.close()
@@ -201,6 +207,18 @@ def _require_end(path: Path, tiff: tifffile.TiffFile) -> None:
         raise SlideError(
             f"{path}: more than {_MAX_PAGES} TIFF directories, or a loop of them; the file is damaged: copy or export "
             "it again"
+        )
+
+
+def _require_whole(path: Path, pages: Sequence[Any]) -> None:
+    """Raise ``SlideError`` where so many tiles lie beyond the end of the file that it must have been cut short."""
+    size = path.stat().st_size
+    ends = [a + b for page in pages for a, b in zip(page.dataoffsets, page.databytecounts, strict=False) if b]
+    missing = sum(end > size for end in ends)
+    if missing > _CUT_SHARE * len(ends):
+        raise SlideError(
+            f"{path}: the file is cut short: {missing} of {len(ends)} tiles lie beyond its end, at {size:,} bytes; "
+            "copy it again (--reader tifffile reads what is there)"
         )
 
 
