@@ -143,7 +143,10 @@ def _assemble(path: Path, given_mpp: float | None, opened: _Opened) -> PyramidSl
     h, w = opened.levels[0].shape
     scanned = (facts.bounds or Box(0, 0, h, w)).clip((h, w))
     if scanned.area == 0:
-        raise SlideError(f"{path}: the scanned part {facts.bounds} lies outside the canvas of {h} × {w} px")
+        raise SlideError(
+            f"{path}: the scanned part {facts.bounds} lies outside the canvas of {h} × {w} px; the file is damaged: "
+            "copy or export it again"
+        )
     slide = PyramidSlide(
         path=path,
         name=slide_name(path),

@@ -11,6 +11,7 @@ import struct
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -184,6 +185,11 @@ def open_tiff(path: Path, whole: bool = False) -> tuple[TiffFile, list[Level], S
         if series is None or series.size == 0:
             raise SlideError(f"{path}: a TIFF without a picture; the file is damaged: copy or export it again")
         stacks = [_level_pages(path, level) for level in series.levels]
+        if stacks[0][0].is_reduced:
+            raise SlideError(
+                f"{path}: its largest picture, {_page_shape(stacks[0][0])} px (h, w), is marked as a smaller copy of "
+                "one that cannot be read; the file is damaged: copy or export it again"
+            )
         if whole:
             _require_whole(path, stacks[0])
         return file, _open_levels(file, stacks), _read_facts(file.tiff, series)
@@ -199,11 +205,8 @@ def open_tiff(path: Path, whole: bool = False) -> tuple[TiffFile, list[Level], S
 
 def _require_end(path: Path, tiff: tifffile.TiffFile) -> None:
     """Raise ``SlideError`` where the chain of directories does not end."""
-    try:
-        page = tiff.pages[_MAX_PAGES]
-    except IndexError:
-        return
-    if page.aspage().index == _MAX_PAGES:  # an earlier one is what tifffile gives for a loop that it has cut
+    with suppress(IndexError):
+        tiff.pages[_MAX_PAGES]
         raise SlideError(
             f"{path}: more than {_MAX_PAGES} TIFF directories, or a loop of them; the file is damaged: copy or export "
             "it again"

@@ -61,18 +61,20 @@ def open_zarr(path: Path) -> tuple[list[Level], SlideFacts]:
         ome = _ome(attributes)
         multiscale: dict[str, Any] = ome["multiscales"][0]
         axes = "".join(axis["name"] for axis in multiscale["axes"])
+        if sorted(axes) != sorted(set(axes)) or not set("yxc") <= set(axes):
+            raise SlideError(f"{path}: its axes are {axes!r}; a slide has y, x and c, each once: write it again")
         datasets = multiscale["datasets"]
         found = [group[dataset["path"]] for dataset in datasets]
         scales = [_yx_scale(multiscale, dataset, axes) for dataset in datasets]
         version = str(ome.get("version") or multiscale.get("version") or "0.4")
         units = [_unit_um(multiscale["axes"], axis) for axis in "yx"]
+    except SlideError:
+        raise
     except Exception as error:  # zarr and hand-written metadata fail in many ways
         raise SlideError(
             f"{path}: no OME-Zarr picture: {type(error).__name__}: {error}; the folder must hold 'multiscales' "
-            "metadata of OME-Zarr 0.4 or 0.5 (check it with: ome-zarr-models validate)"
+            "metadata of OME-Zarr 0.4 or 0.5 (check it with: ome-zarr-models validate): copy or write the slide again"
         ) from error
-    if sorted(axes) != sorted(set(axes)) or not set("yxc") <= set(axes):
-        raise SlideError(f"{path}: the axes are {axes!r}; a picture has y, x and c, each once: write the slide again")
     arrays = [_check_array(path, array, axes) for array in found]
     check_shapes(path, [(array.shape[axes.index("y")], array.shape[axes.index("x")]) for array in arrays])
     base = (arrays[0].shape[axes.index("y")], arrays[0].shape[axes.index("x")])

@@ -13,7 +13,8 @@ from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore
 
-# Of zarr v2, ``pickle`` runs any code that a chunk holds, and others build Python objects; pictures need none of them.
+# Of zarr v2, ``pickle`` runs any code that a chunk holds (numcodecs refuses since 0.16.6, unless told otherwise), and
+# others build Python objects; pictures need none of them.
 # https://github.com/zarr-developers/numcodecs/issues/706
 _CODECS = {
     # both versions
@@ -62,12 +63,13 @@ class FolderStore(LocalStore):
 
 def require_plain_codecs(array: zarr.Array[Any]) -> None:
     """Raise ``ValueError`` where an array's chunks would be decoded by more than compression and reordering."""
-    for name in _codec_names(array.metadata.to_dict()):
-        if name.removeprefix("numcodecs.") not in _CODECS and not name.startswith("imagecodecs_"):
-            raise ValueError(
-                f"array {array.path!r} is encoded with {name!r}, which may run code or is unknown, and is not read; "
-                "write the picture with blosc, zstd, gzip or no compression"
-            )
+    names = [name.removeprefix("numcodecs.") for name in _codec_names(array.metadata.to_dict())]
+    strange = [name for name in names if name not in _CODECS and not name.startswith("imagecodecs_")]
+    if strange:
+        raise ValueError(
+            f"array {array.path!r} is encoded with {', '.join(strange)}, which may run code or is unknown, and is not "
+            "read; write the picture with blosc, zstd, gzip or no compression"
+        )
 
 
 def _codec_names(metadata: Any) -> Iterator[str]:
