@@ -31,7 +31,7 @@ from wsiproc.synthetic.slide import write_synthetic_slide
 Picture = npt.NDArray[np.uint8]
 
 MPP = 0.5
-SHAPE = (620, 780)
+SHAPE = (420, 520)
 OUTSIDE = "outside"
 """Folder beside the mutated file that nothing may read or write: a picture of one colour, and a text."""
 OUTSIDE_RGB = (3, 201, 77)
@@ -79,10 +79,10 @@ def write_ndpi(path: Path, picture: Picture, levels: int = 3) -> None:
     out.write(b"II*\0" + bytes(8))
     link = 4
     # Each level's rows of 8 × 8 px blocks hold whole restart intervals.
-    for number, level in enumerate(_levels(picture[:576, :768], levels)):
+    for number, level in enumerate(_levels(picture[:384, :512], levels)):
         h, w = level.shape[:2]
         jpeg = io.BytesIO()
-        Image.fromarray(level).save(jpeg, "JPEG", quality=80, subsampling=0, restart_marker_blocks=12)
+        Image.fromarray(level).save(jpeg, "JPEG", quality=80, subsampling=0, restart_marker_blocks=16)
         data = jpeg.getvalue()
         start = out.tell()
         out.write(data)
@@ -220,7 +220,7 @@ def copy(source: Path, target: Path) -> None:
 
 
 def write_outside(folder: Path) -> None:
-    """What lies outside: a zarr of one colour, a chunk of it, a text."""
+    """What lies outside: zarrs of one colour, a text."""
     folder.mkdir()
     colour = np.empty((256, 256, 3), np.uint8)
     colour[:] = OUTSIDE_RGB

@@ -98,7 +98,7 @@ def test_chunks_that_are_code_are_never_run(
 
 
 def test_the_library_would_run_them(tmp_path: Path, small: Picture, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Why the codecs are checked: zarr decodes with whatever the file asks for, and numcodecs refuses since 0.16.6."""
+    """Why the codecs are checked: zarr decodes with whatever the file asks for, and only newer numcodecs refuse."""
     monkeypatch.setattr("numcodecs.pickles.ALLOW_UNSAFE_PICKLE_DECODE", True, raising=False)
     path = tmp_path / "a.zarr"
     write_ome_zarr(path, [small], "0.4")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +32,9 @@ Reader = Literal["auto", "openslide", "tifffile", "tiatoolbox"]
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Their tiles lie on a plain grid, so that they can be decoded without OpenSlide.
 _PLAIN_TIFF_FORMATS = {"aperio", "generic-tiff"}
-# Around a damaged place, an overview is given up in squares of less than twice this side.
-_SMALLEST_UNREAD_PX = 8
+# Around a damaged place, an overview is given up in squares of less than twice this side; in larger ones where so much
+# is damaged that finding out costs more than it tells.
+_SMALLEST_UNREAD_PX, _MOST_FAILURES = 8, 200
 _SUFFIXES = re.compile(r"(\.ome)?\.(zarr|tiff?|btf|tf[28])$|\.[^.\s]{1,6}$", re.IGNORECASE)
 # What a file system refuses, a terminal obeys (control characters, changes of direction), or UTF-8 cannot write.
 _NO_NAME = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]')
@@ -299,17 +301,19 @@ def look_over(slide: Slide, max_px: int = 3072, finest_mpp: float = 2.0) -> Over
     shape, mpp = overview_grid(slide, max_px, finest_mpp)
     pixels, unread = np.full((*shape, 3), 255, np.uint8), np.zeros(shape, bool)
     reason: str | None = None  # no error is kept: each would hold on to the handle that it broke
-    waiting = [Box(0, 0, *shape)]
+    waiting = deque([Box(0, 0, *shape)])
+    failures = 0
     while waiting:
-        box = waiting.pop()
+        box = waiting.popleft()
         try:
             pixels[box.slices] = slide.read(box, mpp)
         except SlideReadError as error:
             reason = reason or str(error)
-            # Cut down to where the damage is; the pieces have the same pixels as the whole.
-            side = max(box.shape) // 2
-            if side >= _SMALLEST_UNREAD_PX:
-                waiting += pieces(box, -(-max(box.shape) // 2))
+            failures += 1
+            side = -(-max(box.shape) // 2)
+            if side >= _SMALLEST_UNREAD_PX and failures < _MOST_FAILURES:
+                # Cut down to where the damage is; the pieces have the same pixels as the whole.
+                waiting += pieces(box, side)
             else:
                 unread[box.slices] = True
     if reason is not None and unread.all():

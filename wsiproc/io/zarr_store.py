@@ -13,7 +13,7 @@ from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore
 
-# Of zarr v2, ``pickle`` runs any code that a chunk holds (numcodecs refuses since 0.16.6, unless told otherwise), and
+# Of zarr v2, ``pickle`` runs any code that a chunk holds (newer numcodecs refuse, unless told otherwise), and
 # others build Python objects; pictures need none of them.
 # https://github.com/zarr-developers/numcodecs/issues/706
 _CODECS = {
