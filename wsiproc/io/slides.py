@@ -250,6 +250,10 @@ def _open_with_openslide(path: Path, fast: bool) -> _Opened | None:
         if direct is not None:
             file.close()
             return _Opened(direct[1], facts, direct[0].close)
+    if facts.format != "hamamatsu" and _first_bytes(path).startswith(_TIFF_STARTS):  # NDPI has no tiles in the TIFF
+        from wsiproc.io.tiff_reader import check_tile_bytes
+
+        check_tile_bytes(path)
     return _Opened(levels, facts, file.close)
 
 

@@ -6,6 +6,7 @@ is also about five times as fast as OpenSlide and never interpolates.
 
 from __future__ import annotations
 
+import logging
 import os
 import struct
 import threading
@@ -32,6 +33,8 @@ _CACHE_BYTES = 64 << 20
 _MAX_PAGES = 10_000
 # Fewer tiles beyond the end of the file are damage to these tiles, not a file cut short.
 _CUT_SHARE = 0.1
+# What it logs of a damaged file is said in our errors; a program that wants the log adds its own handler.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
 _RGB_PHOTOMETRICS = {"RGB", "YCBCR", "MINISBLACK"}
 
 
@@ -222,6 +225,25 @@ def _require_whole(path: Path, pages: Sequence[Any]) -> None:
         raise SlideError(
             f"{path}: the file is cut short: {missing} of {len(ends)} tiles lie beyond its end, at {size:,} bytes; "
             "copy it again (--reader tifffile reads what is there)"
+        )
+
+
+def check_tile_bytes(path: Path) -> None:
+    """Raise ``SlideError`` where a tile of a TIFF says that it is larger than the file.
+
+    OpenSlide asks for so much memory, and where it is not granted the process ends.
+    """
+    size = path.stat().st_size
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            _require_end(path, tiff)
+            largest = max((max(page.aspage().databytecounts, default=0) for page in tiff.pages), default=0)
+    except Exception:  # what tifffile cannot read is left to OpenSlide
+        return
+    if largest > size:
+        raise SlideError(
+            f"{path}: a tile is said to have {largest:,} bytes, the whole file has {size:,}; the file is damaged: copy "
+            "or export it again"
         )
 
 
