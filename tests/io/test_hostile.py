@@ -24,6 +24,7 @@ from tests.io.slide_writers import MPP, Picture, pyramid, write_ome_tiff, write_
 from wsiproc.core.geometry import Box
 from wsiproc.errors import SlideError, SlideReadError
 from wsiproc.io.slides import describe, look_over, open_slide, read_overview, slide_name
+from wsiproc.io.tiff_directories import check_directories
 from wsiproc.io.tiff_reader import jpeg_size
 
 REMEDY = r"copy|export|convert|write|give|choose|name a slide|put the file itself"
@@ -286,6 +287,52 @@ def test_extreme_values_of_tags(tmp_path: Path, picture: Picture, tag: str, valu
         slide.read(Box(0, 0, *slide.shape), MPP)
     assert str(path) in str(caught.value)
     assert re.search(REMEDY, str(caught.value))
+
+
+@pytest.mark.parametrize("count", [2**31 - 1, 2**37, 2**63])
+@pytest.mark.parametrize("reader", ["auto", "openslide"])
+def test_a_tag_of_more_values_than_the_file_has_bytes_does_not_end_the_process(
+    tmp_path: Path, picture: Picture, count: int, reader: str
+) -> None:
+    """OpenSlide's allocator would: on any machine for the last two."""
+    path = tmp_path / "a.tif"
+    write_tiff(path, pyramid(picture))
+    check_directories(path)
+    patch(path, entry(path, 1, "TileByteCounts")[0] + 4, struct.pack("<Q", count))
+    with pytest.raises(SlideError, match=rf"a\.tif: tag 325 .* {count:,} values, .*copy or export"):
+        open_slide(path, reader=reader)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("tag", "value", "words"),
+    [
+        ("ImageLength", 2**31 - 1, "2147483647 × 903 px; no glass is larger"),
+        ("TileLength", 2**31 - 1, "2147483647 × 128 px, too many to decode at once"),
+        ("TileLength", 0, "a.tif"),
+    ],
+)
+@pytest.mark.parametrize("reader", ["auto", "openslide"])
+def test_sizes_that_cannot_be_do_not_end_the_process(
+    tmp_path: Path, picture: Picture, tag: str, value: int, words: str, reader: str
+) -> None:
+    path = tmp_path / "a.tif"
+    write_tiff(path, pyramid(picture))
+    patch(path, entry(path, 0, tag)[1], struct.pack("<Q", value))
+    with pytest.raises(SlideError, match=words):
+        open_slide(path, reader=reader)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["CMU-1-Small-Region.svs", "fluorescence_dapi.ndpi", "EAS2_HE1_20x.tif"])
+def test_the_directories_of_real_slides_are_walked_to_their_end(real_slides: Path, name: str, tmp_path: Path) -> None:
+    """The last entry of the last directory, spoiled, is found."""
+    check_directories(real_slides / name)
+    path = tmp_path / name
+    path.write_bytes((real_slides / name).read_bytes())
+    with tifffile.TiffFile(path) as tiff:
+        tag = max(tiff.pages[-1].aspage().tags, key=lambda tag: tag.offset)
+        patch(path, tag.offset + 4, struct.pack("<I", 2**32 - 1))
+    with pytest.raises(SlideError, match=f"tag {tag.code} .* 4,294,967,295 values"):
+        open_slide(path)
 
 
 def test_a_tile_that_claims_to_be_a_huge_jpeg_is_not_decoded(tmp_path: Path, picture: Picture) -> None:

@@ -238,7 +238,11 @@ def _open_folder(path: Path) -> _Opened:
 def _open_with_openslide(path: Path, fast: bool) -> _Opened | None:
     """Through OpenSlide; with ``fast``, the pixels of plain tiled TIFFs are decoded directly."""
     from wsiproc.io.openslide_reader import open_openslide
+    from wsiproc.io.tiff_directories import check_directories
 
+    is_tiff = _first_bytes(path).startswith(_TIFF_STARTS)
+    if is_tiff:
+        check_directories(path)
     found = open_openslide(path)
     if found is None:
         return None
@@ -250,7 +254,7 @@ def _open_with_openslide(path: Path, fast: bool) -> _Opened | None:
         if direct is not None:
             file.close()
             return _Opened(direct[1], facts, direct[0].close)
-    if facts.format != "hamamatsu" and _first_bytes(path).startswith(_TIFF_STARTS):  # NDPI has no tiles in the TIFF
+    if facts.format != "hamamatsu" and is_tiff:  # NDPI has no tiles in the TIFF
         from wsiproc.io.tiff_reader import check_tile_bytes
 
         check_tile_bytes(path)
