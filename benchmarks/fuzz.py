@@ -241,7 +241,8 @@ def fuzz(reader: str, numbers: range, arguments: argparse.Namespace, scratch: Pa
             if outcomes[0] in FINDINGS:
                 print(f"{reader} {trial.number}: {outcomes[0]}: {trial.done}\n    {detail[-900:]}", flush=True)
                 if arguments.keep:
-                    shutil.copytree(trial.folder, arguments.keep / trial.folder.name, symlinks=True, dirs_exist_ok=True)
+                    shutil.rmtree(arguments.keep / trial.folder.name, ignore_errors=True)
+                    shutil.copytree(trial.folder, arguments.keep / trial.folder.name, symlinks=True)
             elif arguments.only is not None:
                 print(f"{reader} {trial.number}: {', '.join(outcomes)}: {trial.done}")
             shutil.rmtree(trial.folder)

@@ -33,9 +33,9 @@ QUICK: dict[str, Any] = {"model": "classical", "executor": "loop", "device": "cp
 
 @pytest.fixture(scope="module")
 def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """2100 × 2300 px at 0.5 µm/px, four levels, tissue everywhere: 25 regions of 512 px."""
+    """1300 × 1500 px at 0.5 µm/px, three levels, tissue everywhere: nine regions of 512 px."""
     path = tmp_path_factory.mktemp("slides") / "good.tif"
-    write_synthetic_slide(path, (2100, 2300), mpp=0.5, seed=11, tissue_fraction=1.0)
+    write_synthetic_slide(path, (1300, 1500), mpp=0.5, seed=11, tissue_fraction=1.0)
     return path
 
 
@@ -77,7 +77,10 @@ def source_of(slide: Path) -> Any:
     return slide_source(slide, Settings(**QUICK))
 
 
-def test_one_damaged_tile_costs_its_regions_and_no_byte_of_the_others(slide: Path, tmp_path: Path) -> None:
+def test_one_damaged_tile_costs_its_regions_and_no_byte_of_the_others(
+    slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wsiproc.survey.SAMPLE_WINDOWS", 2)  # on a large slide, most places are in no sample
     y, x = untouched_place(slide)
     (tmp_path / "bad").mkdir()
     bad = tmp_path / "bad" / "good.tif"
@@ -107,7 +110,7 @@ def test_one_damaged_tile_costs_its_regions_and_no_byte_of_the_others(slide: Pat
         kept = cells.take(np.flatnonzero(~near))
         rings.append([kept.rings[i].tobytes() + kept.scores[i].tobytes() for i in range(len(kept))])
     assert rings[0] == rings[1]
-    assert len(rings[0]) > 500
+    assert len(rings[0]) > 200
 
 
 def test_damage_in_a_sample_and_in_the_overview_costs_no_slide(slide: Path, tmp_path: Path) -> None:
@@ -120,7 +123,7 @@ def test_damage_in_a_sample_and_in_the_overview_costs_no_slide(slide: Path, tmp_
     assert sample is not None
     assert overview is not None
     assert sample["regions"]["failed"]
-    assert sample["counts"]["cells"] > 500
+    assert sample["counts"]["cells"] > 200
     assert overview["regions"]["failed"] == []
     assert any("of the overview of overview.tif cannot be read" in warning for warning in overview["warnings"])
     again = look_at(source_of(tmp_path / "sample.tif"), load_model("classical"), "all", None)
