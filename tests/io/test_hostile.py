@@ -208,6 +208,18 @@ def test_picture_metadata_that_cannot_be(
     refused(tmp_path / "a.zarr", words)
 
 
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_a_chunk_far_larger_than_its_pixels_is_not_unpacked(tmp_path: Path, small: Picture, version: str) -> None:
+    path = tmp_path / "a.zarr"
+    write_ome_zarr(path, [small], version)
+    chunk = path / "0" / ("0.1.1" if version == "0.4" else "c/0/1/1")
+    chunk.write_bytes(bytes(2 * 3 * 128 * 128 + 2**16 + 1))
+    with open_slide(path) as slide:
+        with pytest.raises(SlideReadError, match=r"has 163,841 bytes, and no chunk of this array more than 163,840"):
+            slide.read(Box(150, 150, 10, 10), MPP)
+        assert np.array_equal(slide.read(Box(0, 0, 100, 100), MPP), small[:100, :100])
+
+
 def test_metadata_nested_without_end(tmp_path: Path, small: Picture) -> None:
     write_ome_zarr(tmp_path / "a.zarr", [small], "0.5")
     (tmp_path / "a.zarr" / "zarr.json").write_text('{"a":' * 100_000)

@@ -76,6 +76,8 @@ def open_zarr(path: Path) -> tuple[list[Level], SlideFacts]:
             "metadata of OME-Zarr 0.4 or 0.5 (check it with: ome-zarr-models validate): copy or write the slide again"
         ) from error
     arrays = [_check_array(path, array, axes) for array in found]
+    for array in arrays:
+        store.limit(array)
     check_shapes(path, [(array.shape[axes.index("y")], array.shape[axes.index("x")]) for array in arrays])
     base = (arrays[0].shape[axes.index("y")], arrays[0].shape[axes.index("x")])
     levels: list[Level] = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -23,6 +24,8 @@ _CODECS = {
     # zarr v3's own
     "bytes", "transpose", "sharding_indexed",
 }  # fmt: skip
+_METADATA = {"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"}
+_SPARE_BYTES = 1 << 16
 
 
 class FolderStore(LocalStore):
@@ -31,6 +34,15 @@ class FolderStore(LocalStore):
     def __init__(self, root: Path) -> None:
         super().__init__(root, read_only=True)
         self._real_root = os.path.realpath(root)
+        self._limits: dict[str, int] = {}
+
+    def limit(self, array: zarr.Array[Any]) -> None:
+        """From now on, refuse files of an array that are much larger than the pixels that they hold: they are none.
+
+        Compressed data of that size could unpack to anything.
+        """
+        held = math.prod(array.shards or array.chunks) * array.dtype.itemsize
+        self._limits[array.path] = 2 * held + _SPARE_BYTES
 
     async def get(
         self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
@@ -54,11 +66,14 @@ class FolderStore(LocalStore):
         if os.path.commonpath([real, self._real_root]) != self._real_root:
             raise PermissionError(f"{key} leads out of the folder, to {real}; put the file itself there (cp -rL)")
         try:
-            mode = os.stat(real).st_mode
+            status = os.stat(real)
         except FileNotFoundError:
             return
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
             raise PermissionError(f"{key} is a pipe, socket or device where a file should be")
+        most = next((most for path, most in self._limits.items() if key.startswith(f"{path}/")), None)
+        if most is not None and status.st_size > most and Path(key).name not in _METADATA:
+            raise PermissionError(f"{key} has {status.st_size:,} bytes, and no chunk of this array more than {most:,}")
 
 
 def require_plain_codecs(array: zarr.Array[Any]) -> None:
