@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import socket
 import subprocess
@@ -198,9 +197,8 @@ def report(
     print(f"tracebacks: {(done.stderr + done.stdout).count('Traceback')}; files elsewhere: {len(stray)}")
     for path, kind in bad.items():
         reason = named[path][0].split(f"{path}: ", 1)[-1] if named[path] else "NOT NAMED"
-        print(
-            f"  {kind} ({path.name.rpartition(' ')[2].partition('.')[2]}): {re.sub(re.escape(str(path)), '…', reason)}"
-        )
+        reason = reason.replace(str(path.parent), "…")
+        print(f"  {kind} ({path.name.rpartition(' ')[2].partition('.')[2]}): {reason}")
     good = not lost and not wrong and not stray and told and done.returncode == 1 and len(failures) == len(bad)
     return int(not good or "Traceback" in done.stderr + done.stdout)
 

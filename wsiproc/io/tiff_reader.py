@@ -321,6 +321,8 @@ def _level_pages(path: Path, level: Any) -> list[Any]:
     """The one page of a level, or the three of an RGB picture with a page for each channel."""
     pages = [page.aspage() for page in level.pages if page is not None]
     page = pages[0]
+    if page.dtype is None or min(_page_shape(page)) < 1:
+        raise SlideError(f"{path}: a TIFF without a picture; the file is damaged: copy or export it again")
     channels = page.samplesperpixel if len(pages) == 1 else len(pages)
     what = f"{channels} channels of {page.dtype}, {_name(page.photometric)}, axes {level.axes}"
     if page.dtype != np.uint8:
