@@ -19,6 +19,8 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
         (("million_cells.py", "4000", "1"), "peak of all processes"),
         (("peak_memory.py", sys.executable, "-c", "print('hello')"), "peak of all processes"),
         (("geojson_write.py", "20000"), "per million"),
+        (("fuzz.py", "ndpi", "--files", "4"), "| ndpi | 4 | "),
+        (("corrupt_batch.py", "15"), "good: 1 done, 0 lost; bad: 14 named, 0 not exactly once"),
     ],
 )
 def test_a_benchmark_prints_its_figures(command: tuple[str, ...], said: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from wsiproc.core.cells import CellTable
 from wsiproc.core.geometry import Box, Grid
+from wsiproc.errors import SlideReadError
 from wsiproc.io.parquet import read_cells
 from wsiproc.io.slides import Slide
 from wsiproc.pipeline import BLOCK, Block
@@ -51,11 +53,17 @@ class CropPlaces:
 
 
 def take_crops(job: Job, slide: Slide, blocks: Sequence[Block], places: CropPlaces) -> list[Crop]:
-    """The pictures, read from the slide at the model's resolution, with the outlines of all cells in view."""
+    """The pictures, read from the slide at the model's resolution, with the outlines of all cells in view.
+
+    One that reaches into a damaged place is left out.
+    """
     groups = {(block.region.row, block.region.col): number for number, block in enumerate(blocks)}
-    crops = [_crop(job, slide, groups, place, f"typical {i + 1}", False) for i, place in enumerate(places.typical())]
-    for score, _, place in places.doubtful:
-        crops.append(_crop(job, slide, groups, place, f"score {score:.2f} at the centre", True))
+    wanted = [(place, f"typical {i + 1}", False) for i, place in enumerate(places.typical())]
+    wanted += [(place, f"score {score:.2f} at the centre", True) for score, _, place in places.doubtful]
+    crops = []
+    for place, caption, doubtful in wanted:
+        with suppress(SlideReadError):
+            crops.append(_crop(job, slide, groups, place, caption, doubtful))
     return crops
 
 

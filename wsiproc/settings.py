@@ -17,6 +17,7 @@ _CHOICES = {
     "device": ("auto", "cpu", "cuda"),
     "executor": ("auto", "dask", "processes", "threads", "loop"),
 }
+_MOST_WORKERS = 1024
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,13 @@ class Settings:
             raise SettingsError(f"region is {self.region} px; it must be a positive multiple of the model's window")
         if self.workers is not None and self.workers < 1:
             raise SettingsError(f"workers is {self.workers}; at least 1 is needed")
+        if self.workers is not None and self.workers > _MOST_WORKERS:
+            raise SettingsError(
+                f"workers is {self.workers}; one machine can start {_MOST_WORKERS} at most: leave it out for one a "
+                "core, or name a cluster with --scheduler"
+            )
+        if self.memory_gb is not None and not self.memory_gb > 0:
+            raise SettingsError(f"memory_gb is {self.memory_gb:g}; it must be more than 0 GB")
         if self.batch is not None and self.batch < 1:
             raise SettingsError(f"batch is {self.batch}; at least 1 is needed")
         if not self.read_timeout_s > 0:
@@ -85,7 +93,7 @@ def load_settings(path: Path) -> dict[str, Any]:
     """Settings written in a TOML file, checked for unknown names and wrong types."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise SettingsError(f"cannot read settings from {path}: {error}") from error
     known = {field.name: str(field.type) for field in dataclasses.fields(Settings)}
     for name, value in values.items():

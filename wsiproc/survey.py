@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from wsiproc.array.tissue import find_tissue, grow, looks_fluorescent
 from wsiproc.core.geometry import Box, grid_shape
-from wsiproc.errors import PlanError
+from wsiproc.errors import PlanError, SlideReadError
 from wsiproc.io.roi import read_roi
-from wsiproc.io.slides import Slide, SlideSource, read_overview
+from wsiproc.io.slides import Overview, Slide, SlideSource, look_over
 from wsiproc.models.base import Model
 from wsiproc.projection import Frame, Mask, sample_windows
 
@@ -53,11 +53,13 @@ class Survey:
 def look_at(source: SlideSource, model: Model, tissue: str, roi: Path | None) -> Survey:
     """Read a slide's overview and a few windows of tissue; the same for every way to cut up the work.
 
-    ``tissue``: how it is found; ``roi``: GeoJSON with areas to work in. Raises SlideError, ResolutionError,
-    SettingsError, or PlanError where there is no tissue.
+    ``tissue``: how it is found; ``roi``: GeoJSON with areas to work in. Places that cannot be read cost themselves
+    only: cells are looked for there too, so that each of their regions is told with its reason. Raises SlideError,
+    ResolutionError, SettingsError, or PlanError where there is no tissue.
     """
     with source.open() as slide:
-        overview, overview_mpp = read_overview(slide)
+        seen = look_over(slide)
+        overview, overview_mpp = seen.pixels, seen.mpp
         frame = Frame(slide.shape, grid_shape(slide.shape, slide.mpp, model.mpp), slide.mpp)
         areas = read_roi(roi, slide.shape) if roi else None
         everywhere = _tissue_mask(overview, overview_mpp, tissue)
@@ -65,7 +67,7 @@ def look_at(source: SlideSource, model: Model, tissue: str, roi: Path | None) ->
         _require_tissue(inside, source.path, areas)
         boxes = sample_windows(inside, frame.grid, model.window, SAMPLE_WINDOWS)
         started = time.perf_counter()
-        samples = [slide.read(box, model.mpp) for box in boxes]
+        boxes, samples = _read_samples(slide, boxes, model.mpp)
         return Survey(
             slide=_slide_facts(slide),
             frame=frame,
@@ -73,13 +75,27 @@ def look_at(source: SlideSource, model: Model, tissue: str, roi: Path | None) ->
             overview_mpp=overview_mpp,
             roi=areas,
             tissue=inside,
-            search=_restrict(grow(everywhere, _BORDER_UM / overview_mpp[0]), areas, slide.shape),
+            search=_restrict(grow(everywhere, _BORDER_UM / overview_mpp[0]) | seen.unread, areas, slide.shape),
             read_s=(time.perf_counter() - started) / len(boxes),
             model=model.calibrate(samples),
             boxes=boxes,
             samples=samples,
-            warnings=_stain_warnings(slide, overview),
+            warnings=_stain_warnings(slide, overview) + _damage_warnings(slide, seen),
         )
+
+
+def _read_samples(slide: Slide, boxes: Sequence[Box], mpp: float) -> tuple[list[Box], list[npt.NDArray[np.uint8]]]:
+    """The boxes that can be read, and their pixels; SlideReadError where none can be."""
+    found: list[tuple[Box, npt.NDArray[np.uint8]]] = []
+    failure: SlideReadError | None = None
+    for box in boxes:
+        try:
+            found.append((box, slide.read(box, mpp)))
+        except SlideReadError as error:
+            failure = error
+    if failure is not None and not found:
+        raise failure
+    return [box for box, _ in found], [pixels for _, pixels in found]
 
 
 def _slide_facts(slide: Slide) -> dict[str, Any]:
@@ -101,6 +117,15 @@ def _stain_warnings(slide: Slide, overview: npt.NDArray[np.uint8]) -> tuple[str,
     return (
         f"{slide.path.name} looks like fluorescence (bright on black); the model expects a brightfield stain such as "
         "H&E, so the cells are not to be trusted",
+    )
+
+
+def _damage_warnings(slide: Slide, overview: Overview) -> tuple[str, ...]:
+    if overview.reason is None:
+        return ()
+    return (
+        f"{overview.unread.mean():.2%} of the overview of {slide.path.name} cannot be read and is white; where the "
+        f"level that cells are found on is damaged too, regions are missing. {overview.reason}",
     )
 
 

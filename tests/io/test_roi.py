@@ -71,6 +71,22 @@ def test_invalid_polygons_are_repaired_and_counted(tmp_path: Path, caplog: pytes
     assert "repaired 1 of 2 polygons" in caplog.text
 
 
+def test_a_region_that_reaches_over_the_edge_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    half = {"type": "Polygon", "coordinates": [[[100, 0], [300, 0], [300, 100], [100, 100], [100, 0]]]}
+    with caplog.at_level(logging.WARNING):
+        read_roi(write(tmp_path, SQUARE), SHAPE)
+        assert caplog.text == ""
+        assert read_roi(write(tmp_path, half), SHAPE).area == 10_000
+    assert "50.00 % of the region lies outside the slide of 200 × 100 px" in caplog.text
+
+
+def test_a_small_file_that_unpacks_to_a_large_one_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wsiproc.io.roi._MOST_BYTES", 1 << 20)
+    path = tmp_path / "roi.geojson.gz"
+    path.write_bytes(gzip.compress(bytes(2 << 20)))
+    refused(path, "more than 1 MiB")
+
+
 def refused(path: Path, words: str) -> None:
     with pytest.raises(SettingsError, match=words) as caught:
         read_roi(path, SHAPE)
@@ -84,6 +100,10 @@ def refused(path: Path, words: str) -> None:
         ([], "no polygon"),
         ({"type": "Point", "coordinates": [1, 2]}, "no polygon"),
         (feature(SQUARE, "cell"), "no polygon"),
+        ({"type": "Polygon", "coordinates": [[[0, 0], [9, 0], [20, 0], [0, 0]]]}, "no area"),
+        ({"type": "Polygon", "coordinates": [[[0, 0], [1e308, 0], [1e308, 1e308], [0, 0]]]}, "no pixel of a slide"),
+        ({**SQUARE, "crs": {"type": "name", "properties": {"name": "EPSG:4326"}}}, "EPSG:4326"),
+        ({**SQUARE, "crs": "metres"}, "metres"),
         ({"type": "Polygon", "coordinates": [[[1, 1], [2, 2]]]}, "not the GeoJSON of a region"),
         ({"type": "Blob"}, "not the GeoJSON of a region"),
         ({"a": 1}, "not the GeoJSON of a region"),

@@ -15,7 +15,7 @@ from PIL import Image
 from tests.io.slide_writers import MPP, SHAPE, write_ome_tiff, write_ome_zarr, write_tiff
 from wsiproc.core.geometry import Box
 from wsiproc.errors import MissingExtraError, ResolutionError, SettingsError, SlideError, SlideReadError
-from wsiproc.io import tiff_reader
+from wsiproc.io import limits
 from wsiproc.io.slides import open_slide
 
 Picture = npt.NDArray[np.uint8]
@@ -147,7 +147,7 @@ def test_zarr_of_two_channels(tmp_path: Path, picture: Picture) -> None:
 
 
 def test_picture_too_large_to_decode_whole(tmp_path: Path, picture: Picture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiff_reader, "MAX_WHOLE_BYTES", 1000)
+    monkeypatch.setattr(limits, "MAX_WHOLE_BYTES", 1000)
     Image.fromarray(picture).save(tmp_path / "a.png")
     refused(tmp_path / "a.png", "GiB", "tiled", mpp=0.5)
 

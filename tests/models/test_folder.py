@@ -1,5 +1,6 @@
 import dataclasses
 import hashlib
+import os
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -115,6 +116,20 @@ def test_malformed_toml_is_one_sentence(folder: Path) -> None:
         read_folder(folder)
 
 
+def test_facts_nested_without_end_are_one_sentence(folder: Path) -> None:
+    (folder / FACTS).write_text("a = " + "[" * 5000)
+    with pytest.raises(ModelError, match=r"model\.toml cannot be read: maximum recursion"):
+        read_folder(folder)
+
+
+@pytest.mark.parametrize("name", [FACTS, WEIGHTS])
+def test_a_pipe_is_not_waited_for(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(ModelError, match=f"{name} cannot be read: a pipe"):
+        read_folder(folder)
+
+
 def test_missing_files_are_named(folder: Path, tmp_path: Path) -> None:
     (folder / WEIGHTS).unlink()
     with pytest.raises(ModelError, match=f"has no {WEIGHTS}: copy the whole"):
@@ -193,5 +208,6 @@ def test_half_precision_weights_are_read_as_single(folder: Path) -> None:
 
 
 def test_what_is_bundled_or_unknown_is_said() -> None:
-    with pytest.raises(ModelError, match="known are classical, default, psm"):
-        load_model("psychic")
+    for name in ("psychic", "x" * 5000):
+        with pytest.raises(ModelError, match="known are classical, default, psm"):
+            load_model(name)

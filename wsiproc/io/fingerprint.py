@@ -12,9 +12,13 @@ _BLOCKS = 16
 
 
 def slide_files(path: Path) -> list[Path]:
-    """All files that belong to the slide at ``path``: itself, or those in its folder, sorted by name."""
+    """All files that belong to the slide at ``path``: itself, or those in its folder, sorted by name.
+
+    The DICOM files of a slide may be links, as archives make them; an OME-Zarr holds its files itself.
+    """
     if path.is_dir():
-        return sorted(file for file in path.rglob("*") if file.is_file())
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        return files if any(file.suffix == ".dcm" for file in files) else [f for f in files if not f.is_symlink()]
     data_folder = path.with_suffix("")
     if path.suffix.lower() == ".mrxs" and data_folder.is_dir():  # MIRAX keeps its pixels beside the named file
         return [path, *slide_files(data_folder)]

@@ -12,9 +12,9 @@ from PIL import Image, UnidentifiedImageError
 
 from wsiproc.core.geometry import Box
 from wsiproc.errors import SlideError, SlideReadError
+from wsiproc.io.limits import check_whole_bytes
 from wsiproc.io.pyramid_slide import SlideFacts
 from wsiproc.io.resample import UInt8Array
-from wsiproc.io.tiff_reader import check_whole_bytes
 
 _guard_lock = threading.Lock()
 
@@ -49,7 +49,7 @@ def open_image(path: Path) -> tuple[list[ImageLevel], SlideFacts] | None:
             mode, kind = image.mode, (image.format or "image").lower()
     except UnidentifiedImageError:
         return None
-    except (OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # each of Pillow's readers has errors of its own
         raise SlideError(f"{path}: the picture cannot be opened: {error}; copy or export it again") from error
     if mode.startswith(("I", "F")):
         raise SlideError(
@@ -68,7 +68,7 @@ def _decode(path: Path) -> UInt8Array:
                 rgba = image.convert("RGBA")
                 return np.asarray(Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB"))
             return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
+    except Exception as error:
         raise SlideReadError(
             f"{path}: cannot decode the picture: {error}; the file is damaged: copy or export it again"
         ) from error

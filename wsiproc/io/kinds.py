@@ -91,7 +91,7 @@ def read_kinds(path: Path) -> CellKinds:
     """The kinds in a file, checked for what an edit may have broken; SettingsError names the file and the place."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise SettingsError(f"cannot read kinds of cells from {path}: {error}") from error
     try:
         # Through JSON, as TOML's dates and times then become plain text that is no number.

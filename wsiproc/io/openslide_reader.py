@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import openslide
 
 from wsiproc.core.geometry import Box
 from wsiproc.errors import SlideError, SlideReadError
+from wsiproc.io.limits import check_tile
 from wsiproc.io.pyramid_slide import RGB, WHITE, SlideFacts
 from wsiproc.io.resample import Level, UInt8Array, level_downsample, pieces
 
@@ -38,11 +40,17 @@ class OpenSlideFile:
         except openslide.OpenSlideError as error:
             with self._lock:
                 if self.handle is handle:
-                    self.handle = openslide.OpenSlide(self.path)
+                    self._open_anew()
             raise SlideReadError(
                 f"{self.path}: cannot decode level {number}, {shape[0]} × {shape[1]} px at level-0 y {location[0]}, "
                 f"x {location[1]}: {error}; the file is damaged there: copy or export it again"
             ) from error
+
+    def _open_anew(self) -> None:
+        """A handle that reads again; where the file has gone, the old one goes on refusing."""
+        with suppress(openslide.OpenSlideError):
+            # The old one is not closed: other threads may be reading from it.
+            self.handle = openslide.OpenSlide(self.path)
 
     def close(self) -> None:
         """Give the file back."""
@@ -117,8 +125,17 @@ def open_openslide(path: Path) -> tuple[OpenSlideFile, list[Level], SlideFacts] 
             "(a part is missing beside it) or of an unsupported kind: copy it again or export it as OME-TIFF"
         ) from error
     facts = read_facts(file.handle.properties)
+    _check_tiles(file)
     levels = [_open_level(file, number, facts.background) for number in range(file.handle.level_count)]
     return file, levels, facts
+
+
+def _check_tiles(file: OpenSlideFile) -> None:
+    """Raise ``SlideError`` where level 0 has tiles of a size that no scanner writes; not every format tells."""
+    sides = [_number(file.handle.properties, f"openslide.level[0].tile-{side}") for side in ("height", "width")]
+    w, h = file.handle.level_dimensions[0]
+    if sides[0] is not None and sides[1] is not None:
+        check_tile(file.path, (int(sides[0]), int(sides[1])), (h, w), 4)
 
 
 def _open_level(file: OpenSlideFile, number: int, background: RGB) -> Level:

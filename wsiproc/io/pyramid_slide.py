@@ -10,6 +10,7 @@ from types import TracebackType
 import numpy as np
 
 from wsiproc.core.geometry import Box, grid_shape
+from wsiproc.errors import SlideReadError
 from wsiproc.io.fingerprint import fingerprint
 from wsiproc.io.resample import Level, UInt8Array, choose_level, read_grid
 
@@ -65,8 +66,16 @@ class PyramidSlide:
         if inside != box:
             pixels[:] = self.background
         level = self.pyramid[choose_level([each.downsample for each in self.pyramid], scale)]
-        for piece, part in read_grid(level, self.shape, self.origin, scale, inside):
-            pixels[piece.relative_to(box).slices] = part
+        try:
+            for piece, part in read_grid(level, self.shape, self.origin, scale, inside):
+                pixels[piece.relative_to(box).slices] = part
+        except SlideReadError:
+            raise
+        except Exception as error:  # what a library makes of a damaged file need not be an error that it documents
+            raise SlideReadError(
+                f"{self.path}: cannot read {box.h} × {box.w} px at y {box.y}, x {box.x} ({mpp:g} µm/px): "
+                f"{type(error).__name__}: {error}; the file is damaged there: copy or export it again"
+            ) from error
         return pixels
 
     def fingerprint(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import logging
 import zlib
 from collections.abc import Iterator
@@ -19,6 +20,10 @@ _log = logging.getLogger(__name__)
 _HELP = "export annotations from QuPath (File > Export objects as GeoJSON)"
 # What QuPath calls the objects that programs make; a user's own are annotations.
 _NO_ANNOTATIONS = {"detection", "cell", "tile", "tma_core"}
+# Far beyond any slide, and far below where squares of coordinates overflow.
+_FARTHEST_PX = 1e8
+_OUTSIDE_SHARE = 0.05
+_MOST_BYTES = 512 << 20
 
 
 def read_roi(path: Path, slide_shape: tuple[int, int]) -> shapely.MultiPolygon:
@@ -27,30 +32,57 @@ def read_roi(path: Path, slide_shape: tuple[int, int]) -> shapely.MultiPolygon:
     The coordinates are (x, y) as in the file and as shapely has them: level-0 px, origin at the top-left corner of
     the top-left px. Takes a FeatureCollection, a Feature, a bare geometry or a list of them, plain or gzipped.
     Detections, cells, points and lines in the file are ignored; invalid polygons are repaired, and how many is
-    logged. Raises ``SettingsError`` for a file that cannot be read or marks nothing on the slide.
+    logged, as is a region that reaches far over the slide's edge. Raises ``SettingsError`` for a file that cannot be
+    read, whose coordinates are no pixels, or that marks nothing on the slide.
     """
     document = _load(path)
+    _refuse_crs(path, document)
     try:
         shapes = [shape for geometry in _geometries(document) for shape in _polygons(geometry)]
-    except (KeyError, TypeError, ValueError, AttributeError, shapely.errors.ShapelyError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, shapely.errors.ShapelyError) as error:
         raise SettingsError(f"{path}: not the GeoJSON of a region: {type(error).__name__}: {error}; {_HELP}") from error
     if not shapes:
         raise SettingsError(
             f"{path}: no polygon to take as region of interest (points, lines and detections do not count); {_HELP}"
         )
+    farthest = max(abs(value) for shape in shapes for value in shape.bounds)
+    if not farthest < _FARTHEST_PX:
+        raise SettingsError(
+            f"{path}: its coordinates reach {farthest:.3g}, which is no pixel of a slide; they must be level-0 pixels, "
+            f"x before y; {_HELP}"
+        )
     repaired = sum(not shape.is_valid for shape in shapes)
     if repaired:
         _log.warning("%s: repaired %d of %d polygons that cross themselves", path, repaired, len(shapes))
     area = shapely.union_all([shapely.make_valid(shape) for shape in shapes])
+    if area.area == 0:
+        raise SettingsError(f"{path}: the region has no area: its corners lie on a line; {_HELP}")
     h, w = slide_shape
     inside = shapely.MultiPolygon(list(_polygons(area.intersection(shapely.box(0, 0, w, h)))))
     if inside.area == 0:
-        x0, y0, x1, y1 = (round(each) for each in area.bounds) if not area.is_empty else (0, 0, 0, 0)
+        x0, y0, x1, y1 = (round(each) for each in area.bounds)
         raise SettingsError(
             f"{path}: the region (x {x0} … {x1}, y {y0} … {y1}) lies outside the slide of {w} × {h} px (x, y); it "
             "must be in level-0 pixels of this slide: is it of another slide, or in µm?"
         )
+    outside = 1 - inside.area / area.area
+    if outside > _OUTSIDE_SHARE:
+        _log.warning(
+            "%s: %.2f %% of the region lies outside the slide of %d × %d px (x, y) and is left out; is it of this one?",
+            *(path, 100 * outside, w, h),
+        )
     return inside
+
+
+def _refuse_crs(path: Path, document: Any) -> None:
+    """Raise ``SettingsError`` where the file itself says that its coordinates are degrees or metres on a map."""
+    crs = document.get("crs") if isinstance(document, dict) else None
+    if crs is not None:
+        name = crs.get("properties", {}).get("name", crs) if isinstance(crs, dict) else crs
+        raise SettingsError(
+            f"{path}: its coordinates are in the system {str(name)[:80]!r}, a place on a map; a region of interest has "
+            f'level-0 pixels of the slide. If they are, take the member "crs" out of the file; else {_HELP}'
+        )
 
 
 def _load(path: Path) -> Any:
@@ -58,10 +90,13 @@ def _load(path: Path) -> Any:
     try:
         content = path.read_bytes()
         if content.startswith(b"\x1f\x8b"):
-            content = gzip.decompress(content)
+            with gzip.open(io.BytesIO(content)) as stream:
+                content = stream.read(_MOST_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise SettingsError(f"{path}: the region of interest cannot be read: {reason}; {_HELP}") from error
+    if len(content) > _MOST_BYTES:
+        raise SettingsError(f"{path}: more than {_MOST_BYTES >> 20} MiB of GeoJSON, too much for a region; {_HELP}")
     try:
         return orjson.loads(content.removeprefix(b"\xef\xbb\xbf"))
     except orjson.JSONDecodeError as error:

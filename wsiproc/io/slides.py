@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import os
 import re
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Protocol, get_args
 
+import numpy as np
+import numpy.typing as npt
+
 from wsiproc.array.tissue import looks_fluorescent
 from wsiproc.core.geometry import Box, grid_shape
-from wsiproc.errors import SettingsError, SlideError
+from wsiproc.errors import SettingsError, SlideError, SlideReadError, WsiprocError
 from wsiproc.io.fingerprint import slide_files
+from wsiproc.io.limits import check_overview, check_shapes
 from wsiproc.io.pyramid_slide import PyramidSlide, SlideFacts
-from wsiproc.io.resample import Level, UInt8Array
+from wsiproc.io.resample import Level, UInt8Array, choose_level, pieces
 from wsiproc.io.resolution import resolve_mpp
 
 Reader = Literal["auto", "openslide", "tifffile", "tiatoolbox"]
@@ -27,7 +32,14 @@ Reader = Literal["auto", "openslide", "tifffile", "tiatoolbox"]
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Their tiles lie on a plain grid, so that they can be decoded without OpenSlide.
 _PLAIN_TIFF_FORMATS = {"aperio", "generic-tiff"}
+# Around a damaged place, an overview is given up in squares of less than twice this side; in larger ones where so much
+# is damaged that finding out costs more than it tells.
+_SMALLEST_UNREAD_PX, _MOST_FAILURES = 8, 200
 _SUFFIXES = re.compile(r"(\.ome)?\.(zarr|tiff?|btf|tf[28])$|\.[^.\s]{1,6}$", re.IGNORECASE)
+# What a file system refuses, a terminal obeys (control characters, changes of direction), or UTF-8 cannot write.
+_NO_NAME = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]')
+# Names that are devices on Windows, whatever stands behind a dot.
+_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d) *", re.IGNORECASE)
 
 
 class Slide(Protocol):
@@ -99,19 +111,26 @@ def open_slide(path: Path | str, mpp: float | None = None, reader: Reader = "aut
     if reader not in get_args(Reader):
         raise SettingsError(f"reader {reader!r} is unknown; choose one of {', '.join(get_args(Reader))}")
     _check_path(path)
-    opened = _open(path, reader)
+    opened: _Opened | None = None
     try:
+        opened = _open(path, reader)
         return _assemble(path, mpp, opened)
-    except Exception:
-        if opened.close is not None:
+    except Exception as error:
+        if opened is not None and opened.close is not None:
             opened.close()
-        raise
+        if isinstance(error, WsiprocError):
+            raise
+        # What a library makes of a damaged file need not be an error that it documents.
+        raise SlideError(
+            f"{path}: cannot be opened: {type(error).__name__}: {error}; the file is damaged: copy or export it again"
+        ) from error
 
 
 def slide_name(path: Path) -> str:
     """The file's name without its type, fit for a folder on every system: ``a.ome.tif`` → ``a``."""
     stem = _SUFFIXES.sub("", path.name) if path.suffix == ".zarr" or not path.is_dir() else path.name
-    return re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", stem).rstrip(". ") or "slide"
+    name = _NO_NAME.sub("_", stem).rstrip(". ") or "slide"
+    return f"{name}_" if _DEVICES.fullmatch(name.partition(".")[0]) else name
 
 
 def _assemble(path: Path, given_mpp: float | None, opened: _Opened) -> PyramidSlide:
@@ -122,11 +141,15 @@ def _assemble(path: Path, given_mpp: float | None, opened: _Opened) -> PyramidSl
     if given_mpp is not None:
         in_file = f"{facts.mpp[0]:g} × {facts.mpp[1]:g}" if facts.mpp else "none"
         properties["wsiproc.mpp"] = f"{mpp:g} given by the user; in the file: {in_file}"
+    check_shapes(path, [level.shape for level in opened.levels])
     h, w = opened.levels[0].shape
     scanned = (facts.bounds or Box(0, 0, h, w)).clip((h, w))
     if scanned.area == 0:
-        raise SlideError(f"{path}: the scanned part {facts.bounds} lies outside the canvas of {h} × {w} px")
-    return PyramidSlide(
+        raise SlideError(
+            f"{path}: the scanned part {facts.bounds} lies outside the canvas of {h} × {w} px; the file is damaged: "
+            "copy or export it again"
+        )
+    slide = PyramidSlide(
         path=path,
         name=slide_name(path),
         format=facts.format,
@@ -139,19 +162,23 @@ def _assemble(path: Path, given_mpp: float | None, opened: _Opened) -> PyramidSl
         background=facts.background,
         on_close=opened.close,
     )
+    shape, _ = overview_grid(slide)
+    scale = (scanned.h / shape[0], scanned.w / shape[1])
+    check_overview(path, opened.levels[choose_level([level.downsample for level in opened.levels], scale)].shape)
+    return slide
 
 
 def _check_path(path: Path) -> None:
     """Raise ``SlideError`` unless something readable and non-empty lies at ``path``."""
     try:
         if path.is_symlink() and not path.exists():
-            raise SlideError(f"{path}: a link to {os.readlink(path)}, which does not exist")
+            raise SlideError(f"{path}: a link to {os.readlink(path)}, which does not exist; copy the slide itself")
         if not path.exists():
             raise SlideError(f"{path}: no such file or folder")
         if path.is_dir():
             next(path.iterdir(), None)
         elif not path.is_file():
-            raise SlideError(f"{path}: neither a file nor a folder (a socket, pipe or device)")
+            raise SlideError(f"{path}: neither a file nor a folder (a socket, pipe or device); name a slide")
         elif not _first_bytes(path):
             raise SlideError(f"{path}: the file is empty (0 bytes); copy it again")
     except SlideError:
@@ -175,12 +202,12 @@ def _open(path: Path, reader: Reader) -> _Opened:
     if path.is_dir():
         return _open_folder(path)
     is_tiff = _first_bytes(path).startswith(_TIFF_STARTS)
-    opened = None
+    # OpenSlide would see level 0 only of a pyramid in SubIFDs.
     if reader == "tifffile" or (reader == "auto" and is_tiff and _is_ome_tiff(path)):
-        return _open_tiff(path)
+        return _open_tiff(path, whole=reader == "auto")
     opened = _open_with_openslide(path, fast=reader == "auto")
     if opened is None and reader == "auto":
-        opened = _open_tiff(path) if is_tiff else _open_image(path)
+        opened = _open_tiff(path, whole=True) if is_tiff else _open_image(path)
     if opened is None:
         raise SlideError(
             f"{path}: not a slide that wsiproc can read (it starts with {_first_bytes(path)!r}); it reads what "
@@ -211,7 +238,11 @@ def _open_folder(path: Path) -> _Opened:
 def _open_with_openslide(path: Path, fast: bool) -> _Opened | None:
     """Through OpenSlide; with ``fast``, the pixels of plain tiled TIFFs are decoded directly."""
     from wsiproc.io.openslide_reader import open_openslide
+    from wsiproc.io.tiff_directories import check_directories
 
+    is_tiff = _first_bytes(path).startswith(_TIFF_STARTS)
+    if is_tiff:
+        check_directories(path)
     found = open_openslide(path)
     if found is None:
         return None
@@ -223,24 +254,23 @@ def _open_with_openslide(path: Path, fast: bool) -> _Opened | None:
         if direct is not None:
             file.close()
             return _Opened(direct[1], facts, direct[0].close)
+    if facts.format != "hamamatsu" and is_tiff:  # NDPI has no tiles in the TIFF
+        from wsiproc.io.tiff_reader import check_tile_bytes
+
+        check_tile_bytes(path)
     return _Opened(levels, facts, file.close)
 
 
 def _is_ome_tiff(path: Path) -> bool:
-    """Whether a TIFF holds OME-XML; OpenSlide would see level 0 only of its pyramid in SubIFDs."""
-    import tifffile
+    from wsiproc.io.tiff_reader import is_ome_tiff
 
-    try:
-        with tifffile.TiffFile(path) as tiff:
-            return bool(tiff.is_ome)
-    except (tifffile.TiffFileError, ValueError, OSError, IndexError):
-        return False
+    return is_ome_tiff(path)
 
 
-def _open_tiff(path: Path) -> _Opened:
+def _open_tiff(path: Path, whole: bool) -> _Opened:
     from wsiproc.io.tiff_reader import open_tiff
 
-    file, levels, facts = open_tiff(path)
+    file, levels, facts = open_tiff(path, whole)
     return _Opened(levels, facts, file.close)
 
 
@@ -251,24 +281,66 @@ def _open_image(path: Path) -> _Opened | None:
     return None if found is None else _Opened(found[0], found[1])
 
 
-def read_overview(slide: Slide, max_px: int = 3072, finest_mpp: float = 2.0) -> tuple[UInt8Array, tuple[float, float]]:
-    """The whole slide in one small picture: (h, w, 3) uint8, longest side ≤ ``max_px``, and its µm/px (y, x).
+@dataclass(frozen=True)
+class Overview:
+    """The whole slide in one small picture, (h, w, 3) uint8, of ``mpp`` (y, x) µm/px.
 
-    ``finest_mpp`` keeps the pictures of small slides small. The reading is piecewise, so memory stays bounded for
-    files of a single huge level too.
+    ``unread`` (h, w): places that the file cannot give, white in the picture; ``reason``: the first error there.
     """
-    longest = max(slide.shape)
-    mpp = max(finest_mpp, slide.mpp, longest * slide.mpp / max_px)
-    shape = grid_shape(slide.shape, slide.mpp, mpp)
-    overview = slide.read(Box(0, 0, *shape), mpp)
-    return overview, (slide.shape[0] * slide.mpp / shape[0], slide.shape[1] * slide.mpp / shape[1])
+
+    pixels: UInt8Array
+    mpp: tuple[float, float]
+    unread: npt.NDArray[np.bool_]
+    reason: str | None = None
+
+
+def overview_grid(slide: Slide, max_px: int = 3072, finest_mpp: float = 2.0) -> tuple[tuple[int, int], float]:
+    """Size (h, w) and µm/px of an overview; ``finest_mpp`` keeps those of small slides small."""
+    mpp = max(finest_mpp, slide.mpp, max(slide.shape) * slide.mpp / max_px)
+    return grid_shape(slide.shape, slide.mpp, mpp), mpp
+
+
+def look_over(slide: Slide, max_px: int = 3072, finest_mpp: float = 2.0) -> Overview:
+    """An overview whose longest side has at most ``max_px``, whatever places of the file are damaged.
+
+    The reading is piecewise, so memory stays bounded for files of a single huge level too. Raises ``SlideReadError``
+    where no place can be read.
+    """
+    shape, mpp = overview_grid(slide, max_px, finest_mpp)
+    pixels, unread = np.full((*shape, 3), 255, np.uint8), np.zeros(shape, bool)
+    reason: str | None = None  # no error is kept: each would hold on to the handle that it broke
+    waiting = deque([Box(0, 0, *shape)])
+    failures = 0
+    while waiting:
+        box = waiting.popleft()
+        try:
+            pixels[box.slices] = slide.read(box, mpp)
+        except SlideReadError as error:
+            reason = reason or str(error)
+            failures += 1
+            side = -(-max(box.shape) // 2)
+            if side >= _SMALLEST_UNREAD_PX and failures < _MOST_FAILURES:
+                # Cut down to where the damage is; the pieces have the same pixels as the whole.
+                waiting += pieces(box, side)
+            else:
+                unread[box.slices] = True
+    if reason is not None and unread.all():
+        raise SlideReadError(reason)
+    factors = (slide.shape[0] * slide.mpp / shape[0], slide.shape[1] * slide.mpp / shape[1])
+    return Overview(pixels, factors, unread, reason)
+
+
+def read_overview(slide: Slide, max_px: int = 3072, finest_mpp: float = 2.0) -> tuple[UInt8Array, tuple[float, float]]:
+    """The picture and µm/px (y, x) of ``look_over``."""
+    overview = look_over(slide, max_px, finest_mpp)
+    return overview.pixels, overview.mpp
 
 
 def describe(slide: Slide) -> dict[str, object]:
     """What is known about a slide without looking for cells; sizes are (h, w)."""
-    overview, _ = read_overview(slide, max_px=1024)
+    overview = look_over(slide, max_px=1024)
     h, w = slide.shape
-    return {
+    facts: dict[str, object] = {
         "name": slide.name,
         "path": str(slide.path),
         "format": slide.format,
@@ -279,5 +351,8 @@ def describe(slide: Slide) -> dict[str, object]:
         "size_mm": (h * slide.mpp / 1000, w * slide.mpp / 1000),
         "levels": slide.levels,
         "file_bytes": sum(file.stat().st_size for file in slide_files(slide.path)),
-        "looks_fluorescent": looks_fluorescent(overview),
+        "looks_fluorescent": looks_fluorescent(overview.pixels),
     }
+    if overview.reason is not None:
+        facts["damaged"] = f"{overview.unread.mean():.2%} of the overview; {overview.reason}"
+    return facts

@@ -6,10 +6,13 @@ is also about five times as fast as OpenSlide and never interpolates.
 
 from __future__ import annotations
 
+import logging
 import os
+import struct
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -19,14 +22,19 @@ import tifffile
 
 from wsiproc.core.geometry import Box
 from wsiproc.errors import SlideError, SlideReadError
+from wsiproc.io.limits import check_shapes, check_tile
 from wsiproc.io.pyramid_slide import SlideFacts
 from wsiproc.io.resample import Level, UInt8Array, level_downsample
 from wsiproc.io.resolution import MICROMETRES
 
 # Decoded tiles kept: a row of 256² tiles over a 65,000 px wide region, so that neighbours are not decoded twice.
 _CACHE_BYTES = 64 << 20
-# A strip or picture in one piece must be decoded whole.
-MAX_WHOLE_BYTES = 20 << 30
+# tifffile looks for loops of directories at the hundredth only, and else follows them for ever.
+_MAX_PAGES = 10_000
+# Fewer tiles beyond the end of the file are damage to these tiles, not a file cut short.
+_CUT_SHARE = 0.1
+# What it logs of a damaged file is said in our errors; a program that wants the log adds its own handler.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
 _RGB_PHOTOMETRICS = {"RGB", "YCBCR", "MINISBLACK"}
 
 
@@ -59,25 +67,25 @@ class TiffFile:
 
     def _decode(self, page: tifffile.TiffPage, index: int) -> UInt8Array:
         """Fetch and decode; an empty tile (sparse file) is white."""
-        size, offset = page.databytecounts[index], page.dataoffsets[index]
-        data = self._fetch(offset, size)
         try:
-            if len(data) < size:
-                raise ValueError(f"the file ends {size - len(data)} bytes too early")
+            data = self._fetch(page.dataoffsets[index], page.databytecounts[index])
+            _require_tile_size(data, page)
             decoded, _, shape = page.decode(data or None, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
+            return np.full(shape[1:], 255, np.uint8) if decoded is None else np.asarray(decoded[0], np.uint8)
         except Exception as error:  # each of the dozens of codecs has an error class of its own
+            offset = page.dataoffsets[index] if index < len(page.dataoffsets) else "none"
             raise SlideReadError(
                 f"{self.path}: cannot decode tile {index} of the level of {page.imagelength} × {page.imagewidth} px "
                 f"(byte {offset}): {error}; the file is damaged there: copy or export it again"
             ) from error
-        if decoded is None:
-            return np.full(shape[1:], 255, np.uint8)
-        return np.asarray(decoded[0], np.uint8)
 
     def _fetch(self, offset: int, size: int) -> bytes:
-        """``size`` bytes at ``offset``, fewer at the end of the file."""
+        """``size`` bytes at ``offset``; ``ValueError`` where the file ends before, without asking for memory."""
         if size == 0:
             return b""
+        missing = offset + size - os.fstat(self._descriptor).st_size
+        if missing > 0:
+            raise ValueError(f"the file ends {missing} bytes too early")
         if hasattr(os, "pread"):
             return os.pread(self._descriptor, size, offset)
         with self._lock:  # Windows has no pread
@@ -90,6 +98,37 @@ class TiffFile:
         os.close(self._descriptor)
 
 
+def _require_tile_size(data: bytes, page: tifffile.TiffPage) -> None:
+    """Raise ``ValueError`` where the JPEG or JPEG 2000 in a tile says that it is larger than the tile.
+
+    The codecs would believe it: 65,535² px from some bytes, for minutes.
+    """
+    found = jpeg_size(data)
+    rows, cols = _tile_shape(page)
+    # Codecs work in blocks, and some writers let the last strip overlap.
+    if found is not None and (found[0] > rows + 64 or found[1] > cols + 64):
+        raise ValueError(f"it holds a picture of {found[0]} × {found[1]} px in a tile of {rows} × {cols}")
+
+
+def jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """(h, w) that the header of a JPEG (ITU T.81 B.2.2) or JPEG 2000 codestream (T.800 A.5.1) tells; else ``None``."""
+    if data.startswith(b"\xff\x4f\xff\x51") and len(data) >= 24:
+        w, h, x, y = struct.unpack_from(">4I", data, 8)
+        return h - y, w - x
+    if not data.startswith(b"\xff\xd8"):
+        return None
+    place = 2
+    while place + 9 <= len(data) and data[place] == 0xFF:
+        marker = data[place + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a start of frame; those define tables
+            h, w = struct.unpack_from(">2H", data, place + 5)
+            return h, w
+        # Fill bytes, and markers without a length, are one and two bytes.
+        bare = marker in (0x01, 0xD8) or 0xD0 <= marker <= 0xD7
+        place += 1 if marker == 0xFF else 2 if bare else 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+    return None
+
+
 class TiffLevel:
     """A level stored in one page (RGB contiguous, RGB planar or grey), or in one page for each channel."""
 
@@ -98,10 +137,19 @@ class TiffLevel:
         self._file, self._pages = file, pages
         self.shape: tuple[int, int] = (page.imagelength, page.imagewidth)
         self.downsample = downsample
-        self._tile = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
+        self._tile = _tile_shape(page)
         self._across = -(-page.imagewidth // self._tile[1])
         self._down = -(-page.imagelength // self._tile[0])
         self._planes = page.samplesperpixel if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE else 1
+        check_tile(file.path, self._tile, self.shape, page.samplesperpixel // self._planes)
+        wanted = self._across * self._down * self._planes
+        for each in pages:
+            found = min(len(each.dataoffsets), len(each.databytecounts))
+            if found < wanted:
+                raise SlideError(
+                    f"{file.path}: the level of {page.imagelength} × {page.imagewidth} px lists {found} of {wanted} "
+                    "tiles; the file is damaged: copy or export it again"
+                )
 
     def read(self, box: Box) -> UInt8Array:
         """See ``Level.read``."""
@@ -125,50 +173,122 @@ class TiffLevel:
         return planes[0][..., :3] if len(planes) == 1 else np.concatenate(planes[:3], axis=-1)
 
 
-def open_tiff(path: Path) -> tuple[TiffFile, list[Level], SlideFacts]:
+def open_tiff(path: Path, whole: bool = False) -> tuple[TiffFile, list[Level], SlideFacts]:
     """The levels and facts of the largest picture in a TIFF, its pyramid in SubIFDs or as reduced pages.
 
-    Raises ``SlideError`` for files that are no RGB uint8 pictures.
+    Raises ``SlideError`` for files that are no RGB uint8 pictures and, if ``whole``, for those that were cut short.
     """
     try:
         file = TiffFile(path)
-    except (tifffile.TiffFileError, ValueError, OSError) as error:
+    except Exception as error:  # tifffile meets a broken directory with errors of any class
         raise SlideError(f"{path}: no TIFF that can be read: {error}; copy or export the slide again") from error
     try:
-        series = max(file.tiff.series, key=lambda each: each.size)
+        _require_end(path, file.tiff)
+        series = max(file.tiff.series, key=lambda each: each.size, default=None)
+        if series is None or series.size == 0:
+            raise SlideError(f"{path}: a TIFF without a picture; the file is damaged: copy or export it again")
         stacks = [_level_pages(path, level) for level in series.levels]
+        if stacks[0][0].is_reduced:
+            raise SlideError(
+                f"{path}: its largest picture, {_page_shape(stacks[0][0])} px (h, w), is marked as a smaller copy of "
+                "one that cannot be read; the file is damaged: copy or export it again"
+            )
+        if whole:
+            _require_whole(path, stacks[0])
         return file, _open_levels(file, stacks), _read_facts(file.tiff, series)
     except SlideError:
         file.close()
         raise
-    except Exception as error:  # tifffile meets a broken directory with errors of any class
+    except Exception as error:
         file.close()
         raise SlideError(
             f"{path}: the TIFF directories cannot be read: {error}; the file is damaged: copy or export it again"
         ) from error
 
 
+def _require_end(path: Path, tiff: tifffile.TiffFile) -> None:
+    """Raise ``SlideError`` where the chain of directories does not end."""
+    with suppress(IndexError):
+        tiff.pages[_MAX_PAGES]
+        raise SlideError(
+            f"{path}: more than {_MAX_PAGES} TIFF directories, or a loop of them; the file is damaged: copy or export "
+            "it again"
+        )
+
+
+def _require_whole(path: Path, pages: Sequence[Any]) -> None:
+    """Raise ``SlideError`` where so many tiles lie beyond the end of the file that it must have been cut short."""
+    size = path.stat().st_size
+    ends = [a + b for page in pages for a, b in zip(page.dataoffsets, page.databytecounts, strict=False) if b]
+    missing = sum(end > size for end in ends)
+    if missing > _CUT_SHARE * len(ends):
+        raise SlideError(
+            f"{path}: the file is cut short: {missing} of {len(ends)} tiles lie beyond its end, at {size:,} bytes; "
+            "copy it again (--reader tifffile reads what is there)"
+        )
+
+
+def check_tile_bytes(path: Path) -> None:
+    """Raise ``SlideError`` where a tile of a TIFF says that it is larger than the file.
+
+    OpenSlide asks for so much memory, and where it is not granted the process ends.
+    """
+    size = path.stat().st_size
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            _require_end(path, tiff)
+            largest = max((max(page.aspage().databytecounts, default=0) for page in tiff.pages), default=0)
+    except Exception:  # what tifffile cannot read is left to OpenSlide
+        return
+    if largest > size:
+        raise SlideError(
+            f"{path}: a tile is said to have {largest:,} bytes, the whole file has {size:,}; the file is damaged: copy "
+            "or export it again"
+        )
+
+
+def is_ome_tiff(path: Path) -> bool:
+    """Whether a TIFF holds OME-XML."""
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            return bool(tiff.is_ome)
+    except Exception:  # OpenSlide then says what is wrong with it
+        return False
+
+
 def tiff_levels_like(path: Path, shapes: Sequence[tuple[int, int]]) -> tuple[TiffFile, list[Level]] | None:
     """The tiled pages of exactly these (h, w) as levels; ``None`` if one is missing, or has tiles left out."""
     try:
         file = TiffFile(path)
-    except (tifffile.TiffFileError, ValueError, OSError):
+    except Exception:  # what tifffile cannot read is left to OpenSlide
         return None
-    tiled = [page.aspage() for page in file.tiff.pages if page.aspage().is_tiled]
-    stacks = [[page for page in tiled if _page_shape(page) == shape and _is_plain(page)][:1] for shape in shapes]
-    if not all(stacks):
-        file.close()
-        return None
-    return file, _open_levels(file, stacks)
+    try:
+        _require_end(path, file.tiff)
+        tiled = [page.aspage() for page in file.tiff.pages if page.aspage().is_tiled]
+        stacks = [[page for page in tiled if _page_shape(page) == shape and _is_plain(page)][:1] for shape in shapes]
+        if all(stacks):
+            return file, _open_levels(file, stacks)
+    except Exception:
+        pass
+    file.close()
+    return None
 
 
 def _open_levels(file: TiffFile, stacks: Sequence[Sequence[tifffile.TiffPage]]) -> list[Level]:
     """The levels in these pages, finest first."""
     shapes = [_page_shape(pages[0]) for pages in stacks]
+    check_shapes(file.path, shapes)
     return [
         TiffLevel(file, pages, level_downsample(shapes[0], shape, shapes[0][1] / shape[1]))
         for pages, shape in zip(stacks, shapes, strict=True)
     ]
+
+
+def _tile_shape(page: Any) -> tuple[int, int]:
+    """(h, w) of the page's tiles, or of its strips: one strip may claim more rows than there are."""
+    if page.is_tiled:
+        return int(page.tilelength), int(page.tilewidth)
+    return min(int(page.rowsperstrip), int(page.imagelength)), int(page.imagewidth)
 
 
 def _page_shape(page: Any) -> tuple[int, int]:
@@ -180,7 +300,7 @@ def _is_plain(page: Any) -> bool:
     return (
         page.dtype == np.uint8
         and page.samplesperpixel == 3
-        and page.photometric.name in {"RGB", "YCBCR"}
+        and _name(page.photometric) in {"RGB", "YCBCR"}
         and _converts_to_rgb(page)
         and min(page.databytecounts) > 0  # OpenSlide fills the holes of Aperio files from finer levels
     )
@@ -188,15 +308,23 @@ def _is_plain(page: Any) -> bool:
 
 def _converts_to_rgb(page: Any) -> bool:
     """Whether decoding gives RGB: YCbCr is converted by the JPEG codecs only."""
-    return page.photometric.name != "YCBCR" or "JPEG" in page.compression.name or "JP2000" in page.compression.name
+    compression = _name(page.compression)
+    return _name(page.photometric) != "YCBCR" or "JPEG" in compression or "JP2000" in compression
+
+
+def _name(value: Any) -> str:
+    """Name of a TIFF enumeration; tifffile leaves a number that it does not know as it is."""
+    return str(getattr(value, "name", value))
 
 
 def _level_pages(path: Path, level: Any) -> list[Any]:
     """The one page of a level, or the three of an RGB picture with a page for each channel."""
     pages = [page.aspage() for page in level.pages if page is not None]
     page = pages[0]
+    if page.dtype is None or min(_page_shape(page)) < 1:
+        raise SlideError(f"{path}: a TIFF without a picture; the file is damaged: copy or export it again")
     channels = page.samplesperpixel if len(pages) == 1 else len(pages)
-    what = f"{channels} channels of {page.dtype}, {page.photometric.name}, axes {level.axes}"
+    what = f"{channels} channels of {page.dtype}, {_name(page.photometric)}, axes {level.axes}"
     if page.dtype != np.uint8:
         raise SlideError(
             f"{path}: the picture has {what}; wsiproc reads 8 bits a channel, and how a deeper camera's range maps to "
@@ -204,27 +332,9 @@ def _level_pages(path: Path, level: Any) -> list[Any]:
         )
     if not (channels == 3 or (len(pages) == 1 and channels in {1, 4})):
         raise SlideError(f"{path}: the picture has {what}; wsiproc reads RGB brightfield slides: export one RGB plane")
-    if page.photometric.name not in _RGB_PHOTOMETRICS or not _converts_to_rgb(page):
+    if _name(page.photometric) not in _RGB_PHOTOMETRICS or not _converts_to_rgb(page):
         raise SlideError(f"{path}: the picture has {what}; convert it to RGB")
-    _check_whole_bytes(path, page)
     return pages
-
-
-def _check_whole_bytes(path: Path, page: Any) -> None:
-    """Refuse a picture in one strip that is too large to be decoded whole."""
-    rows = page.tilelength if page.is_tiled else min(page.rowsperstrip, page.imagelength)
-    cols = page.tilewidth if page.is_tiled else page.imagewidth
-    check_whole_bytes(path, rows * cols * page.samplesperpixel)
-
-
-def check_whole_bytes(path: Path, size: int) -> None:
-    """Raise ``SlideError`` if ``size`` bytes are too many to be decoded in one piece."""
-    if size > MAX_WHOLE_BYTES:
-        raise SlideError(
-            f"{path}: the picture is stored in one piece of {size / 2**30:.1f} GiB, which must be decoded whole; the "
-            f"limit is {MAX_WHOLE_BYTES / 2**30:.0f} GiB: convert it to a tiled pyramidal TIFF (vips tiffsave --tile "
-            "--pyramid --bigtiff)"
-        )
 
 
 def _read_facts(tiff: tifffile.TiffFile, series: Any) -> SlideFacts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import zarr
 
 from wsiproc.core.geometry import Box
 from wsiproc.errors import SlideError, SlideReadError
+from wsiproc.io.limits import check_shapes, check_tile
 from wsiproc.io.pyramid_slide import SlideFacts
 from wsiproc.io.resample import Level, UInt8Array, level_downsample
 from wsiproc.io.resolution import MICROMETRES
+from wsiproc.io.zarr_store import FolderStore, require_plain_codecs
 
 
 class ZarrLevel:
@@ -49,25 +52,33 @@ def open_zarr(path: Path) -> tuple[list[Level], SlideFacts]:
     Raises ``SlideError`` where the metadata breaks the rules or the picture is not RGB uint8.
     """
     try:
-        group = zarr.open_group(path, mode="r")
+        store = FolderStore(path)
+        group = zarr.open_group(store, mode="r")
         attributes = dict(group.attrs)
         if "bioformats2raw.layout" in _ome(attributes):
-            group = zarr.open_group(path / "0", mode="r")
+            group = zarr.open_group(store, path="0", mode="r")
             attributes = dict(group.attrs)
         ome = _ome(attributes)
         multiscale: dict[str, Any] = ome["multiscales"][0]
         axes = "".join(axis["name"] for axis in multiscale["axes"])
+        if sorted(axes) != sorted(set(axes)) or not set("yxc") <= set(axes):
+            raise SlideError(f"{path}: its axes are {axes!r}; a slide has y, x and c, each once: write it again")
         datasets = multiscale["datasets"]
         found = [group[dataset["path"]] for dataset in datasets]
         scales = [_yx_scale(multiscale, dataset, axes) for dataset in datasets]
         version = str(ome.get("version") or multiscale.get("version") or "0.4")
         units = [_unit_um(multiscale["axes"], axis) for axis in "yx"]
+    except SlideError:
+        raise
     except Exception as error:  # zarr and hand-written metadata fail in many ways
         raise SlideError(
             f"{path}: no OME-Zarr picture: {type(error).__name__}: {error}; the folder must hold 'multiscales' "
-            "metadata of OME-Zarr 0.4 or 0.5 (check it with: ome-zarr-models validate)"
+            "metadata of OME-Zarr 0.4 or 0.5 (check it with: ome-zarr-models validate): copy or write the slide again"
         ) from error
     arrays = [_check_array(path, array, axes) for array in found]
+    for array in arrays:
+        store.limit(array)
+    check_shapes(path, [(array.shape[axes.index("y")], array.shape[axes.index("x")]) for array in arrays])
     base = (arrays[0].shape[axes.index("y")], arrays[0].shape[axes.index("x")])
     levels: list[Level] = [
         ZarrLevel(path, array, axes, base, (scale[0] / scales[0][0] + scale[1] / scales[0][1]) / 2)
@@ -99,14 +110,21 @@ def _unit_um(axes: list[dict[str, Any]], name: str) -> float | None:
 
 
 def _check_array(path: Path, array: zarr.Array[Any] | zarr.Group, axes: str) -> zarr.Array[Any]:
-    """The array; raises ``SlideError`` unless it is RGB uint8."""
+    """The array; raises ``SlideError`` unless it is RGB uint8 that can be decoded."""
     if not isinstance(array, zarr.Array):
         raise SlideError(f"{path}: {array.path!r} is a group where a level's array should be; write the slide again")
+    try:
+        require_plain_codecs(array)
+    except ValueError as error:
+        raise SlideError(f"{path}: {error}") from error
     sizes = dict(zip(axes, array.shape, strict=False))
     is_flat = all(size == 1 for axis, size in sizes.items() if axis not in "yxc")
-    if sizes.get("c") != 3 or array.dtype != np.uint8 or not is_flat:
+    if sizes.get("c") != 3 or array.dtype != np.uint8 or not is_flat or array.ndim != len(axes):
         raise SlideError(
             f"{path}: array {array.path!r} has axes {axes}, shape {array.shape} and type {array.dtype}; wsiproc reads "
             "brightfield pictures of 3 channels (RGB), uint8: convert it to 8-bit RGB"
         )
+    chunk = dict(zip(axes, array.chunks, strict=True))
+    deep = math.prod(size for axis, size in chunk.items() if axis not in "yx")
+    check_tile(path, (chunk["y"], chunk["x"]), (sizes["y"], sizes["x"]), deep)
     return array

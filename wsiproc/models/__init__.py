@@ -24,7 +24,11 @@ def load_model(name: str) -> Model:
     folder = _FOLDERS.get(name, Path(name)).absolute()
     if name in _FOLDERS and not (folder / "model.toml").is_file():
         raise ModelError(f"the model {name!r} does not come with this installation; {folder} is not there")
-    if not folder.exists():
+    try:
+        is_there = folder.exists()
+    except OSError:  # a name too long, a folder that may not be entered
+        is_there = False
+    if not is_there:
         raise ModelError(f"unknown model {name!r}; known are {', '.join(MODELS)}, or the path of a model folder")
     return _open_folder(folder)
 

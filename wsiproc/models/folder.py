@@ -163,10 +163,10 @@ def read_folder(folder: Path) -> ModelFacts:
     """
     path = _facts_path(folder)
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(_content(path).decode())
     except FileNotFoundError as error:
         raise ModelError(f"{folder} is no model folder: it has no {FACTS}") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from error
     facts = _check_facts(path, table)
     weights_bytes(folder, facts.weights_sha256)
@@ -181,6 +181,13 @@ def _facts_path(folder: Path) -> Path:
     if not folder.is_dir():
         raise ModelError(f"{folder}: no such model folder")
     return folder / FACTS
+
+
+def _content(path: Path) -> bytes:
+    """A file of a model folder; ``OSError`` for a pipe or device too, which could be waited for or read for ever."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError("a pipe, socket or device where a file should be")
+    return path.read_bytes()
 
 
 def _check_facts(path: Path, table: dict[str, Any]) -> ModelFacts:
@@ -218,7 +225,7 @@ def weights_bytes(folder: Path, sha256: str) -> bytes:
     """The weights file as it is, its hash checked."""
     path = folder / WEIGHTS
     try:
-        content = path.read_bytes()
+        content = _content(path)
     except FileNotFoundError as error:
         pickles = [p.name for p in sorted(folder.iterdir()) if p.suffix in _PICKLES]
         if pickles:

@@ -71,7 +71,7 @@ def _read(path: Path) -> _Table:
     """The file's values, names and types checked."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise SettingsError(f"cannot read settings from {path}: {error}") from error
     try:
         # Through JSON, whose arrays may become tuples where nothing else is converted.
