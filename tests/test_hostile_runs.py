@@ -184,7 +184,7 @@ def test_every_bad_slide_is_named_once_and_every_good_one_done(bad_ones: Path, t
     assert len(failures) == len(BAD)
     assert sorted(os.listdir(bad_ones)) == before
     assert os.listdir(tmp_path) == ["out"]
-    folders = sorted(os.listdir(tmp_path / "out"))
+    folders = sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir())
     assert folders == ["-rf $(touch x)", "[red]good[_red] 🔬"]
     for folder in folders:
         assert json.loads((tmp_path / "out" / folder / "run.json").read_text())["counts"]["cells"] > 10

@@ -6,7 +6,7 @@ import errno
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -38,6 +38,7 @@ def locked(folder: Path) -> Iterator[None]:
     OutputError where another run holds it.
     """
     path = folder.with_name(f".{folder.name}.lock")
+    new = not folder.parent.exists()
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
@@ -52,6 +53,9 @@ def locked(folder: Path) -> Iterator[None]:
         # While it is still held: whoever takes the name from now on makes a file of its own.
         path.unlink(missing_ok=True)
         lock.release()
+        if new:  # a slide that is refused leaves nothing behind
+            with suppress(OSError):
+                folder.parent.rmdir()
 
 
 def sweep(folder: Path) -> None:
