@@ -1,12 +1,13 @@
 import os
+import signal
+import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from wsiproc.errors import PlanError
-from wsiproc.executors import KINDS, Crew, Task, crew
+from wsiproc.errors import PlanError, RetryableError, SlideReadError, WorkerError
+from wsiproc.executors import KINDS, Task, crew
 
 
 def note(folder: Path, name: str, needs: tuple[str, ...]) -> str:
@@ -72,9 +73,9 @@ def test_an_error_comes_out_as_it_was_raised(kind: str) -> None:
 
 
 def test_tasks_that_are_ready_go_in_the_order_of_the_list(tmp_path: Path) -> None:
-    with ThreadPoolExecutor(1) as pool:
+    with crew("threads", workers=1) as workers:
         tasks = [Task(f"t{i:02d}", note, (tmp_path, f"t{i:02d}", ())) for i in range(20)]
-        order = [task.key for task, _ in Crew("threads", 1, pool).run(tasks)]
+        order = [task.key for task, _ in workers.run(tasks)]
     assert order == sorted(order)
 
 
@@ -86,3 +87,79 @@ def test_one_task_needs_no_cluster() -> None:
 def test_an_unknown_executor_is_refused() -> None:
     with pytest.raises(PlanError, match="choose one of"), crew("fax"):
         pass
+
+
+class SlowReadError(SlideReadError, RetryableError):
+    """What a task raises that waited too long for a disk."""
+
+
+def flaky(folder: Path, failures: int) -> tuple[str, int]:
+    """Fails so often, wherever it runs, then says in which process it went well."""
+    for number in range(failures):
+        try:
+            (folder / f"failure {number}").open("x").write(str(os.getpid()))
+        except FileExistsError:
+            continue
+        raise SlowReadError(f"slow {number}")
+    return "done", os.getpid()
+
+
+@pytest.mark.parametrize("kind", ["loop", "threads", "processes", "dask"])
+def test_what_may_go_well_elsewhere_is_tried_again_and_not_too_often(kind: str, tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    with crew(kind, workers=2) as workers:
+        ((_, (said, pid)),) = workers.run([Task("reading", flaky, (tmp_path / "a", 1), tries=2)])
+        assert said == "done"
+        tried = int((tmp_path / "a/failure 0").read_text())
+        assert (pid == tried) == (kind in ("loop", "threads"))
+        with pytest.raises(SlowReadError, match="slow 1"):
+            list(workers.run([Task("reading", flaky, (tmp_path / "b", 2), tries=2)]))
+
+
+def die_once(folder: Path, name: str) -> str:
+    """Takes its process along the first time, as the system does where memory runs out."""
+    try:
+        (folder / name).touch(exist_ok=False)
+    except FileExistsError:
+        return name
+    return die()
+
+
+def die() -> str:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return "never"
+
+
+@pytest.mark.parametrize("kind", ["processes", "dask"])
+def test_a_worker_that_dies_costs_only_time(kind: str, tmp_path: Path) -> None:
+    tasks = diamond(tmp_path)
+    tasks += [Task("deadly", die_once, (tmp_path, "deadly"), ("leaf1",))]
+    tasks += [Task("after", note, (tmp_path, "after", ("deadly",)), ("deadly",))]
+    with crew(kind, workers=2) as workers:
+        results = [(task.key, result) for task, result in workers.run(tasks)]
+    assert sorted(results) == sorted((task.key, task.key) for task in tasks)
+
+
+@pytest.mark.parametrize("kind", ["processes", "dask"])
+def test_a_task_that_kills_worker_after_worker_is_named(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wsiproc.executors.handing_out.MOST_DEATHS", 4)  # time; that of Dask's own rounds
+    with crew(kind, workers=2) as workers, pytest.raises(WorkerError, match="had 'deadly' in hand"):
+        list(workers.run([Task("deadly", die, ())]))
+
+
+@pytest.mark.parametrize("kind", ["threads", "processes", "dask"])
+def test_several_threads_share_a_crew(kind: str, tmp_path: Path) -> None:
+    found: dict[str, int] = {}
+
+    def run(folder: Path) -> None:
+        folder.mkdir()
+        found[folder.name] = len(list(workers.run(diamond(folder))))
+
+    with crew(kind, workers=2) as workers:
+        threads = [threading.Thread(target=run, args=(tmp_path / name,)) for name in "abc"]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert found == dict.fromkeys("abc", 13)

@@ -10,6 +10,8 @@
     ├── PlanError(ValueError)          the work does not fit: memory, disk, no tissue
     ├── ModelError(ValueError)         a model that cannot be found or loaded
     ├── OutputError(ValueError)        an output folder that is incomplete or breaks a rule
+    ├── WorkerError(RuntimeError)      workers that are gone, or that a task takes down with it
+    ├── RetryableError                 what may go well on another worker; mixed into errors of the kinds above
     └── MissingExtraError(ImportError) an optional dependency that is not installed
 
 Each is also the builtin that one expects, so that ``except OSError`` works. A message says what, where (the
@@ -52,6 +54,14 @@ class ModelError(WsiprocError, ValueError):
 
 class OutputError(WsiprocError, ValueError):
     """An output folder that is incomplete, in use, or breaks a rule of its format."""
+
+
+class WorkerError(WsiprocError, RuntimeError):
+    """Workers or a scheduler that are gone for too long, or a task in whose hands worker after worker dies."""
+
+
+class RetryableError(WsiprocError):
+    """What may go well when it is tried again, best on another worker: a slow disk, a lost mount."""
 
 
 class MissingExtraError(WsiprocError, ImportError):

@@ -482,7 +482,7 @@ def cell_tasks(job: Job, infer: Sequence[Region], segment: Sequence[Region]) -> 
         behind.setdefault(max(inferred[key] for key in needs), []).append(task)
     tasks = []
     for place, region in enumerate(infer):
-        tasks.append(Task(f"infer {region.key}", infer_region, (job, region)))
+        tasks.append(Task(f"infer {region.key}", infer_region, (job, region), gpu=True))
         tasks += behind.get(place, [])
     return tasks
 

@@ -1,0 +1,20 @@
+"""The machine that this process runs on: its cores, and memory that goes back to it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+
+def available_cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def give_back_memory() -> None:
+    """Return freed memory to the system; glibc keeps it, and other workers need the room. Elsewhere nothing is done."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
