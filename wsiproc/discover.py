@@ -154,7 +154,7 @@ def _sample_slides(
 
 def _sample_cells(path: Path, seen: Survey, settings: Settings, slides: int) -> dict[str, Values]:
     """Measurements of a slide's share of the cells, evenly taken from its share of the sample windows."""
-    model, halo, device = seen.model, seen.model.halo, choose_device(settings.device)
+    model, halo, device = seen.model, seen.model.halo, choose_device("auto" if settings.scheduler else settings.device)
     most = max(1, _MOST_WINDOWS // slides)
     tables = []
     with slide_source(path, settings).open() as slide:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,11 +31,12 @@ from wsiproc.core.geometry import Box, Grid, Region
 from wsiproc.core.kinds import CellKinds
 from wsiproc.core.palette import RGB, class_colour
 from wsiproc.errors import SlideReadError
-from wsiproc.executors import Task, give_back_memory
+from wsiproc.executors import Task, give_back_memory, worker_name
 from wsiproc.io import ngff
 from wsiproc.io.geojson import GeoJsonWriter, Piece, features_bytes
 from wsiproc.io.parquet import CellWriter, read_part, write_part
 from wsiproc.io.slides import Slide, SlideSource
+from wsiproc.io.whole import remove_unfinished, write_json
 from wsiproc.models.base import OD_STEP, Instances, Model
 from wsiproc.projection import Frame, Mask, mask_at, needed_windows
 
@@ -139,7 +139,7 @@ def infer_region(job: Job, region: Region) -> dict[str, Any]:
     started = time.perf_counter()
     windows = needed_windows(search_mask(job), job.frame.grid, region.box, job.model.window, job.model.margin)
     maps = np.zeros((len(job.model.channels), *region.box.shape), np.uint8)
-    result: dict[str, Any] = {"key": region.key, "windows": len(windows), "failed": None}
+    result: dict[str, Any] = {"key": region.key, "worker": worker_name(), "windows": len(windows), "failed": None}
     try:
         result |= _predict_windows(job, region, windows, maps)
         ngff.write_pyramid(job.maps, region.box, maps, job.step)
@@ -210,6 +210,7 @@ def segment_region(job: Job, region: Region) -> dict[str, Any]:
     dropped = {reason: _count_inside(region, around, places) for reason, places in found.dropped.items()}
     result = {
         "key": region.key,
+        "worker": worker_name(),
         "cells": len(cells),
         "dropped": dropped | {"outside the tissue or region of interest": int(here.sum() - kept.sum())},
         "seconds": time.perf_counter() - started,
@@ -487,14 +488,8 @@ def cell_tasks(job: Job, infer: Sequence[Region], segment: Sequence[Region]) -> 
     return tasks
 
 
-def write_json(path: Path, value: object) -> None:
-    """A small JSON file, whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
-    os.replace(temporary, path)
-
-
 def finish(job: Job, run: dict[str, Any]) -> None:
-    """``run.json`` by rename, the mark of completion; then the scaffolding goes."""
+    """``run.json`` by rename, the mark of completion; before it what killed workers left, then the scaffolding goes."""
+    remove_unfinished(job.folder)
     write_json(job.folder / "run.json", run)
     shutil.rmtree(job.work)

@@ -6,8 +6,8 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from wsiproc.array.measure import measurement_names
 from wsiproc.core.geometry import Grid, Region
 from wsiproc.core.kinds import CellKinds
 from wsiproc.errors import SettingsError
-from wsiproc.executors import available_cores
+from wsiproc.executors import Crew, available_cores
 from wsiproc.io.slides import SlideSource
 from wsiproc.models import load_model
 from wsiproc.models.base import Model
@@ -70,17 +70,30 @@ class Plan:
         return float(self.tissue.sum() * self.overview_mpp[0] * self.overview_mpp[1] / 1e6)
 
 
-def plan_slide(path: Path, out: Path, settings: Settings, kinds: CellKinds | None = None) -> Plan:
+@dataclass(frozen=True)
+class Cluster:
+    """The workers of a cluster: device that inference runs on, its free memory, tasks that run side by side."""
+
+    device: str
+    gpu_bytes: int
+    threads: int
+
+
+def plan_slide(
+    path: Path, out: Path, settings: Settings, kinds: CellKinds | None = None, cluster: Cluster | None = None
+) -> Plan:
     """Decide everything for one slide. Reads its overview and a few windows of tissue; writes nothing.
 
-    ``kinds``: the classes that its cells get; None leaves them those of the model.
+    ``kinds``: the classes that its cells get; None leaves them those of the model. ``cluster``: the workers, where they
+    are not this machine's.
 
     Raises SlideError, ResolutionError, SettingsError, ModelError, or PlanError with both numbers where the work does
     not fit.
     """
     source, model = slide_source(path, settings), load_model(settings.model)
     _check_region(settings.region, model)
-    device = choose_device(settings.device)
+    here = choose_device(settings.device if cluster is None else "auto")
+    device = here if cluster is None else cluster.device
     seen = look_at(source, model, settings.tissue, settings.roi)
     frame, search = seen.frame, seen.search
     key = work_key(seen.slide["fingerprint"], settings, model, device, kinds)
@@ -95,14 +108,15 @@ def plan_slide(path: Path, out: Path, settings: Settings, kinds: CellKinds | Non
         model=model,
         step=settings.region,
         device=device,
-        batch=_batch(settings, device),
+        batch=_batch(settings, device, cluster),
         roi=seen.roi,
         kinds=kinds,
     )
     infer, segment = split_regions(search, frame.grid, job.step, model.margin)
     windows = sum(len(needed_windows(search, frame.grid, r.box, model.window, model.margin)) for r in infer)
-    window_s, cells = _probe(job, seen.samples, seen.read_s, windows)
-    workers = min(settings.workers or available_cores(), len(infer))
+    window_s, cells = _probe(replace(job, device=here), seen.samples, seen.read_s, windows)
+    threads = cluster.threads if cluster else settings.workers or available_cores()
+    workers = min(threads, len(infer))
     shards = {shard for region in segment for shard in Grid(frame.grid, BLOCK).touching(region.box)}
     each = _bytes_a_worker(job)
     plan = Plan(
@@ -117,7 +131,8 @@ def plan_slide(path: Path, out: Path, settings: Settings, kinds: CellKinds | Non
         overview_mpp=seen.overview_mpp,
         tissue=seen.tissue,
         search=search,
-        memory_bytes=DRIVER_BYTES + workers * each,
+        # The workers of a cluster take theirs elsewhere.
+        memory_bytes=DRIVER_BYTES + (0 if cluster else workers * each),
         disk_bytes=disk_bytes(windows * model.window**2, len(model.channels), cells),
         seconds=run_seconds(windows, window_s, len(shards), cells, workers),
         cells=cells,
@@ -171,16 +186,45 @@ def choose_device(choice: str) -> str:
     return "cpu"
 
 
-def _batch(settings: Settings, device: str) -> int:
+def cluster_facts(workers: Crew, choice: str) -> Cluster:
+    """What the workers of a cluster are; inference runs on those with the resource ``GPU``, else on any.
+
+    ``choice`` as in the settings. Raises SettingsError where CUDA is asked for and some have none, and where some have
+    it and some not: a slide is done on one kind of device, for the other gives slightly other maps.
+    """
+    free = {} if choice == "cpu" else workers.ask(free_gpu_bytes)
+    device, gpu_bytes = common_device(free, choice)
+    return Cluster(device, gpu_bytes, workers.workers)
+
+
+def common_device(free: Mapping[str, int | None], choice: str) -> tuple[str, int]:
+    """Device and least free memory of workers, whose free GPU memory is given by name; raises as ``cluster_facts``."""
+    without = sorted(name for name, size in free.items() if size is None)
+    if choice == "cpu" or (choice == "auto" and len(without) == len(free)):
+        return "cpu", 0
+    if without:
+        raise SettingsError(
+            f"{len(without)} of {len(free)} workers for inference find no CUDA device: {', '.join(without[:5])}. Start "
+            "those with a GPU, and no others, as `dask worker … --resources GPU=1`, or use --device cpu"
+        )
+    return "cuda", min(size for size in free.values() if size is not None)
+
+
+def free_gpu_bytes() -> int | None:
+    """Free memory of the GPU of this process; None without one."""
+    import torch
+
+    return int(torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else None
+
+
+def _batch(settings: Settings, device: str, cluster: Cluster | None) -> int:
     """Windows at a time: one on the CPU, where a fixed shape keeps every digit; by free memory on a GPU."""
     if device == "cpu":
         return 1
     if settings.batch:
         return settings.batch
-    import torch
-
-    free, _ = torch.cuda.mem_get_info()
-    return int(np.clip(free / (settings.workers or 1) / 2e9, 1, 64))
+    free = cluster.gpu_bytes if cluster else (free_gpu_bytes() or 0) / (settings.workers or 1)
+    return int(np.clip(free / 2e9, 1, 64))
 
 
 def _timed(call: Callable[[], Any]) -> tuple[Any, float]:

@@ -7,6 +7,7 @@ import json
 import platform
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from wsiproc.discover import find_kinds
 from wsiproc.errors import OutputError, SettingsError
 from wsiproc.executors import Crew, crew, give_back_memory
 from wsiproc.io.slides import slide_name
+from wsiproc.io.whole import write_json
 from wsiproc.models import load_model
 from wsiproc.models.base import Model
 from wsiproc.pipeline import (
@@ -36,9 +38,8 @@ from wsiproc.pipeline import (
     finish,
     merge_cells,
     render_tasks,
-    write_json,
 )
-from wsiproc.plan import Plan, choose_device, plan_slide, slide_source, work_key
+from wsiproc.plan import Cluster, Plan, choose_device, cluster_facts, plan_slide, slide_source, work_key
 from wsiproc.report import ReportCells, write_report
 from wsiproc.settings import Settings
 
@@ -209,6 +210,7 @@ def _run_facts(
             "infer": round(sum(r["seconds"] for r in done["infer"]), 3),
             "segment": round(sum(r["seconds"] for r in done["segment"]), 3),
         },
+        "workers": {stage: Counter(r.get("worker", "") for r in results) for stage, results in done.items()},
         "resumed": sum(bool(r.get("resumed")) for results in done.values() for r in results),
         "warnings": warnings,
         "versions": _versions(),
@@ -257,13 +259,23 @@ class _Crews:
     def __init__(self, settings: Settings, stack: ExitStack) -> None:
         self._settings, self._stack = settings, stack
         self._crew: Crew | None = None
+        self._cluster: Cluster | None = None
+
+    def cluster(self) -> Cluster | None:
+        """What the workers of an existing cluster are; None where the workers are this machine's."""
+        if self._cluster is None and self._settings.scheduler is not None:
+            self._cluster = cluster_facts(self._started(), self._settings.device)
+        return self._cluster
 
     def for_plan(self, plan: Plan) -> Crew:
         """Workers for a plan; a single region runs in this process unless a kind was chosen."""
         chosen = self._settings.executor != "auto" or self._settings.scheduler is not None
+        if self._crew is None and plan.workers < 2 and not chosen:
+            return Crew("loop", 1, None)
+        return self._started()
+
+    def _started(self) -> Crew:
         if self._crew is None:
-            if plan.workers < 2 and not chosen:
-                return Crew("loop", 1, None)
             settings = self._settings
             self._crew = self._stack.enter_context(crew(settings.executor, settings.workers, settings.scheduler))
         return self._crew
@@ -301,7 +313,8 @@ def _run_slide(
 ) -> Outcome:
     """One slide, unless its folder is finished already."""
     with slide_source(path, settings).open() as slide:
-        model, device = load_model(settings.model), choose_device(settings.device)
+        cluster = crews.cluster()
+        model, device = load_model(settings.model), cluster.device if cluster else choose_device(settings.device)
         key = work_key(slide.fingerprint(), settings, model, device, kinds)
         folder = out.absolute() / slide.name
     finished = folder / "run.json"
@@ -317,7 +330,7 @@ def _run_slide(
         shutil.rmtree(folder)
     listen(Event(folder.name, "plan", 0, 1))
     clock = time.perf_counter()
-    plan = plan_slide(path, out, settings, kinds)
+    plan = plan_slide(path, out, settings, kinds, cluster)
     give_back_memory()
     run = run_plan(plan, crews.for_plan(plan), settings, time.perf_counter() - clock, listen)
     return Outcome(path, "done", folder, run)

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import sys
 
 
 def available_cores() -> int:
     """Processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def worker_name() -> str:
+    """This process, told from all others of a cluster."""
+    return f"{platform.node()}:{os.getpid()}"
 
 
 def give_back_memory() -> None:
