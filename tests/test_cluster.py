@@ -1,10 +1,9 @@
-"""A Dask cluster of separate processes, as a lab has it: tags, deaths, a scheduler that is started again."""
+"""Clusters of separate processes: the same bytes, wherever the work is done and whoever dies meanwhile."""
 
 from __future__ import annotations
 
+import json
 import os
-import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -13,165 +12,192 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from tests.test_nothing_lost import SETTINGS
-from tests.test_pipeline import assert_same_cells, run_one
+from tests.cluster_processes import Cluster, cluster
 from wsiproc.errors import SettingsError, WorkerError
-from wsiproc.executors import Task, crew
-from wsiproc.plan import choose_device
+from wsiproc.executors import Patience, Task, crew
+from wsiproc.plan import common_device
+from wsiproc.run import Event, run_slides
+from wsiproc.settings import Settings
+from wsiproc.synthetic import write_synthetic_slide
+
+GPU_WORKER = ("--resources", "GPU=1", "--name", "with GPU")
 
 
-class Cluster:
-    """A scheduler and workers on loopback, each a process of its own, all of one thread and without a nanny."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
-        self.address = f"tcp://127.0.0.1:{self._port}"
-        self._folder = folder
-        self.workers: list[subprocess.Popen[bytes]] = []
-        self.scheduler = self._start("scheduler", "--host", "127.0.0.1", "--port", str(self._port), "--no-dashboard")
-
-    def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        # The log goes to a file: a pipe that nobody reads would stop the process once it is full.
-        with (self._folder / f"{arguments[0]}.log").open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "dask", *arguments], stdout=log, stderr=log, cwd=self._folder,
-                env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
-            )  # fmt: skip
-
-    def add_worker(self, *options: str) -> int:
-        """Start a worker; its process number."""
-        arguments = ("--nthreads", "1", "--no-dashboard", "--no-nanny", "--host", "127.0.0.1", "--memory-limit", "0")
-        self.workers.append(self._start("worker", self.address, *arguments, *options))
-        return self.workers[-1].pid
-
-    def wait_for(self, workers: int) -> None:
-        """Until so many workers are there."""
-        from distributed import Client
-
-        with Client(self.address, timeout="60s", set_as_default=False) as client:
-            client.wait_for_workers(workers, timeout=60)
-
-    def restart_scheduler(self) -> None:
-        """Kill the scheduler, whose workers then leave, and start both again."""
-        self.scheduler.kill()
-        self.scheduler.wait()
-        for worker in self.workers:
-            worker.kill()
-        self.scheduler = self._start("scheduler", "--host", "127.0.0.1", "--port", str(self._port), "--no-dashboard")
-
-    def close(self) -> None:
-        """End all that was started."""
-        for process in [self.scheduler, *self.workers]:
-            process.kill()
-            process.wait()
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("slides") / "shared slide.tif"
+    write_synthetic_slide(path, (3100, 4200), mpp=0.25, seed=3, tissue_fraction=0.6)
+    return path
 
 
-@pytest.fixture
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    started = Cluster(tmp_path_factory.mktemp("cluster"))
-    yield started
-    started.close()
+@pytest.fixture(scope="module")
+def reference(slide: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What a plain run at home writes."""
+    out = tmp_path_factory.mktemp("home")
+    (outcome,) = run_slides([slide], out, settings(executor="loop"))
+    assert outcome.error is None
+    return written(out)
 
 
-def run_beside(slide: Path, out: Path, cluster: Cluster) -> tuple[threading.Thread, list[Any]]:
-    """A run on the cluster in a thread of its own, and where its outcome or error will be."""
-    answer: list[Any] = []
-
-    def run() -> None:
-        try:
-            answer.append(run_one(slide, out, scheduler=cluster.address, **SETTINGS))
-        except Exception as error:
-            answer.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    return thread, answer
+def settings(**given: Any) -> Settings:
+    return Settings(model="classical", region=512, **given)
 
 
-def wait_until_regions_are_done(out: Path, number: int) -> None:
-    deadline = time.monotonic() + 120
-    while len(list(out.glob("*/.work/*.infer.json"))) < number:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+def written(out: Path) -> dict[str, bytes]:
+    """All files but those that tell of times and workers."""
+    files = [path for path in out.rglob("*") if path.is_file() and path.name not in ("run.json", "report.html")]
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in files}
 
 
-def test_inference_goes_to_workers_with_a_gpu_and_the_rest_anywhere(
-    six: Path, whole: Path, cluster: Cluster, tmp_path: Path
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A scheduler, two plain workers, and one that says that it has a GPU."""
+    with cluster(tmp_path_factory.mktemp("cluster"), (), (), GPU_WORKER) as there:
+        yield there
+
+
+def test_the_same_command_infers_where_the_gpu_is_and_segments_anywhere(
+    three: Cluster, slide: Path, reference: dict[str, bytes], tmp_path: Path
 ) -> None:
-    tagged = cluster.add_worker("--resources", "GPU=1")
-    other = cluster.add_worker()
-    cluster.wait_for(2)
-    workers: dict[str, set[int]] = {"infer": set(), "segment": set()}
-
-    import wsiproc.run
-
-    real = wsiproc.run._find_cells
-
-    def noted(*arguments: Any) -> Any:
-        done = real(*arguments)
-        for stage, results in done.items():
-            workers[stage] |= {int(result["worker"].split(":")[1]) for result in results}
-        return done
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(wsiproc.run, "_find_cells", noted)
-        run_one(six, tmp_path, scheduler=cluster.address, **SETTINGS)
-    assert workers["infer"] == {tagged}
-    assert other in workers["segment"]
-    assert_same_cells(whole, tmp_path / "six")
+    command = [sys.executable, "-m", "wsiproc.cli", "run", slide, "-o", tmp_path, "--scheduler", three.address]
+    command += ["--model", "classical", "--region", "512", "--quiet"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert written(tmp_path) == reference
+    (file,) = tmp_path.glob("*/run.json")
+    run = json.loads(file.read_text())
+    pids = {
+        stage: {int(name.rsplit(":", 1)[1]) for name in workers} - {os.getpid()}
+        for stage, workers in run["workers"].items()
+    }
+    assert run["device"] == "cpu"
+    assert pids["infer"] == {three.workers[2].pid}
+    assert pids["segment"] <= {worker.pid for worker in three.workers}
+    assert len(pids["segment"]) > 1
 
 
-def test_workers_that_are_killed_and_others_that_join_change_no_byte(
-    six: Path, whole: Path, cluster: Cluster, tmp_path: Path
+def test_cuda_is_refused_with_the_names_of_the_workers_that_have_none(
+    three: Cluster, slide: Path, tmp_path: Path
 ) -> None:
-    for _ in range(2):
-        cluster.add_worker()
-    cluster.wait_for(2)
-    thread, answer = run_beside(six, tmp_path, cluster)
-    for number in (1, 3):
-        wait_until_regions_are_done(tmp_path, number)
-        cluster.workers.pop(0).send_signal(signal.SIGKILL)
-        cluster.add_worker()
-    thread.join(200)
-    assert answer
-    assert not isinstance(answer[0], Exception), answer[0]
-    assert_same_cells(whole, tmp_path / "six")
+    (outcome,) = run_slides([slide], tmp_path, settings(scheduler=three.address, device="cuda"))
+    assert isinstance(outcome.error, SettingsError)
+    assert "1 of 1 workers for inference find no CUDA device: tcp://127.0.0.1" in str(outcome.error)
 
 
-def test_a_scheduler_that_is_started_again_is_found_and_what_was_lost_is_done_again(
-    six: Path, whole: Path, cluster: Cluster, tmp_path: Path
+def test_the_device_is_what_all_workers_for_inference_have() -> None:
+    assert common_device({"a": 8, "b": 6}, "auto") == ("cuda", 6)
+    assert common_device({"a": 8, "b": 6}, "cuda") == ("cuda", 6)
+    assert common_device({"a": 8, "b": None}, "cpu") == ("cpu", 0)
+    assert common_device({"a": None, "b": None}, "auto") == ("cpu", 0)
+    for choice in ("auto", "cuda"):
+        with pytest.raises(SettingsError, match="1 of 2 workers for inference find no CUDA device: b"):
+            common_device({"a": 8, "b": None}, choice)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into processes")
+def test_nothing_listens_on_anything_but_loopback(three: Cluster) -> None:
+    with crew("dask", workers=2) as local, crew(scheduler=three.address):
+        assert local.workers == 2
+        ours = psutil.Process().children(recursive=True)
+        sockets = [
+            s for process in [psutil.Process(), *ours] for s in process.net_connections() if s.status == "LISTEN"
+        ]
+        assert len(sockets) > 6
+        assert {s.laddr.ip for s in sockets} == {"127.0.0.1"}
+
+
+class Disturbance:
+    """Calls something now and then while a run goes on, from the first region on."""
+
+    def __init__(self, disturb: Any, every_s: float) -> None:
+        self._disturb, self._every_s = disturb, every_s
+        self._stop, self._thread = threading.Event(), threading.Thread(target=self._go)
+        self.times = 0
+
+    def listen(self, event: Event) -> None:
+        if event.stage == "cells" and not self._thread.is_alive() and not self.times:
+            self._thread.start()
+
+    def _go(self) -> None:
+        while True:
+            self._disturb()
+            self.times += 1
+            if self._stop.wait(self._every_s):
+                return
+
+    def end(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def run_disturbed(slide: Path, out: Path, address: str, disturb: Any, every_s: float) -> int:
+    """Run on a cluster that is disturbed; how often it was."""
+    disturbance = Disturbance(disturb, every_s)
+    try:
+        (outcome,) = run_slides([slide], out, settings(scheduler=address), listen=disturbance.listen)
+    finally:
+        disturbance.end()
+    assert outcome.error is None
+    return disturbance.times
+
+
+def test_workers_that_die_and_join_change_no_byte(slide: Path, reference: dict[str, bytes], tmp_path: Path) -> None:
+    with cluster(tmp_path / "cluster", (), (), ()) as there:
+
+        def replace_one() -> None:
+            there.start_worker()
+            there.kill_worker()
+
+        assert run_disturbed(slide, tmp_path / "out", there.address, replace_one, every_s=3) >= 2
+    assert written(tmp_path / "out") == reference
+
+
+def test_a_scheduler_that_dies_and_comes_back_changes_no_byte(
+    slide: Path, reference: dict[str, bytes], tmp_path: Path
 ) -> None:
-    cluster.add_worker()
-    cluster.wait_for(1)
-    thread, answer = run_beside(six, tmp_path, cluster)
-    wait_until_regions_are_done(tmp_path, 2)
-    cluster.restart_scheduler()
-    cluster.add_worker()
-    thread.join(200)
-    assert answer
-    assert not isinstance(answer[0], Exception), answer[0]
-    assert_same_cells(whole, tmp_path / "six")
+    with cluster(tmp_path / "cluster", (), ()) as there:
+
+        def restart() -> None:
+            there.restart_scheduler()
+            for _ in range(2):  # workers leave with their scheduler; something has to start them again
+                there.start_worker()
+
+        assert run_disturbed(slide, tmp_path / "out", there.address, restart, every_s=1000) == 1
+    assert written(tmp_path / "out") == reference
 
 
-def test_a_cluster_without_gpu_workers_is_a_cpu_and_says_so_if_asked_for_more(cluster: Cluster) -> None:
-    cluster.add_worker()
-    cluster.wait_for(1)
-    assert choose_device("auto", cluster.address) == "cpu"
-    with pytest.raises(SettingsError, match=r"no workers with a GPU; .* --resources GPU=1"):
-        choose_device("cuda", cluster.address)
+def wait_for(path: Path) -> str:
+    while not path.exists():
+        time.sleep(0.05)
+    return path.read_text()
 
 
-def test_a_cluster_that_is_gone_is_named_after_a_while(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsiproc.executors._PATIENCE_S", 3.0)
-    cluster.add_worker()
-    cluster.wait_for(1)
-    with crew("dask", scheduler=cluster.address) as workers:
-        results = workers.run([Task(f"t{i}", time.sleep, (0.2,)) for i in range(50)])
-        next(results)
-        cluster.close()
-        with pytest.raises(WorkerError, match=r"no workers for 3 s.*What is done is kept"):
-            list(results)
+def test_workers_or_a_scheduler_gone_for_good_are_waited_for_a_while(tmp_path: Path) -> None:
+    patience = Patience(workers_s=2, scheduler_s=2)
+    tasks = [Task("waiting", wait_for, (tmp_path / "never",))]
+    with cluster(tmp_path / "cluster", ()) as there, crew(scheduler=there.address, patience=patience) as workers:
+        threading.Timer(1, there.kill_worker).start()
+        with pytest.raises(
+            WorkerError, match=r"at tcp://127.0.0.1:\d+ has had no workers for \d+ s.*goes on from there"
+        ):
+            list(workers.run(tasks))
+        there.start_workers(())
+        threading.Timer(1, there.scheduler.kill).start()
+        with pytest.raises(WorkerError, match=r"was lost and has not answered for 2 s .*goes on from there"):
+            list(workers.run(tasks))
+
+
+def test_gpu_tasks_wait_for_a_gpu_that_was_there_and_not_for_one_that_never_was(tmp_path: Path) -> None:
+    (tmp_path / "there").write_text("done")
+    tasks = [Task("inference", wait_for, (tmp_path / "there",), gpu=True)]
+    with cluster(tmp_path / "cluster", ()) as there:
+        with crew(scheduler=there.address) as workers:
+            assert [result for _, result in workers.run(tasks)] == ["done"]
+        there.start_workers(GPU_WORKER)
+        with crew(scheduler=there.address, patience=Patience(workers_s=2)) as workers:
+            there.kill_worker(1)
+            with pytest.raises(WorkerError, match="has had no workers with a GPU for"):
+                list(workers.run(tasks))

@@ -27,7 +27,6 @@ MAY_USE = {
         "crops",
         "report",
         "pipeline",
-        "regions",
         "projection",
         "executors",
         "memory",
@@ -37,7 +36,7 @@ MAY_USE = {
         "io",
         "core",
     },
-    "cohort": {"core"},
+    "cohort": {"io", "core"},
     "discover": {"plan", "survey", "regions", "executors", "settings", "models", "io", "array", "core"},
     "run_facts": {"plan", "settings", "models", "core"},
     "plan": {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from importlib.resources import files
@@ -14,6 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from wsiproc.core.palette import css_colour
+from wsiproc.io.whole import whole_file
 
 CSV, HTML = "cohort.csv", "cohort.html"
 _FIRST = ("slide", "status", "cells", "tissue_mm2", "cells_per_mm2")
@@ -84,9 +84,8 @@ def _csv(rows: Sequence[Row], classes: Sequence[str]) -> str:
 
 
 def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8", newline="")
-    os.replace(temporary, path)
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")
 
 
 def _page(rows: Sequence[Row], classes: Sequence[str], runs: Sequence[dict[str, Any]]) -> str:

@@ -12,8 +12,8 @@
     │   └── MemoryLimitError           … as it turned out while it went on
     ├── ModelError(ValueError)         a model that cannot be found or loaded
     ├── OutputError(ValueError)        an output folder that is incomplete or breaks a rule
-    ├── RetryableError                 another try may do (SlideTimeoutError is one)
-    ├── WorkerError(RuntimeError)      workers die, or their cluster is gone
+    ├── RetryableError                 what may go well on another worker; mixed into errors of other kinds
+    ├── WorkerError(RuntimeError)      workers that are gone, or that a task takes down with it
     └── MissingExtraError(ImportError) an optional dependency that is not installed
 
 Each is also the builtin that one expects, so that ``except OSError`` works. A message says what, where (the
@@ -39,7 +39,7 @@ class SlideReadError(SlideError):
 
 
 class RetryableError(WsiprocError):
-    """Something that another try, on another worker best, may not meet."""
+    """What may go well when it is tried again, best on another worker: a slow disk, a lost mount."""
 
 
 class SlideTimeoutError(SlideReadError, RetryableError):
@@ -71,7 +71,7 @@ class OutputError(WsiprocError, ValueError):
 
 
 class WorkerError(WsiprocError, RuntimeError):
-    """Workers that die at a task again and again, or a cluster that is gone; what is done is kept."""
+    """Workers or a scheduler that are gone for too long, or a task in whose hands worker after worker dies."""
 
 
 class MissingExtraError(WsiprocError, ImportError):

@@ -31,8 +31,9 @@ from wsiproc.executors import Task, give_back_memory
 from wsiproc.io import ngff
 from wsiproc.io.geojson import GeoJsonWriter, Piece, features_bytes
 from wsiproc.io.parquet import CellWriter, read_part, write_part
+from wsiproc.io.whole import remove_unfinished, write_json
 from wsiproc.projection import Mask
-from wsiproc.regions import Job, infer_region, inside, segment_region, stain_channels, unread, write_json
+from wsiproc.regions import Job, infer_region, inside, segment_region, stain_channels, unread
 from wsiproc.workfolder import RUN
 
 if TYPE_CHECKING:
@@ -231,6 +232,7 @@ def cell_tasks(job: Job, infer: Sequence[Region], segment: Sequence[Region]) -> 
 
 
 def finish(job: Job, run: dict[str, Any]) -> None:
-    """``run.json`` by rename, the mark of completion; then the scaffolding goes."""
+    """``run.json`` by rename, the mark of completion; before it what killed workers left, then the scaffolding goes."""
+    remove_unfinished(job.folder)
     write_json(job.folder / RUN, run)
     shutil.rmtree(job.work)

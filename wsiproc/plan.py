@@ -9,7 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from wsiproc.array.measure import measurement_names
 from wsiproc.core.geometry import Grid, Region
 from wsiproc.core.kinds import CellKinds
 from wsiproc.errors import SettingsError
-from wsiproc.executors import available_cores, cluster_device
+from wsiproc.executors import Crew, available_cores
 from wsiproc.io.ngff import CHUNK
 from wsiproc.io.slides import SlideSource
 from wsiproc.memory import bytes_held
@@ -41,9 +41,8 @@ from wsiproc.projection import (
 )
 from wsiproc.regions import Job, predict, stain_channels
 from wsiproc.settings import Settings
-from wsiproc.survey import look_at
+from wsiproc.survey import Survey, look_at
 
-_CLUSTER_BATCH = 16  # windows at a time on GPUs that are elsewhere
 # Settings that change what is written; a folder made with others of these cannot be continued. The model counts as what
 # it is, not as the path where it lies.
 _DECISIVE = ("mpp", "reader", "tissue", "region")
@@ -85,43 +84,43 @@ class Plan:
         return float(self.tissue.sum() * self.overview_mpp[0] * self.overview_mpp[1] / 1e6)
 
 
-def plan_slide(path: Path, out: Path, settings: Settings, kinds: CellKinds | None = None) -> Plan:
+@dataclass(frozen=True)
+class Cluster:
+    """The workers of a cluster: device that inference runs on, its free memory, tasks that run side by side."""
+
+    device: str
+    gpu_bytes: int
+    threads: int
+
+
+def plan_slide(
+    path: Path, out: Path, settings: Settings, kinds: CellKinds | None = None, cluster: Cluster | None = None
+) -> Plan:
     """Decide everything for one slide. Reads its overview and a few windows of tissue; writes nothing.
 
-    ``kinds``: the classes that its cells get; None leaves them those of the model.
+    ``kinds``: the classes that its cells get; None leaves them those of the model. ``cluster``: the workers, where they
+    are not this machine's.
 
     Raises SlideError, ResolutionError, SettingsError, ModelError, or PlanError with both numbers where the work does
     not fit.
     """
     source, model = slide_source(path, settings), load_model(settings.model)
     _check_region(settings.region, model)
-    device = choose_device(settings.device, settings.scheduler)
+    here = choose_device(settings.device if cluster is None else "auto")
+    device = here if cluster is None else cluster.device
     seen = look_at(source, model, settings.tissue, settings.roi)
     frame, search = seen.frame, seen.search
     facts = work_facts(seen.slide["fingerprint"], settings, model, device, kinds)
     model = seen.model
     if kinds is not None:
         require_features(kinds, model, path)
-    job = Job(
-        source=source,
-        folder=out.absolute() / seen.slide["name"],
-        fingerprint=seen.slide["fingerprint"],
-        frame=frame,
-        model=model,
-        step=settings.region,
-        device=device,
-        batch=_batch(settings, device),
-        roi=seen.roi,
-        kinds=kinds,
-        read_timeout_s=settings.read_timeout_s,
-        strict=settings.strict,
-    )
+    job = _job(seen, source, out, settings, device, _batch(settings, device, cluster), kinds)
     infer, segment = split_regions(search, frame.grid, job.step, model.margin)
     windows = sum(len(needed_windows(search, frame.grid, r.box, model.window, model.margin)) for r in infer)
-    window_s, cells = _probe(job, seen.samples, seen.read_s, windows)
+    window_s, cells = _probe(replace(job, device=here), seen.samples, seen.read_s, windows)
     shards = {shard for region in segment for shard in Grid(frame.grid, BLOCK).touching(region.box)}
     each = _bytes_a_worker(job)
-    crew_size = settings.workers or _workers_that_fit(each, _memory_limit(settings))
+    crew_size = cluster.threads if cluster else settings.workers or _workers_that_fit(each, _memory_limit(settings))
     workers = min(crew_size, len(infer))
     plan = Plan(
         job=job,
@@ -136,7 +135,8 @@ def plan_slide(path: Path, out: Path, settings: Settings, kinds: CellKinds | Non
         overview_mpp=seen.overview_mpp,
         tissue=seen.tissue,
         search=search,
-        memory_bytes=DRIVER_BYTES + workers * each,
+        # The workers of a cluster take theirs elsewhere.
+        memory_bytes=DRIVER_BYTES + (0 if cluster else workers * each),
         disk_bytes=disk_bytes(windows * model.window**2, len(model.channels), cells),
         seconds=run_seconds(windows, window_s, len(shards), cells, workers),
         cells=cells,
@@ -144,6 +144,25 @@ def plan_slide(path: Path, out: Path, settings: Settings, kinds: CellKinds | Non
     )
     _check_plan(plan, settings)
     return plan
+
+
+def _job(
+    seen: Survey, source: SlideSource, out: Path, settings: Settings, device: str, batch: int, kinds: CellKinds | None
+) -> Job:
+    return Job(
+        source=source,
+        folder=out.absolute() / seen.slide["name"],
+        fingerprint=seen.slide["fingerprint"],
+        frame=seen.frame,
+        model=seen.model,
+        step=settings.region,
+        device=device,
+        batch=batch,
+        roi=seen.roi,
+        kinds=kinds,
+        read_timeout_s=settings.read_timeout_s,
+        strict=settings.strict,
+    )
 
 
 def _bytes_a_worker(job: Job) -> int:
@@ -179,30 +198,17 @@ def _check_region(step: int, model: Model) -> None:
         )
 
 
-def choose_device(choice: str, scheduler: str | None = None) -> str:
-    """``cuda`` or ``cpu``, of this machine or of a cluster; SettingsError where CUDA is asked for and not there."""
-    if scheduler is not None and choice != "cpu":
-        device = cluster_device(scheduler, finds_cuda)
-        if choice == "cuda" != device:
-            raise SettingsError(
-                f"device is cuda, but the cluster at {scheduler} has no workers with a GPU; start those that have one "
-                "with `dask worker --resources GPU=1`, or use --device cpu or auto"
-            )
-        return device
+def choose_device(choice: str) -> str:
+    """``cuda`` or ``cpu``; raises SettingsError where CUDA is asked for and not there."""
     if choice == "cpu" or (choice == "auto" and not _may_have_gpu()):
         return "cpu"
-    if finds_cuda():
+    import torch
+
+    if torch.cuda.is_available():
         return "cuda"
     if choice == "cuda":
         raise SettingsError("device is cuda, but PyTorch finds no CUDA device; use --device cpu or auto")
     return "cpu"
-
-
-def finds_cuda() -> bool:
-    """Whether PyTorch finds a CUDA device on this machine."""
-    import torch
-
-    return bool(torch.cuda.is_available())
 
 
 def _may_have_gpu() -> bool:
@@ -211,16 +217,45 @@ def _may_have_gpu() -> bool:
     return sys.platform != "linux" or any(Path(path).exists() for path in drivers)
 
 
-def _batch(settings: Settings, device: str) -> int:
+def cluster_facts(workers: Crew, choice: str) -> Cluster:
+    """What the workers of a cluster are; inference runs on those with the resource ``GPU``, else on any.
+
+    ``choice`` as in the settings. Raises SettingsError where CUDA is asked for and some have none, and where some have
+    it and some not: a slide is done on one kind of device, for the other gives slightly other maps.
+    """
+    free = {} if choice == "cpu" else workers.ask(free_gpu_bytes)
+    device, gpu_bytes = common_device(free, choice)
+    return Cluster(device, gpu_bytes, workers.workers)
+
+
+def common_device(free: Mapping[str, int | None], choice: str) -> tuple[str, int]:
+    """Device and least free memory of workers, whose free GPU memory is given by name; raises as ``cluster_facts``."""
+    without = sorted(name for name, size in free.items() if size is None)
+    if choice == "cpu" or (choice == "auto" and len(without) == len(free)):
+        return "cpu", 0
+    if without:
+        raise SettingsError(
+            f"{len(without)} of {len(free)} workers for inference find no CUDA device: {', '.join(without[:5])}. Start "
+            "those with a GPU, and no others, as `dask worker … --resources GPU=1`, or use --device cpu"
+        )
+    return "cuda", min(size for size in free.values() if size is not None)
+
+
+def free_gpu_bytes() -> int | None:
+    """Free memory of the GPU of this process; None without one."""
+    import torch
+
+    return int(torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else None
+
+
+def _batch(settings: Settings, device: str, cluster: Cluster | None) -> int:
     """Windows at a time: one on the CPU, where a fixed shape keeps every digit; by free memory on a GPU."""
     if device == "cpu":
         return 1
-    if settings.batch or settings.scheduler is not None:  # how much memory its GPUs have, nobody here can tell
-        return settings.batch or _CLUSTER_BATCH
-    import torch
-
-    free, _ = torch.cuda.mem_get_info()
-    return int(np.clip(free / (settings.workers or 1) / 2e9, 1, 64))
+    if settings.batch:
+        return settings.batch
+    free = cluster.gpu_bytes if cluster else (free_gpu_bytes() or 0) / (settings.workers or 1)
+    return int(np.clip(free / 2e9, 1, 64))
 
 
 def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
@@ -229,18 +264,12 @@ def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
     return result, time.perf_counter() - started
 
 
-def _local(device: str) -> str:
-    """The device, or the CPU where only a cluster has it."""
-    return device if device == "cpu" or (_may_have_gpu() and choose_device("auto") == device) else "cpu"
-
-
 def _probe(job: Job, samples: Sequence[npt.NDArray[np.uint8]], read_s: float, windows: int) -> tuple[float, float]:
     """Seconds a window and cells in all, from up to three samples run for real."""
     model = job.model
     some = [_full_window(s, model.window, model.halo) for s in samples[:: max(1, len(samples) // 3)]]
-    device = _local(job.device)
-    predict(model, some[0][None], device)  # the first call pays for loading and compiling
-    maps, predict_s = _timed(lambda: [predict(model, s[None], device)[0] for s in some])
+    predict(model, some[0][None], job.device)  # the first call pays for loading and compiling
+    maps, predict_s = _timed(lambda: [predict(model, s[None], job.device)[0] for s in some])
     model.instances(maps[0])
     found, segment_s = _timed(lambda: [model.instances(m) for m in maps])
     around = ((job.step + 2 * model.margin) / job.step) ** 2

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,11 +21,12 @@ from wsiproc.core.geometry import Box, Region
 from wsiproc.core.kinds import CellKinds
 from wsiproc.core.palette import RGB, class_colour
 from wsiproc.errors import SlideError, SlideReadError, SlideTimeoutError
-from wsiproc.executors import give_back_memory
+from wsiproc.executors import give_back_memory, worker_name
 from wsiproc.io import ngff
 from wsiproc.io.parquet import write_part
 from wsiproc.io.patience import within
 from wsiproc.io.slides import Slide, SlideSource
+from wsiproc.io.whole import write_json
 from wsiproc.models.base import OD_STEP, Instances, Model
 from wsiproc.projection import Frame, Mask, mask_at, needed_windows
 from wsiproc.workfolder import WORK
@@ -115,11 +114,6 @@ def _one_thread() -> None:
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     give_back_memory()
-
-
-def worker_name() -> str:
-    """Machine and process that this runs in."""
-    return f"{platform.node()}:{os.getpid()}"
 
 
 def _infer_marker(job: Job, key: str) -> Path:
@@ -298,10 +292,3 @@ def cell_table(
 def stain_channels(model: Model) -> dict[str, int]:
     """Stains among the maps: name → channel."""
     return {channel.name: index for index, channel in enumerate(model.channels) if channel.stain}
-
-
-def write_json(path: Path, value: object) -> None:
-    """A small JSON file, whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
-    os.replace(temporary, path)

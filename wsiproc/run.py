@@ -21,6 +21,7 @@ from wsiproc.errors import MemoryLimitError, OutputError, SettingsError, sentenc
 from wsiproc.executors import Crew, Task, crew, give_back_memory
 from wsiproc.io.fingerprint import slide_files
 from wsiproc.io.slides import slide_name
+from wsiproc.io.whole import write_json
 from wsiproc.memory import MemoryWatch
 from wsiproc.models import load_model
 from wsiproc.pipeline import (
@@ -33,14 +34,13 @@ from wsiproc.pipeline import (
     merge_cells,
     render_tasks,
 )
-from wsiproc.plan import Plan, choose_device, plan_slide, slide_source, work_facts
+from wsiproc.plan import Cluster, Plan, choose_device, cluster_facts, plan_slide, slide_source, work_facts
 from wsiproc.projection import GB
-from wsiproc.regions import write_json
 from wsiproc.report import ReportCells, write_report
 from wsiproc.run_facts import Drawn, run_facts
 from wsiproc.seams import SeamPlaces, blocks_at, certificate, check_place
 from wsiproc.settings import Settings
-from wsiproc.workfolder import RUN, empty, locked, other_facts, storage_explained, sweep, tidy
+from wsiproc.workfolder import RUN, empty, locked, other_facts, storage_explained, tidy
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,6 @@ def run_plan(
     lap("report")
     run["seconds"] = seconds | {"total": round(sum(seconds.values()), 3)}
     run["memory"] = {"peak_bytes": watch.peak, "limit_bytes": watch.limit}
-    sweep(plan.job.folder)
     finish(plan.job, run)
     return run
 
@@ -214,6 +213,13 @@ class _Crews:
         self._crew: Crew | None = None
         self._open = stack.enter_context(ExitStack())
         self._most: int | None = None
+        self._cluster: Cluster | None = None
+
+    def cluster(self) -> Cluster | None:
+        """What the workers of an existing cluster are; None where the workers are this machine's."""
+        if self._cluster is None and self._settings.scheduler is not None:
+            self._cluster = cluster_facts(self._started(None), self._settings.device)
+        return self._cluster
 
     def for_plan(self, plan: Plan) -> Crew:
         """Workers for a plan; a single region runs in this process unless a kind was chosen."""
@@ -221,9 +227,12 @@ class _Crews:
         size = min(plan.crew_size, self._most or plan.crew_size)
         if self._crew is not None and self._settings.scheduler is None and self._crew.workers > size:
             self._close()
+        if self._crew is None and min(plan.workers, size) < 2 and not chosen:
+            return Crew("loop", 1, None)
+        return self._started(size)
+
+    def _started(self, size: int | None) -> Crew:
         if self._crew is None:
-            if min(plan.workers, size) < 2 and not chosen:
-                return Crew("loop", 1, None)
             settings = self._settings
             self._crew = self._open.enter_context(crew(settings.executor, size, settings.scheduler))
         return self._crew
@@ -306,7 +315,8 @@ def _run_slide(
 ) -> Outcome:
     """One slide, unless its folder is finished already."""
     with slide_source(path, settings).open() as slide:
-        model, device = load_model(settings.model), choose_device(settings.device, settings.scheduler)
+        cluster = crews.cluster()
+        model, device = load_model(settings.model), cluster.device if cluster else choose_device(settings.device)
         facts = work_facts(slide.fingerprint(), settings, model, device, kinds)
     if not overwrite:
         run = _finished(folder, facts)
@@ -315,7 +325,7 @@ def _run_slide(
     listen(Event(folder.name, "plan", 0, 1))
     clock = time.perf_counter()
     with MemoryWatch(settings.memory_gb * GB if settings.memory_gb is not None else None) as watch:
-        plan = plan_slide(path, folder.parent, settings, kinds)
+        plan = plan_slide(path, folder.parent, settings, kinds, cluster)
         give_back_memory()
         if overwrite:
             (folder / RUN).unlink(missing_ok=True)

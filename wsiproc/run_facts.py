@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -79,6 +80,7 @@ def run_facts(
             "infer": round(sum(r["seconds"] for r in done["infer"]), 3),
             "segment": round(sum(r["seconds"] for r in done["segment"]), 3),
         },
+        "workers": {stage: Counter(r.get("worker", "") for r in results) for stage, results in done.items()},
         "resumed": sum(bool(r.get("resumed")) for results in done.values() for r in results),
         "warnings": warnings,
         "versions": _versions(),

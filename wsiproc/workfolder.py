@@ -16,8 +16,6 @@ from wsiproc.errors import OutputError, WsiprocError
 RUN, WORK = "run.json", ".work"
 # What a run writes into the folder, the mark of completion first.
 _OUTPUTS = (RUN, WORK, "report.html", "cells.parquet", "cells.geojson.gz", "maps.ome.zarr", "slide.ome.zarr")
-# Names that writers give to what is not whole yet: ours, and zarr's.
-_UNFINISHED = ("*.tmp", "*.partial")
 _REMEDIES = {
     errno.ENOSPC: "the disk is full: make room on it",
     errno.EDQUOT: "your quota of disk space is used up: make room",
@@ -56,13 +54,6 @@ def locked(folder: Path) -> Iterator[None]:
         if new:  # a slide that is refused leaves nothing behind
             with suppress(OSError):
                 folder.parent.rmdir()
-
-
-def sweep(folder: Path) -> None:
-    """Remove what writers that were killed have left unfinished."""
-    for pattern in _UNFINISHED:
-        for path in folder.rglob(pattern):
-            path.unlink(missing_ok=True)
 
 
 def empty(folder: Path) -> None:

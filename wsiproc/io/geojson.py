@@ -27,6 +27,7 @@ from isal import isal_zlib
 from wsiproc.core.cells import CellTable, Rings
 from wsiproc.core.palette import RGB
 from wsiproc.errors import OutputError
+from wsiproc.io.whole import temporary_name, whole_file
 
 # One feature a line: a line is then read, checked and forgotten, whatever the size of the file.
 _HEAD = b'{"type":"FeatureCollection","features":[\n'
@@ -200,9 +201,8 @@ class Piece:
 
     def save(self, path: Path) -> None:
         """Keep the piece in a file, whole or not at all."""
-        temporary = path.with_name(f"{path.name}.tmp")
-        temporary.write_bytes(_PIECE_HEADER.pack(self.crc, self.length, self.dropped) + self.deflated)
-        os.replace(temporary, path)
+        with whole_file(path) as temporary:
+            temporary.write_bytes(_PIECE_HEADER.pack(self.crc, self.length, self.dropped) + self.deflated)
 
     @classmethod
     def load(cls, path: Path) -> Piece:
@@ -220,7 +220,7 @@ class GeoJsonWriter:
 
     def __init__(self, path: Path) -> None:
         self.dropped = 0
-        self._path, self._temporary = path, path.with_name(f"{path.name}.tmp")
+        self._path, self._temporary = path, temporary_name(path)
         self._empty, self._crc, self._length = True, 0, 0
         self._file = self._temporary.open("wb")
         self._file.write(_GZIP_HEADER)

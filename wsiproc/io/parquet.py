@@ -19,6 +19,7 @@ import shapely
 from wsiproc.array.outline import as_polygons
 from wsiproc.core.cells import CellTable, Rings
 from wsiproc.core.palette import RGB
+from wsiproc.io.whole import temporary_name, whole_file
 
 
 def write_part(path: Path, cells: CellTable) -> None:
@@ -31,9 +32,8 @@ def write_part(path: Path, cells: CellTable) -> None:
         **{f"m:{name}": values for name, values in cells.measurements.items()},
         "ring": pa.ListArray.from_arrays((2 * cells.rings.offsets).astype(np.int32), cells.rings.vertices.ravel()),
     }
-    temporary = path.with_suffix(".tmp")
-    pyarrow.feather.write_feather(pa.table(columns), temporary, compression="zstd", compression_level=1)
-    os.replace(temporary, path)
+    with whole_file(path) as temporary:
+        pyarrow.feather.write_feather(pa.table(columns), temporary, compression="zstd", compression_level=1)
 
 
 def read_part(path: Path) -> CellTable:
@@ -72,7 +72,7 @@ class CellWriter:
     def __init__(
         self, path: Path, classes: Mapping[str, RGB], measurements: Sequence[str], scale: tuple[float, float]
     ) -> None:
-        self._path, self._temporary = path, path.with_suffix(".parquet.tmp")
+        self._path, self._temporary = path, temporary_name(path)
         self._classes, self._scale, self._next_id = list(classes), scale, 1
         self._bounds: list[float] | None = None
         self._schema = _schema(classes, measurements, scale)

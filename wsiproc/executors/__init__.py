@@ -1,0 +1,90 @@
+"""One list of tasks, run in a plain loop, by threads, by processes or by Dask; the only part that imports dask.
+
+A task is a module-level function with small picklable arguments and a small result: names, boxes and counts travel,
+pixels never do. The list is in a valid order, so the loop is a full executor; the others run whatever is ready.
+
+Workers may die and come back, and so may the scheduler of a cluster: what they had in hand is done again. Doing a task
+twice, even twice at the same time, must therefore leave the same files; tasks see to that by writing each file whole
+under a name of its own and renaming it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from wsiproc.errors import PlanError
+from wsiproc.executors.handing_out import hand_out, run_in_loop
+from wsiproc.executors.host import available_cores, give_back_memory, worker_name
+from wsiproc.executors.pools import Patience, Pool, ProcessPool, Task, ThreadPool
+
+__all__ = ["KINDS", "Crew", "Patience", "Task", "available_cores", "crew", "give_back_memory", "worker_name"]
+
+KINDS = ("auto", "dask", "processes", "threads", "loop")
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Workers that are there: a pool, and how many tasks it runs at a time. ``pool`` None is the plain loop.
+
+    Several threads may each run a list of tasks through one crew.
+    """
+
+    kind: str
+    workers: int
+    pool: Pool | None
+
+    def run(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Any]]:
+        """Each task with its result, as they end.
+
+        A task that raises RetryableError is tried again as often as it says. Any other error, or the last of its tries,
+        stops the handing out and is raised; WorkerError where workers die in the hands of one task again and again, or
+        are all gone for too long.
+        """
+        return run_in_loop(tasks) if self.pool is None else hand_out(self.pool, tasks)
+
+    def ask(self, question: Callable[[], Answer]) -> dict[str, Answer]:
+        """What ``question()`` returns on each worker that ``gpu`` tasks may go to, by the worker's name."""
+        return {"this process": question()} if self.pool is None else self.pool.ask(question)
+
+
+@contextmanager
+def crew(
+    kind: str = "auto",
+    workers: int | None = None,
+    scheduler: str | None = None,
+    tasks: int = 2,
+    patience: Patience | None = None,
+) -> Iterator[Crew]:
+    """Workers for the time of the block.
+
+    ``kind``: one of ``KINDS``; *auto* is Dask, or the plain loop where a single task leaves nothing to share.
+    ``scheduler``: address of an existing Dask cluster, whose workers are then used; ``patience``: how long to wait for
+    those that are gone. Raises PlanError where that cluster does not answer or has no workers.
+    """
+    workers = workers or available_cores()
+    if scheduler is not None:
+        kind = "dask"
+    elif kind == "auto":
+        kind = "loop" if min(workers, tasks) < 2 else "dask"
+    if kind == "loop":
+        yield Crew(kind, 1, None)
+    elif kind == "threads":
+        with ThreadPoolExecutor(workers) as threads:
+            yield Crew(kind, workers, ThreadPool(threads, workers))
+    elif kind == "processes":
+        with ProcessPool(workers) as processes:
+            yield Crew(kind, workers, processes)
+    elif kind == "dask":
+        from wsiproc.executors.cluster import existing_cluster, local_cluster
+
+        patience = patience or Patience()
+        with existing_cluster(scheduler, patience) if scheduler else local_cluster(workers, patience) as pool:
+            yield Crew(kind, pool.threads, pool)
+    else:
+        raise PlanError(f"unknown executor {kind!r}: choose one of {', '.join(KINDS)}")

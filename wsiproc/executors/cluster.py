@@ -1,0 +1,225 @@
+"""Workers of a Dask cluster: one that is there already, or one of this machine's cores.
+
+The scheduler holds what is handed out, a few tasks a worker, and never a whole slide; what was handed out and lost,
+with a worker or with the scheduler, is handed out again from here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import dask
+from distributed import Client, KilledWorker, LocalCluster, get_worker
+
+from wsiproc.errors import PlanError, RetryableError, WorkerError
+from wsiproc.executors.pools import AHEAD, Failed, Lost, Patience, Task, WorkersDied
+
+GPU = "GPU"  # the resource that marks a worker as one with a GPU: dask worker --resources GPU=1
+_CONNECT_S = 20.0
+_REFRESH_S = 5.0  # how old the list of workers may be
+_KEPT = "Results so far are kept; the same command goes on from there"
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A call, opaque to Dask, which would else look through all arguments for names of other tasks."""
+
+    call: Callable[..., Any]
+    args: tuple[Any, ...]
+
+
+def _do(work: _Work) -> Any:
+    """The work, on a worker. A failure that may be mended elsewhere comes back with the name of the worker."""
+    try:
+        return work.call(*work.args)
+    except RetryableError as error:
+        return Failed(error, get_worker().address)
+
+
+async def _fetch(future: Any) -> Any:
+    """The result of a Dask future, in the client's loop; whatever happens, an answer."""
+    try:
+        result = await future
+    except KilledWorker as error:
+        raise WorkersDied(error.allowed_failures + 1) from None
+    except (CancelledError, asyncio.CancelledError) as error:
+        raise Lost from error
+    except OSError as error:
+        # Those of the task itself are raised as they are; in that case the future knows it.
+        raise (error if future.status == "error" else Lost()) from error
+    if isinstance(result, Failed):
+        raise result
+    return result
+
+
+class ClusterPool:
+    """The workers of a cluster, which may come and go, by a client that is replaced when the scheduler was lost."""
+
+    def __init__(self, connect: Callable[[], Any], patience: Patience, where: str) -> None:
+        self._connect, self._patience, self._where = connect, patience, where
+        self._lock = threading.RLock()
+        self._client: Any = connect()
+        self._workers: dict[str, Any] = {}
+        self._seen = self._asked = 0.0  # when the list of workers was made; when there was last somebody in it
+        self._with_gpus = False
+        self._refresh(self._client)
+
+    @property
+    def threads(self) -> int:
+        """Tasks that run at the same time."""
+        return sum(worker["nthreads"] for worker in self._workers.values())
+
+    @property
+    def gpus(self) -> int:
+        """Tasks that run on GPUs at the same time."""
+        return int(sum(worker["resources"].get(GPU, 0) for worker in self._workers.values()))
+
+    def windows(self) -> tuple[int, int]:
+        """As in Pool; never none, so that what is ready waits where new workers will find it."""
+        return max(1, self.threads) * AHEAD, max(1, self.gpus) * AHEAD if self._with_gpus else 0
+
+    def submit(self, task: Task, place: int, avoid: frozenset[str]) -> Future[Any]:
+        """As in Pool; raises WorkerError where the scheduler stays away."""
+        client = self._running_client()
+        others = [address for address in self._workers if address not in avoid] if avoid else []
+        future = client.submit(
+            _do,
+            _Work(task.call, task.args),
+            # Dask keeps a little for each kind of task that it ever saw, told by the name up to the dash.
+            key=f"{task.call.__name__}-{uuid.uuid4()}",
+            priority=-place,
+            resources={GPU: 1} if task.gpu and self._with_gpus else None,
+            workers=others or None,
+            allow_other_workers=bool(others),
+        )
+        return asyncio.run_coroutine_threadsafe(_fetch(future), client.loop.asyncio_loop)
+
+    def check(self) -> None:
+        """Raise WorkerError where there are no workers, or none with a GPU where there once were, for too long."""
+        client = self._running_client()
+        with self._lock:
+            if time.monotonic() - self._asked > _REFRESH_S or not self._able():
+                self._refresh(client)
+            away = time.monotonic() - self._seen
+        if away > self._patience.workers_s:
+            what = "with a GPU " if self._with_gpus and self._workers else ""
+            raise WorkerError(
+                f"{self._where} has had no workers {what}for {away:.0f} s; start some, and look into the logs of those "
+                f"that died. {_KEPT}"
+            )
+
+    def ask(self, question: Callable[[], Any]) -> dict[str, Any]:
+        """As in Pool."""
+        client = self._running_client()
+        with self._lock:
+            self._refresh(client)
+            with_gpus = [name for name, worker in self._workers.items() if worker["resources"].get(GPU, 0) >= 1]
+            asked = with_gpus or list(self._workers)
+        answers: dict[str, Any] = client.run(question, workers=asked)
+        return answers
+
+    def close(self) -> None:
+        """Let go of the cluster."""
+        with suppress(Exception):  # at the end nobody cares whether the other side is still there
+            self._client.close(timeout=5)
+
+    def _able(self) -> bool:
+        """Whether there is somebody for every kind of task."""
+        return bool(self.gpus if self._with_gpus else self._workers)
+
+    def _refresh(self, client: Any) -> None:
+        """Ask who is there; without an answer what was known stays."""
+        with suppress(OSError, TimeoutError):
+            self._workers = dict(client.scheduler_info(n_workers=-1)["workers"])
+            self._asked = time.monotonic()
+            self._with_gpus |= self.gpus > 0
+            if self._able():
+                self._seen = self._asked
+
+    def _running_client(self) -> Any:
+        """A client that is connected, a new one where the old has lost its scheduler; waits for that, but not for ever.
+
+        All that was handed out through the old one is lost and reported so.
+        """
+        if self._client.status == "running":
+            return self._client
+        with self._lock:
+            gave_up = time.monotonic() + self._patience.scheduler_s
+            while self._client.status != "running":
+                with suppress(Exception):  # of the old client nothing is needed but that it goes
+                    self._client.close(timeout=2)
+                try:
+                    self._client = self._connect()
+                    self._workers, self._asked, self._seen = {}, 0.0, time.monotonic()
+                except (OSError, ValueError) as error:
+                    if time.monotonic() > gave_up:
+                        raise WorkerError(
+                            f"{self._where} was lost and has not answered for {self._patience.scheduler_s:.0f} s "
+                            f"({error}). {_KEPT}"
+                        ) from error
+                    time.sleep(0.5)
+            return self._client
+
+
+@contextmanager
+def existing_cluster(address: str, patience: Patience) -> Iterator[ClusterPool]:
+    """The workers of the scheduler at ``address``; raises PlanError where it does not answer or has none."""
+
+    def connect() -> Any:
+        return Client(address, timeout=_CONNECT_S, set_as_default=False)
+
+    try:
+        pool = ClusterPool(connect, patience, f"the Dask cluster at {address}")
+    except (OSError, ValueError) as error:
+        raise PlanError(f"no Dask scheduler answers at {address}: {error}. Is it running?") from error
+    try:
+        if not pool.threads:
+            raise PlanError(f"the Dask cluster at {address} has no workers; start some with `dask worker`")
+        yield pool
+    finally:
+        pool.close()
+
+
+@contextmanager
+def local_cluster(workers: int, patience: Patience) -> Iterator[ClusterPool]:
+    """Single-threaded worker processes of this machine, on loopback; those that die are started again."""
+    # Memory is planned by the region, so Dask's own spilling and pausing would only get in the way. Dask also has its
+    # workers give back freed memory at once; within a task, arrays of tens of MB come and go, and faulting their pages
+    # in again costs as much as the work on them. Tasks give memory back themselves, once each, when they start.
+    options = {
+        "distributed.worker.memory.terminate": False,
+        "distributed.comm.timeouts.connect": "60s",
+        "distributed.nanny.pre-spawn-environ": {
+            "MALLOC_TRIM_THRESHOLD_": 2**26,
+            "MALLOC_MMAP_THRESHOLD_": 2**25,
+            "MALLOC_ARENA_MAX": 2,
+            "OMP_NUM_THREADS": 1,
+            "MKL_NUM_THREADS": 1,
+            "OPENBLAS_NUM_THREADS": 1,
+        },
+    }
+    with (
+        dask.config.set(options),
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            memory_limit=0,
+            silence_logs=40,
+        ) as cluster,
+    ):
+        pool = ClusterPool(lambda: Client(cluster, set_as_default=False), patience, "the Dask cluster of this machine")
+        try:
+            yield pool
+        finally:
+            pool.close()

@@ -1,0 +1,198 @@
+"""Handing out tasks: what is ready goes first, what failed for a while or was lost goes out again, with limits."""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from wsiproc.errors import RetryableError, WorkerError
+from wsiproc.executors.pools import Failed, Lost, Pool, Task, WorkersDied
+
+# A task that kills its workers does so each time; one that was only near when a worker died is hit by chance. Where one
+# of 4 workers is killed every 20 s, chance hits a task of 20 s about 3 times in 10: 12 times on end once in a million.
+MOST_DEATHS = 12
+# A scheduler that is lost so often while one task is on its way is not going to hold.
+MOST_LOSSES = 12
+
+# How often the pool is asked whether there is still somebody to wait for (s).
+_CHECK_S = 2.0
+
+
+def run_in_loop(tasks: Sequence[Task]) -> Iterator[tuple[Task, Any]]:
+    """Each task with its result, one after the other in this thread."""
+    for task in tasks:
+        yield task, _tried(task)
+
+
+def _tried(task: Task) -> Any:
+    """Its result, after as many tries as it may have."""
+    for _ in range(task.tries - 1):
+        try:
+            return task.call(*task.args)
+        except RetryableError:
+            continue
+    try:
+        return task.call(*task.args)
+    except RetryableError as error:
+        return task.given_up(error)
+
+
+class _Order:
+    """Which tasks are ready: those whose predecessors are done, the earliest of the list first.
+
+    Tasks for GPUs queue apart from the others, so that none waits behind those that it does not compete with.
+    """
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self._tasks = tasks
+        self._needs = {place: set(task.after) for place, task in enumerate(tasks) if task.after}
+        self._followers: dict[str, list[int]] = {}
+        for place, task in enumerate(tasks):
+            for key in task.after:
+                self._followers.setdefault(key, []).append(place)
+        self._ready: dict[bool, list[int]] = {False: [], True: []}
+        for place, task in enumerate(tasks):
+            if not task.after:
+                self._ready[task.gpu].append(place)  # ascending, which is a heap already
+
+    def next(self, gpu: bool | None) -> int | None:
+        """Take the earliest ready task: of those for GPUs, of the others, or (None) of both."""
+        heaps = [heap for kind, heap in self._ready.items() if heap and gpu in (None, kind)]
+        return heapq.heappop(min(heaps, key=lambda heap: heap[0])) if heaps else None
+
+    def done(self, key: str) -> None:
+        """Whatever waited only for this task is ready now."""
+        for place in self._followers.pop(key, ()):
+            self._needs[place].discard(key)
+            if not self._needs[place]:
+                del self._needs[place]
+                heapq.heappush(self._ready[self._tasks[place].gpu], place)
+
+
+@dataclass
+class _History:
+    """What happened to a task that did not end at the first try."""
+
+    failures: int = 0
+    deaths: int = 0
+    losses: int = 0
+    avoid: frozenset[str] = frozenset()
+
+
+def hand_out(pool: Pool, tasks: Sequence[Task]) -> Iterator[tuple[Task, Any]]:
+    """Each task with its result, as they end; errors as ``Crew.run`` says."""
+    order = _Order(tasks)
+    ended: SimpleQueue[tuple[int, Future[Any]]] = SimpleQueue()
+    running: dict[int, Future[Any]] = {}
+    histories: dict[int, _History] = {}
+
+    def submit(place: int) -> None:
+        history = histories.get(place)
+        future = pool.submit(tasks[place], place, history.avoid if history else frozenset())
+        running[place] = future
+        future.add_done_callback(partial(_note_end, ended, place))
+
+    due = time.monotonic() + _CHECK_S
+    try:
+        while True:
+            for place in _wanted(order, tasks, running, pool.windows()):
+                submit(place)
+            if not running:
+                return
+            for place, future in _next_ended(ended, due):
+                del running[place]
+                error = future.exception()
+                history = histories.setdefault(place, _History())
+                if error is not None and _again(tasks[place], history, error):
+                    submit(place)
+                    continue
+                result = tasks[place].given_up(_told(error)) if error is not None else future.result()
+                del histories[place]
+                order.done(tasks[place].key)
+                yield tasks[place], result
+            if time.monotonic() >= due:
+                pool.check()
+                due = time.monotonic() + _CHECK_S
+    finally:
+        for future in running.values():
+            future.cancel()
+
+
+def _note_end(ended: SimpleQueue[tuple[int, Future[Any]]], place: int, future: Future[Any]) -> None:
+    if not future.cancelled():  # only we cancel, when nobody listens any more
+        ended.put((place, future))
+
+
+def _wanted(
+    order: _Order, tasks: Sequence[Task], running: dict[int, Future[Any]], windows: tuple[int, int]
+) -> Iterator[int]:
+    """Ready tasks for which there is room, taken from the order; ``windows``: as of a Pool."""
+    anywhere, on_gpus = windows
+    if not on_gpus:
+        kinds: list[tuple[bool | None, int]] = [(None, anywhere - len(running))]
+    else:
+        gpu_tasks = sum(tasks[place].gpu for place in running)
+        kinds = [(True, on_gpus - gpu_tasks), (False, anywhere - (len(running) - gpu_tasks))]
+    for gpu, room in kinds:
+        for _ in range(room):
+            place = order.next(gpu)
+            if place is None:
+                break
+            yield place
+
+
+def _next_ended(ended: SimpleQueue[tuple[int, Future[Any]]], due: float) -> list[tuple[int, Future[Any]]]:
+    """What has ended, after a wait for the first until ``due``.
+
+    In the order of the list, so that of several tasks that went down together the one that ran is named, and not one
+    that waited behind it.
+    """
+    batch = []
+    try:
+        batch.append(ended.get(timeout=max(0.0, due - time.monotonic())))
+        while True:
+            batch.append(ended.get_nowait())
+    except Empty:
+        return sorted(batch, key=lambda end: end[0])
+
+
+def _told(error: BaseException) -> Exception:
+    """The error that a task raised at its last try."""
+    assert isinstance(error, Failed | RetryableError)
+    return error.error if isinstance(error, Failed) else error
+
+
+def _again(task: Task, history: _History, error: BaseException) -> bool:
+    """Write down what happened to a task; whether it may be tried again. Raises what ends everything."""
+    match error:
+        case Failed():
+            history.failures += 1
+            history.avoid |= {error.worker}
+            return history.failures < task.tries
+        case RetryableError():
+            history.failures += 1
+            return history.failures < task.tries
+        case WorkersDied():
+            history.deaths += error.deaths
+            if history.deaths >= MOST_DEATHS:
+                raise WorkerError(
+                    f"{history.deaths} workers died while they had {task.key!r} in hand, so it may well be what kills "
+                    "them: look for lack of memory (system log, job log), use a smaller --region or give workers more "
+                    "memory. Results so far are kept; the same command goes on from there"
+                )
+        case Lost():
+            history.losses += 1
+            if history.losses >= MOST_LOSSES:
+                raise WorkerError(
+                    f"the scheduler was lost {history.losses} times while {task.key!r} was on its way. Results so far "
+                    "are kept; the same command goes on from there"
+                )
+        case _:
+            raise error
+    return True

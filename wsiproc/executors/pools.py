@@ -1,0 +1,210 @@
+"""What tasks and pools of workers are; pools of threads and of processes on this machine."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from wsiproc.errors import RetryableError
+
+# Tasks handed over per worker: enough that none waits for the driver, few enough that order still matters.
+AHEAD = 3
+
+
+@dataclass(frozen=True)
+class Task:
+    """``call(*args)``, to be started when the tasks named in ``after`` are done.
+
+    ``tries``: how often it may be called where it raises RetryableError; each later try goes to another worker where
+    there is one. After the last, ``otherwise(error)`` stands for its result, or the error is raised. ``gpu``: goes to
+    a worker with the resource ``GPU`` where the cluster has such workers.
+    """
+
+    key: str
+    call: Callable[..., Any]
+    args: tuple[Any, ...]
+    after: tuple[str, ...] = ()
+    tries: int = 1
+    gpu: bool = False
+    otherwise: Callable[[Exception], Any] | None = None
+
+    def given_up(self, error: Exception) -> Any:
+        """What stands for the result of a task that was tried often enough."""
+        if self.otherwise is None:
+            raise error
+        return self.otherwise(error)
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Seconds to wait for workers where all are gone, and for a scheduler that does not answer any more."""
+
+    workers_s: float = 300.0
+    scheduler_s: float = 300.0
+
+
+class Failed(Exception):  # noqa: N818 - how an attempt ended, for the one who hands out; never reaches a user
+    """A try that raised a RetryableError, and on which worker."""
+
+    def __init__(self, error: RetryableError, worker: str) -> None:
+        super().__init__(error, worker)
+        self.error, self.worker = error, worker
+
+
+class WorkersDied(Exception):  # noqa: N818
+    """That many workers died, one after the other, which had the task in hand."""
+
+    def __init__(self, deaths: int) -> None:
+        super().__init__(deaths)
+        self.deaths = deaths
+
+
+class Lost(Exception):  # noqa: N818
+    """The scheduler went away, and whatever it knew with it."""
+
+
+class Pool(Protocol):
+    """Workers that take tasks."""
+
+    def windows(self) -> tuple[int, int]:
+        """How many tasks to have handed out at a time, anywhere and to GPUs; no GPUs: all tasks go anywhere."""
+
+    def submit(self, task: Task, place: int, avoid: frozenset[str]) -> Future[Any]:
+        """Its result in the future, or what it raised, or Failed, WorkersDied or Lost.
+
+        ``place`` in the list decides who goes first; ``avoid`` names workers on which it failed. Raises WorkerError
+        where there is nobody to take it.
+        """
+
+    def check(self) -> None:
+        """Raise WorkerError where nobody is left who could end a task."""
+
+    def ask(self, question: Callable[[], Any]) -> dict[str, Any]:
+        """Answers of the workers that ``gpu`` tasks go to, by name."""
+
+
+class ThreadPool:
+    """Threads of this process."""
+
+    def __init__(self, threads: ThreadPoolExecutor, workers: int) -> None:
+        self._threads, self._workers = threads, workers
+
+    def windows(self) -> tuple[int, int]:
+        """As in Pool."""
+        return self._workers * AHEAD, 0
+
+    def submit(self, task: Task, place: int, avoid: frozenset[str]) -> Future[Any]:
+        """As in Pool; threads share whatever made a try fail, so any takes the next."""
+        return self._threads.submit(task.call, *task.args)
+
+    def check(self) -> None:
+        """Threads do not die alone."""
+
+    def ask(self, question: Callable[[], Any]) -> dict[str, Any]:
+        """As in Pool."""
+        return {"this process": question()}
+
+
+@dataclass
+class _Order:
+    """A task that waits for a process."""
+
+    task: Task
+    avoid: frozenset[str]
+    outcome: Future[Any]
+
+
+class ProcessPool:
+    """Processes of this machine, a pool of one each.
+
+    Where one dies, it is known which task it had, and only that is lost; one pool of many loses all at once.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self._pools = {str(number): _one_process() for number in range(workers)}
+        self._free = list(reversed(self._pools))
+        self._waiting: list[_Order] = []
+        self._lock = threading.RLock()  # a future that is done already calls back at once
+        self._closed = False
+
+    def windows(self) -> tuple[int, int]:
+        """As in Pool."""
+        return len(self._pools) * AHEAD, 0
+
+    def submit(self, task: Task, place: int, avoid: frozenset[str]) -> Future[Any]:
+        """As in Pool."""
+        order = _Order(task, avoid if len(avoid) < len(self._pools) else frozenset(), Future())
+        with self._lock:
+            self._waiting.append(order)
+            self._assign()
+        return order.outcome
+
+    def check(self) -> None:
+        """Dead processes are replaced at once."""
+
+    def ask(self, question: Callable[[], Any]) -> dict[str, Any]:
+        """As in Pool; all processes are on this machine, and alike."""
+        return {"this machine": self.submit(Task("ask", question, ()), 0, frozenset()).result()}
+
+    def _assign(self) -> None:
+        """Give waiting tasks to free processes, each one that it does not avoid."""
+        for order in list(self._waiting):
+            name = next((name for name in reversed(self._free) if name not in order.avoid), None)
+            if name is None:
+                continue
+            self._waiting.remove(order)
+            if order.outcome.set_running_or_notify_cancel():
+                self._free.remove(name)
+                running = self._start(name, order.task)
+                running.add_done_callback(partial(self._ended, name, order))
+
+    def _start(self, name: str, task: Task) -> Future[Any]:
+        try:
+            return self._pools[name].submit(task.call, *task.args)
+        except BrokenProcessPool:  # it died while it had nothing to do
+            self._replace(name)
+            return self._pools[name].submit(task.call, *task.args)
+
+    def _replace(self, name: str) -> None:
+        self._pools[name].shutdown(wait=False)
+        self._pools[name] = _one_process()
+
+    def _ended(self, name: str, order: _Order, running: Future[Any]) -> None:
+        """Pass on how a try ended, and the process to the next task."""
+        with self._lock:
+            error = running.exception()
+            if isinstance(error, BrokenProcessPool) and not self._closed:
+                self._replace(name)
+                error = WorkersDied(1)
+            elif isinstance(error, RetryableError):
+                error = Failed(error, name)
+            self._free.append(name)
+            if not self._closed:
+                self._assign()
+        if error is None:
+            order.outcome.set_result(running.result())
+        else:
+            order.outcome.set_exception(error)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._lock:
+            self._closed = True
+            pools = list(self._pools.values())
+        for pool in pools:
+            pool.shutdown()
+
+
+def _one_process() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, mp_context=get_context("spawn"))

@@ -1,0 +1,46 @@
+"""Files that are there whole or not at all, whoever dies while writing them, and however many write them at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_SUFFIX = ".tmp"
+
+
+def temporary_name(path: Path) -> Path:
+    """A name beside ``path`` that no other writer has.
+
+    A task may run twice at the same time, where a worker was given up that still lives. With one name for both, the
+    first would put a file in place that the second is still writing.
+    """
+    return path.with_name(f"{path.name}.{uuid.uuid4().hex}{_SUFFIX}")
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Another name to write to; the file gets its own, in one step, when the block ends well."""
+    temporary = temporary_name(path)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: object) -> None:
+    """A small JSON file, whole or not at all."""
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Delete what killed writers left in ``folder`` and below: our temporary files, and those of zarr."""
+    for pattern in (f"*{_SUFFIX}", "*.partial"):
+        for path in folder.rglob(pattern):
+            path.unlink(missing_ok=True)
