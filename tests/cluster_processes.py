@@ -25,9 +25,10 @@ class Cluster:
         self.start_scheduler(port=0)
 
     def start_scheduler(self, port: int) -> None:
+        """Returns when it can be reached; port 0 is any."""
         file = self._folder / "scheduler.json"
         file.unlink(missing_ok=True)
-        options = ["--port", str(port), "--scheduler-file", str(file), "--no-dashboard"]
+        options = ["--port", str(port), "--scheduler-file", str(file), "--dashboard-address", "127.0.0.1:0"]
         self.scheduler = self._start("scheduler", *options)
         limit = time.monotonic() + 60
         while not file.exists():
@@ -41,7 +42,9 @@ class Cluster:
         self.start_scheduler(int(self.address.rsplit(":", 1)[1]))
 
     def start_worker(self, *options: str) -> subprocess.Popen[bytes]:
-        worker = self._start("worker", self.address, "--nthreads", "1", "--no-nanny", "--no-dashboard", *options)
+        """A worker that joins when it is ready; its process is the one that works."""
+        there = ["--dashboard-address", "127.0.0.1:0"]  # else it listens everywhere, --host or not
+        worker = self._start("worker", self.address, "--nthreads", "1", "--no-nanny", *there, *options)
         self.workers.append(worker)
         return worker
 
@@ -54,10 +57,9 @@ class Cluster:
         with Client(self.address, timeout="60s", set_as_default=False) as client:
             client.wait_for_workers(len(self.workers), timeout=60)
 
-    def kill_worker(self, index: int = 0) -> int:
-        worker = self.workers.pop(index)
-        kill(worker)
-        return worker.pid
+    def kill_worker(self, index: int = 0) -> None:
+        """The oldest, or another."""
+        kill(self.workers.pop(index))
 
     def _start(self, what: str, *options: str) -> subprocess.Popen[bytes]:
         self._started += 1
@@ -75,14 +77,17 @@ class Cluster:
             )
 
     def logs(self) -> str:
+        """The last words of all."""
         return "\n".join(f"{path}\n{path.read_text()[-2000:]}" for path in sorted(self._folder.glob("*/log")))
 
     def stop(self) -> None:
+        """End all that was started."""
         for process in [*self.workers, self.scheduler]:
             kill(process)
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
+    """As a lost node looks: no chance to tidy up."""
     if process.poll() is None:
         process.send_signal(signal.SIGKILL)
     process.wait()

@@ -29,7 +29,7 @@ GPU_WORKER = ("--resources", "GPU=1", "--name", "with GPU")
 @pytest.fixture(scope="module")
 def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("slides") / "shared slide.tif"
-    write_synthetic_slide(path, (3100, 4200), mpp=0.25, seed=3, tissue_fraction=0.6)
+    write_synthetic_slide(path, (2000, 3000), mpp=0.25, seed=3, tissue_fraction=0.6)
     return path
 
 
@@ -79,9 +79,7 @@ def test_the_same_command_infers_where_the_gpu_is_and_segments_anywhere(
     assert len(pids["segment"]) > 1
 
 
-def test_cuda_is_refused_with_the_names_of_the_workers_that_have_none(
-    three: Cluster, slide: Path, tmp_path: Path
-) -> None:
+def test_cuda_is_refused_with_the_names_of_workers_without(three: Cluster, slide: Path, tmp_path: Path) -> None:
     (outcome,) = run_slides([slide], tmp_path, settings(scheduler=three.address, device="cuda"))
     assert isinstance(outcome.error, SettingsError)
     assert "1 of 1 workers for inference find no CUDA device: tcp://127.0.0.1" in str(outcome.error)
@@ -118,6 +116,7 @@ class Disturbance:
         self.times = 0
 
     def listen(self, event: Event) -> None:
+        """Begin with the first region."""
         if event.stage == "cells" and not self._thread.is_alive() and not self.times:
             self._thread.start()
 
@@ -129,6 +128,7 @@ class Disturbance:
                 return
 
     def end(self) -> None:
+        """Leave the run in peace."""
         self._stop.set()
         self._thread.join()
 
@@ -180,9 +180,7 @@ def test_workers_or_a_scheduler_gone_for_good_are_waited_for_a_while(tmp_path: P
     tasks = [Task("waiting", wait_for, (tmp_path / "never",))]
     with cluster(tmp_path / "cluster", ()) as there, crew(scheduler=there.address, patience=patience) as workers:
         threading.Timer(1, there.kill_worker).start()
-        with pytest.raises(
-            WorkerError, match=r"at tcp://127.0.0.1:\d+ has had no workers for \d+ s.*goes on from there"
-        ):
+        with pytest.raises(WorkerError, match=r"at tcp://\S+ has had no workers for \d+ s.*goes on from there"):
             list(workers.run(tasks))
         there.start_workers(())
         threading.Timer(1, there.scheduler.kill).start()

@@ -10,7 +10,7 @@ import asyncio
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ import dask
 from distributed import Client, KilledWorker, LocalCluster, get_worker
 
 from wsiproc.errors import PlanError, RetryableError, WorkerError
-from wsiproc.executors.pools import AHEAD, Failed, Lost, Patience, Task, WorkersDied
+from wsiproc.executors.pools import Failed, Lost, Order, Patience, WorkersDied
 
 GPU = "GPU"  # the resource that marks a worker as one with a GPU: dask worker --resources GPU=1
 _CONNECT_S = 20.0
@@ -82,25 +82,33 @@ class ClusterPool:
         """Tasks that run on GPUs at the same time."""
         return int(sum(worker["resources"].get(GPU, 0) for worker in self._workers.values()))
 
-    def windows(self) -> tuple[int, int]:
+    def slots(self) -> tuple[int, int]:
         """As in Pool; never none, so that what is ready waits where new workers will find it."""
-        return max(1, self.threads) * AHEAD, max(1, self.gpus) * AHEAD if self._with_gpus else 0
+        return max(1, self.threads), max(1, self.gpus) if self._with_gpus else 0
 
-    def submit(self, task: Task, place: int, avoid: frozenset[str]) -> Future[Any]:
-        """As in Pool; raises WorkerError where the scheduler stays away."""
+    def submit(self, orders: Sequence[Order]) -> list[Future[Any]]:
+        """As in Pool; raises WorkerError where the scheduler stays away. Those that are alike travel together."""
         client = self._running_client()
-        others = [address for address in self._workers if address not in avoid] if avoid else []
-        future = client.submit(
-            _do,
-            _Work(task.call, task.args),
-            # Dask keeps a little for each kind of task that it ever saw, told by the name up to the dash.
-            key=f"{task.call.__name__}-{uuid.uuid4()}",
-            priority=-place,
-            resources={GPU: 1} if task.gpu and self._with_gpus else None,
-            workers=others or None,
-            allow_other_workers=bool(others),
-        )
-        return asyncio.run_coroutine_threadsafe(_fetch(future), client.loop.asyncio_loop)
+        alike: dict[tuple[bool, frozenset[str]], list[int]] = {}
+        for number, order in enumerate(orders):
+            alike.setdefault((order.task.gpu and self._with_gpus, order.avoid), []).append(number)
+        outcomes: dict[int, Future[Any]] = {}
+        for (gpu, avoid), numbers in alike.items():
+            tasks = [orders[number].task for number in numbers]
+            others = [address for address in self._workers if address not in avoid] if avoid else []
+            futures = client.map(
+                _do,
+                [_Work(task.call, task.args) for task in tasks],
+                # Dask keeps a little for each kind of task that it ever saw, told by the name up to the dash.
+                key=[f"{task.call.__name__}-{uuid.uuid4()}" for task in tasks],
+                priority=-orders[numbers[0]].place,
+                resources={GPU: 1} if gpu else None,
+                workers=others or None,
+                allow_other_workers=bool(others),
+            )
+            for number, future in zip(numbers, futures, strict=True):
+                outcomes[number] = asyncio.run_coroutine_threadsafe(_fetch(future), client.loop.asyncio_loop)
+        return [outcomes[number] for number in range(len(orders))]
 
     def check(self) -> None:
         """Raise WorkerError where there are no workers, or none with a GPU where there once were, for too long."""
@@ -213,7 +221,7 @@ def local_cluster(workers: int, patience: Patience) -> Iterator[ClusterPool]:
             threads_per_worker=1,
             processes=True,
             host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
+            dashboard_address=None,
             memory_limit=0,
             silence_logs=40,
         ) as cluster,

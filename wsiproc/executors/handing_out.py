@@ -12,13 +12,16 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from wsiproc.errors import RetryableError, WorkerError
-from wsiproc.executors.pools import Failed, Lost, Pool, Task, WorkersDied
+from wsiproc.executors.pools import Failed, Lost, Order, Pool, Task, WorkersDied
 
 # A task that kills its workers does so each time; one that was only near when a worker died is hit by chance. Where one
 # of 4 workers is killed every 20 s, chance hits a task of 20 s about 3 times in 10: 12 times on end once in a million.
 MOST_DEATHS = 12
 # A scheduler that is lost so often while one task is on its way is not going to hold.
 MOST_LOSSES = 12
+
+# Tasks handed over per slot, and for how long (s) they should last where they are short.
+_AHEAD, _MOST_AHEAD, _PACE_S = 3, 100, 0.5
 
 # How often the pool is asked whether there is still somebody to wait for (s).
 _CHECK_S = 2.0
@@ -85,6 +88,29 @@ class _History:
     avoid: frozenset[str] = frozenset()
 
 
+_NOTHING = _History()
+
+
+class _Pace:
+    """How many tasks to have handed out per slot: ``ahead``.
+
+    Three are enough that no worker waits for the driver, and few enough that order still matters. Where tasks are so
+    short that handing them out is most of the work, more of them travel together.
+    """
+
+    def __init__(self) -> None:
+        self.ahead = _AHEAD
+        self._since, self._ended = time.monotonic(), 0
+
+    def count(self, ended: int, slots: int) -> None:
+        """Note that so many tasks have ended, of a pool with so many slots."""
+        self._ended += ended
+        passed = time.monotonic() - self._since
+        if passed > _PACE_S:
+            self.ahead = min(_MOST_AHEAD, max(_AHEAD, round(self._ended / passed * _PACE_S / slots)))
+            self._since, self._ended = time.monotonic(), 0
+
+
 def hand_out(pool: Pool, tasks: Sequence[Task]) -> Iterator[tuple[Task, Any]]:
     """Each task with its result, as they end; errors as ``Crew.run`` says."""
     order = _Order(tasks)
@@ -92,25 +118,27 @@ def hand_out(pool: Pool, tasks: Sequence[Task]) -> Iterator[tuple[Task, Any]]:
     running: dict[int, Future[Any]] = {}
     histories: dict[int, _History] = {}
 
-    def submit(place: int) -> None:
-        history = histories.get(place)
-        future = pool.submit(tasks[place], place, history.avoid if history else frozenset())
-        running[place] = future
-        future.add_done_callback(partial(_note_end, ended, place))
+    def submit(places: Sequence[int]) -> None:
+        orders = [Order(tasks[place], place, histories.get(place, _NOTHING).avoid) for place in places]
+        for place, future in zip(places, pool.submit(orders) if orders else (), strict=True):
+            running[place] = future
+            future.add_done_callback(partial(_note_end, ended, place))
 
+    pace = _Pace()
     due = time.monotonic() + _CHECK_S
     try:
         while True:
-            for place in _wanted(order, tasks, running, pool.windows()):
-                submit(place)
+            submit(list(_wanted(order, tasks, running, pool.slots(), pace.ahead)))
             if not running:
                 return
-            for place, future in _next_ended(ended, due):
+            batch = _next_ended(ended, due)
+            pace.count(len(batch), sum(pool.slots()))
+            for place, future in batch:
                 del running[place]
                 error = future.exception()
                 history = histories.setdefault(place, _History())
                 if error is not None and _again(tasks[place], history, error):
-                    submit(place)
+                    submit([place])
                     continue
                 result = tasks[place].given_up(_told(error)) if error is not None else future.result()
                 del histories[place]
@@ -130,17 +158,17 @@ def _note_end(ended: SimpleQueue[tuple[int, Future[Any]]], place: int, future: F
 
 
 def _wanted(
-    order: _Order, tasks: Sequence[Task], running: dict[int, Future[Any]], windows: tuple[int, int]
+    order: _Order, tasks: Sequence[Task], running: dict[int, Future[Any]], slots: tuple[int, int], ahead: int
 ) -> Iterator[int]:
-    """Ready tasks for which there is room, taken from the order; ``windows``: as of a Pool."""
-    anywhere, on_gpus = windows
+    """Ready tasks for which there is room, taken from the order: ``ahead`` for each of the pool's slots."""
+    anywhere, on_gpus = (ahead * number for number in slots)
     if not on_gpus:
         kinds: list[tuple[bool | None, int]] = [(None, anywhere - len(running))]
     else:
         gpu_tasks = sum(tasks[place].gpu for place in running)
         kinds = [(True, on_gpus - gpu_tasks), (False, anywhere - (len(running) - gpu_tasks))]
     for gpu, room in kinds:
-        for _ in range(room):
+        for _ in range(room if room >= ahead // _AHEAD else 0):
             place = order.next(gpu)
             if place is None:
                 break

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -13,9 +13,6 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from wsiproc.errors import RetryableError
-
-# Tasks handed over per worker: enough that none waits for the driver, few enough that order still matters.
-AHEAD = 3
 
 
 @dataclass(frozen=True)
@@ -70,17 +67,25 @@ class Lost(Exception):  # noqa: N818
     """The scheduler went away, and whatever it knew with it."""
 
 
+@dataclass(frozen=True)
+class Order:
+    """A task to be done: its ``place`` in the list decides who goes first; ``avoid``: workers on which it failed."""
+
+    task: Task
+    place: int
+    avoid: frozenset[str] = frozenset()
+
+
 class Pool(Protocol):
     """Workers that take tasks."""
 
-    def windows(self) -> tuple[int, int]:
-        """How many tasks to have handed out at a time, anywhere and to GPUs; no GPUs: all tasks go anywhere."""
+    def slots(self) -> tuple[int, int]:
+        """How many tasks run at a time, anywhere and on GPUs; no GPUs: all tasks go anywhere."""
 
-    def submit(self, task: Task, place: int, avoid: frozenset[str]) -> Future[Any]:
-        """Its result in the future, or what it raised, or Failed, WorkersDied or Lost.
+    def submit(self, orders: Sequence[Order]) -> list[Future[Any]]:
+        """For each its result in the future, or what it raised, or Failed, WorkersDied or Lost.
 
-        ``place`` in the list decides who goes first; ``avoid`` names workers on which it failed. Raises WorkerError
-        where there is nobody to take it.
+        Raises WorkerError where there is nobody to take them.
         """
 
     def check(self) -> None:
@@ -96,13 +101,13 @@ class ThreadPool:
     def __init__(self, threads: ThreadPoolExecutor, workers: int) -> None:
         self._threads, self._workers = threads, workers
 
-    def windows(self) -> tuple[int, int]:
+    def slots(self) -> tuple[int, int]:
         """As in Pool."""
-        return self._workers * AHEAD, 0
+        return self._workers, 0
 
-    def submit(self, task: Task, place: int, avoid: frozenset[str]) -> Future[Any]:
+    def submit(self, orders: Sequence[Order]) -> list[Future[Any]]:
         """As in Pool; threads share whatever made a try fail, so any takes the next."""
-        return self._threads.submit(task.call, *task.args)
+        return [self._threads.submit(order.task.call, *order.task.args) for order in orders]
 
     def check(self) -> None:
         """Threads do not die alone."""
@@ -110,15 +115,6 @@ class ThreadPool:
     def ask(self, question: Callable[[], Any]) -> dict[str, Any]:
         """As in Pool."""
         return {"this process": question()}
-
-
-@dataclass
-class _Order:
-    """A task that waits for a process."""
-
-    task: Task
-    avoid: frozenset[str]
-    outcome: Future[Any]
 
 
 class ProcessPool:
@@ -130,40 +126,44 @@ class ProcessPool:
     def __init__(self, workers: int) -> None:
         self._pools = {str(number): _one_process() for number in range(workers)}
         self._free = list(reversed(self._pools))
-        self._waiting: list[_Order] = []
+        self._waiting: list[tuple[Order, Future[Any]]] = []
         self._lock = threading.RLock()  # a future that is done already calls back at once
         self._closed = False
 
-    def windows(self) -> tuple[int, int]:
+    def slots(self) -> tuple[int, int]:
         """As in Pool."""
-        return len(self._pools) * AHEAD, 0
+        return len(self._pools), 0
 
-    def submit(self, task: Task, place: int, avoid: frozenset[str]) -> Future[Any]:
+    def submit(self, orders: Sequence[Order]) -> list[Future[Any]]:
         """As in Pool."""
-        order = _Order(task, avoid if len(avoid) < len(self._pools) else frozenset(), Future())
+        outcomes: list[Future[Any]] = [Future() for _ in orders]
         with self._lock:
-            self._waiting.append(order)
+            self._waiting += zip(orders, outcomes, strict=True)
             self._assign()
-        return order.outcome
+        return outcomes
 
     def check(self) -> None:
         """Dead processes are replaced at once."""
 
     def ask(self, question: Callable[[], Any]) -> dict[str, Any]:
         """As in Pool; all processes are on this machine, and alike."""
-        return {"this machine": self.submit(Task("ask", question, ()), 0, frozenset()).result()}
+        return {"this machine": self.submit([Order(Task("ask", question, ()), 0)])[0].result()}
 
     def _assign(self) -> None:
         """Give waiting tasks to free processes, each one that it does not avoid."""
-        for order in list(self._waiting):
-            name = next((name for name in reversed(self._free) if name not in order.avoid), None)
+        for waiting in list(self._waiting):
+            if not self._free:
+                return
+            order, outcome = waiting
+            avoid = order.avoid if len(order.avoid) < len(self._pools) else ()
+            name = next((name for name in reversed(self._free) if name not in avoid), None)
             if name is None:
                 continue
-            self._waiting.remove(order)
-            if order.outcome.set_running_or_notify_cancel():
+            self._waiting.remove(waiting)
+            if outcome.set_running_or_notify_cancel():
                 self._free.remove(name)
                 running = self._start(name, order.task)
-                running.add_done_callback(partial(self._ended, name, order))
+                running.add_done_callback(partial(self._ended, name, outcome))
 
     def _start(self, name: str, task: Task) -> Future[Any]:
         try:
@@ -176,7 +176,7 @@ class ProcessPool:
         self._pools[name].shutdown(wait=False)
         self._pools[name] = _one_process()
 
-    def _ended(self, name: str, order: _Order, running: Future[Any]) -> None:
+    def _ended(self, name: str, outcome: Future[Any], running: Future[Any]) -> None:
         """Pass on how a try ended, and the process to the next task."""
         with self._lock:
             error = running.exception()
@@ -189,9 +189,9 @@ class ProcessPool:
             if not self._closed:
                 self._assign()
         if error is None:
-            order.outcome.set_result(running.result())
+            outcome.set_result(running.result())
         else:
-            order.outcome.set_exception(error)
+            outcome.set_exception(error)
 
     def __enter__(self) -> Self:
         return self
