@@ -115,8 +115,7 @@ def plan_slide(
     infer, segment = split_regions(search, frame.grid, job.step, model.margin)
     windows = sum(len(needed_windows(search, frame.grid, r.box, model.window, model.margin)) for r in infer)
     window_s, cells = _probe(replace(job, device=here), seen.samples, seen.read_s, windows)
-    threads = cluster.threads if cluster else settings.workers or available_cores()
-    workers = min(threads, len(infer))
+    workers = min(cluster.threads if cluster else settings.workers or available_cores(), len(infer))
     shards = {shard for region in segment for shard in Grid(frame.grid, BLOCK).touching(region.box)}
     each = _bytes_a_worker(job)
     plan = Plan(
@@ -131,8 +130,7 @@ def plan_slide(
         overview_mpp=seen.overview_mpp,
         tissue=seen.tissue,
         search=search,
-        # The workers of a cluster take theirs elsewhere.
-        memory_bytes=DRIVER_BYTES + (0 if cluster else workers * each),
+        memory_bytes=DRIVER_BYTES + (0 if cluster else workers * each),  # those of a cluster take theirs elsewhere
         disk_bytes=disk_bytes(windows * model.window**2, len(model.channels), cells),
         seconds=run_seconds(windows, window_s, len(shards), cells, workers),
         cells=cells,
