@@ -19,6 +19,11 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
         (("million_cells.py", "4000", "1"), "peak of all processes"),
         (("peak_memory.py", sys.executable, "-c", "print('hello')"), "peak of all processes"),
         (("geojson_write.py", "20000"), "per million"),
+        (("scheduler_overhead.py", "--tasks", "200"), "200 tasks: "),
+        (
+            ("simulate_cohort.py", "--slides", "2", "--regions", "4", "--workers", "1"),
+            "measured: 2 slides of 4 regions",
+        ),
     ],
 )
 def test_a_benchmark_prints_its_figures(command: tuple[str, ...], said: str) -> None:
