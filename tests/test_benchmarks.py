@@ -21,6 +21,11 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
         (("geojson_write.py", "20000"), "per million"),
         (("fuzz.py", "ndpi", "--files", "4"), "| ndpi | 4 | "),
         (("corrupt_batch.py", "15"), "good: 1 done, 0 lost; bad: 14 named, 0 not exactly once"),
+        (("scheduler_overhead.py", "--tasks", "200"), "200 tasks: "),
+        (
+            ("simulate_cohort.py", "--slides", "2", "--regions", "4", "--workers", "1"),
+            "measured: 2 slides of 4 regions",
+        ),
     ],
 )
 def test_a_benchmark_prints_its_figures(command: tuple[str, ...], said: str) -> None:

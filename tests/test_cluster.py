@@ -23,6 +23,7 @@ from wsiproc.run import Event, run_slides
 from wsiproc.settings import Settings
 from wsiproc.synthetic import write_synthetic_slide
 
+_MOST_DISTURBANCES = 4
 GPU_WORKER = ("--resources", "GPU=1", "--name", "with GPU")
 
 
@@ -124,7 +125,8 @@ class Disturbance:
         while True:
             self._disturb()
             self.times += 1
-            if self._stop.wait(self._every_s):
+            # However slow the machine, the run has time to end.
+            if self.times == _MOST_DISTURBANCES or self._stop.wait(self._every_s):
                 return
 
     def end(self) -> None:

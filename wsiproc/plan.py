@@ -135,8 +135,7 @@ def plan_slide(
         overview_mpp=seen.overview_mpp,
         tissue=seen.tissue,
         search=search,
-        # The workers of a cluster take theirs elsewhere.
-        memory_bytes=DRIVER_BYTES + (0 if cluster else workers * each),
+        memory_bytes=DRIVER_BYTES + (0 if cluster else workers * each),  # those of a cluster take theirs elsewhere
         disk_bytes=disk_bytes(windows * model.window**2, len(model.channels), cells),
         seconds=run_seconds(windows, window_s, len(shards), cells, workers),
         cells=cells,

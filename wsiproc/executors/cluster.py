@@ -51,6 +51,9 @@ async def _fetch(future: Any) -> Any:
     except KilledWorker as error:
         raise WorkersDied(error.allowed_failures + 1) from None
     except (CancelledError, asyncio.CancelledError) as error:
+        waiting = asyncio.current_task()
+        if waiting is not None and waiting.cancelling():
+            raise  # nobody listens any more
         raise Lost from error
     except OSError as error:
         # Those of the task itself are raised as they are; in that case the future knows it.

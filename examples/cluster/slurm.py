@@ -1,0 +1,96 @@
+"""Run slides on a Slurm cluster: jobs of CPU workers, jobs of one GPU each, and this process as their driver.
+
+    python examples/cluster/slurm.py OUT SLIDE [SLIDE …] --interface ib0 --cpu-jobs 4 --gpu-jobs 2
+    python examples/cluster/slurm.py OUT SLIDE --show        # prints the job scripts and submits nothing
+
+Needs `pip install "wsiproc[cluster]"`, which brings dask-jobqueue. Slides and results must lie under the same path on
+all nodes. Run it where jobs can be submitted from and reached: on the login node, or in a small job of its own. Queue,
+account and sizes below are those of no cluster in particular: change them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from dask_jobqueue.slurm import SLURMJob
+from distributed import Client, Scheduler, SpecCluster
+
+from wsiproc.run import run_slides
+from wsiproc.settings import Settings
+
+
+def jobs(given: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """What each job asks for and starts, by name."""
+    common = {
+        "interface": given.interface,
+        "walltime": "08:00:00",
+        "account": given.account,
+        "log_directory": str(given.out / "job-logs"),
+        "death_timeout": 300,
+        "job_script_prologue": ["export OMP_NUM_THREADS=1"],
+        # Without it a worker's status page would be open to the whole network.
+        "worker_extra_args": ["--dashboard-address", "127.0.0.1:0"],
+    }
+    # One worker a core, single-threaded: regions run side by side.
+    cpu = common | {"queue": "cpu", "cores": given.cores, "processes": given.cores, "memory": f"{4 * given.cores}GB"}
+    # One worker a GPU. The tag sends inference there; the other cores of the job help to decode.
+    gpu = common | {"queue": "gpu", "cores": 1, "processes": 1, "job_cpu": 4, "memory": "24GB"}
+    gpu["job_extra_directives"] = ["--gres=gpu:1"]
+    gpu["worker_extra_args"] = [*common["worker_extra_args"], "--resources", "GPU=1"]
+    group = [f"-{number}" for number in range(given.cores)] if given.cores > 1 else [""]
+    names = {f"cpu-{number}": {"cls": SLURMJob, "options": cpu, "group": group} for number in range(given.cpu_jobs)}
+    return names | {f"gpu-{number}": {"cls": SLURMJob, "options": gpu} for number in range(given.gpu_jobs)}
+
+
+def show(specs: dict[str, dict[str, Any]]) -> None:
+    """Print a script of each kind."""
+    for name in ("cpu-0", "gpu-0"):
+        if name in specs:
+            print(SLURMJob("tcp://HEAD:PORT", name, **specs[name]["options"]).job_script())
+
+
+def wait_for_workers(client: Client, gpu: bool) -> None:
+    """Wait until the queue has let the first of them in; until then there is nothing to plan with."""
+    while True:
+        workers = client.scheduler_info(n_workers=-1)["workers"].values()
+        if any(worker["resources"].get("GPU") or not gpu for worker in workers):
+            return
+        time.sleep(1)
+
+
+def main() -> bool:
+    """Whether every slide could be done."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("slides", type=Path, nargs="+")
+    parser.add_argument("--interface", default="lo", help="network that nodes reach one another by, as ib0 or eth0")
+    parser.add_argument("--cpu-jobs", type=int, default=4)
+    parser.add_argument("--cores", type=int, default=16, help="of a CPU job")
+    parser.add_argument("--gpu-jobs", type=int, default=0)
+    parser.add_argument("--account")
+    parser.add_argument("--model", default="default")
+    parser.add_argument("--show", action="store_true")
+    given = parser.parse_args()
+    specs = jobs(given)
+    if given.show:
+        show(specs)
+        return True
+    head = {"cls": Scheduler, "options": {"interface": given.interface, "dashboard_address": "127.0.0.1:0"}}
+    failed = 0
+    with SpecCluster(scheduler=head, workers=specs, name="wsiproc") as cluster:
+        with Client(cluster) as client:
+            wait_for_workers(client, gpu=given.gpu_jobs > 0)
+        for outcome in run_slides(
+            given.slides, given.out, Settings(model=given.model, scheduler=cluster.scheduler_address)
+        ):
+            print(f"{outcome.path.name}: {outcome.error or outcome.status}", flush=True)
+            failed += outcome.error is not None
+    return not failed
+
+
+if __name__ == "__main__":
+    sys.exit(not main())
