@@ -29,7 +29,7 @@ def main(out: Path, slides: list[Path]) -> bool:
     """Whether every slide could be done; prints a line for each as it ends."""
     options = {"threads_per_worker": 1, "memory_limit": 0, "resources": {"GPU": 1}}
     outcomes = []
-    with LocalCUDACluster(host="127.0.0.1", dashboard_address=None, **options) as cluster:
+    with LocalCUDACluster(host="127.0.0.1", dashboard_address="127.0.0.1:0", **options) as cluster:
         gpus = len(cluster.cuda_visible_devices)
         others = max(1, (os.cpu_count() or 1) - gpus)
         address = cluster.scheduler_address

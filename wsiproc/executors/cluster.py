@@ -24,6 +24,7 @@ from wsiproc.executors.pools import Failed, Lost, Order, Patience, WorkersDied
 
 GPU = "GPU"  # the resource that marks a worker as one with a GPU: dask worker --resources GPU=1
 _CONNECT_S = 20.0
+_TICK_S = 0.05
 _REFRESH_S = 5.0  # how old the list of workers may be
 _KEPT = "Results so far are kept; the same command goes on from there"
 
@@ -47,6 +48,9 @@ def _do(work: _Work) -> Any:
 async def _fetch(future: Any) -> Any:
     """The result of a Dask future, in the client's loop; whatever happens, an answer."""
     try:
+        await future.exception()  # None, or what `await future` raises: in any case it is done
+        # Results are fetched a tick at a time, for Dask asks once for all that are wanted in the same moment.
+        await asyncio.sleep(_TICK_S - asyncio.get_running_loop().time() % _TICK_S)
         result = await future
     except KilledWorker as error:
         raise WorkersDied(error.allowed_failures + 1) from None
@@ -224,7 +228,9 @@ def local_cluster(workers: int, patience: Patience) -> Iterator[ClusterPool]:
             threads_per_worker=1,
             processes=True,
             host="127.0.0.1",
-            dashboard_address=None,
+            # No status page, which costs time; without an address Dask would still try its usual port.
+            dashboard_address="127.0.0.1:0",
+            scheduler_kwargs={"dashboard": False},
             memory_limit=0,
             silence_logs=40,
         ) as cluster,

@@ -21,7 +21,8 @@ MOST_DEATHS = 12
 MOST_LOSSES = 12
 
 # Tasks handed over per slot, and for how long (s) they should last where they are short.
-_AHEAD, _MOST_AHEAD, _PACE_S = 3, 100, 0.5
+_AHEAD, _MOST_AHEAD, _LASTING_S = 3, 100, 2.0
+_PACE_S = 0.5  # how often that is measured
 
 # How often the pool is asked whether there is still somebody to wait for (s).
 _CHECK_S = 2.0
@@ -107,7 +108,7 @@ class _Pace:
         self._ended += ended
         passed = time.monotonic() - self._since
         if passed > _PACE_S:
-            self.ahead = min(_MOST_AHEAD, max(_AHEAD, round(self._ended / passed * _PACE_S / slots)))
+            self.ahead = min(_MOST_AHEAD, max(_AHEAD, round(self._ended / passed * _LASTING_S / slots)))
             self._since, self._ended = time.monotonic(), 0
 
 
