@@ -180,8 +180,8 @@ def test_clouds_of_stain_are_pasted_and_are_no_nuclei() -> None:
 
 
 def real_nuclei() -> Palette:
-    """Four believed nuclei of 11 px."""
-    labels = numbered(*(ellipse(SIDE, (16 + 32 * (i // 2), 16 + 32 * (i % 2)), 5.5) for i in range(4)))
+    """Four believed nuclei of 14 px, equal and longish."""
+    labels = numbered(*(ellipse(SIDE, (16 + 32 * (i // 2), 16 + 32 * (i % 2)), 7, 0.7, 0.5) for i in range(4)))
     return collect_palette(stained(labels > 0), labels, HE)
 
 

@@ -89,6 +89,13 @@ def test_an_outline_filled_is_the_object_again(ellipses: list[tuple[float, float
         assert np.array_equal(filled > 0, mask)
 
 
+def test_an_object_in_pieces_has_the_outline_of_its_largest() -> None:
+    piece, speck = ellipse(SIDE, MIDDLE, 10), ellipse(SIDE, (8, 8), 3)
+    for labels in (piece | speck, piece | speck[::-1]):
+        (outline,) = label_outlines(labels.astype(np.int32))
+        assert np.array_equal(outline, label_outlines(piece.astype(np.int32))[0])
+
+
 def test_a_number_that_no_object_has_keeps_its_place() -> None:
     labels = np.zeros((SIDE, SIDE), np.int32)
     labels[10:20, 10:20], labels[40:60, 40:60] = 1, 3
@@ -203,10 +210,18 @@ def test_the_network_has_a_veto_and_no_more(one: float, other: float) -> None:
     assert believed(mask.astype(np.int32), stained(mask) * 0, 1.0)[0] == 0
 
 
+def gear() -> Mask:
+    """As round as a nucleus by its moments, and full of teeth."""
+    y, x = np.mgrid[:SIDE, :SIDE] - 48.0
+    mask: Mask = np.hypot(y, x) < np.where(np.sin(8 * np.arctan2(y, x)) > 0, 20, 14)
+    return mask
+
+
 def test_what_the_picture_does_not_support_is_not_believed() -> None:
     nucleus = ellipse(SIDE, MIDDLE, 9)
     whole = nucleus.astype(np.int32)
-    assert believed(crescent().astype(np.int32), stained(crescent()))[0] == 0
+    for odd in (crescent(), gear()):
+        assert believed(odd.astype(np.int32), stained(odd))[0] == 0
     assert believed(whole, stained(~nucleus))[0] == 0, "paler than what is around it"
     assert believed(whole, stained(ellipse(SIDE, MIDDLE, 20)))[0] == 0, "a part of something larger"
 

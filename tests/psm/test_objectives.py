@@ -13,21 +13,21 @@ from wsiproc.psm.objectives import OBJECTIVES, Contrastive, MeanValue, Rotation,
 class Corner(nn.Module):
     """The first pixel's red: half a turn changes it, and by how much is known."""
 
-    def forward(self, pictures: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, pictures: Tensor) -> Tensor:
         return pictures[:, :1, 0, 0]
 
 
 class Mean(nn.Module):
     """The mean pixel: no turn changes it."""
 
-    def forward(self, pictures: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, pictures: Tensor) -> Tensor:
         return pictures.mean((1, 2, 3))[:, None]
 
 
 class Arrow(nn.Module):
     """Four logits that say where the one bright pixel of the first corner has gone to."""
 
-    def forward(self, pictures: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, pictures: Tensor) -> Tensor:
         corners = [pictures[:, 0, y, x] for y, x in ((0, 0), (-1, 0), (-1, -1), (0, -1))]
         return 40 * torch.stack(corners, 1)
 

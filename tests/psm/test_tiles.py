@@ -47,11 +47,11 @@ def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --- slides ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("count", [1, 3, 100])
-def test_a_slide_gives_as_many_windows_of_tissue_as_asked_for(slide: Path, count: int) -> None:
+@pytest.mark.parametrize(("count", "most"), [(1, 1), (3, 3), (100, 15)])
+def test_a_slide_gives_as_many_windows_of_tissue_as_asked_for(slide: Path, count: int, most: int) -> None:
     found = read_tiles(Source(slide), MPP, count, OD99)
     assert found.name == "half.tif"
-    assert len(found.pixels) == count or 3 < len(found.pixels) < 16
+    assert min(count, 6) <= len(found.pixels) <= most
     assert {pixels.shape for pixels in found.pixels} == {(WINDOW, WINDOW, 3)}, "no slivers at the edge"
     assert len({pixels.tobytes() for pixels in found.pixels}) == len(found.pixels)
     for pixels in found.pixels:
