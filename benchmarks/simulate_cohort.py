@@ -29,7 +29,7 @@ from wsiproc.projection import Frame
 STEP = 2048
 
 
-def answer(job: Job, region: Region) -> dict[str, Any]:
+def answer(job: Job, region: Region, needs: tuple[str, ...] = ()) -> dict[str, Any]:
     """What a task says when it is done."""
     times = {"read_s": 0.123456, "predict_s": 1.23456, "seconds": 1.3579}
     return {"key": region.key, "worker": "node0123:45678", "windows": 16, "failed": None, "cells": 4321} | times
