@@ -23,8 +23,9 @@ from wsiproc.core.geometry import Grid, Region
 from wsiproc.executors import Task, crew
 from wsiproc.io.slides import SlideSource
 from wsiproc.models import load_model
-from wsiproc.pipeline import Job, cell_tasks
+from wsiproc.pipeline import cell_tasks
 from wsiproc.projection import Frame
+from wsiproc.regions import Job
 
 STEP = 2048
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -21,6 +23,15 @@ def tissue(seed: int = 1, side: int = SIDE, stain: str = "HE") -> Drawn:
     box = Box(0, 0, side, side)
     scene = Scene(box.shape, mpp=0.5, seed=seed, tissue_fraction=1.0, stain=stain)  # type: ignore[arg-type]
     return scene.render(box), scene.labels(box)
+
+
+@pytest.fixture(autouse=True, scope="package")
+def _one_thread() -> Iterator[None]:
+    """Equal weights are promised for one number of threads; short trainings differ much by how sums are cut up."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

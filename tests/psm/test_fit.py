@@ -36,14 +36,10 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _small_and_one_thread() -> Iterator[None]:
-    """Bytes are promised for one number of threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _small() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         shrink(patch.setattr)
         yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import copy
 import itertools
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -282,15 +282,6 @@ def test_the_rate_rises_shortly_falls_to_nothing_and_is_never_nothing(steps: int
     assert top <= segmenter._WARM_UP
     assert shares[0] < 0.1
     assert steps < 500 or (max(shares) > 0.9 and shares[-1] < 0.001)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Equal weights are promised for one number of threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def fresh() -> nn.Module:
