@@ -26,6 +26,7 @@ from wsiproc.models.distilled import Distilled
 from wsiproc.psm import fit as fitting
 from wsiproc.psm.evidence import Labels
 from wsiproc.psm.fit import FitSettings, Listen, fit, quick_settings, read_curve
+from wsiproc.psm.labelling import network_labels
 from wsiproc.psm.targets import Target
 from wsiproc.psm.tiles import Source
 from wsiproc.run import run_slides
@@ -192,15 +193,11 @@ def test_a_changed_slide_starts_anew(tmp_path: Path) -> None:
     slide = tmp_path / "drawn.tif"
     for seed in (1, 2):
         write_synthetic_slide(slide, (256, 256), mpp=0.5, seed=seed, tissue_fraction=1.0)
-        told: list[str] = []
-        with pytest.raises(KeyboardInterrupt):  # past the activation network, which is kept
-            fit(small(slide, tmp_path / "model"), lambda now, *_, told=told: told.append(now) or _stop(now))
-        assert "activation network" in told
-
-
-def _stop(stage: str) -> None:
-    if stage == "asking the witnesses":
-        raise KeyboardInterrupt
+        # Stopped past the activation network, which would be kept for the same slide.
+        settings = small(slide, tmp_path / "model")
+        assert first_step(settings, stop_at("asking the witnesses", 4, interrupt)) == ("activation network", 1)
+        assert (settings.work / "activation.safetensors").exists()
+        assert not settings.out.exists()
 
 
 def test_another_seed_gives_another_model(fitted: Path, other_seed: Path) -> None:
@@ -312,10 +309,9 @@ def test_quick_is_less_of_everything(slide: Path) -> None:
 def test_what_a_round_leaves_labels_the_next_one(slide: Path, tmp_path: Path) -> None:
     """In evaluation mode, as it would be written: begun with a model that knows nuclei, it finds some again."""
     seen: list[tuple[bool, int]] = []
-    find = fitting.network_labels
 
     def spy(net: torch.nn.Module, *others: object) -> tuple[Labels, Target]:
-        believed, target = find(net, *others)  # type: ignore[arg-type]
+        believed, target = network_labels(net, *others)  # type: ignore[arg-type]
         seen.append((net.training, len(np.unique(believed)) - 1))
         return believed, target
 
