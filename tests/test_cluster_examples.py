@@ -32,17 +32,17 @@ def test_every_example_is_tested_here() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "asked_for"),
+    ("queue", "asked_for"),
     [
         (
-            "slurm.py",
+            "slurm",
             [
                 ["#SBATCH -p cpu", "#SBATCH --cpus-per-task=8", "#SBATCH --mem=30G", "#SBATCH -A us"],
                 ["#SBATCH -p gpu", "#SBATCH --cpus-per-task=4", "#SBATCH --gres=gpu:1", "#SBATCH -A us"],
             ],
         ),
         (
-            "lsf.py",
+            "lsf",
             [
                 ["#BSUB -q cpu", "#BSUB -n 8", '#BSUB -R "span[hosts=1]"', '#BSUB -P "us"', "#BSUB -W 08:00"],
                 ["#BSUB -q gpu", "#BSUB -n 4", "#BSUB -gpu num=1", '#BSUB -P "us"', "#BSUB -W 08:00"],
@@ -50,9 +50,9 @@ def test_every_example_is_tested_here() -> None:
         ),
     ],
 )
-def test_job_scripts_ask_for_what_their_workers_need(name: str, asked_for: list[list[str]], tmp_path: Path) -> None:
-    owner = "--account" if name == "slurm.py" else "--project"
-    done = example(name, tmp_path, "slide.svs", "--show", "--cores", 8, "--gpu-jobs", 1, owner, "us")
+def test_job_scripts_ask_for_what_their_workers_need(queue: str, asked_for: list[list[str]], tmp_path: Path) -> None:
+    options = ["--show", "--cores", 8, "--gpu-jobs", 1, "--account", "us"]
+    done = example("job_queue.py", queue, tmp_path, "slide.svs", *options)
     assert done.returncode == 0, done.stderr
     scripts = ["#!/usr/bin/env bash" + script for script in done.stdout.split("#!/usr/bin/env bash")[1:]]
     assert len(scripts) == 2
@@ -97,14 +97,14 @@ def stand_in(folder: Path, submit: str, cancel: str) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="setsid")
-@pytest.mark.parametrize(("name", "submit", "cancel"), [("slurm.py", "sbatch", "scancel"), ("lsf.py", "bsub", "bkill")])
+@pytest.mark.parametrize(("queue", "submit", "cancel"), [("slurm", "sbatch", "scancel"), ("lsf", "bsub", "bkill")])
 def test_submitted_jobs_do_the_work(
-    name: str, submit: str, cancel: str, slide: Path, cells: bytes, tmp_path: Path
+    queue: str, submit: str, cancel: str, slide: Path, cells: bytes, tmp_path: Path
 ) -> None:
     stand_in(tmp_path / "queue", submit, cancel)
     path = f"{tmp_path / 'queue'}:{os.environ['PATH']}"
     options = ["--cpu-jobs", 1, "--cores", 1, "--gpu-jobs", 1, "--model", "classical"]
-    done = example(name, tmp_path / "out", slide, *options, PATH=path, PYTHONPATH=str(REPOSITORY))
+    done = example("job_queue.py", queue, tmp_path / "out", slide, *options, PATH=path, PYTHONPATH=str(REPOSITORY))
     assert (done.returncode, done.stdout) == (0, "slide.tif: done\n"), done.stderr
     assert len(list((tmp_path / "queue").glob("job.*"))) == 2
     assert (tmp_path / "out/slide/cells.parquet").read_bytes() == cells

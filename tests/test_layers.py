@@ -58,7 +58,7 @@ MAY_USE = {
     "pipeline": {"coarse", "regions", "projection", "executors", "workfolder", "io", "array", "core"},
     "coarse": {"executors", "io", "array", "core"},
     "regions": {"projection", "executors", "workfolder", "models", "io", "array", "core"},
-    "report": {"report_figures", "core"},
+    "report": {"report_figures", "io", "core"},
     "report_figures": {"core"},
     "check": {"io", "array", "core"},
     "evaluate": {"core"},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiproc.core.cells import CellTable
-from wsiproc.core.geometry import Box, Grid
+from wsiproc.core.geometry import Box
 from wsiproc.errors import SlideReadError
-from wsiproc.io.parquet import read_cells
+from wsiproc.io.parquet import read_part
 from wsiproc.io.slides import Slide
-from wsiproc.pipeline import BLOCK, Block
+from wsiproc.pipeline import Block, block_path, block_places, blocks_at
 from wsiproc.regions import Job
 from wsiproc.report import Crop
 
@@ -57,18 +57,18 @@ def take_crops(job: Job, slide: Slide, blocks: Sequence[Block], places: CropPlac
 
     One that reaches into a damaged place is left out.
     """
-    groups = {(block.region.row, block.region.col): number for number, block in enumerate(blocks)}
+    by_place = block_places(blocks)
     wanted = [(place, f"typical {i + 1}", False) for i, place in enumerate(places.typical())]
     wanted += [(place, f"score {score:.2f} at the centre", True) for score, _, place in places.doubtful]
     crops = []
     for place, caption, doubtful in wanted:
         with suppress(SlideReadError):
-            crops.append(_crop(job, slide, groups, place, caption, doubtful))
+            crops.append(_crop(job, slide, by_place, place, caption, doubtful))
     return crops
 
 
 def _crop(
-    job: Job, slide: Slide, groups: dict[tuple[int, int], int], place: Place, caption: str, doubtful: bool
+    job: Job, slide: Slide, by_place: Mapping[tuple[int, int], Block], place: Place, caption: str, doubtful: bool
 ) -> Crop:
     mpp = float(np.mean(job.frame.mpp))
     side = round(SIDE_UM / mpp)
@@ -78,13 +78,9 @@ def _crop(
     box = Box(y, x, side, side).clip(job.frame.grid)
     rings: list[npt.NDArray[np.number]] = []
     classes: list[int] = []
-    for block in Grid(job.frame.grid, BLOCK).touching(box.pad(side)):
-        if (block.row, block.col) not in groups:
-            continue
-        _, cells = read_cells(job.cells, groups[block.row, block.col])
-        low, high = cells.boxes[:, :2], cells.boxes[:, :2] + cells.boxes[:, 2:]
-        inside = ((high > (box.y, box.x)) & (low < (box.y1, box.x1))).all(axis=1)
-        for row in np.flatnonzero(inside):
+    for block in blocks_at(job, box, by_place):
+        cells = read_part(block_path(job, block.region))
+        for row in cells.touching(box):
             rings.append(cells.rings[int(row)] - (box.y, box.x))
             classes.append(int(cells.classes[row]))
     return Crop(slide.read(box, job.model.mpp), rings, classes, caption, mpp, doubtful)

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,9 +35,6 @@ from wsiproc.io.whole import remove_unfinished, write_json
 from wsiproc.projection import Mask
 from wsiproc.regions import Job, infer_region, inside, segment_region, stain_channels, unread
 from wsiproc.workfolder import RUN
-
-if TYPE_CHECKING:
-    pass
 
 _TRIES = 3  # of a region whose reading hangs
 BLOCK = ngff.SHARD  # cells are merged, and labels drawn, by squares of this side (grid px)
@@ -99,6 +96,17 @@ def merge_cells(job: Job, regions: Sequence[Region]) -> Iterator[tuple[Block, Ce
         first += len(cells)
 
 
+def block_places(blocks: Sequence[Block]) -> dict[tuple[int, int], Block]:
+    """Blocks by their place in the raster."""
+    return {(block.region.row, block.region.col): block for block in blocks}
+
+
+def blocks_at(job: Job, box: Box, by_place: Mapping[tuple[int, int], Block]) -> tuple[Block, ...]:
+    """The blocks that hold cells which may touch a box; a cell reaches out of its block by less than a margin."""
+    near = Grid(job.frame.grid, BLOCK).touching(box.pad(job.model.margin))
+    return tuple(by_place[r.row, r.col] for r in near if (r.row, r.col) in by_place)
+
+
 def block_path(job: Job, region: Region) -> Path:
     """The merged cells of a block."""
     return job.work / f"merged-{region.key}.part"
@@ -134,14 +142,13 @@ def create_outputs(job: Job, overview: npt.NDArray[np.uint8], overview_mpp: tupl
 
 def render_tasks(job: Job, infer: Sequence[Region], blocks: Sequence[Block]) -> list[Task]:
     """Everything that is drawn: label shards from the table, then the coarse levels of labels and maps."""
-    by_place = {(block.region.row, block.region.col): block for block in blocks}
+    by_place = block_places(blocks)
     shards = Grid(job.frame.grid, BLOCK)
     # A cell reaches over its block's border by less than its largest diameter.
     drawn = sorted({shard for block in blocks for shard in shards.touching(block.region.box.pad(job.model.margin))})
     tasks = []
     for shard in drawn:
-        near = shards.touching(shard.box.pad(job.model.margin))
-        sources = tuple(by_place[r.row, r.col] for r in near if (r.row, r.col) in by_place)
+        sources = blocks_at(job, shard.box, by_place)
         tasks.append(Task(f"labels 0 {shard.key}", render_labels, (job, shard.box, sources)))
     labels = (job.image / "labels/classes", job.image / "labels/cells")
     tasks += coarse_tasks("labels", labels, job.frame.grid, BLOCK, drawn)
@@ -155,8 +162,7 @@ def render_labels(job: Job, shard: Box, blocks: tuple[Block, ...]) -> dict[str, 
     ids, kinds = np.zeros(shard.shape, np.uint32), np.zeros(shard.shape, np.uint8)
     for block in blocks:
         cells = read_part(block_path(job, block.region))
-        low, high = cells.boxes[:, :2], cells.boxes[:, :2] + cells.boxes[:, 2:]
-        near = np.flatnonzero(((high > (shard.y, shard.x)) & (low < (shard.y1, shard.x1))).all(axis=1))
+        near = cells.touching(shard)
         numbers, cells = (block.first_id + near).astype(np.uint32), cells.take(near)
         fill(ids, cells.rings.offsets, cells.rings.vertices, numbers, shard.y, shard.x)
         fill(kinds, cells.rings.offsets, cells.rings.vertices, cells.classes + np.uint8(1), shard.y, shard.x)

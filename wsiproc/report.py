@@ -5,7 +5,6 @@ It shows what was found, where, how sure the model was, and what was left out.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -18,6 +17,7 @@ import numpy.typing as npt
 
 from wsiproc.core.cells import CellTable
 from wsiproc.core.palette import RGB, css_colour
+from wsiproc.io.whole import whole_file
 from wsiproc.report_figures import (
     box_path,
     data_uri,
@@ -149,14 +149,13 @@ def write_report(
     cells: ReportCells,
     crops: Sequence[Crop],
 ) -> None:
-    """Write the page, at most some 4 MB, under a temporary name first.
+    """Write the page, at most some 4 MB, whole or not at all.
 
     ``run`` as in ``run.json``; ``overview`` (h, w, 3) and ``tissue`` (h, w) show the whole slide; at most 24 ``crops``
     are shown.
     """
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(_page(run, overview, tissue, cells, crops), encoding="utf-8")
-    os.replace(temporary, path)
+    with whole_file(path) as temporary:
+        temporary.write_text(_page(run, overview, tissue, cells, crops), encoding="utf-8")
 
 
 def _page(

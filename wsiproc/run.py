@@ -27,6 +27,8 @@ from wsiproc.models import load_model
 from wsiproc.pipeline import (
     BLOCK,
     Block,
+    block_places,
+    blocks_at,
     cell_tasks,
     create_outputs,
     export_tasks,
@@ -38,7 +40,7 @@ from wsiproc.plan import Cluster, Plan, choose_device, cluster_facts, plan_slide
 from wsiproc.projection import GB
 from wsiproc.report import ReportCells, write_report
 from wsiproc.run_facts import Drawn, run_facts
-from wsiproc.seams import SeamPlaces, blocks_at, certificate, check_place
+from wsiproc.seams import SeamPlaces, certificate, check_place
 from wsiproc.settings import Settings
 from wsiproc.workfolder import RUN, empty, locked, other_facts, storage_explained, tidy
 
@@ -183,8 +185,9 @@ def _draw(plan: Plan, merged: _Merged, hands: _Hands) -> Drawn:
     """Table, GeoJSON, labels and pyramids, side by side, and the seams looked at again."""
     job, blocks = plan.job, merged.blocks
     tasks = export_tasks(job, blocks) + render_tasks(job, plan.infer, blocks)
+    by_place = block_places(blocks)
     for place in merged.seams.choose(plan.windows):
-        near = blocks_at(place, blocks, job.frame.grid, job.model.margin)
+        near = blocks_at(job, place, by_place)
         tasks.append(Task(f"seam {place.y} {place.x}", check_place, (job, place, near), gpu=True))
     left_out, seams = 0, []
     for number, (_, result) in enumerate(hands.run(tasks), start=1):
@@ -209,7 +212,7 @@ class _Crews:
     """Workers, started when the first slide needs them and kept for the others."""
 
     def __init__(self, settings: Settings, stack: ExitStack) -> None:
-        self._settings, self._outer = settings, stack
+        self._settings = settings
         self._crew: Crew | None = None
         self._open = stack.enter_context(ExitStack())
         self._most: int | None = None

@@ -15,7 +15,7 @@ from wsiproc.core.cells import CellTable, Rings
 from wsiproc.core.geometry import Box, Grid
 from wsiproc.errors import SlideReadError
 from wsiproc.io.parquet import read_part
-from wsiproc.pipeline import BLOCK, Block, block_path
+from wsiproc.pipeline import Block, block_path
 from wsiproc.projection import needed_windows
 from wsiproc.regions import Job, cells_inside, inside, predict_windows, search_mask
 
@@ -66,7 +66,7 @@ def check_place(job: Job, place: Box, blocks: Sequence[Block]) -> dict[str, Any]
     except SlideReadError:  # known and reported by the region that it lies in
         return {"seconds": time.perf_counter() - started}
     tables = [read_part(block_path(job, block.region)) for block in blocks]
-    near = CellTable.concat([t.take(np.flatnonzero(_touching(t, box))) for t in [*tables, whole.take(np.arange(0))]])
+    near = CellTable.concat([t.take(t.touching(box)) for t in [*tables, whole.take(np.arange(0))]])
     counts = compare(whole.rings, near.rings, inside(box, near.centroids))
     return {"seconds": time.perf_counter() - started, "seams": counts}
 
@@ -80,13 +80,6 @@ def _uncut_maps(job: Job, box: Box) -> tuple[Box, npt.NDArray[np.uint8]]:
     maps = np.zeros((len(model.channels), *covered.shape), np.uint8)
     predict_windows(job, covered, needed_windows(search_mask(job), grid, covered, model.window, model.margin), maps)
     return around, maps[(slice(None), *around.relative_to(covered).slices)]
-
-
-def _touching(cells: CellTable, box: Box) -> npt.NDArray[np.bool_]:
-    low, high = cells.boxes[:, :2], cells.boxes[:, :2] + cells.boxes[:, 2:]
-    near = (high > (box.y, box.x)) & (low < (box.y1, box.x1))
-    touching: npt.NDArray[np.bool_] = np.logical_and(near[:, 0], near[:, 1])
-    return touching
 
 
 def compare(whole: Rings, table: Rings, here: npt.NDArray[np.bool_]) -> dict[str, int]:
@@ -138,10 +131,3 @@ def certificate(results: Iterable[dict[str, int]]) -> dict[str, Any]:
     faults = {name: sums[name] for name in ("doubled", "cut", "lost")}
     per_1000 = {name: round(1000 * n / max(1, sums["cells"]), 2) for name, n in faults.items()}
     return {"places": len(seen), **sums, "per_1000": per_1000}
-
-
-def blocks_at(place: Box, blocks: Sequence[Block], grid: tuple[int, int], margin: int) -> tuple[Block, ...]:
-    """The merged blocks that hold cells which may touch a place."""
-    known = {(block.region.row, block.region.col): block for block in blocks}
-    near = Grid(grid, BLOCK).touching(place.pad(margin))
-    return tuple(known[r.row, r.col] for r in near if (r.row, r.col) in known)

@@ -73,8 +73,6 @@ class Settings:
             raise SettingsError(f"batch is {self.batch}; at least 1 is needed")
         if not self.read_timeout_s > 0:
             raise SettingsError(f"read_timeout_s is {self.read_timeout_s}; it must be more than 0 seconds")
-        if self.memory_gb is not None and not self.memory_gb > 0:
-            raise SettingsError(f"memory_gb is {self.memory_gb}; it must be more than 0")
         if isinstance(self.classes, int) and not FEWEST_KINDS <= self.classes <= MOST_KINDS:
             raise SettingsError(
                 f"classes is {self.classes}; give {FEWEST_KINDS} to {MOST_KINDS} kinds of cells to find, or the path "

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from wsiproc.core.geometry import Box
+
 IntArray = npt.NDArray[np.integer]
 FloatArray = npt.NDArray[np.floating]
 
@@ -75,6 +77,11 @@ class CellTable:
             {name: column[index] for name, column in self.measurements.items()},
             self.rings.take(index),
         )
+
+    def touching(self, box: Box) -> npt.NDArray[np.intp]:
+        """Rows of cells whose box shares a pixel with ``box``."""
+        low, high = self.boxes[:, :2], self.boxes[:, :2] + self.boxes[:, 2:]
+        return np.flatnonzero(((high > (box.y, box.x)) & (low < (box.y1, box.x1))).all(axis=1))
 
     @classmethod
     def concat(cls, parts: Sequence[CellTable]) -> CellTable:

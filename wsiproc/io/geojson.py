@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import os
 import struct
 import uuid
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +25,7 @@ from isal import isal_zlib
 from wsiproc.core.cells import CellTable, Rings
 from wsiproc.core.palette import RGB
 from wsiproc.errors import OutputError
-from wsiproc.io.whole import temporary_name, whole_file
+from wsiproc.io.whole import WholeFileWriter, whole_file
 
 # One feature a line: a line is then read, checked and forgotten, whatever the size of the file.
 _HEAD = b'{"type":"FeatureCollection","features":[\n'
@@ -211,7 +209,7 @@ class Piece:
         return cls(data[_PIECE_HEADER.size :], *_PIECE_HEADER.unpack_from(data))
 
 
-class GeoJsonWriter:
+class GeoJsonWriter(WholeFileWriter):
     """``cells.geojson.gz`` from pieces of features, in order; the file gets its name when it is whole.
 
     One gzip member, which every reader takes, although its pieces may have been compressed by many processes.
@@ -219,8 +217,8 @@ class GeoJsonWriter:
     """
 
     def __init__(self, path: Path) -> None:
+        super().__init__(path)
         self.dropped = 0
-        self._path, self._temporary = path, temporary_name(path)
         self._empty, self._crc, self._length = True, 0, 0
         self._file = self._temporary.open("wb")
         self._file.write(_GZIP_HEADER)
@@ -240,24 +238,15 @@ class GeoJsonWriter:
         self._crc = isal_zlib.crc32_combine(self._crc, piece.crc, piece.length)
         self._length += piece.length
 
-    def close(self) -> None:
-        """Finish the collection and give the file its name."""
+    def finish(self) -> None:
+        """End the collection and the gzip member."""
         self._put(Piece.of(_TAIL.lstrip() if self._empty else _TAIL, last=True))
         self._file.write(struct.pack("<II", self._crc, self._length % 2**32))
         self._file.close()
-        os.replace(self._temporary, self._path)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self._file.close()
-            self._temporary.unlink(missing_ok=True)
+    def abandon(self) -> None:
+        """Close the file as it is."""
+        self._file.close()
 
 
 def iter_features(path: Path) -> Iterator[Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from pydantic.types import StringConstraints
 from wsiproc.core.kinds import FEWEST_KINDS, MOST_KINDS, CellKinds, by_ratio
 from wsiproc.core.palette import RGB, css_colour
 from wsiproc.errors import SettingsError, first_problem
+from wsiproc.io.whole import whole_file
 
 _BACKGROUND = "Background"  # what labels/classes calls the value 0
 
@@ -82,9 +82,8 @@ def write_kinds(path: Path, kinds: CellKinds, found_in: str) -> None:
     for name, colour, centre in zip(kinds.names, kinds.colours, kinds.centres, strict=True):
         text += f"\n[[kind]]\n{tomli_w.dumps({'name': name, 'colour': css_colour(colour)})}"
         text += f"\n[kind.centre]\n{tomli_w.dumps(dict(zip(kinds.features, centre, strict=True)))}"
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def read_kinds(path: Path) -> CellKinds:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +17,7 @@ import shapely
 from wsiproc.array.outline import as_polygons
 from wsiproc.core.cells import CellTable, Rings
 from wsiproc.core.palette import RGB
-from wsiproc.io.whole import temporary_name, whole_file
+from wsiproc.io.whole import WholeFileWriter, whole_file
 
 
 def write_part(path: Path, cells: CellTable) -> None:
@@ -62,7 +60,7 @@ def _chunk(column: Any, kind: Any) -> Any:
     return column.chunk(0) if column.num_chunks else pa.array([], kind)
 
 
-class CellWriter:
+class CellWriter(WholeFileWriter):
     """``cells.parquet`` in row groups, one a block of cells; readable by GeoPandas as it is (GeoParquet 1.1).
 
     ``classes``: colours by name, in the order of their indexes. Coordinates become level-0 px, ids count from 1. The
@@ -72,7 +70,7 @@ class CellWriter:
     def __init__(
         self, path: Path, classes: Mapping[str, RGB], measurements: Sequence[str], scale: tuple[float, float]
     ) -> None:
-        self._path, self._temporary = path, temporary_name(path)
+        super().__init__(path)
         self._classes, self._scale, self._next_id = list(classes), scale, 1
         self._bounds: list[float] | None = None
         self._schema = _schema(classes, measurements, scale)
@@ -113,23 +111,14 @@ class CellWriter:
         old = self._bounds or here
         self._bounds = [*map(min, old[:2], here[:2]), *map(max, old[2:], here[2:])]
 
-    def close(self) -> None:
-        """Finish the file and give it its name."""
+    def finish(self) -> None:
+        """Write what describes the columns, and close."""
         self._writer.add_key_value_metadata({"geo": json.dumps(_geo_metadata(self._bounds))})
         self._writer.close()
-        os.replace(self._temporary, self._path)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self._writer.close()
-            self._temporary.unlink(missing_ok=True)
+    def abandon(self) -> None:
+        """Close the file as it is."""
+        self._writer.close()
 
 
 def slide_polygons(rings: Rings, scale: tuple[float, float]) -> npt.NDArray[np.object_]:

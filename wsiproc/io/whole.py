@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 _SUFFIX = ".tmp"
 
@@ -19,6 +22,34 @@ def temporary_name(path: Path) -> Path:
     first would put a file in place that the second is still writing.
     """
     return path.with_name(f"{path.name}.{uuid.uuid4().hex}{_SUFFIX}")
+
+
+class WholeFileWriter(ABC):
+    """A file written piece by piece in a ``with`` block; it gets its name, in one step, when the block ends well."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._temporary = path, temporary_name(path)
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Write what comes last and close the file."""
+
+    @abstractmethod
+    def abandon(self) -> None:
+        """Close the file as it is."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.finish()
+            os.replace(self._temporary, self._path)
+        else:
+            self.abandon()
+            self._temporary.unlink(missing_ok=True)
 
 
 @contextmanager

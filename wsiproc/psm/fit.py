@@ -27,6 +27,7 @@ from torch import nn
 from wsiproc._version import __version__
 from wsiproc.errors import ModelError, PlanError
 from wsiproc.io.fingerprint import fingerprint
+from wsiproc.io.whole import whole_file
 from wsiproc.models import load_model
 from wsiproc.models.cells import CutRule, SplitLengths
 from wsiproc.models.distilled import Distilled
@@ -188,9 +189,8 @@ def _fit_activation(settings: FitSettings, sources: Sequence[Tiles], work: Path,
             seed=settings.seed, device=settings.device, lr=1e-3,
             on_step=_on_step("activation network", settings.activation_steps, work, listen),
         )  # fmt: skip
-        temporary = path.with_name(f".{path.name}")
-        save_file(trained.cpu().state_dict(), temporary)
-        temporary.replace(path)
+        with whole_file(path) as temporary:
+            save_file(trained.cpu().state_dict(), temporary)
     trained.eval()
     chosen = [(s, i) for i in range(2) for s in sources if i < len(s.pixels)][:_READOUT_TILES]
     densities = [density(source, number) for source, number in chosen]
@@ -270,9 +270,8 @@ def _stored(path: Path) -> list[tuple[Labels, Target]] | None:
 def _store(path: Path, found: Sequence[tuple[Labels, Target]]) -> None:
     arrays: dict[str, Any] = {f"labels{i}": labels for i, (labels, _) in enumerate(found)}
     arrays |= {f"target{i}": target for i, (_, target) in enumerate(found)}
-    temporary = path.with_name(f".{path.name}")
-    np.savez_compressed(temporary, **arrays)
-    temporary.replace(path)
+    with whole_file(path) as temporary, temporary.open("wb") as file:  # numpy would put its own ending to a name
+        np.savez_compressed(file, **arrays)
 
 
 def _first_network(settings: FitSettings, base: Distilled | None) -> nn.Module:

@@ -1,11 +1,11 @@
-"""Run slides on a LSF cluster: jobs of CPU workers, jobs of one GPU each, and this process as their driver.
+"""Run slides through a job queue: jobs of CPU workers, jobs of one GPU each, and this process as their driver.
 
-    python examples/cluster/lsf.py OUT SLIDE [SLIDE …] --interface ib0 --cpu-jobs 4 --gpu-jobs 2
-    python examples/cluster/lsf.py OUT SLIDE --show        # prints the job scripts and submits nothing
+    python examples/cluster/job_queue.py slurm OUT SLIDE [SLIDE …] --interface ib0 --cpu-jobs 4 --gpu-jobs 2
+    python examples/cluster/job_queue.py lsf OUT SLIDE --show    # prints the job scripts and submits nothing
 
 Needs `pip install "wsiproc[cluster]"`, which brings dask-jobqueue. Slides and results must lie under the same path on
-all nodes. Run it where jobs can be submitted from and reached: on the login node, or in a small job of its own. Queue,
-project and sizes below are those of no cluster in particular: change them.
+all nodes. Run it where jobs can be submitted from and reached: on the login node, or in a small job of its own. Queues
+and sizes below are those of no cluster in particular: change them.
 """
 
 from __future__ import annotations
@@ -17,41 +17,56 @@ from pathlib import Path
 from typing import Any
 
 from dask_jobqueue.lsf import LSFJob
+from dask_jobqueue.slurm import SLURMJob
 from distributed import Client, Scheduler, SpecCluster
 
 from wsiproc.run import run_slides
 from wsiproc.settings import Settings
 
+JOBS = {"slurm": SLURMJob, "lsf": LSFJob}
+
+
+def wishes(given: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the queue calls what every job asks for, and what those with a GPU ask for besides."""
+    if given.queue == "slurm":
+        return (
+            {"walltime": "08:00:00", "account": given.account},
+            {"job_cpu": 4, "job_extra_directives": ["--gres=gpu:1"]},
+        )
+    # LSF takes the script from standard input: bsub < script.
+    return (
+        {"walltime": "08:00", "project": given.account, "use_stdin": True},
+        {"ncpus": 4, "job_extra_directives": ["-gpu num=1"]},
+    )
+
 
 def jobs(given: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """What each job asks for and starts, by name."""
-    common = {
+    each, with_gpu = wishes(given)
+    common = each | {
         "interface": given.interface,
-        "walltime": "08:00",
-        "project": given.project,
         "log_directory": str(given.out / "job-logs"),
         "death_timeout": 300,
         "job_script_prologue": ["export OMP_NUM_THREADS=1"],
-        "use_stdin": True,  # bsub < script, as LSF wants it
         # Without it a worker's status page would be open to the whole network.
         "worker_extra_args": ["--dashboard-address", "127.0.0.1:0"],
     }
     # One worker a core, single-threaded: regions run side by side.
     cpu = common | {"queue": "cpu", "cores": given.cores, "processes": given.cores, "memory": f"{4 * given.cores}GB"}
     # One worker a GPU. The tag sends inference there; the other cores of the job help to decode.
-    gpu = common | {"queue": "gpu", "cores": 1, "processes": 1, "ncpus": 4, "memory": "24GB"}
-    gpu["job_extra_directives"] = ["-gpu num=1"]
+    gpu = common | with_gpu | {"queue": "gpu", "cores": 1, "processes": 1, "memory": "24GB"}
     gpu["worker_extra_args"] = [*common["worker_extra_args"], "--resources", "GPU=1"]
     group = [f"-{number}" for number in range(given.cores)] if given.cores > 1 else [""]
-    names = {f"cpu-{number}": {"cls": LSFJob, "options": cpu, "group": group} for number in range(given.cpu_jobs)}
-    return names | {f"gpu-{number}": {"cls": LSFJob, "options": gpu} for number in range(given.gpu_jobs)}
+    job = JOBS[given.queue]
+    names = {f"cpu-{number}": {"cls": job, "options": cpu, "group": group} for number in range(given.cpu_jobs)}
+    return names | {f"gpu-{number}": {"cls": job, "options": gpu} for number in range(given.gpu_jobs)}
 
 
 def show(specs: dict[str, dict[str, Any]]) -> None:
     """Print a script of each kind."""
     for name in ("cpu-0", "gpu-0"):
         if name in specs:
-            print(LSFJob("tcp://HEAD:PORT", name, **specs[name]["options"]).job_script())
+            print(specs[name]["cls"]("tcp://HEAD:PORT", name, **specs[name]["options"]).job_script())
 
 
 def wait_for_workers(client: Client, gpu: bool) -> None:
@@ -66,13 +81,14 @@ def wait_for_workers(client: Client, gpu: bool) -> None:
 def main() -> bool:
     """Whether every slide could be done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("queue", choices=JOBS)
     parser.add_argument("out", type=Path)
     parser.add_argument("slides", type=Path, nargs="+")
     parser.add_argument("--interface", default="lo", help="network that nodes reach one another by, as ib0 or eth0")
     parser.add_argument("--cpu-jobs", type=int, default=4)
     parser.add_argument("--cores", type=int, default=16, help="of a CPU job")
     parser.add_argument("--gpu-jobs", type=int, default=0)
-    parser.add_argument("--project")
+    parser.add_argument("--account", help="account, or LSF project, that is charged")
     parser.add_argument("--model", default="default")
     parser.add_argument("--show", action="store_true")
     given = parser.parse_args()
