@@ -18,8 +18,9 @@ import pytest
 from tests.cluster_processes import Cluster, cluster
 from wsiproc.errors import SettingsError, WorkerError
 from wsiproc.executors import Patience, Task, crew
+from wsiproc.one_slide import Event
 from wsiproc.plan import common_device
-from wsiproc.run import Event, run_slides
+from wsiproc.run import run_slides
 from wsiproc.settings import Settings
 from wsiproc.synthetic import write_synthetic_slide
 

@@ -16,17 +16,15 @@ FOUNDATION = {"errors", "_version"}  # nouns of the whole package; everyone may 
 # What each part may use besides the foundation and itself. The order is the order of the layers, top first.
 MAY_USE = {
     "cli": {"progress", "psm", "benchmark", "run", "plan", "check", "evaluate", "synthetic", "settings", "io"},
-    "progress": {"benchmark", "run", "plan", "check", "evaluate", "projection"},
+    "progress": {"benchmark", "run", "one_slide", "plan", "check", "evaluate", "projection"},
     "benchmark": {"run", "plan", "regions", "evaluate", "executors", "settings", "models", "io", "core"},
     "run": {
         "cohort",
+        "crews",
         "discover",
-        "run_facts",
-        "seams",
+        "one_slide",
+        "side_by_side",
         "plan",
-        "crops",
-        "report",
-        "pipeline",
         "projection",
         "executors",
         "memory",
@@ -36,6 +34,22 @@ MAY_USE = {
         "io",
         "core",
     },
+    "one_slide": {
+        "run_facts",
+        "seams",
+        "plan",
+        "crops",
+        "report",
+        "pipeline",
+        "executors",
+        "memory",
+        "workfolder",
+        "settings",
+        "io",
+        "core",
+    },
+    "crews": {"plan", "executors", "settings"},
+    "side_by_side": set(),
     "cohort": {"io", "core"},
     "discover": {"plan", "survey", "regions", "executors", "settings", "models", "io", "array", "core"},
     "run_facts": {"plan", "settings", "models", "core"},
@@ -157,9 +171,9 @@ def test_a_big_library_is_imported_in_its_homes_only(library: str) -> None:
 
 
 def test_the_pipeline_knows_no_settings() -> None:
-    """Below ``run``, ``discover`` and ``plan``, numbers arrive as named arguments."""
+    """Below what runs slides, ``discover`` and ``plan``, numbers arrive as named arguments."""
     users = {part_of(path) for path in FILES if "settings" in parts_used(path)}
-    assert users == {"cli", "benchmark", "discover", "plan", "run", "run_facts"}
+    assert users == {"cli", "benchmark", "crews", "discover", "one_slide", "plan", "run", "run_facts"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=in_package)

@@ -19,12 +19,13 @@ import numpy as np
 import psutil
 import pytest
 
+import wsiproc.crews
+import wsiproc.one_slide
 import wsiproc.regions
 import wsiproc.run
 from tests.conftest import SIX
 from tests.test_pipeline import assert_same_cells, run_one
 from wsiproc.errors import MemoryLimitError, OutputError, SlideError, SlideReadError
-from wsiproc.io.slides import Slide
 from wsiproc.run import run_slides
 from wsiproc.settings import Settings
 
@@ -122,7 +123,7 @@ def test_unfinished_work_of_other_settings_is_named_and_not_mixed_in(
     six: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(wsiproc.run, "_merge", stop)
+        patch.setattr(wsiproc.one_slide, "_merge", stop)
         with pytest.raises(KeyboardInterrupt):
             run_one(six, tmp_path, region=1024, tissue="all")
     (tmp_path / "six" / "thoughts.txt").write_text("mine")
@@ -244,7 +245,7 @@ def test_cells_beside_a_place_that_could_not_be_read_are_cut_again_once_it_can(
     """A segmentation that saw empty maps must not be taken for done by the run that goes on."""
     with monkeypatch.context() as patch:
         patch.setattr(wsiproc.regions, "predict_windows", unreadable)
-        patch.setattr(wsiproc.run, "_merge", stop)
+        patch.setattr(wsiproc.one_slide, "_merge", stop)
         with pytest.raises(KeyboardInterrupt):
             run_one(six, tmp_path, **SETTINGS)
     run_one(six, tmp_path, **SETTINGS)
@@ -255,23 +256,47 @@ def test_a_read_that_hangs_costs_its_region_after_the_time_allowed(
     six: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with wsiproc.regions.SlideSource(six).open() as opened:
-        kind: type[Slide] = type(opened)
-    real, hang = kind.read, threading.Event()
+        kind: Any = type(opened)
+    real, hang = kind._read, threading.Event()
 
-    def read(self: Slide, box: Any, mpp: float) -> Any:
-        if mpp == 0.5 and box.y < 0 and box.h > 500 and threading.current_thread().name.startswith("read "):
+    def read(self: Any, box: Any, mpp: float) -> Any:
+        if mpp == 0.5 and box.y < 0 and box.h > 500:  # a strip of the upper regions, with its halo
             hang.wait(30)
         return real(self, box, mpp)
 
     with monkeypatch.context() as patch:
-        patch.setattr(kind, "read", read)
-        run = run_one(six, tmp_path, read_timeout_s=0.2, **SETTINGS).run
+        patch.setattr(kind, "_read", read)
+        run = run_one(six, tmp_path, executor="threads", workers=3, read_timeout_s=1.0, **SETTINGS).run
     hang.set()
     assert run is not None
     failed = run["regions"]["failed"]
     assert {f["key"] for f in failed} == {"r0000c0000", "r0000c0001", "r0000c0002"}
-    assert all(re.search(r"six.tif: a read did not end within 0.2 s", f["reason"]) for f in failed)
+    assert all(re.search(r"six.tif: a read did not end within 1 s", f["reason"]) for f in failed)
     assert run["counts"]["cells"] > 0
+
+
+def test_a_slide_that_hangs_from_the_start_costs_no_other(
+    six: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck = tmp_path / "stuck.tif"
+    shutil.copy(six, stuck)
+    with wsiproc.regions.SlideSource(six).open() as opened:
+        kind: Any = type(opened)
+    real, hang = kind._read, threading.Event()
+
+    def read(self: Any, box: Any, mpp: float) -> Any:
+        if self.path == stuck:
+            hang.wait(30)
+        return real(self, box, mpp)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, "_read", read)
+        settings = Settings(model="classical", executor="loop", read_timeout_s=2.0, **SETTINGS)
+        bad, good = sorted(run_slides([stuck, six], tmp_path, settings), key=lambda outcome: outcome.status)[::-1]
+    hang.set()
+    assert re.search(r"stuck.tif: a read did not end within 2 s", str(bad.error))
+    assert good.error is None
+    assert_same_cells(whole, tmp_path / "six")
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------
@@ -282,7 +307,7 @@ def test_more_memory_than_allowed_goes_on_with_fewer_workers(
 ) -> None:
     """Two threads are over the limit, as far as the watch can tell; one is not."""
     sizes: list[int] = []
-    real = wsiproc.run.crew
+    real = wsiproc.crews.crew
 
     def noted(kind: str, workers: int, scheduler: str | None) -> Any:
         sizes.append(workers)
@@ -292,7 +317,7 @@ def test_more_memory_than_allowed_goes_on_with_fewer_workers(
         if sizes[-1] > 1:
             raise MemoryLimitError("9 GB held, 8 GB allowed")
 
-    monkeypatch.setattr(wsiproc.run, "crew", noted)
+    monkeypatch.setattr(wsiproc.crews, "crew", noted)
     monkeypatch.setattr(wsiproc.run.MemoryWatch, "check", check)
     run = run_one(six, tmp_path, executor="threads", workers=2, **SETTINGS).run
     assert sizes == [2, 1]

@@ -81,7 +81,7 @@ def test_the_order_of_tasks_changes_no_byte(
         rng = np.random.default_rng(1)
         return [*(infer[i] for i in rng.permutation(len(infer))), *(rest[i] for i in rng.permutation(len(rest)))]
 
-    monkeypatch.setattr("wsiproc.run.cell_tasks", shuffled)
+    monkeypatch.setattr("wsiproc.one_slide.cell_tasks", shuffled)
     folder = run_one(slide, tmp_path, region=512).folder
     assert folder is not None
     assert_same_cells(reference, folder)

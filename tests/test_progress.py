@@ -12,7 +12,8 @@ from rich.console import Console
 from wsiproc import progress
 from wsiproc.check import Finding
 from wsiproc.errors import SlideError
-from wsiproc.run import Event, Outcome
+from wsiproc.one_slide import Event
+from wsiproc.run import Outcome
 
 MARKUP = "[red]x[b] :heart:.svs"  # a good file name; read as markup, little of it is left
 
@@ -42,11 +43,11 @@ def done(name: str = "a.svs", cells: int = 12345, tissue_mm2: float = 2.5, warni
         "seconds": {"total": 61.4},
         "warnings": list(warnings),
     }
-    return Outcome(Path(name), "done", Path("out") / Path(name).stem, run)
+    return Outcome(Path(name), Path(name).stem, "done", Path("out") / Path(name).stem, run)
 
 
 def failed(name: str = "b.svs", error: Exception | None = None) -> Outcome:
-    return Outcome(Path(name), "failed", error=error or SlideError(f"{name}: damaged"))
+    return Outcome(Path(name), Path(name).stem, "failed", error=error or SlideError(f"{name}: damaged"))
 
 
 def live(slides: int = 1) -> tuple[progress._Live, io.StringIO]:
@@ -126,6 +127,31 @@ def test_live_clears_its_bars_after_each_slide_and_tells_of_it_among_many(clock:
     display.finished(done())
     assert display._progress.tasks == []
     assert ("[1/2] a.svs: done, 12,345 cells in 61 s" in screen.getvalue()) == (slides == 2)
+
+
+def test_slides_side_by_side_are_told_apart(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    lines, (display, screen) = progress._Lines(slides=2), live(slides=2)
+    for shown in (lines, display):
+        clock.now = 100
+        shown.listen(Event("a", "cells", 0, 40))
+        clock.now += 5
+        shown.listen(Event("b", "cells", 0, 40))
+        clock.now += 5
+        shown.listen(Event("a", "cells", 10, 40, cells=2500, mpx=100.0))
+        shown.listen(Event("b", "cells", 10, 40, cells=2500, mpx=100.0))
+    text = drawn(display, screen)
+    assert ("10.0 Mpx/s" in text, "20.0 Mpx/s" in text) == (True, True)
+    for shown in (lines, display):
+        shown.finished(done("b.svs"))
+        clock.now += 5
+        shown.listen(Event("a", "cells", 20, 40, cells=5000, mpx=150.0))
+    assert capsys.readouterr().err.splitlines() == [
+        "a: finding cells",
+        "b: finding cells",
+        "a: 10/40, 2,500 cells, 10.0 Mpx/s, 30 s left",
+        "[1/2] b.svs: done, 12,345 cells in 61 s",
+    ]
+    assert [task.description for task in display._progress.tasks] == ["a  finding cells"]
 
 
 def test_live_prints_names_letter_by_letter(clock: Clock) -> None:

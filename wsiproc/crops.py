@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,7 +11,7 @@ import numpy.typing as npt
 
 from wsiproc.core.cells import CellTable
 from wsiproc.core.geometry import Box
-from wsiproc.errors import SlideReadError
+from wsiproc.errors import SlideReadError, SlideTimeoutError
 from wsiproc.io.parquet import read_part
 from wsiproc.io.slides import Slide
 from wsiproc.pipeline import Block, block_path, block_places, blocks_at
@@ -55,15 +54,19 @@ class CropPlaces:
 def take_crops(job: Job, slide: Slide, blocks: Sequence[Block], places: CropPlaces) -> list[Crop]:
     """The pictures, read from the slide at the model's resolution, with the outlines of all cells in view.
 
-    One that reaches into a damaged place is left out.
+    One that reaches into a damaged place is left out, and so are all from the first read on that hangs.
     """
     by_place = block_places(blocks)
     wanted = [(place, f"typical {i + 1}", False) for i, place in enumerate(places.typical())]
     wanted += [(place, f"score {score:.2f} at the centre", True) for score, _, place in places.doubtful]
     crops = []
     for place, caption, doubtful in wanted:
-        with suppress(SlideReadError):
+        try:
             crops.append(_crop(job, slide, by_place, place, caption, doubtful))
+        except SlideTimeoutError:
+            break
+        except SlideReadError:
+            continue
     return crops
 
 

@@ -29,10 +29,10 @@ from wsiproc.models import load_model
 from wsiproc.models.base import Model
 from wsiproc.pipeline import BLOCK
 from wsiproc.projection import (
-    DRIVER_BYTES,
     GB,
     Mask,
     disk_bytes,
+    driver_bytes,
     needed_windows,
     require,
     run_seconds,
@@ -94,12 +94,17 @@ class Cluster:
 
 
 def plan_slide(
-    path: Path, out: Path, settings: Settings, kinds: CellKinds | None = None, cluster: Cluster | None = None
+    path: Path,
+    out: Path,
+    settings: Settings,
+    kinds: CellKinds | None = None,
+    cluster: Cluster | None = None,
+    at_once: int = 1,
 ) -> Plan:
     """Decide everything for one slide. Reads its overview and a few windows of tissue; writes nothing.
 
     ``kinds``: the classes that its cells get; None leaves them those of the model. ``cluster``: the workers, where they
-    are not this machine's.
+    are not this machine's; ``at_once``: slides that are under way at the same time.
 
     Raises SlideError, ResolutionError, SettingsError, ModelError, or PlanError with both numbers where the work does
     not fit.
@@ -119,8 +124,9 @@ def plan_slide(
     windows = sum(len(needed_windows(search, frame.grid, r.box, model.window, model.margin)) for r in infer)
     window_s, cells = _probe(replace(job, device=here), seen.samples, seen.read_s, windows)
     shards = {shard for region in segment for shard in Grid(frame.grid, BLOCK).touching(region.box)}
-    each = _bytes_a_worker(job)
-    crew_size = cluster.threads if cluster else settings.workers or _workers_that_fit(each, _memory_limit(settings))
+    each, driver = _bytes_a_worker(job), driver_bytes(at_once)
+    room = _memory_limit(settings) - driver
+    crew_size = cluster.threads if cluster else settings.workers or _workers_that_fit(each, room)
     workers = min(crew_size, len(infer))
     plan = Plan(
         job=job,
@@ -135,7 +141,7 @@ def plan_slide(
         overview_mpp=seen.overview_mpp,
         tissue=seen.tissue,
         search=search,
-        memory_bytes=DRIVER_BYTES + (0 if cluster else workers * each),  # those of a cluster take theirs elsewhere
+        memory_bytes=driver + (0 if cluster else workers * each),  # those of a cluster take theirs elsewhere
         disk_bytes=disk_bytes(windows * model.window**2, len(model.channels), cells),
         seconds=run_seconds(windows, window_s, len(shards), cells, workers),
         cells=cells,
@@ -159,7 +165,6 @@ def _job(
         batch=batch,
         roi=seen.roi,
         kinds=kinds,
-        read_timeout_s=settings.read_timeout_s,
         strict=settings.strict,
     )
 
@@ -172,7 +177,7 @@ def _bytes_a_worker(job: Job) -> int:
 
 def slide_source(path: Path, settings: Settings) -> SlideSource:
     """What workers need to open the slide."""
-    return SlideSource(path.absolute(), settings.mpp, settings.reader)
+    return SlideSource(path.absolute(), settings.mpp, settings.reader, settings.read_timeout_s)
 
 
 def require_features(kinds: CellKinds, model: Model, path: Path) -> None:
@@ -291,9 +296,9 @@ def _memory_limit(settings: Settings) -> float:
     return min(room, settings.memory_gb * GB) if settings.memory_gb is not None else room
 
 
-def _workers_that_fit(each: int, limit: float) -> int:
+def _workers_that_fit(each: int, room: float) -> int:
     """One worker a core, as far as there is memory for them; at least one, and whether that fits is checked apart."""
-    return max(1, min(available_cores(), int((limit - DRIVER_BYTES) // each)))
+    return max(1, min(available_cores(), int(room // each)))
 
 
 def _check_plan(plan: Plan, settings: Settings) -> None:

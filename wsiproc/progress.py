@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
     from wsiproc.benchmark import Benchmark, Result
     from wsiproc.check import Finding
     from wsiproc.evaluate.layouts import Dataset
+    from wsiproc.one_slide import Event
     from wsiproc.plan import Plan
-    from wsiproc.run import Event, Outcome
+    from wsiproc.run import Outcome
 
 STAGES = {
     "classes": "looking for kinds of cells",
@@ -82,53 +84,62 @@ def _bars(console: Console) -> Progress:
 
 
 class _Live:
-    """Bars: one a stage of the present slide."""
+    """Bars: one a stage of each slide that is under way."""
 
     def __init__(self, progress: Progress, slides: int) -> None:
         self._progress, self._slides, self._done = progress, slides, 0
-        self._bars: dict[str, TaskID] = {}
-        self._started = time.monotonic()
+        self._bars: dict[tuple[str, str], tuple[TaskID, float]] = {}
 
     def listen(self, event: Event) -> None:
-        if event.stage not in self._bars:
+        stage = (event.slide, event.stage)
+        if stage not in self._bars:
             title = f"{event.slide}  {STAGES[event.stage]}"
-            self._bars[event.stage] = self._progress.add_task(title, total=event.total, facts="")
-            self._started = time.monotonic()
-        rate = event.mpx / max(1e-9, time.monotonic() - self._started)
+            self._bars[stage] = self._progress.add_task(title, total=event.total, facts=""), time.monotonic()
+        bar, started = self._bars[stage]
+        rate = event.mpx / max(1e-9, time.monotonic() - started)
         facts = f"{event.cells:,} cells" * bool(event.cells) + f"  {rate:.1f} Mpx/s" * bool(event.mpx)
-        self._progress.update(self._bars[event.stage], completed=event.done, total=event.total, facts=facts)
+        self._progress.update(bar, completed=event.done, total=event.total, facts=facts)
 
     def finished(self, outcome: Outcome) -> None:
         self._done += 1
-        for bar in self._bars.values():
-            self._progress.remove_task(bar)
-        self._bars = {}
+        for slide, stage in list(self._bars):
+            if slide == outcome.slide or stage == "classes":
+                self._progress.remove_task(self._bars.pop((slide, stage))[0])
         if self._slides > 1:
             self._progress.console.print(_outcome_line(outcome, self._done, self._slides))
 
 
+@dataclass
+class _Stage:
+    name: str
+    started: float
+    printed: float
+
+
 class _Lines:
-    """A line at the start of each stage, then at most one every ten seconds."""
+    """A line at the start of each stage of a slide, then at most one every ten seconds."""
 
     def __init__(self, slides: int) -> None:
-        self._slides, self._done, self._stage = slides, 0, ""
-        self._started = self._printed = time.monotonic()
+        self._slides, self._done = slides, 0
+        self._stages: dict[str, _Stage] = {}
         self._console = Console(stderr=True, soft_wrap=True, highlight=False)
 
     def listen(self, event: Event) -> None:
         now = time.monotonic()
-        if event.stage != self._stage:
-            self._stage, self._started, self._printed = event.stage, now, now
+        stage = self._stages.get(event.slide)
+        if stage is None or event.stage != stage.name:
+            self._stages[event.slide] = _Stage(event.stage, now, now)
             self._console.print(Text(f"{event.slide}: {STAGES[event.stage]}"))
-        elif now - self._printed >= _LINE_EVERY_S:
-            self._printed = now
-            spent = now - self._started
+        elif now - stage.printed >= _LINE_EVERY_S:
+            stage.printed = now
+            spent = now - stage.started
             left = spent / max(event.done, 1) * (event.total - event.done)
             facts = f"{event.cells:,} cells, {event.mpx / spent:.1f} Mpx/s, " if event.mpx else ""
             self._console.print(Text(f"{event.slide}: {event.done}/{event.total}, {facts}{left:.0f} s left"))
 
     def finished(self, outcome: Outcome) -> None:
-        self._done, self._stage = self._done + 1, ""
+        self._done += 1
+        self._stages.pop(outcome.slide, None)
         self._console.print(_outcome_line(outcome, self._done, self._slides))
 
 

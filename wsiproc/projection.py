@@ -16,6 +16,7 @@ Mask = npt.NDArray[np.bool_]
 # Resident memory as measured on runs of one to ten gigapixels: the process that plans, with its overview and masks; and
 # a worker before it holds a pixel (500 MB of libraries), with what its heap keeps between tasks.
 DRIVER_BYTES = 850_000_000
+NEXT_SLIDE_BYTES = 200_000_000  # in that process, for each further slide that is under way
 WORKER_BYTES = 700_000_000
 # What a network of 16 channels at full size keeps for a pixel of the window that it sees.
 PREDICT_BYTES_PER_PX = 650
@@ -95,6 +96,11 @@ def sample_windows(mask: Mask, grid: tuple[int, int], window: int, count: int) -
     full = full[share[full] > 0]
     chosen = full[np.linspace(0, len(full) - 1, min(count, len(full))).round().astype(int)]
     return [windows[i] for i in chosen]
+
+
+def driver_bytes(slides: int) -> int:
+    """Projected peak of the process that plans, with so many slides under way."""
+    return DRIVER_BYTES + (slides - 1) * NEXT_SLIDE_BYTES
 
 
 def worker_bytes(step: int, margin: int, window: int, halo: int, channels: int, zoom: float) -> int:

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,6 @@ from wsiproc.errors import SlideError, SlideReadError, SlideTimeoutError
 from wsiproc.executors import give_back_memory, worker_name
 from wsiproc.io import ngff
 from wsiproc.io.parquet import write_part
-from wsiproc.io.patience import within
 from wsiproc.io.slides import Slide, SlideSource
 from wsiproc.io.whole import write_json
 from wsiproc.models.base import OD_STEP, Instances, Model
@@ -49,7 +48,6 @@ class Job:
     batch: int
     roi: MultiPolygon | None
     kinds: CellKinds | None = None
-    read_timeout_s: float = 300.0
     strict: bool = False
 
     @property
@@ -84,13 +82,17 @@ class Job:
         return self.work / f"{region.key}.part"
 
 
-@lru_cache(maxsize=1)
+# Slides that are worked on at the same time; each keeps its file open.
+_SLIDES = 2
+
+
+@lru_cache(maxsize=_SLIDES)
 def _slide(source: SlideSource) -> Slide:
     """The slide, opened once in each worker."""
     return source.open()
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=_SLIDES)
 def _search(path: Path, modified_ns: int) -> Mask:
     """The mask of where to look, read once in each worker; a changed file is read again."""
     mask: Mask = np.load(path)
@@ -174,7 +176,7 @@ def predict_windows(job: Job, box: Box, windows: Sequence[Box], maps: npt.NDArra
         row = [w for w in windows if w.y == top]
         strip = Box(top, row[0].x, job.model.window, row[-1].x - row[0].x + job.model.window).pad(halo)
         clock = time.perf_counter()
-        pixels = within(job.read_timeout_s, partial(slide.read, strip, job.model.mpp), str(job.source.path))
+        pixels = slide.read(strip, job.model.mpp)
         seconds["read_s"] += time.perf_counter() - clock
         clock = time.perf_counter()
         for first in range(0, len(row), job.batch):

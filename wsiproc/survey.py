@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from wsiproc.array.tissue import find_tissue, grow, looks_fluorescent
 from wsiproc.core.geometry import Box, grid_shape
-from wsiproc.errors import PlanError, SlideReadError
+from wsiproc.errors import PlanError, SlideReadError, SlideTimeoutError
 from wsiproc.io.roi import read_roi
 from wsiproc.io.slides import Overview, Slide, SlideSource, look_over
 from wsiproc.models.base import Model
@@ -85,12 +85,14 @@ def look_at(source: SlideSource, model: Model, tissue: str, roi: Path | None) ->
 
 
 def _read_samples(slide: Slide, boxes: Sequence[Box], mpp: float) -> tuple[list[Box], list[npt.NDArray[np.uint8]]]:
-    """The boxes that can be read, and their pixels; SlideReadError where none can be."""
+    """The boxes that can be read, and their pixels; SlideReadError where none can be, or a read hangs."""
     found: list[tuple[Box, npt.NDArray[np.uint8]]] = []
     failure: SlideReadError | None = None
     for box in boxes:
         try:
             found.append((box, slide.read(box, mpp)))
+        except SlideTimeoutError:
+            raise
         except SlideReadError as error:
             failure = error
     if failure is not None and not found:

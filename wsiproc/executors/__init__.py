@@ -39,14 +39,19 @@ class Crew:
     workers: int
     pool: Pool | None
 
-    def run(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Any]]:
-        """Each task with its result, as they end.
+    def run(self, tasks: Sequence[Task], turn: int = 0) -> Iterator[tuple[Task, Any]]:
+        """Each task with its result, as they end. Of several lists, that of the lowest ``turn`` goes first.
 
         A task that raises RetryableError is tried again as often as it says. Any other error, or the last of its tries,
         stops the handing out and is raised; WorkerError where workers die in the hands of one task again and again, or
         are all gone for too long.
         """
-        return run_in_loop(tasks) if self.pool is None else hand_out(self.pool, tasks)
+        return run_in_loop(tasks) if self.pool is None else hand_out(self.pool, tasks, turn)
+
+    def dismiss(self) -> None:
+        """Have every ``run`` of this crew end soon, with a WorkerError: nobody waits for the results any more."""
+        if self.pool is not None:
+            self.pool.dismiss()
 
     def ask(self, question: Callable[[], Answer]) -> dict[str, Answer]:
         """What ``question()`` returns on each worker that ``gpu`` tasks may go to, by the worker's name."""

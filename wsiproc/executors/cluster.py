@@ -76,7 +76,7 @@ class ClusterPool:
         self._client: Any = connect()
         self._workers: dict[str, Any] = {}
         self._seen = self._asked = 0.0  # when the list of workers was made; when there was last somebody in it
-        self._with_gpus = False
+        self._with_gpus = self._dismissed = False
         self._refresh(self._client)
 
     @property
@@ -108,7 +108,7 @@ class ClusterPool:
                 [_Work(task.call, task.args) for task in tasks],
                 # Dask keeps a little for each kind of task that it ever saw, told by the name up to the dash.
                 key=[f"{task.call.__name__}-{uuid.uuid4()}" for task in tasks],
-                priority=-orders[numbers[0]].place,
+                priority=-_rank(*orders[numbers[0]].place),
                 resources={GPU: 1} if gpu else None,
                 workers=others or None,
                 allow_other_workers=bool(others),
@@ -141,8 +141,13 @@ class ClusterPool:
         answers: dict[str, Any] = client.run(question, workers=asked)
         return answers
 
+    def dismiss(self) -> None:
+        """As in Pool."""
+        self._dismissed = True
+
     def close(self) -> None:
         """Let go of the cluster."""
+        self.dismiss()
         with suppress(Exception):  # at the end nobody cares whether the other side is still there
             self._client.close(timeout=5)
 
@@ -164,6 +169,8 @@ class ClusterPool:
 
         All that was handed out through the old one is lost and reported so.
         """
+        if self._dismissed:
+            raise WorkerError(f"{self._where} has been let go")
         if self._client.status == "running":
             return self._client
         with self._lock:
@@ -182,6 +189,11 @@ class ClusterPool:
                         ) from error
                     time.sleep(0.5)
             return self._client
+
+
+def _rank(turn: int, place: int) -> int:
+    """One number for the place of a task, which is all that Dask takes."""
+    return (turn << 32) + place
 
 
 @contextmanager

@@ -112,15 +112,15 @@ class _Pace:
             self._since, self._ended = time.monotonic(), 0
 
 
-def hand_out(pool: Pool, tasks: Sequence[Task]) -> Iterator[tuple[Task, Any]]:
-    """Each task with its result, as they end; errors as ``Crew.run`` says."""
+def hand_out(pool: Pool, tasks: Sequence[Task], turn: int = 0) -> Iterator[tuple[Task, Any]]:
+    """Each task with its result, as they end; ``turn`` and errors as ``Crew.run`` says."""
     order = _Order(tasks)
     ended: SimpleQueue[tuple[int, Future[Any]]] = SimpleQueue()
     running: dict[int, Future[Any]] = {}
     histories: dict[int, _History] = {}
 
     def submit(places: Sequence[int]) -> None:
-        orders = [Order(tasks[place], place, histories.get(place, _NOTHING).avoid) for place in places]
+        orders = [Order(tasks[place], (turn, place), histories.get(place, _NOTHING).avoid) for place in places]
         for place, future in zip(places, pool.submit(orders) if orders else (), strict=True):
             running[place] = future
             future.add_done_callback(partial(_note_end, ended, place))

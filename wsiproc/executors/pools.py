@@ -12,7 +12,7 @@ from multiprocessing import get_context
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from wsiproc.errors import RetryableError
+from wsiproc.errors import RetryableError, WorkerError
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,9 @@ class Task:
         if self.otherwise is None:
             raise error
         return self.otherwise(error)
+
+
+_DISMISSED = "the workers have been dismissed"
 
 
 @dataclass(frozen=True)
@@ -69,10 +72,10 @@ class Lost(Exception):  # noqa: N818
 
 @dataclass(frozen=True)
 class Order:
-    """A task to be done: its ``place`` in the list decides who goes first; ``avoid``: workers on which it failed."""
+    """A task to be done: its ``place``, list and place in that, says who goes first; ``avoid``: where it failed."""
 
     task: Task
-    place: int
+    place: tuple[int, int]
     avoid: frozenset[str] = frozenset()
 
 
@@ -94,12 +97,15 @@ class Pool(Protocol):
     def ask(self, question: Callable[[], Any]) -> dict[str, Any]:
         """Answers of the workers that ``gpu`` tasks go to, by name."""
 
+    def dismiss(self) -> None:
+        """From now on ``submit`` and ``check`` raise WorkerError, so that all who hand out tasks stop."""
+
 
 class ThreadPool:
     """Threads of this process."""
 
     def __init__(self, threads: ThreadPoolExecutor, workers: int) -> None:
-        self._threads, self._workers = threads, workers
+        self._threads, self._workers, self._dismissed = threads, workers, False
 
     def slots(self) -> tuple[int, int]:
         """As in Pool."""
@@ -107,10 +113,17 @@ class ThreadPool:
 
     def submit(self, orders: Sequence[Order]) -> list[Future[Any]]:
         """As in Pool; threads share whatever made a try fail, so any takes the next."""
+        self.check()
         return [self._threads.submit(order.task.call, *order.task.args) for order in orders]
 
     def check(self) -> None:
         """Threads do not die alone."""
+        if self._dismissed:
+            raise WorkerError(_DISMISSED)
+
+    def dismiss(self) -> None:
+        """As in Pool."""
+        self._dismissed = True
 
     def ask(self, question: Callable[[], Any]) -> dict[str, Any]:
         """As in Pool."""
@@ -128,7 +141,7 @@ class ProcessPool:
         self._free = list(reversed(self._pools))
         self._waiting: list[tuple[Order, Future[Any]]] = []
         self._lock = threading.RLock()  # a future that is done already calls back at once
-        self._closed = False
+        self._dismissed = False
 
     def slots(self) -> tuple[int, int]:
         """As in Pool."""
@@ -136,18 +149,27 @@ class ProcessPool:
 
     def submit(self, orders: Sequence[Order]) -> list[Future[Any]]:
         """As in Pool."""
+        self.check()
         outcomes: list[Future[Any]] = [Future() for _ in orders]
         with self._lock:
             self._waiting += zip(orders, outcomes, strict=True)
+            self._waiting.sort(key=lambda waiting: waiting[0].place)
             self._assign()
         return outcomes
 
     def check(self) -> None:
-        """Dead processes are replaced at once."""
+        """Dead processes are replaced at once, until they are dismissed."""
+        if self._dismissed:
+            raise WorkerError(_DISMISSED)
+
+    def dismiss(self) -> None:
+        """As in Pool."""
+        with self._lock:
+            self._dismissed = True
 
     def ask(self, question: Callable[[], Any]) -> dict[str, Any]:
         """As in Pool; all processes are on this machine, and alike."""
-        return {"this machine": self.submit([Order(Task("ask", question, ()), 0)])[0].result()}
+        return {"this machine": self.submit([Order(Task("ask", question, ()), (0, 0))])[0].result()}
 
     def _assign(self) -> None:
         """Give waiting tasks to free processes, each one that it does not avoid."""
@@ -180,13 +202,13 @@ class ProcessPool:
         """Pass on how a try ended, and the process to the next task."""
         with self._lock:
             error = running.exception()
-            if isinstance(error, BrokenProcessPool) and not self._closed:
+            if isinstance(error, BrokenProcessPool) and not self._dismissed:
                 self._replace(name)
                 error = WorkersDied(1)
             elif isinstance(error, RetryableError):
                 error = Failed(error, name)
             self._free.append(name)
-            if not self._closed:
+            if not self._dismissed:
                 self._assign()
         if error is None:
             outcome.set_result(running.result())
@@ -199,8 +221,8 @@ class ProcessPool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.dismiss()
         with self._lock:
-            self._closed = True
             pools = list(self._pools.values())
         for pool in pools:
             pool.shutdown()

@@ -12,11 +12,15 @@ from wsiproc.errors import SlideTimeoutError
 T = TypeVar("T")
 
 
-def within(seconds: float, read: Callable[[], T], what: str) -> T:
-    """The result of ``read()``, if it comes within so many seconds; else SlideTimeoutError about ``what``.
+def within(seconds: float | None, read: Callable[[], T], what: str) -> T:
+    """The result of ``read()``, if it comes within so many seconds (None: whenever); else SlideTimeoutError.
+
+    ``what`` is read, for the error.
 
     Nothing can end a read that hangs in the system; its thread is left behind, and does not keep the process alive.
     """
+    if seconds is None:
+        return read()
     future: Future[T] = Future()
 
     def answer() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -12,6 +13,7 @@ import numpy as np
 from wsiproc.core.geometry import Box, grid_shape
 from wsiproc.errors import SlideReadError
 from wsiproc.io.fingerprint import fingerprint
+from wsiproc.io.patience import within
 from wsiproc.io.resample import Level, UInt8Array, choose_level, read_grid
 
 RGB = tuple[int, int, int]
@@ -48,6 +50,7 @@ class PyramidSlide:
     origin: tuple[int, int] = (0, 0)
     background: RGB = WHITE
     on_close: Callable[[], None] | None = None
+    read_timeout_s: float | None = None
 
     @property
     def levels(self) -> tuple[float, ...]:
@@ -57,8 +60,11 @@ class PyramidSlide:
     def read(self, box: Box, mpp: float) -> UInt8Array:
         """The (h, w, 3) uint8 pixels of ``box`` (grid px at ``mpp`` µm/px); background colour outside the slide.
 
-        Raises ``SlideReadError`` where the file cannot be decoded.
+        Raises ``SlideReadError`` where the file cannot be decoded, SlideTimeoutError where that takes too long.
         """
+        return within(self.read_timeout_s, partial(self._read, box, mpp), str(self.path))
+
+    def _read(self, box: Box, mpp: float) -> UInt8Array:
         grid = grid_shape(self.shape, self.mpp, mpp)
         scale = (self.shape[0] / grid[0], self.shape[1] / grid[1])
         pixels = np.empty((*box.shape, 3), np.uint8)
@@ -80,7 +86,7 @@ class PyramidSlide:
 
     def fingerprint(self) -> str:
         """Hash of the file's content, cheap enough for terabytes; see ``io.fingerprint``."""
-        return fingerprint(self.path)
+        return within(self.read_timeout_s, partial(fingerprint, self.path), str(self.path))
 
     def close(self) -> None:
         """Give the file handle back; the slide cannot be read afterwards."""

@@ -11,6 +11,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Protocol, get_args
@@ -20,9 +21,10 @@ import numpy.typing as npt
 
 from wsiproc.array.tissue import looks_fluorescent
 from wsiproc.core.geometry import Box, grid_shape
-from wsiproc.errors import SettingsError, SlideError, SlideReadError, WsiprocError
+from wsiproc.errors import SettingsError, SlideError, SlideReadError, SlideTimeoutError, WsiprocError
 from wsiproc.io.fingerprint import slide_files
 from wsiproc.io.limits import check_overview, check_shapes
+from wsiproc.io.patience import within
 from wsiproc.io.pyramid_slide import PyramidSlide, SlideFacts
 from wsiproc.io.resample import Level, UInt8Array, choose_level, pieces
 from wsiproc.io.resolution import resolve_mpp
@@ -75,15 +77,18 @@ class Slide(Protocol):
 
 @dataclass(frozen=True)
 class SlideSource:
-    """What a worker process needs to open a slide by itself."""
+    """What a worker process needs to open a slide by itself. ``read_timeout_s``: None waits for ever."""
 
     path: Path
     mpp: float | None = None
     reader: Reader = "auto"
+    read_timeout_s: float | None = None
 
     def open(self) -> Slide:
-        """See ``open_slide``."""
-        return open_slide(self.path, self.mpp, self.reader)
+        """See ``open_slide``; also raises SlideTimeoutError, here and in every read of the slide."""
+        slide = within(self.read_timeout_s, partial(open_slide, self.path, self.mpp, self.reader), str(self.path))
+        slide.read_timeout_s = self.read_timeout_s
+        return slide
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,7 @@ class _Opened:
     close: Callable[[], None] | None = None
 
 
-def open_slide(path: Path | str, mpp: float | None = None, reader: Reader = "auto") -> Slide:
+def open_slide(path: Path | str, mpp: float | None = None, reader: Reader = "auto") -> PyramidSlide:
     """Open the slide at ``path``; ``mpp`` (µm/px of level 0) replaces what the file says.
 
     Raises
@@ -304,7 +309,7 @@ def look_over(slide: Slide, max_px: int = 3072, finest_mpp: float = 2.0) -> Over
     """An overview whose longest side has at most ``max_px``, whatever places of the file are damaged.
 
     The reading is piecewise, so memory stays bounded for files of a single huge level too. Raises ``SlideReadError``
-    where no place can be read.
+    where no place can be read, and SlideTimeoutError at the first read that hangs.
     """
     shape, mpp = overview_grid(slide, max_px, finest_mpp)
     pixels, unread = np.full((*shape, 3), 255, np.uint8), np.zeros(shape, bool)
@@ -315,6 +320,8 @@ def look_over(slide: Slide, max_px: int = 3072, finest_mpp: float = 2.0) -> Over
         box = waiting.popleft()
         try:
             pixels[box.slices] = slide.read(box, mpp)
+        except SlideTimeoutError:
+            raise
         except SlideReadError as error:
             reason = reason or str(error)
             failures += 1

@@ -1,0 +1,185 @@
+"""Carry out the plan of one slide: from regions to a finished folder."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from wsiproc.core.geometry import Grid
+from wsiproc.crops import CropPlaces, take_crops
+from wsiproc.executors import Crew, Task, give_back_memory
+from wsiproc.io.whole import write_json
+from wsiproc.memory import MemoryWatch
+from wsiproc.pipeline import (
+    BLOCK,
+    Block,
+    block_places,
+    blocks_at,
+    cell_tasks,
+    create_outputs,
+    export_tasks,
+    finish,
+    merge_cells,
+    render_tasks,
+)
+from wsiproc.plan import Plan
+from wsiproc.report import ReportCells, write_report
+from wsiproc.run_facts import Drawn, run_facts
+from wsiproc.seams import SeamPlaces, certificate, check_place
+from wsiproc.settings import Settings
+from wsiproc.workfolder import empty, other_facts
+
+
+@dataclass(frozen=True)
+class Event:
+    """Progress of one slide: ``done`` of ``total`` steps of a stage; ``cells`` found and ``mpx`` read so far."""
+
+    slide: str
+    stage: str
+    done: int
+    total: int
+    cells: int = 0
+    mpx: float = 0.0
+
+
+Listener = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """A listener that wants nothing."""
+
+
+@dataclass(frozen=True)
+class Hands:
+    """What carries out the tasks of one slide, and who is told. Workers do slides of a lower ``turn`` first."""
+
+    slide: str
+    crew: Crew
+    turn: int
+    watch: MemoryWatch
+    listen: Listener
+
+    def run(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Any]]:
+        """Each task with its result, as they end, as long as memory lasts."""
+        for done in self.crew.run(tasks, self.turn):
+            yield done
+            self.watch.check()
+
+
+def run_plan(plan: Plan, hands: Hands, settings: Settings, before: Mapping[str, float]) -> dict[str, Any]:
+    """Carry out a plan; what ``run.json`` says. ``before``: seconds that went by already, by what took them.
+
+    Raises MemoryLimitError when more is held than allowed; then the same call goes on with what is done.
+    """
+    clock = time.perf_counter()
+    seconds = {stage: round(passed, 3) for stage, passed in before.items()}
+
+    def lap(stage: str) -> None:
+        nonlocal clock
+        now = time.perf_counter()
+        seconds[stage] = round(now - clock, 3)
+        clock = now
+
+    warnings = _open_folder(plan)
+    lap("prepare")
+    done = _find_cells(plan, hands)
+    lap("infer and segment")
+    merged = _merge(plan, hands)
+    give_back_memory()
+    lap("merge")
+    drawn = _draw(plan, merged, hands)
+    lap("render and export")
+    run = run_facts(plan, settings, done, merged.sums.counts, drawn)
+    run["warnings"] = warnings + run["warnings"]
+    run["seconds"] = seconds | {"total": round(sum(seconds.values()), 3)}
+    hands.listen(Event(hands.slide, "report", 0, 1))
+    with plan.job.source.open() as slide:
+        crops = take_crops(plan.job, slide, merged.blocks, merged.places)
+    write_report(plan.job.folder / "report.html", run, plan.overview, plan.tissue, merged.sums, crops)
+    lap("report")
+    run["seconds"] = seconds | {"total": round(sum(seconds.values()), 3)}
+    run["memory"] = {"peak_bytes": hands.watch.peak, "limit_bytes": hands.watch.limit}
+    finish(plan.job, run)
+    return run
+
+
+def _open_folder(plan: Plan) -> list[str]:
+    """Make the folder ready: go on where the same work was left, else start anew. Warnings of what was given up."""
+    job = plan.job
+    marker = job.work / "plan.json"
+    begun = json.loads(marker.read_text(encoding="utf-8")) if marker.exists() else None
+    if begun == plan.facts:
+        return []
+    empty(job.folder)
+    job.work.mkdir(parents=True)
+    np.save(job.work / "search.npy", plan.search)
+    create_outputs(job, plan.overview, plan.overview_mpp, plan.tissue)
+    write_json(marker, plan.facts)
+    if begun is None:
+        return []
+    return [f"unfinished work was begun anew, since it was made with another {other_facts(begun, plan.facts)}"]
+
+
+def _find_cells(plan: Plan, hands: Hands) -> dict[str, list[dict[str, Any]]]:
+    """Infer and segment all regions."""
+    done: dict[str, list[dict[str, Any]]] = {"infer": [], "segment": []}
+    tasks = cell_tasks(plan.job, plan.infer, plan.segment)
+    cells, mpx = 0, 0.0
+    for number, (task, result) in enumerate(hands.run(tasks), start=1):
+        done[task.key.split()[0]].append(result)
+        cells += result.get("cells", 0)
+        mpx += result.get("windows", 0) * plan.job.model.window**2 / 1e6
+        hands.listen(Event(hands.slide, "cells", number, len(tasks), cells, mpx))
+    return done
+
+
+@dataclass(frozen=True)
+class _Merged:
+    """What merging leaves behind: the blocks in order, sums for the report, places to show in it, places to check."""
+
+    blocks: list[Block]
+    sums: ReportCells
+    places: CropPlaces
+    seams: SeamPlaces
+
+
+def _merge(plan: Plan, hands: Hands) -> _Merged:
+    """Sort and number the cells, and count on the way."""
+    job = plan.job
+    mpp = float(np.mean(job.frame.mpp))
+    merged = _Merged(
+        [],
+        ReportCells.empty(job.frame.grid, mpp, len(job.classes)),
+        CropPlaces(),
+        SeamPlaces(job.step, job.frame.grid, int(plan.key, 16)),
+    )
+    total = len({block for region in plan.segment for block in Grid(job.frame.grid, BLOCK).touching(region.box)})
+    for block, cells in merge_cells(job, plan.segment):
+        merged.blocks.append(block)
+        merged.sums.add(cells)
+        merged.places.add(cells)
+        merged.seams.add(cells)
+        hands.listen(Event(hands.slide, "merge", len(merged.blocks), total, int(merged.sums.counts.sum())))
+        hands.watch.check()
+    return merged
+
+
+def _draw(plan: Plan, merged: _Merged, hands: Hands) -> Drawn:
+    """Table, GeoJSON, labels and pyramids, side by side, and the seams looked at again."""
+    job, blocks = plan.job, merged.blocks
+    tasks = export_tasks(job, blocks) + render_tasks(job, plan.infer, blocks)
+    by_place = block_places(blocks)
+    for place in merged.seams.choose(plan.windows):
+        near = blocks_at(job, place, by_place)
+        tasks.append(Task(f"seam {place.y} {place.x}", check_place, (job, place, near), gpu=True))
+    left_out, seams = 0, []
+    for number, (_, result) in enumerate(hands.run(tasks), start=1):
+        left_out += result.get("left_out", 0)
+        seams += [result["seams"]] if "seams" in result else []
+        hands.listen(Event(hands.slide, "render", number, len(tasks)))
+    return Drawn(left_out, certificate(seams))

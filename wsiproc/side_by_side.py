@@ -1,0 +1,88 @@
+"""Several things at a time, each in a thread of its own; what they tell arrives in the thread that asked."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from queue import Empty, SimpleQueue
+from threading import Event, Thread
+from typing import Any, TypeVar
+
+_LISTEN_S = 1.0  # between chances for the system to interrupt, which some give only then
+_JOIN_S = 10.0
+
+Item = TypeVar("Item")
+News = TypeVar("News")
+Result = TypeVar("Result")
+
+
+class Unheard(Exception):  # noqa: N818 - no error: how work ends that nobody waits for
+    """Whoever asked has left."""
+
+
+def side_by_side(
+    items: Sequence[Item],
+    at_once: int,
+    work: Callable[[Item, Callable[[News], None]], Result],
+    tell: Callable[[News], None],
+    dismiss: Callable[[], None],
+) -> Iterator[Result]:
+    """``work(item, tell)`` of each item, begun in order, ``at_once`` at a time; results as they end.
+
+    ``tell`` is only called from the thread that takes the results. If that leaves early, the next ``tell`` in a
+    ``work`` raises Unheard, and ``dismiss`` is called to end what it waits for. What a ``work`` raises ends all.
+    """
+    if at_once == 1:
+        for item in items:
+            yield work(item, tell)
+        return
+    waiting, left = deque(items), len(items)
+    news: SimpleQueue[tuple[str, Any]] = SimpleQueue()
+    over = Event()
+    lanes = [Thread(target=_lane, args=(waiting, work, news, over), daemon=True) for _ in range(min(at_once, left))]
+    for lane in lanes:
+        lane.start()
+    try:
+        while left:
+            kind, value = _next(news)
+            if kind == "told":
+                tell(value)
+            elif kind == "raised":
+                raise value
+            else:
+                left -= 1
+                yield value
+    finally:
+        over.set()
+        if left:
+            dismiss()
+        for lane in lanes:  # one that hangs in the system is left behind, and does not keep the process alive
+            lane.join(_JOIN_S)
+
+
+def _lane(waiting: deque[Any], work: Callable[..., Any], news: SimpleQueue[tuple[str, Any]], over: Event) -> None:
+    """One item after the other, until there is none left or nobody waits for it."""
+
+    def pass_on(told: Any) -> None:
+        if over.is_set():
+            raise Unheard
+        news.put(("told", told))
+
+    while waiting and not over.is_set():
+        try:
+            item = waiting.popleft()
+        except IndexError:  # another lane was faster
+            return
+        try:
+            news.put(("done", work(item, pass_on)))
+        except BaseException as error:  # whatever it is, it belongs to the one who asked
+            news.put(("raised", error))
+            return
+
+
+def _next(news: SimpleQueue[tuple[str, Any]]) -> tuple[str, Any]:
+    while True:
+        try:
+            return news.get(timeout=_LISTEN_S)
+        except Empty:
+            continue
