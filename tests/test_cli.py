@@ -11,9 +11,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from tests.evaluate.datasets_on_disk import write_masks
 from wsiproc import __version__
+from wsiproc.cli import gigabytes
 
 COMMANDS = ("run", "plan", "info", "check", "evaluate", "benchmark", "synth")
 SHAPE = (1500, 1800)
@@ -144,6 +146,27 @@ def test_info_names_bad_and_missing_files_with_a_remedy_and_shows_the_good_one(s
     assert first.endswith("copy or export it again")
     assert second == f"Error: {missing}: no such file or folder"
     assert "size_px (1500, 1800)" in words(done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("size", "gb"),
+    [("8", 8.0), ("8GB", 8.0), (" 8 gb", 8.0), ("1.5GiB", 1.610612736), ("800MB", 0.8), (".5TB", 500.0)],
+)
+def test_sizes_are_read_as_users_write_them(size: str, gb: float) -> None:
+    assert gigabytes(size) == pytest.approx(gb)
+
+
+@pytest.mark.parametrize("size", ["", "GB", "8 apples", "-1GB", "1e3", "8GBs", "0x10"])
+def test_what_is_no_size_is_refused(size: str) -> None:
+    with pytest.raises(typer.BadParameter, match="write it as 8GB"):
+        gigabytes(size)
+
+
+def test_memory_that_does_not_suffice_is_told_with_both_numbers(slide: Path, tmp_path: Path) -> None:
+    done = wsiproc("run", slide, "-o", tmp_path / "out", "--memory", "600MB", *CPU)
+    assert done.returncode == 1
+    assert re.search(r"memory: \d\.\d\d GB needed, 0\.60 GB available", done.stdout)
+    assert wsiproc("run", slide, "--memory", "little").returncode == 2
 
 
 def test_plan_tells_memory_disk_and_time_and_writes_nothing(slide: Path, tmp_path: Path) -> None:

@@ -330,7 +330,7 @@ def test_a_run_that_needs_too_much_alone_says_both_numbers(
     six: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("wsiproc.plan.require", lambda *_: None)  # it looked as if it would fit
-    with pytest.raises(MemoryLimitError, match=r"six.tif: \d\.\d\d GB held, 0.05 GB allowed.*--memory-gb"):
+    with pytest.raises(MemoryLimitError, match=r"six.tif: \d\.\d\d GB held, 0.05 GB allowed.*--memory"):
         run_one(six, tmp_path, memory_gb=0.05, **SETTINGS)
 
 

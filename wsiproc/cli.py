@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -52,7 +53,21 @@ Batch = Annotated[int | None, typer.Option(help="Windows at a time on a GPU. (de
 ExecutorName = Annotated[str | None, typer.Option("--executor", help="auto, dask, processes, threads or loop.")]
 Workers = Annotated[int | None, typer.Option("--workers", "-w", help="Worker processes. (default: one a core)")]
 Scheduler = Annotated[str | None, typer.Option(help="Address of an existing Dask scheduler: tcp://host:8786.")]
-Memory = Annotated[float | None, typer.Option("--memory-gb", help="Memory that all processes may use, in GB.")]
+_UNITS = {"": 1.0, "gb": 1.0, "gib": 2**30 / 1e9, "mb": 1e-3, "mib": 2**20 / 1e9, "tb": 1e3, "tib": 2**40 / 1e9}
+
+
+def gigabytes(size: str) -> float:
+    """A size as users write it, in GB: ``8GB``, ``8 GiB``, ``800MB``; without a unit, GB."""
+    parts = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([a-z]*)\s*", size, re.IGNORECASE)
+    if parts is None or parts[2].lower() not in _UNITS:
+        raise typer.BadParameter(f"{size!r} is no size; write it as 8GB, 8GiB or 800MB")
+    return float(parts[1]) * _UNITS[parts[2].lower()]
+
+
+Memory = Annotated[
+    float | None,
+    typer.Option("--memory", parser=gigabytes, metavar="SIZE", help="Memory that all processes may use, as 8GB."),
+]
 ReadTimeout = Annotated[
     float | None,
     typer.Option(

@@ -59,7 +59,7 @@ class PlanError(WsiprocError, ValueError):
 
 
 class MemoryLimitError(PlanError):
-    """More memory was held than ``--memory-gb`` allows."""
+    """More memory was held than ``--memory`` allows."""
 
 
 class ModelError(WsiprocError, ValueError):

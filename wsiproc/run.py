@@ -141,7 +141,7 @@ def _run_slide(queue: _Queue, turn: int, folder: Path, listen: Listener) -> Outc
             except MemoryLimitError as error:
                 if crew is None or not queue.crews.fewer(crew):
                     raise MemoryLimitError(
-                        f"{path}: {error}. Use fewer --workers, a smaller --region, or more --memory-gb; what is done "
+                        f"{path}: {error}. Use fewer --workers, a smaller --region, or more --memory; what is done "
                         "is kept, and the same command goes on from there"
                     ) from error
 
