@@ -43,8 +43,8 @@ from hostile import OUTSIDE, OUTSIDE_RGB, SEEDS, copy, spoil_file, spoil_folder,
 from wsiproc.core.geometry import Box, grid_shape
 from wsiproc.errors import ResolutionError, SlideReadError, WsiprocError
 from wsiproc.io.slides import Reader, describe, open_slide, read_overview
-from wsiproc.run import run_slides
 from wsiproc.settings import Settings
+from wsiproc.slide_queue import run_slides
 
 FINDINGS = ("crash", "hang", "memory", "traceback", "stray", "outside")
 OUT = "out"

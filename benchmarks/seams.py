@@ -20,8 +20,8 @@ import pyarrow.parquet
 from scipy.spatial import cKDTree
 
 from wsiproc.io.parquet import read_cells
-from wsiproc.run import run_slides
 from wsiproc.settings import Settings
+from wsiproc.slide_queue import run_slides
 
 REGIONS = (1024, 2048, 4096)
 FILES = ("cells.parquet", "cells.geojson.gz")

@@ -37,8 +37,8 @@ def six(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def whole(six: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What an undisturbed run in one process makes of ``six``."""
-    from wsiproc.run import run_slides
     from wsiproc.settings import Settings
+    from wsiproc.slide_queue import run_slides
 
     (outcome,) = run_slides([six], tmp_path_factory.mktemp("whole"), Settings(**SIX))
     assert outcome.folder is not None

@@ -13,7 +13,7 @@ from PIL import Image
 
 import wsiproc.benchmark
 import wsiproc.plan
-import wsiproc.run
+import wsiproc.slide_queue
 from tests.evaluate.datasets_on_disk import picture, true_labels, write_masks, write_points
 from wsiproc.benchmark import Benchmark, Result, run_benchmark
 from wsiproc.errors import ModelError, ResolutionError, SettingsError
@@ -23,8 +23,8 @@ from wsiproc.evaluate.layouts import find_dataset
 from wsiproc.evaluate.points import Points, cell_points
 from wsiproc.models import load_model
 from wsiproc.models.classical import Classical
-from wsiproc.run import run_slides
 from wsiproc.settings import Settings
+from wsiproc.slide_queue import run_slides
 
 LOOP = Settings(model="classical", device="cpu", workers=1)
 
@@ -112,7 +112,7 @@ def test_the_baseline_stands_beside_every_model(masks: Path, tmp_path: Path, mon
     def load(name: str) -> Any:
         return Classical(name="fine", mpp=0.25, window=384) if name == "models/fine" else load_model(name)
 
-    for module in (wsiproc.benchmark, wsiproc.plan, wsiproc.run):
+    for module in (wsiproc.benchmark, wsiproc.plan, wsiproc.slide_queue):
         monkeypatch.setattr(module, "load_model", load)
     done = run_benchmark(
         find_dataset(str(masks), limit=1), ["models/fine"] * 2, tmp_path, dataclasses.replace(LOOP, mpp=0.25)

@@ -20,8 +20,8 @@ from wsiproc.errors import SettingsError, WorkerError
 from wsiproc.executors import Patience, Task, crew
 from wsiproc.one_slide import Event
 from wsiproc.plan import common_device
-from wsiproc.run import run_slides
 from wsiproc.settings import Settings
+from wsiproc.slide_queue import run_slides
 from wsiproc.synthetic import write_synthetic_slide
 
 GPU_WORKER = ("--resources", "GPU=1", "--name", "with GPU")

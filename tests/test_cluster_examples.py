@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.cluster_processes import REPOSITORY
-from wsiproc.run import run_slides
 from wsiproc.settings import Settings
+from wsiproc.slide_queue import run_slides
 from wsiproc.synthetic import write_synthetic_slide
 
 EXAMPLES = REPOSITORY / "examples" / "cluster"

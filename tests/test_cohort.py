@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from wsiproc.cohort import write_cohort
-from wsiproc.run import run_slides
 from wsiproc.settings import Settings
+from wsiproc.slide_queue import run_slides
 from wsiproc.synthetic import write_synthetic_slide
 
 

@@ -22,8 +22,8 @@ from wsiproc.check import check_output
 from wsiproc.errors import OutputError, PlanError, SettingsError
 from wsiproc.io.kinds import read_kinds
 from wsiproc.io.parquet import read_cells
-from wsiproc.run import Outcome, run_slides
 from wsiproc.settings import Settings
+from wsiproc.slide_queue import Outcome, run_slides
 from wsiproc.synthetic import write_synthetic_slide
 
 

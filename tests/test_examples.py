@@ -13,8 +13,8 @@ import pytest
 import zarr
 from PIL import Image
 
-from wsiproc.run import run_slides
 from wsiproc.settings import Settings
+from wsiproc.slide_queue import run_slides
 from wsiproc.synthetic import write_synthetic_slide
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

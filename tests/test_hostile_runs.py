@@ -21,8 +21,8 @@ from wsiproc.executors import crew
 from wsiproc.io.parquet import read_cells
 from wsiproc.models import load_model
 from wsiproc.plan import plan_slide
-from wsiproc.run import Outcome, run_slides
 from wsiproc.settings import Settings
+from wsiproc.slide_queue import Outcome, run_slides
 from wsiproc.survey import look_at
 from wsiproc.synthetic import write_synthetic_slide
 from wsiproc.synthetic.scene import Scene

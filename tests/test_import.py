@@ -29,6 +29,6 @@ def test_importing_loads_nothing_heavy(statement: str) -> None:
 
 
 def test_what_runs_loads_no_torch_and_no_dask_before_they_are_needed() -> None:
-    loaded = loaded_by("import wsiproc.run")
+    loaded = loaded_by("import wsiproc.slide_queue")
     assert loaded & {"torch", "dask", "distributed", "zarr", "openslide"} == set()
     assert "numba" in loaded, "the probe sees what is loaded"

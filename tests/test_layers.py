@@ -15,10 +15,10 @@ MAX_FUNCTION_LINES, MAX_FILE_LINES = 60, 500
 FOUNDATION = {"errors", "_version"}  # nouns of the whole package; everyone may use them, they use nobody
 # What each part may use besides the foundation and itself. The order is the order of the layers, top first.
 MAY_USE = {
-    "cli": {"progress", "psm", "benchmark", "run", "plan", "check", "evaluate", "synthetic", "settings", "io"},
-    "progress": {"benchmark", "run", "one_slide", "plan", "check", "evaluate", "projection"},
-    "benchmark": {"run", "plan", "regions", "evaluate", "executors", "settings", "models", "io", "core"},
-    "run": {
+    "cli": {"progress", "psm", "benchmark", "slide_queue", "plan", "check", "evaluate", "synthetic", "settings", "io"},
+    "progress": {"benchmark", "slide_queue", "one_slide", "plan", "check", "evaluate", "projection"},
+    "benchmark": {"slide_queue", "plan", "regions", "evaluate", "executors", "settings", "models", "io", "core"},
+    "slide_queue": {
         "cohort",
         "crews",
         "discover",
@@ -173,7 +173,7 @@ def test_a_big_library_is_imported_in_its_homes_only(library: str) -> None:
 def test_the_pipeline_knows_no_settings() -> None:
     """Below what runs slides, ``discover`` and ``plan``, numbers arrive as named arguments."""
     users = {part_of(path) for path in FILES if "settings" in parts_used(path)}
-    assert users == {"cli", "benchmark", "crews", "discover", "one_slide", "plan", "run", "run_facts"}
+    assert users == {"cli", "benchmark", "crews", "discover", "one_slide", "plan", "slide_queue", "run_facts"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=in_package)

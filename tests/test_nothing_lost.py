@@ -22,12 +22,12 @@ import pytest
 import wsiproc.crews
 import wsiproc.one_slide
 import wsiproc.regions
-import wsiproc.run
+import wsiproc.slide_queue
 from tests.conftest import SIX
 from tests.test_pipeline import assert_same_cells, run_one
 from wsiproc.errors import MemoryLimitError, OutputError, SlideError, SlideReadError
-from wsiproc.run import run_slides
 from wsiproc.settings import Settings
+from wsiproc.slide_queue import run_slides
 
 PROJECT = Path(__file__).parents[1]
 SETTINGS: dict[str, Any] = {name: SIX[name] for name in ("region", "tissue")}
@@ -318,7 +318,7 @@ def test_more_memory_than_allowed_goes_on_with_fewer_workers(
             raise MemoryLimitError("9 GB held, 8 GB allowed")
 
     monkeypatch.setattr(wsiproc.crews, "crew", noted)
-    monkeypatch.setattr(wsiproc.run.MemoryWatch, "check", check)
+    monkeypatch.setattr(wsiproc.slide_queue.MemoryWatch, "check", check)
     run = run_one(six, tmp_path, executor="threads", workers=2, **SETTINGS).run
     assert sizes == [2, 1]
     assert run is not None

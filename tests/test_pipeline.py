@@ -17,8 +17,8 @@ from tests.io.slide_writers import write_tiff
 from wsiproc.errors import PlanError, SettingsError, SlideReadError
 from wsiproc.io.parquet import read_cells, slide_polygons
 from wsiproc.plan import plan_slide
-from wsiproc.run import Outcome, run_slides
 from wsiproc.settings import Settings
+from wsiproc.slide_queue import Outcome, run_slides
 from wsiproc.synthetic import truth_labels, write_synthetic_slide
 
 

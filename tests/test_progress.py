@@ -13,7 +13,7 @@ from wsiproc import progress
 from wsiproc.check import Finding
 from wsiproc.errors import SlideError
 from wsiproc.one_slide import Event
-from wsiproc.run import Outcome
+from wsiproc.slide_queue import Outcome
 
 MARKUP = "[red]x[b] :heart:.svs"  # a good file name; read as markup, little of it is left
 

@@ -16,9 +16,9 @@ import wsiproc.regions
 from wsiproc.errors import MemoryLimitError, WorkerError
 from wsiproc.executors import KINDS, Task, crew
 from wsiproc.one_slide import Event
-from wsiproc.run import run_slides
 from wsiproc.settings import Settings
 from wsiproc.side_by_side import Unheard, side_by_side
+from wsiproc.slide_queue import run_slides
 from wsiproc.synthetic import write_synthetic_slide
 
 SETTINGS = {"model": "classical", "region": 512}

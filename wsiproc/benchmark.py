@@ -45,8 +45,8 @@ from wsiproc.models import load_model
 from wsiproc.models.base import Model
 from wsiproc.plan import choose_device
 from wsiproc.regions import predict
-from wsiproc.run import run_slides
 from wsiproc.settings import Settings
+from wsiproc.slide_queue import run_slides
 
 BASELINE = "classical"
 FIGURES = 50

@@ -125,7 +125,7 @@ def run(
     summary names them with their reasons; 2: the command itself makes no sense.
     """
     from wsiproc.progress import display, print_summary
-    from wsiproc.run import run_slides
+    from wsiproc.slide_queue import run_slides
 
     settings = _settings(
         config, model=model, mpp=mpp, reader=reader, tissue=tissue, roi=roi, classes=_classes(classes), region=region,

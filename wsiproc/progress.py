@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from wsiproc.evaluate.layouts import Dataset
     from wsiproc.one_slide import Event
     from wsiproc.plan import Plan
-    from wsiproc.run import Outcome
+    from wsiproc.slide_queue import Outcome
 
 STAGES = {
     "classes": "looking for kinds of cells",

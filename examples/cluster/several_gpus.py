@@ -16,8 +16,8 @@ from pathlib import Path
 from distributed import Client
 
 from wsiproc.errors import MissingExtraError
-from wsiproc.run import run_slides
 from wsiproc.settings import Settings
+from wsiproc.slide_queue import run_slides
 
 try:
     from dask_cuda import LocalCUDACluster

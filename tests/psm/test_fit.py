@@ -29,8 +29,8 @@ from wsiproc.psm.fit import FitSettings, Listen, fit, quick_settings, read_curve
 from wsiproc.psm.labelling import network_labels
 from wsiproc.psm.targets import Target
 from wsiproc.psm.tiles import Source
-from wsiproc.run import run_slides
 from wsiproc.settings import Settings
+from wsiproc.slide_queue import run_slides
 from wsiproc.synthetic import write_synthetic_slide
 
 ROOT = Path(__file__).parents[2]
