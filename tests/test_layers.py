@@ -15,7 +15,20 @@ MAX_FUNCTION_LINES, MAX_FILE_LINES = 60, 500
 FOUNDATION = {"errors", "_version"}  # nouns of the whole package; everyone may use them, they use nobody
 # What each part may use besides the foundation and itself. The order is the order of the layers, top first.
 MAY_USE = {
-    "cli": {"progress", "psm", "benchmark", "slide_queue", "plan", "check", "evaluate", "synthetic", "settings", "io"},
+    "cli": {
+        "commands",
+        "progress",
+        "psm",
+        "benchmark",
+        "slide_queue",
+        "plan",
+        "check",
+        "evaluate",
+        "synthetic",
+        "settings",
+        "io",
+    },
+    "commands": {"progress", "settings", "io"},
     "progress": {"benchmark", "slide_queue", "one_slide", "plan", "check", "evaluate", "projection"},
     "benchmark": {"slide_queue", "plan", "regions", "evaluate", "executors", "settings", "models", "io", "core"},
     "slide_queue": {
