@@ -28,7 +28,7 @@ MAY_USE = {
         "settings",
         "io",
     },
-    "commands": {"progress", "settings", "io"},
+    "commands": set(),
     "progress": {"benchmark", "slide_queue", "one_slide", "plan", "check", "evaluate", "projection"},
     "benchmark": {"slide_queue", "plan", "regions", "evaluate", "executors", "settings", "models", "io", "core"},
     "slide_queue": {
