@@ -16,7 +16,6 @@ FOUNDATION = {"errors", "_version"}  # nouns of the whole package; everyone may 
 # What each part may use besides the foundation and itself. The order is the order of the layers, top first.
 MAY_USE = {
     "cli": {
-        "commands",
         "progress",
         "psm",
         "benchmark",
