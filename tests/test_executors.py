@@ -2,12 +2,15 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from wsiproc.errors import PlanError, RetryableError, SlideReadError, WorkerError
 from wsiproc.executors import KINDS, Task, crew
+from wsiproc.executors.pools import Order, ProcessPool
 
 
 def note(folder: Path, name: str, needs: tuple[str, ...]) -> str:
@@ -163,3 +166,17 @@ def test_several_threads_share_a_crew(kind: str, tmp_path: Path) -> None:
         for thread in threads:
             thread.join()
     assert found == dict.fromkeys("abc", 13)
+
+
+def test_processes_whose_tasks_are_done_at_once_take_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A future that is done already calls back in the middle of the handing out."""
+
+    def at_once(self: ProcessPool, name: str, task: Task) -> Future[Any]:
+        done: Future[Any] = Future()
+        done.set_result(task.key)
+        return done
+
+    monkeypatch.setattr(ProcessPool, "_start", at_once)
+    with ProcessPool(2) as pool:
+        outcomes = pool.submit([Order(Task(str(number), int, ()), (0, number)) for number in range(50)])
+        assert [outcome.result(timeout=5) for outcome in outcomes] == [str(number) for number in range(50)]

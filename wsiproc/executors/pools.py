@@ -172,20 +172,26 @@ class ProcessPool:
         return {"this machine": self.submit([Order(Task("ask", question, ()), (0, 0))])[0].result()}
 
     def _assign(self) -> None:
-        """Give waiting tasks to free processes, each one that it does not avoid."""
-        for waiting in list(self._waiting):
-            if not self._free:
-                return
-            order, outcome = waiting
-            avoid = order.avoid if len(order.avoid) < len(self._pools) else ()
-            name = next((name for name in reversed(self._free) if name not in avoid), None)
-            if name is None:
-                continue
-            self._waiting.remove(waiting)
+        """Give waiting tasks to free processes, each one that it does not avoid.
+
+        One that is done at once calls back here before the loop goes on, so nothing is kept from turn to turn.
+        """
+        while (match := self._match()) is not None:
+            number, name = match
+            order, outcome = self._waiting.pop(number)
             if outcome.set_running_or_notify_cancel():
                 self._free.remove(name)
                 running = self._start(name, order.task)
                 running.add_done_callback(partial(self._ended, name, outcome))
+
+    def _match(self) -> tuple[int, str] | None:
+        """Place of the first waiting task that a free process may take, and the process."""
+        for number, (order, _) in enumerate(self._waiting if self._free else ()):
+            avoid = order.avoid if len(order.avoid) < len(self._pools) else ()
+            name = next((name for name in reversed(self._free) if name not in avoid), None)
+            if name is not None:
+                return number, name
+        return None
 
     def _start(self, name: str, task: Task) -> Future[Any]:
         try:
