@@ -140,6 +140,16 @@ def level_shapes(folder: Path) -> list[tuple[int, ...]]:
     return [tuple(array.shape) for array in shapes if isinstance(array, zarr.Array)]
 
 
+def channels(folder: Path) -> list[tuple[str, RGB]]:
+    """Names and colours of an image's channels."""
+    import zarr
+
+    omero: Any = zarr.open_group(folder, mode="r").attrs["ome"]
+    listed = omero["omero"]["channels"]
+    colours = [bytes.fromhex(channel["color"]) for channel in listed]
+    return [(channel["label"], (c[0], c[1], c[2])) for channel, c in zip(listed, colours, strict=True)]
+
+
 def _array(folder: Path, level: int, mode: Literal["r", "r+"]) -> Any:
     import zarr
 

@@ -126,10 +126,16 @@ def slide_polygons(rings: Rings, scale: tuple[float, float]) -> npt.NDArray[np.o
     return as_polygons(rings.vertices[:, ::-1] * np.array(scale[::-1]), rings.offsets)
 
 
+def table_facts(file: Any) -> dict[str, Any]:
+    """What ``cells.parquet`` says about itself beside GeoParquet: scale, classes, colours, measurements."""
+    facts: dict[str, Any] = json.loads(file.schema_arrow.metadata[b"wsiproc"])
+    return facts
+
+
 def read_cells(path: Path, row_group: int | None = None) -> tuple[npt.NDArray[np.uint32], CellTable]:
     """Ids (N,) and cells (grid frame) of ``cells.parquet``: all, or one row group."""
     file = pyarrow.parquet.ParquetFile(path)
-    facts = json.loads(file.schema_arrow.metadata[b"wsiproc"])
+    facts = table_facts(file)
     table = file.read() if row_group is None else file.read_row_group(row_group)
     scale = np.array(facts["scale"])
     classes = table["class"].combine_chunks().cast(pa.dictionary(pa.int8(), pa.string()))

@@ -1,0 +1,60 @@
+"""``wsiproc view``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EPILOG = (
+    "Examples:  wsiproc view results   ·   wsiproc view results/slide --slides /mnt/slides   ·   "
+    "wsiproc view results --no-browser --port 8000"
+)
+_PORT = 8421
+
+
+def view(
+    results: Annotated[list[Path], typer.Argument(help="Folders of finished slides, or folders that hold several.")],
+    port: Annotated[
+        int | None, typer.Option(help=f"Port to listen on. (default: {_PORT}, or any that is free)", min=0, max=65535)
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on. Any but the default shows the slides to other machines.")
+    ] = "127.0.0.1",
+    slides: Annotated[
+        Path | None, typer.Option(help="Where the slide files are now, if not where they were when they were run.")
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None, typer.Option(help="Web page whose scripts may read /zarr too; * allows all.")
+    ] = None,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open the page.")] = False,
+) -> None:
+    """Show finished slides in the browser: cells, maps, density and tissue over the slide; until Ctrl-C."""
+    import errno
+    import webbrowser
+    from contextlib import suppress
+
+    from wsiproc.errors import SettingsError
+    from wsiproc.view.app import build_app, serve
+    from wsiproc.view.shown import find_slides
+
+    found = find_slides(results, slides)
+    app = build_app(found, allow_origin or (), host)
+
+    def started(address: str) -> None:
+        count = f"{len(found)} slides" if len(found) > 1 else next(iter(found))
+        typer.echo(f"{count}: {address}  (Ctrl-C ends; OME-Zarr for other viewers under {address}zarr/)")
+        if not no_browser:
+            webbrowser.open(address)
+
+    for attempt in (_PORT, 0) if port is None else (port,):
+        try:
+            with suppress(KeyboardInterrupt):
+                serve(app, host, attempt, started)
+            return
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or attempt == 0:
+                raise SettingsError(f"cannot listen on {host}, port {attempt}: {error.strerror}") from error
+            if port is not None:
+                raise SettingsError(f"port {port} is in use; choose another --port, or 0 for any free one") from error

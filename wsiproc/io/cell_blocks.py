@@ -1,0 +1,92 @@
+"""The cells of a finished slide, block by block: what a view needs, and no more of the table than that."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet
+
+from wsiproc.core.cells import CellTable
+from wsiproc.core.geometry import Box
+from wsiproc.io.parquet import read_cells, table_facts
+
+# Of all slides together: blocks with all columns, some 10 MB each in dense tissue, and centres, 9 bytes a cell.
+_BLOCKS_KEPT, _CENTRES_KEPT = 24, 2
+
+
+class CellBlocks:
+    """``cells.parquet`` by its row groups, each of which is a square of the slide. Reads lazily; any thread may ask."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        file = pyarrow.parquet.ParquetFile(path)
+        groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+        self._ends = np.cumsum([group.num_rows for group in groups])
+        self._bounds = _bounds(groups) / np.tile(table_facts(file)["scale"], 2)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def touching(self, box: Box) -> list[int]:
+        """Numbers of the blocks with cells that may touch ``box`` (grid px)."""
+        low, high = self._bounds[:, :2], self._bounds[:, 2:]
+        near = (high > (box.y, box.x)) & (low < (box.y1, box.x1))
+        return [int(number) for number in np.flatnonzero(near.all(axis=1))]
+
+    def rows(self, block: int) -> slice:
+        """Where a block lies in the arrays of ``centres``."""
+        return slice(int(self._ends[block - 1]) if block else 0, int(self._ends[block]))
+
+    def cell(self, number: int) -> CellTable | None:
+        """The one cell with this id; None where there is none."""
+        if not 1 <= number <= len(self):
+            return None
+        block = int(np.searchsorted(self._ends, number - 1, side="right"))
+        return self.block(block).take(np.array([number - 1 - self.rows(block).start]))
+
+    def block(self, number: int) -> CellTable:
+        """Cells of a block (grid frame)."""
+        return _read_block(self._path, number)
+
+    def centres(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+        """Centres of all cells (N, 2), (y, x) in grid px, and their classes (N,)."""
+        return _read_centres(self._path)
+
+
+@lru_cache(maxsize=_BLOCKS_KEPT)
+def _read_block(path: Path, number: int) -> CellTable:
+    return read_cells(path, number)[1]
+
+
+@lru_cache(maxsize=_CENTRES_KEPT)
+def _read_centres(path: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+    file = pyarrow.parquet.ParquetFile(path)
+    facts = table_facts(file)
+    table = file.read(columns=["centroid_y", "centroid_x", "class"])
+    centres = np.empty((len(table), 2), np.float32)
+    for axis, name in enumerate(("centroid_y", "centroid_x")):
+        centres[:, axis] = table[name].to_numpy() / facts["scale"][axis]
+    if not len(table):
+        return centres, np.zeros(0, np.uint8)
+    kinds = table["class"].unify_dictionaries().combine_chunks()
+    codes = np.array([facts["classes"].index(name) for name in kinds.dictionary.to_pylist()], np.uint8)
+    return centres, codes[kinds.indices.to_numpy()]
+
+
+def _bounds(groups: list[Any]) -> npt.NDArray[np.float64]:
+    """Bounds of the outlines of each row group (G, 4), (y, x, y1, x1) in slide px, from the file's statistics."""
+    found = np.zeros((len(groups), 4))
+    for row, group in zip(found, groups, strict=True):
+        columns = [group.column(number) for number in range(group.num_columns)]
+        sides = {column.path_in_schema: column.statistics for column in columns}
+        row[:] = (
+            sides["bbox.ymin"].min,
+            sides["bbox.xmin"].min,
+            sides["bbox.ymax"].max,
+            sides["bbox.xmax"].max,
+        )
+    return found

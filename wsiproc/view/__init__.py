@@ -1,0 +1,1 @@
+"""``wsiproc view``: finished slides in a browser, from this machine and no farther."""

@@ -1,0 +1,296 @@
+"""One finished slide as the page shows it: tiles, thumbnails, cells and facts, read as they are asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from wsiproc.array.pyramid import level_shape
+from wsiproc.core.cells import CellTable
+from wsiproc.core.geometry import Box, grid_shape
+from wsiproc.core.palette import RGB, css_colour
+from wsiproc.errors import OutputError, SlideError
+from wsiproc.io import ngff
+from wsiproc.io.cell_blocks import CellBlocks
+from wsiproc.io.slides import Slide, open_slide
+from wsiproc.report_figures import density_pixels, shrink
+from wsiproc.view.drawing import (
+    Pixels,
+    blank,
+    dots,
+    label_outlines,
+    mask_edge,
+    outlines,
+    smooth,
+    tinted,
+)
+
+TILE_PX = 512
+FINEST = -2  # cells are drawn at up to 2² screen px a grid px
+_FROM_TABLE, _AS_DOTS = 0, 3  # powers of two of grid px a screen px: up to the first, and from the second on
+_TISSUE: RGB = (0, 158, 115)
+_ON_SLIDE: RGB = (0, 114, 178)
+_DENSE_PER_MM2 = 12_000
+_DENSITY_BINS, _FINEST_BIN_UM = 600, 50.0
+
+
+class ShownSlide:
+    """The folder of a finished slide. Everything is opened when it is first needed; any thread may ask."""
+
+    def __init__(self, folder: Path, name: str, slides: Path | None = None) -> None:
+        self.folder, self.name = folder, name
+        self.run: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        self._slides = slides
+        self.grid: tuple[int, int] = (self.run["grid"]["shape"][0], self.run["grid"]["shape"][1])
+        self.scale: tuple[float, float] = (self.run["grid"]["scale"][0], self.run["grid"]["scale"][1])
+        self.colours: list[RGB] = [(r, g, b) for r, g, b in self.run["classes"].values()]
+        self._opening = Lock()
+
+    # --- facts ---
+
+    @cached_property
+    def cells(self) -> CellBlocks:
+        """The cell table."""
+        return CellBlocks(self.folder / "cells.parquet")
+
+    @cached_property
+    def channels(self) -> list[tuple[str, RGB]]:
+        """Names and colours of the maps; what is white on black in other viewers has a colour over a slide."""
+        found = ngff.channels(self.folder / "maps.ome.zarr")
+        return [(name, _ON_SLIDE if min(colour) > 200 else colour) for name, colour in found]
+
+    @cached_property
+    def levels(self) -> int:
+        """How many levels the pyramids of labels and maps have."""
+        return len(ngff.level_shapes(self.folder / "maps.ome.zarr"))
+
+    def card(self) -> dict[str, Any]:
+        """What a list of slides says about this one."""
+        counts, area = self.run["counts"], self.run["tissue_mm2"]
+        kinds = counts["classes"]
+        known = kinds.get("Positive", 0) + kinds.get("Negative", 0)
+        return {
+            "name": self.name,
+            "cells": counts["cells"],
+            "tissue_mm2": area,
+            "per_mm2": counts["cells"] / area if area else None,
+            "positive_index": kinds["Positive"] / known if {"Positive", "Negative"} <= kinds.keys() and known else None,
+            "warnings": len(self.run["warnings"]),
+        }
+
+    def facts(self) -> dict[str, Any]:
+        """All that the page needs to show the slide; sizes (h, w), frames as in ``run.json``."""
+        counts = self.run["counts"]["classes"]
+        return self.card() | {
+            "shape": self.run["slide"]["shape"],
+            "mpp": self.run["slide"]["mpp"],
+            "objective": self.run["slide"]["objective"],
+            "format": self.run["slide"]["format"],
+            "grid": {"shape": self.grid, "scale": self.scale, "levels": self.levels},
+            "classes": [
+                {"name": name, "colour": css_colour(colour), "cells": counts.get(name, 0)}
+                for name, colour in zip(self.run["classes"], self.colours, strict=True)
+            ],
+            "maps": [{"name": name, "colour": css_colour(colour)} for name, colour in self.channels],
+            "regions": self.run["regions"]["boxes"],
+            "failed": self.run["regions"]["failed"],
+            "messages": self.run["warnings"],
+            "model": self.run["model"]["name"],
+            "version": self.run["wsiproc"],
+            "slide_there": self.slide is not None,
+        }
+
+    # --- the slide ---
+
+    @cached_property
+    def slide(self) -> Slide | None:
+        """The slide itself, where it was when it was run or in the folder of slides; None where it is gone."""
+        path = Path(self.run["slide"]["path"])
+        places = [path, self.folder / path.name, self.folder.parent / path.name]
+        settings = self.run["settings"]
+        for place in [self._slides / path.name, *places] if self._slides else places:
+            try:
+                slide = open_slide(place, settings["mpp"], settings["reader"])
+            except SlideError:
+                continue
+            if slide.fingerprint() == self.run["slide"]["fingerprint"]:
+                return slide
+            slide.close()
+        return None
+
+    def _slide(self) -> Slide | None:
+        with self._opening:  # two threads would open it twice
+            return self.slide
+
+    def slide_tile(self, level: int, row: int, col: int) -> Pixels:
+        """A tile (h, w, 3) of the slide, ``2 ** level`` level-0 px a px; from the overview where the slide is gone."""
+        slide = self._slide()
+        h, w = self.run["slide"]["shape"]
+        mpp = self.run["slide"]["mpp"] * 2**level
+        box = Box(row * TILE_PX, col * TILE_PX, TILE_PX, TILE_PX).clip(grid_shape((h, w), 1.0, 2.0**level))
+        if box.area == 0:
+            raise OutputError(f"{self.name} has no such tile")
+        return slide.read(box, mpp) if slide is not None else self._from_overview(box, 2**level)
+
+    def _from_overview(self, box: Box, shrink: int) -> Pixels:
+        """A box (px of ``shrink`` level-0 px) cut out of the overview, however blurred."""
+        shape = np.array(self.overview.shape[:2])
+        factor = shape / np.array(self.run["slide"]["shape"]) * shrink
+        to_overview = np.array([[factor[1], 0, box.x * factor[1] - 0.5], [0, factor[0], box.y * factor[0] - 0.5]])
+        to_overview[:, 2] += to_overview[:, :2].sum(axis=1) / 2
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        picture = cv2.warpAffine(
+            self.overview, to_overview, (box.w, box.h), flags=flags, borderMode=cv2.BORDER_REPLICATE
+        )
+        return picture.astype(np.uint8, copy=False)
+
+    @cached_property
+    def overview(self) -> Pixels:
+        """The whole slide in one picture (h, w, 3)."""
+        return self._overview(0)
+
+    def thumbnail(self, longest_px: int) -> Pixels:
+        """The whole slide (h, w, 3) with its longer side at most ``longest_px``."""
+        shapes = ngff.level_shapes(self.folder / "slide.ome.zarr")
+        level = max(k for k, shape in enumerate(shapes) if k == 0 or max(shape) >= longest_px)
+        return shrink(self._overview(level), longest_px)
+
+    def _overview(self, level: int) -> Pixels:
+        folder = self.folder / "slide.ome.zarr"
+        h, w = ngff.level_shapes(folder)[level][-2:]
+        return np.ascontiguousarray(ngff.read_box(folder, level, Box(0, 0, h, w)).transpose(1, 2, 0))
+
+    # --- overlays ---
+
+    def cell_tile(self, level: int, row: int, col: int, hidden: frozenset[int], filled: bool) -> Pixels | None:
+        """A tile (h, w, 4) of the cells, ``2 ** level`` grid px a px; None where there are none.
+
+        From close by the exact outlines, from farther off the label pyramid, from far away the centres.
+        """
+        px = max(1, TILE_PX << level if level >= 0 else TILE_PX >> -level)
+        box = Box(row * px, col * px, px, px).clip(self.grid)
+        blocks = self.cells.touching(box)
+        if not blocks:
+            return None
+        if level >= min(_AS_DOTS, self.levels):
+            return self._dots(blocks, box, 2**level, hidden)
+        if level > _FROM_TABLE:
+            return self._from_labels(level, row, col, hidden, filled)
+        near = [block.take(block.touching(box)) for block in map(self.cells.block, blocks)]
+        cells = CellTable.concat(near)
+        if hidden:
+            cells = cells.take(np.flatnonzero(~np.isin(cells.classes, list(hidden))))
+        return outlines(cells, self.colours, box, 2**-level, filled) if len(cells) else None
+
+    def _dots(self, blocks: list[int], box: Box, shrink: int, hidden: frozenset[int]) -> Pixels:
+        centres, classes = self.cells.centres()
+        parts = [self.cells.rows(block) for block in blocks]
+        some = np.concatenate([centres[part] for part in parts]), np.concatenate([classes[part] for part in parts])
+        dense = _DENSE_PER_MM2 * float(np.prod(self.run["grid"]["mpp"])) / 1e6
+        return dots(*some, self.colours, box, shrink, hidden, dense)
+
+    def _from_labels(self, level: int, row: int, col: int, hidden: frozenset[int], filled: bool) -> Pixels | None:
+        shape = level_shape(self.grid, level)
+        box = Box(row * TILE_PX, col * TILE_PX, TILE_PX, TILE_PX).clip(shape)
+        labels = self._padded("cells", level, box, shape)
+        if not labels.any():
+            return None
+        return label_outlines(labels, self._padded("classes", level, box, shape), self.colours, hidden, filled)
+
+    def _padded(self, name: str, level: int, box: Box, shape: tuple[int, int]) -> npt.NDArray[Any]:
+        """Labels of a box and one px around it, the slide's edge repeated."""
+        around = box.pad(1).clip(shape)
+        pixels = ngff.read_box(self.folder / "slide.ome.zarr/labels" / name, level, around)
+        before = (around.y - box.y + 1, around.x - box.x + 1)
+        after = (box.y1 + 1 - around.y1, box.x1 + 1 - around.x1)
+        return np.pad(pixels, tuple(zip(before, after, strict=True)), mode="edge")
+
+    def map_tile(self, channel: int, level: int, row: int, col: int) -> Pixels | None:
+        """A tile (h, w, 4) of a map, ``2 ** level`` grid px a px; None where it is empty."""
+        shape = level_shape(self.grid, level)
+        box = Box(row * TILE_PX, col * TILE_PX, TILE_PX, TILE_PX).clip(shape)
+        if box.area == 0 or level >= self.levels:
+            return None
+        values = ngff.read_box(self.folder / "maps.ome.zarr", level, box)[channel]
+        return tinted(values, self.channels[channel][1]) if values.any() else None
+
+    def tissue(self) -> Pixels:
+        """Where tissue was found, (h, w, 4), over the whole slide."""
+        folder = self.folder / "slide.ome.zarr/labels/tissue"
+        h, w = ngff.level_shapes(folder)[0]
+        return mask_edge(ngff.read_box(folder, 0, Box(0, 0, h, w)), _TISSUE)
+
+    def density(self) -> tuple[Pixels, float]:
+        """Cells per mm² in colours, (h, w, 4), over the whole slide, and the density of the deepest colour."""
+        mpp = np.array(self.run["grid"]["mpp"])
+        side = max(_FINEST_BIN_UM / mpp.mean(), max(self.grid) / _DENSITY_BINS)
+        h, w = (max(1, round(px / side)) for px in self.grid)
+        centres, _ = self.cells.centres()
+        y, x = np.minimum((centres * (h / self.grid[0], w / self.grid[1])).astype(np.int64), (h - 1, w - 1)).T
+        counts = np.bincount(y * w + x, minlength=h * w).reshape(h, w)
+        bin_mm2 = np.prod(mpp * self.grid) / (h * w) / 1e6
+        values = np.asarray(cv2.GaussianBlur(counts / bin_mm2, (0, 0), 0.7), np.float64)
+        values[values < 0.5] = 0  # what is left of the filter's tails
+        if not values.any():
+            return blank((h, w)), 0.0
+        top = float(np.percentile(values[values > 0], 99))
+        return density_pixels(values, top), top
+
+    # --- picking ---
+
+    def cell_at(self, y: float, x: float) -> int:
+        """Id of the cell at a point (level-0 px); 0 where there is none."""
+        row, col = int(y / self.scale[0]), int(x / self.scale[1])
+        if not (0 <= row < self.grid[0] and 0 <= col < self.grid[1]):
+            return 0
+        return int(ngff.read_box(self.folder / "slide.ome.zarr/labels/cells", 0, Box(row, col, 1, 1))[0, 0])
+
+    def describe_cell(self, number: int) -> Mapping[str, Any] | None:
+        """What is known of a cell, its outline and centre as (x, y) in level-0 px; None where there is none."""
+        cell = self.cells.cell(number)
+        if cell is None:
+            return None
+        kind = int(cell.classes[0])
+        return {
+            "id": number,
+            "class": list(self.run["classes"])[kind],
+            "colour": css_colour(self.colours[kind]),
+            "score": float(cell.scores[0]),
+            "centre": _slide_points(cell.centroids, self.scale)[0],
+            "outline": _slide_points(smooth(cell.rings[0]), self.scale),
+            "measurements": {name: float(values[0]) for name, values in cell.measurements.items()},
+        }
+
+
+def _slide_points(points: npt.NDArray[np.float64], scale: tuple[float, float]) -> list[list[float]]:
+    """(N, 2), (y, x) in grid px, as [x, y] in level-0 px."""
+    return np.round((points * scale)[:, ::-1], 2).tolist()  # type: ignore[no-any-return]
+
+
+def find_slides(folders: list[Path], slides: Path | None) -> dict[str, ShownSlide]:
+    """Finished slides in ``folders``, each a slide's own or one that holds several, by name.
+
+    Raises OutputError for a folder with none.
+    """
+    found: dict[str, ShownSlide] = {}
+    for folder in folders:
+        inside = [folder] if (folder / "run.json").is_file() else sorted(p.parent for p in folder.glob("*/run.json"))
+        if not inside:
+            raise OutputError(
+                f"{folder}: no finished slide in it (a folder with run.json). Run slides with `wsiproc run SLIDE -o "
+                f"{folder}`, or name the folder of results"
+            )
+        for place in inside:
+            name, number = place.resolve().name, 2
+            while name in found:
+                name, number = f"{place.resolve().name} ({number})", number + 1
+            found[name] = ShownSlide(place, name, slides)
+    return found
