@@ -30,10 +30,9 @@ def outlines(cells: CellTable, colours: Sequence[RGB], box: Box, zoom: int, fill
     Drawn from the exact rings, whose corners are smoothed by half a pixel so that they look like outlines, not stairs.
     """
     picture = blank((box.h * zoom, box.w * zoom))
-    factor = zoom * 2**_SUBPIXEL_BITS
     for kind in np.unique(cells.classes):
         rings = [cells.rings[int(row)] for row in np.flatnonzero(cells.classes == kind)]
-        points = [np.rint((smooth(ring) - (box.y, box.x))[:, ::-1] * factor).astype(np.int32) for ring in rings]
+        points = [_drawn((smooth(ring) - (box.y, box.x)) * zoom) for ring in rings]
         colour = (*colours[kind], 255)
         if filled:
             inside = np.zeros(picture.shape[:2], np.uint8)
@@ -46,6 +45,11 @@ def outlines(cells: CellTable, colours: Sequence[RGB], box: Box, zoom: int, fill
         picture[seen, :3] = colour[:3]
         picture[..., 3] = np.maximum(picture[..., 3], line)
     return picture
+
+
+def _drawn(ring: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
+    """A ring (V, 2), (y, x), counted from the corner of the first pixel, as OpenCV wants it, from its centre."""
+    return np.rint((ring[:, ::-1] - 0.5) * 2**_SUBPIXEL_BITS).astype(np.int32)
 
 
 def smooth(ring: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:

@@ -1,0 +1,94 @@
+"""Finished slides and a server that shows them: the command as a process of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from wsiproc.settings import Settings
+from wsiproc.slide_queue import run_slides
+from wsiproc.synthetic import write_synthetic_slide
+
+ODD = "50 % {odd} & <b>"
+"""Name of a slide that is nowhere plain: in an address, in a page, in a route."""
+
+
+class Shown:
+    """A running ``wsiproc view``: its address, and what it answers."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    def get(self, path: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers (names in small letters) and body."""
+        request = urllib.request.Request(self.address + path, headers=headers)
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return answer.status, _lower(answer.headers.items()), answer.read()
+        except urllib.error.HTTPError as error:
+            return error.code, _lower(error.headers.items()), error.read()
+
+    def json(self, path: str) -> Any:
+        """The body, parsed; it must be a good answer."""
+        status, _, body = self.get(path)
+        assert status == 200, body
+        return orjson.loads(body)
+
+
+def _lower(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers}
+
+
+@contextmanager
+def viewing(*arguments: object) -> Iterator[Shown]:
+    """The server for the time of the block, on any free port."""
+    command = [sys.executable, "-m", "wsiproc.cli", "view", *map(str, arguments), "--no-browser", "--port", "0"]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        found = re.search(r"http://\S+/", line)
+        try:
+            assert found, line + process.stdout.read()
+            yield Shown(found[0])
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+@pytest.fixture(scope="session")
+def view_slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two slides: one of two classes, and one with an odd name."""
+    folder = tmp_path_factory.mktemp("slides")
+    write_synthetic_slide(folder / "ihc.tif", (2300, 3100), mpp=0.25, seed=1, tissue_fraction=0.8, stain="HDAB")
+    write_synthetic_slide(folder / f"{ODD}.tif", (700, 700), mpp=0.5, seed=2, tissue_fraction=0.9)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def results(view_slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Their results."""
+    out = tmp_path_factory.mktemp("results")
+    outcomes = list(run_slides(sorted(view_slides.glob("*.tif")), out, Settings(model="classical", executor="loop")))
+    assert [outcome.error for outcome in outcomes] == [None, None]
+    return out
+
+
+@pytest.fixture(scope="session")
+def shown(results: Path) -> Iterator[Shown]:
+    """The server over both."""
+    with viewing(results) as server:
+        yield server

@@ -1,0 +1,193 @@
+"""The page in a real browser, Debian's chromium, headless: what it shows is told by its state and its address."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import pytest
+
+from tests.view.conftest import Shown
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+if CHROMIUM is None:
+    pytest.skip("needs Debian's chromium (apt-get install chromium), or CHROMIUM=path", allow_module_level=True)
+playwright = pytest.importorskip("playwright.sync_api")
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--no-first-run",
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    """A page that must not complain of anything."""
+    opened = browser.new_page(viewport={"width": 1200, "height": 760})
+    complaints: list[str] = []
+    opened.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    opened.on("response", lambda answer: complaints.append(answer.url) if answer.status >= 400 else None)
+    yield opened
+    opened.close()
+    assert complaints == []
+
+
+def until(page: Any, expression: str, seconds: float = 20) -> Any:
+    """The value of an expression once it is true."""
+    end = time.monotonic() + seconds
+    while not (value := page.evaluate(expression)):
+        assert time.monotonic() < end, f"not true after {seconds} s: {expression}"
+        time.sleep(0.05)
+    return value
+
+
+def show(page: Any, shown: Shown, address: str = "") -> None:
+    """Open the page and wait until everything in view is drawn."""
+    page.goto(shown.address + address)
+    settled(page)
+
+
+def settled(page: Any) -> None:
+    until(page, "!!(window.viewer && viewer.world.getItemCount() && document.querySelector('.overlay'))")
+    page.wait_for_timeout(700)  # springs
+    loaded = "[...Array(viewer.world.getItemCount()).keys()].every((i) => viewer.world.getItemAt(i).getFullyLoaded())"
+    until(page, loaded)
+
+
+def layers(page: Any) -> int:
+    """How many pictures lie on one another; the slide is one."""
+    return int(page.evaluate("viewer.world.getItemCount()"))
+
+
+def test_it_opens_with_the_cells_over_the_slide(page: Any, shown: Shown) -> None:
+    show(page, shown)
+    assert layers(page) == 2
+    assert page.inner_text("#name") == page.get_attribute("#cards button >> nth=0", "title")
+    counts = [int(text.replace(",", "")) for text in page.locator("#classes span").all_inner_texts()]
+    assert sum(counts) == shown.json("api/slides")[0]["cells"]
+    drawn = "[...document.querySelectorAll('#stage canvas')].map((c) => c.width * c.height).sort((a, b) => b - a)[0]"
+    assert page.evaluate(drawn) > 500_000
+
+
+def test_layers_classes_and_fill_switch(page: Any, shown: Shown) -> None:
+    show(page, shown, "#slide=ihc")
+    for key in ("2", "3", "5"):
+        page.keyboard.press(key)
+        settled(page)
+    assert layers(page) == 5
+    assert page.locator("#ramp").is_visible()
+    assert "cells/mm²" in page.inner_text("#deepest")
+    page.keyboard.press("1")
+    settled(page)
+    assert layers(page) == 4
+    page.keyboard.press("1")
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    page.locator("#classes input").first.click()
+    page.keyboard.press("f")
+    settled(page)
+    assert any("hide=0&filled=1" in url for url in requests)
+    page.keyboard.press("4")
+    assert page.locator(".overlay .region").count() == 1
+    assert "regions" in page.url
+
+
+def test_it_pans_and_zooms_and_the_address_keeps_the_view(page: Any, shown: Shown, browser: Any) -> None:
+    show(page, shown, "#slide=ihc")
+    page.mouse.move(700, 400)
+    page.mouse.wheel(0, -600)
+    settled(page)
+    zoomed = page.evaluate("viewer.viewport.getZoom(true)")
+    assert zoomed > 1.15 * page.evaluate("viewer.viewport.getHomeZoom()")
+    page.mouse.down()
+    page.mouse.move(500, 300, steps=8)
+    page.mouse.up()
+    settled(page)
+    page.click("#tools >> text=20×")
+    settled(page)
+    until(page, "location.hash.includes('um=0.5')")
+    assert page.get_attribute("#tools >> text=20×", "aria-pressed") == "true"
+    bounds = page.evaluate("Object.values(viewer.viewport.getBounds(true))")
+    other = browser.new_page(viewport={"width": 1200, "height": 760})
+    other.goto(page.url)
+    settled(other)
+    again = other.evaluate("Object.values(viewer.viewport.getBounds(true))")
+    other.close()
+    assert again == pytest.approx(bounds, abs=2e-3)
+
+
+def test_the_scale_bar_is_as_long_as_it_says(page: Any, shown: Shown) -> None:
+    show(page, shown, "#slide=ihc&x=1500&y=1100&um=0.25")
+    text = page.inner_text("#length")
+    px = page.evaluate("document.querySelector('#scale i').getBoundingClientRect().width")
+    assert float(text.removesuffix(" µm")) == pytest.approx(px * 0.25, rel=0.02)
+
+
+def test_a_cell_is_picked_and_described(page: Any, shown: Shown, results: Path) -> None:
+    table = geopandas.read_parquet(results / "ihc/cells.parquet")
+    row = table.iloc[len(table) // 2]
+    point = row["geometry"].representative_point()
+    show(page, shown, f"#slide=ihc&x={point.x:.0f}&y={point.y:.0f}&um=0.1")
+    middle = page.evaluate(
+        "(([x, y]) => { const p = viewer.viewport.viewportToViewerElementCoordinates(new OpenSeadragon.Point(x, y));"
+        " const r = document.querySelector('#stage').getBoundingClientRect(); return [p.x + r.x, p.y + r.y]; })"
+        f"([{point.x} / 3100, {point.y} / 3100])"
+    )
+    page.mouse.move(*middle)
+    until(page, "document.querySelectorAll('.overlay .hover').length === 1")
+    page.mouse.click(*middle)
+    until(page, "!document.querySelector('#cell').hidden")
+    card = page.inner_text("#cell")
+    assert f"{row['class']} {row['id']}" in card
+    assert f"{row['area_um2']:.3f}".rstrip("0").rstrip(".") in card
+    assert f"cell={row['id']}" in page.url
+    page.keyboard.press("Escape")
+    assert page.locator("#cell").is_hidden()
+
+
+def test_slides_are_changed_by_click_and_key(page: Any, shown: Shown) -> None:
+    show(page, shown)
+    first = page.inner_text("#name")
+    page.keyboard.press("n")
+    until(page, f"document.querySelector('#name').textContent !== {first!r}")
+    settled(page)
+    page.locator("#cards button").first.click()
+    until(page, f"document.querySelector('#name').textContent === {first!r}")
+    settled(page)
+    assert layers(page) == 2
+
+
+def test_dark_and_narrow(browser: Any, shown: Shown) -> None:
+    dark = browser.new_page(viewport={"width": 420, "height": 800}, color_scheme="dark")
+    dark.goto(shown.address)
+    settled(dark)
+    assert dark.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(15, 20, 27)"
+    assert dark.evaluate("document.documentElement.scrollWidth") <= 420
+    dark.close()
+
+
+def test_a_server_that_is_gone_is_told(browser: Any, shown: Shown) -> None:
+    page = browser.new_page(viewport={"width": 1200, "height": 760})
+    show(page, shown, "#slide=ihc&um=0.2&x=1500&y=1100")
+    page.route("**/cell?**", lambda route: route.abort())
+    page.mouse.click(700, 380)
+    until(page, "!document.querySelector('#lost').hidden")
+    assert "Is wsiproc view still running?" in page.inner_text("#lost")
+    page.close()

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wsiproc.array.measure import centroids, label_sums
+from wsiproc.array.outline import trace
+from wsiproc.core.cells import CellTable
+from wsiproc.core.geometry import Box
+from wsiproc.view.drawing import dots, jpeg, label_outlines, mask_edge, outlines, png, tinted
+
+COLOURS = [(0, 114, 178), (213, 94, 0)]
+FADING = 64  # opacity of the outermost pixels of a smooth line
+
+
+def discs(count: int, side: int = 200, seed: int = 0) -> tuple[np.ndarray, CellTable]:
+    """Labels (side, side) of discs, and the table of them, of two classes."""
+    rng = np.random.default_rng(seed)
+    labels = np.zeros((side, side), np.int32)
+    for number in range(1, count + 1):
+        y, x = rng.integers(15, side - 15, 2)
+        disc = cv2.circle(np.zeros_like(labels, np.uint8), (int(x), int(y)), int(rng.integers(5, 10)), 1, -1) > 0
+        if not labels[cv2.dilate(disc.astype(np.uint8), np.ones((5, 5))) > 0].any():
+            labels[disc] = number
+    numbers = np.unique(labels)[1:]
+    labels = np.searchsorted(numbers, labels).astype(np.int32) + (labels > 0)
+    sums = label_sums(labels, len(numbers), np.zeros((1, side, side), np.uint8))
+    kinds = (np.arange(len(numbers)) % 2).astype(np.uint8)
+    rings = trace(labels, np.arange(1, len(numbers) + 1))
+    scores = np.ones(len(numbers), np.float32)
+    return labels, CellTable(kinds, scores, centroids(sums), sums.boxes.astype(np.int32), {}, rings)
+
+
+@pytest.mark.parametrize("zoom", [1, 2, 4])
+def test_filled_cells_cover_their_pixels_in_their_colours(zoom: int) -> None:
+    labels, cells = discs(20)
+    box = Box(40, 20, 120, 150)
+    picture = outlines(cells, COLOURS, box, zoom, filled=True)
+    assert picture.shape == (120 * zoom, 150 * zoom, 4)
+    truth = np.kron(labels[box.slices], np.ones((zoom, zoom), np.int32))
+    shown = picture[..., 3] > 0
+    assert (shown & (truth > 0)).sum() / (truth > 0).sum() > 0.99
+    near = cv2.dilate((labels > 0).astype(np.uint8), np.ones((3, 3)))[box.slices]  # the line lies on both sides
+    near = np.kron(near, np.ones((zoom, zoom), np.uint8))
+    assert not ((picture[..., 3] > FADING) & (near == 0)).any()
+    inner = cv2.erode((truth > 0).astype(np.uint8), np.ones((5, 5))) > 0
+    for kind, colour in enumerate(COLOURS):
+        here = inner & (cells.classes[np.maximum(truth - 1, 0)] == kind)
+        assert here.any()
+        assert (picture[here][:, :3] == colour).all()
+
+
+@pytest.mark.parametrize("zoom", [1, 2, 4])
+def test_outlines_leave_the_inside_free_and_run_along_the_edge(zoom: int) -> None:
+    labels, cells = discs(20)
+    picture = outlines(cells, COLOURS, Box(0, 0, 200, 200), zoom, filled=False)
+    truth = np.kron((labels > 0).astype(np.uint8), np.ones((zoom, zoom), np.uint8))
+    width = 2 * zoom + 3
+    edge = (cv2.dilate(truth, np.ones((width, width))) > 0) & (cv2.erode(truth, np.ones((width, width))) == 0)
+    shown = picture[..., 3] > FADING
+    assert not (shown & ~edge).any()
+    assert shown.sum() > 0.1 * edge.sum()
+
+
+def test_a_cell_on_the_border_of_two_tiles_is_drawn_by_both() -> None:
+    _, cells = discs(20)
+    y, x, h, w = (int(v) for v in cells.boxes[3])
+    middle = x + w // 2
+    left, right = (outlines(cells, COLOURS, box, 2, True) for box in (Box(0, 0, 200, middle), Box(0, middle, 200, 200)))
+    whole = outlines(cells, COLOURS, Box(0, 0, 200, 200 + middle), 2, True)
+    both = np.concatenate([left, right], axis=1)
+    far = np.abs(np.arange(both.shape[1]) - 2 * middle) > 2  # where lines are smoothed, the cut shows a little
+    assert np.array_equal(both[:, far], whole[:, far])
+    assert left[2 * y : 2 * (y + h), -4:, 3].any()
+    assert right[2 * y : 2 * (y + h), :4, 3].any()
+
+
+def test_label_outlines_are_the_last_pixels_of_each_cell_and_hidden_classes_are_not_there() -> None:
+    labels, cells = discs(20)
+    padded = np.pad(labels.astype(np.uint32), 1)
+    classes = np.where(padded > 0, cells.classes[np.maximum(padded.astype(int) - 1, 0)] + 1, 0).astype(np.uint8)
+    inside = cv2.erode((labels > 0).astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))) > 0
+    picture = label_outlines(padded, classes, COLOURS, frozenset(), filled=False)
+    assert ((picture[..., 3] > 0) == ((labels > 0) & ~inside)).all()
+    filled = label_outlines(padded, classes, COLOURS, frozenset(), filled=True)
+    assert ((filled[..., 3] > 0) == (labels > 0)).all()
+    one = label_outlines(padded, classes, COLOURS, frozenset([0]), filled=True)
+    assert ((one[..., 3] > 0) == (classes[1:-1, 1:-1] == 2)).all()
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 99.9), st.floats(0, 149.9), st.integers(0, 1)), max_size=60),
+    st.sampled_from([1, 2, 8, 64]),
+    st.sampled_from([frozenset(), frozenset([0]), frozenset([0, 1])]),
+)
+def test_dots_show_every_pixel_with_a_centre_and_no_other(
+    cells: list[tuple[float, float, int]], shrink: int, hidden: frozenset[int]
+) -> None:
+    box = Box(10, 20, 80, 110)
+    centres = np.array([[y, x] for y, x, _ in cells], np.float32).reshape(-1, 2)
+    kinds = np.array([kind for *_, kind in cells], np.uint8)
+    picture = dots(centres, kinds, COLOURS, box, shrink, hidden, 0.003)
+    assert picture.shape == (-(-80 // shrink), -(-110 // shrink), 4)
+    inside = [
+        (int((np.float32(y) - 10) // shrink), int((np.float32(x) - 20) // shrink))
+        for y, x, kind in cells
+        if kind not in hidden and np.float32(y) >= 10 and np.float32(x) >= 20
+    ]
+    wanted = {(y, x) for y, x in inside if y < picture.shape[0] and x < picture.shape[1]}
+    assert set(zip(*(side.tolist() for side in np.nonzero(picture[..., 3])), strict=True)) == wanted
+
+
+def test_dots_mix_the_colours_of_their_cells() -> None:
+    centres, kinds = np.zeros((4, 2), np.float32), np.array([0, 1, 1, 1], np.uint8)
+    (pixel,) = dots(centres, kinds, COLOURS, Box(0, 0, 8, 8), 8, frozenset(), 0.003).reshape(-1, 4)
+    assert pixel[:3].tolist() == [round((a + 3 * b) / 4) for a, b in zip(*COLOURS, strict=True)]
+
+
+def test_maps_and_masks_are_clear_where_there_is_nothing() -> None:
+    values = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    assert (tinted(values, (1, 2, 3))[..., 3] == values).all()
+    mask = np.zeros((20, 20), np.uint8)
+    mask[5:12, 5:12] = 1
+    picture = mask_edge(mask, (0, 158, 115))
+    assert ((picture[..., 3] > 0) == (mask > 0)).all()
+    assert (picture[..., 3] == 255).sum() == 24
+
+
+def test_pictures_are_what_browsers_take_for_them() -> None:
+    rgba = np.random.default_rng(0).integers(0, 255, (30, 40, 4), np.uint8)
+    read = cv2.imdecode(np.frombuffer(png(rgba), np.uint8), cv2.IMREAD_UNCHANGED)
+    assert (cv2.cvtColor(read, cv2.COLOR_BGRA2RGBA) == rgba).all()
+    red = np.full((30, 40, 3), (200, 30, 40), np.uint8)
+    read = cv2.imdecode(np.frombuffer(jpeg(red), np.uint8), cv2.IMREAD_COLOR)
+    assert np.abs(cv2.cvtColor(read, cv2.COLOR_BGR2RGB).astype(int) - red).max() < 4
