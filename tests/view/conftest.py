@@ -55,9 +55,7 @@ def viewing(*arguments: object) -> Iterator[Shown]:
     """The server for the time of the block, on any free port."""
     command = [sys.executable, "-m", "wsiproc.cli", "view", *map(str, arguments), "--no-browser", "--port", "0"]
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
-    ) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         found = re.search(r"http://\S+/", line)

@@ -229,3 +229,13 @@ def test_what_cannot_be_shown_is_told(tmp_path: Path, results: Path) -> None:
         port = taken.getsockname()[1]
         assert f"port {port} is in use" in refused(results, "--port", port)
     assert "cannot listen on 192.0.2.1" in refused(results, "--host", "192.0.2.1", "--port", 0)
+
+
+def test_results_that_cannot_be_read_cost_no_other(results: Path, tmp_path: Path) -> None:
+    for name, text in (("old", '{"wsiproc": "0.0.1"}'), ("torn", '{"wsipr'), ("list", "[]")):
+        (tmp_path / "mixed" / name).mkdir(parents=True)
+        (tmp_path / "mixed" / name / "run.json").write_text(text)
+    assert refused(tmp_path / "mixed").count("run the slide again with --overwrite") == 3
+    shutil.copytree(results / "ihc", tmp_path / "mixed/ihc", symlinks=True)
+    with viewing(tmp_path / "mixed", results / "ihc") as both:
+        assert [card["name"] for card in both.json("api/slides")] == ["ihc", "ihc (2)"]

@@ -39,7 +39,9 @@ def view(
     from wsiproc.view.app import build_app, serve
     from wsiproc.view.shown import find_slides
 
-    found = find_slides(results, slides)
+    found, problems = find_slides(results, slides)
+    for problem in problems:
+        typer.echo(f"Not shown, {problem}", err=True)
     app = build_app(found, allow_origin or (), host)
 
     def started(address: str) -> None:

@@ -48,6 +48,34 @@ class Rings:
         return cls(offsets.astype(np.int64), np.concatenate(vertices))
 
 
+def touching(boxes: npt.NDArray[np.int32], box: Box) -> npt.NDArray[np.intp]:
+    """Rows of ``boxes`` (N, 4), (y, x, h, w), that share a pixel with ``box``."""
+    low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
+    return np.flatnonzero(((high > (box.y, box.x)) & (low < (box.y1, box.x1))).all(axis=1))
+
+
+@dataclass(frozen=True)
+class Outlines:
+    """What is needed to draw cells: ``classes`` (N,), ``boxes`` (N, 4) and ``rings`` as in CellTable."""
+
+    classes: npt.NDArray[np.uint8]
+    boxes: npt.NDArray[np.int32]
+    rings: Rings
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def take(self, index: npt.NDArray[np.int64]) -> Outlines:
+        """The rows at ``index``, in that order."""
+        return Outlines(self.classes[index], self.boxes[index], self.rings.take(index))
+
+    @classmethod
+    def concat(cls, parts: Sequence[Outlines]) -> Outlines:
+        """All rows of ``parts`` (at least one), one part after the other."""
+        classes, boxes = (np.concatenate([getattr(part, name) for part in parts]) for name in ("classes", "boxes"))
+        return cls(classes, boxes, Rings.concat([part.rings for part in parts]))
+
+
 @dataclass(frozen=True)
 class CellTable:
     """Cells as columns of equal length (grid frame, px).
@@ -80,8 +108,7 @@ class CellTable:
 
     def touching(self, box: Box) -> npt.NDArray[np.intp]:
         """Rows of cells whose box shares a pixel with ``box``."""
-        low, high = self.boxes[:, :2], self.boxes[:, :2] + self.boxes[:, 2:]
-        return np.flatnonzero(((high > (box.y, box.x)) & (low < (box.y1, box.x1))).all(axis=1))
+        return touching(self.boxes, box)
 
     @classmethod
     def concat(cls, parts: Sequence[CellTable]) -> CellTable:

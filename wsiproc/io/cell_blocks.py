@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet
 
-from wsiproc.core.cells import CellTable
+from wsiproc.core.cells import Outlines, Rings
 from wsiproc.core.geometry import Box
-from wsiproc.io.parquet import read_cells, table_facts
+from wsiproc.io.parquet import class_codes, read_outlines, read_row, table_facts
 
-# Of all slides together: blocks with all columns, some 10 MB each in dense tissue, and centres, 9 bytes a cell.
-_BLOCKS_KEPT, _CENTRES_KEPT = 24, 2
+# Of all slides together: outlines of blocks, some 7 MB each in dense tissue, and centres, 9 bytes a cell.
+_BLOCKS_KEPT, _CENTRES_KEPT = 16, 2
 
 
 class CellBlocks:
@@ -41,15 +41,16 @@ class CellBlocks:
         """Where a block lies in the arrays of ``centres``."""
         return slice(int(self._ends[block - 1]) if block else 0, int(self._ends[block]))
 
-    def cell(self, number: int) -> CellTable | None:
-        """The one cell with this id; None where there is none."""
+    def cell(self, number: int) -> tuple[dict[str, Any], Rings] | None:
+        """The cell with this id: its columns (slide frame) and its outline (grid frame); None where there is none."""
         if not 1 <= number <= len(self):
             return None
         block = int(np.searchsorted(self._ends, number - 1, side="right"))
-        return self.block(block).take(np.array([number - 1 - self.rows(block).start]))
+        row = number - 1 - self.rows(block).start
+        return read_row(self._path, block, row), self.block(block).rings.take(np.array([row]))
 
-    def block(self, number: int) -> CellTable:
-        """Cells of a block (grid frame)."""
+    def block(self, number: int) -> Outlines:
+        """What is drawn of a block's cells (grid frame)."""
         return _read_block(self._path, number)
 
     def centres(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
@@ -58,8 +59,8 @@ class CellBlocks:
 
 
 @lru_cache(maxsize=_BLOCKS_KEPT)
-def _read_block(path: Path, number: int) -> CellTable:
-    return read_cells(path, number)[1]
+def _read_block(path: Path, number: int) -> Outlines:
+    return read_outlines(path, number)
 
 
 @lru_cache(maxsize=_CENTRES_KEPT)
@@ -72,9 +73,7 @@ def _read_centres(path: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.u
         centres[:, axis] = table[name].to_numpy() / facts["scale"][axis]
     if not len(table):
         return centres, np.zeros(0, np.uint8)
-    kinds = table["class"].unify_dictionaries().combine_chunks()
-    codes = np.array([facts["classes"].index(name) for name in kinds.dictionary.to_pylist()], np.uint8)
-    return centres, codes[kinds.indices.to_numpy()]
+    return centres, class_codes(table, facts["classes"])
 
 
 def _bounds(groups: list[Any]) -> npt.NDArray[np.float64]:

@@ -15,7 +15,7 @@ import pyarrow.parquet
 import shapely
 
 from wsiproc.array.outline import as_polygons
-from wsiproc.core.cells import CellTable, Rings
+from wsiproc.core.cells import CellTable, Outlines, Rings
 from wsiproc.core.palette import RGB
 from wsiproc.io.whole import WholeFileWriter, whole_file
 
@@ -138,11 +138,9 @@ def read_cells(path: Path, row_group: int | None = None) -> tuple[npt.NDArray[np
     facts = table_facts(file)
     table = file.read() if row_group is None else file.read_row_group(row_group)
     scale = np.array(facts["scale"])
-    classes = table["class"].combine_chunks().cast(pa.dictionary(pa.int8(), pa.string()))
-    codes = np.array([facts["classes"].index(name) for name in classes.dictionary.to_pylist()], np.uint8)
     boxes, rings = _rings_from_wkb(table["geometry"].to_numpy(), scale)
     cells = CellTable(
-        codes[classes.indices.to_numpy()],
+        class_codes(table, facts["classes"]),
         table["score"].to_numpy(),
         np.stack([table["centroid_y"].to_numpy(), table["centroid_x"].to_numpy()], axis=1) / scale,
         boxes,
@@ -150,6 +148,31 @@ def read_cells(path: Path, row_group: int | None = None) -> tuple[npt.NDArray[np
         rings,
     )
     return table["id"].to_numpy(), cells
+
+
+def read_outlines(path: Path, row_group: int) -> Outlines:
+    """What is needed to draw the cells of one row group (grid frame)."""
+    file = pyarrow.parquet.ParquetFile(path)
+    facts = table_facts(file)
+    table = file.read_row_group(row_group, columns=["class", "geometry"])
+    boxes, rings = _rings_from_wkb(table["geometry"].to_numpy(), np.array(facts["scale"]))
+    return Outlines(class_codes(table, facts["classes"]), boxes, rings)
+
+
+def read_row(path: Path, row_group: int, row: int) -> dict[str, Any]:
+    """One row of a row group without its geometry, as plain values: all columns by name (level-0 px)."""
+    file = pyarrow.parquet.ParquetFile(path)
+    columns = [name for name in file.schema_arrow.names if name not in ("geometry", "bbox")]
+    values: dict[str, Any] = file.read_row_group(row_group, columns=columns).slice(row, 1).to_pylist()[0]
+    return values
+
+
+def class_codes(table: Any, names: Sequence[str]) -> npt.NDArray[np.uint8]:
+    """Classes of a table's rows as indexes of ``names``, whatever order its dictionary has."""
+    kinds = table["class"].combine_chunks().cast(pa.dictionary(pa.int8(), pa.string()))
+    codes = np.array([list(names).index(name) for name in kinds.dictionary.to_pylist()], np.uint8)
+    chosen: npt.NDArray[np.uint8] = codes[kinds.indices.to_numpy()]
+    return chosen
 
 
 def _rings_from_wkb(

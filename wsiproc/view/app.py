@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from importlib.resources import files
 from stat import S_ISREG
 from typing import Any
 
 import orjson
+from anyio.to_thread import current_default_thread_limiter
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -32,6 +34,7 @@ ZARR_VIEWERS = (
 )
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 _MOST_THUMBNAIL_PX = 1024
+_THREADS = 4
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -73,7 +76,15 @@ def build_app(slides: Mapping[str, ShownSlide], origins: Sequence[str] = (), hos
     ]
     hosts = [*_LOOPBACK] if host in ("127.0.0.1", "localhost", "::1") else ["*"]
     middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=hosts)]
-    return Starlette(routes=routes, middleware=middleware, exception_handlers={WsiprocError: _explained})
+    explained = {WsiprocError: _explained}
+    return Starlette(routes=routes, middleware=middleware, exception_handlers=explained, lifespan=_few_threads)
+
+
+@asynccontextmanager
+async def _few_threads(app: Starlette) -> AsyncIterator[None]:
+    """Answer a few requests at a time: tiles are work for the processor, and each thread has a heap of its own."""
+    current_default_thread_limiter().total_tokens = _THREADS
+    yield
 
 
 def _explained(request: Request, error: Exception) -> Response:
@@ -199,7 +210,7 @@ def serve(app: Starlette, host: str, port: int, started: Callable[[str], None]) 
 
     import uvicorn
 
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="on"))
     with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as listening:
         name = f"[{host}]" if ":" in host else host
         started(f"http://{name}:{listening.getsockname()[1]}/")

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from wsiproc.core.cells import CellTable
+from wsiproc.core.cells import Outlines
 from wsiproc.core.geometry import Box
 from wsiproc.core.palette import RGB
 
@@ -24,7 +24,7 @@ def blank(shape: tuple[int, int]) -> Pixels:
     return np.zeros((*shape, 4), np.uint8)
 
 
-def outlines(cells: CellTable, colours: Sequence[RGB], box: Box, zoom: int, filled: bool) -> Pixels:
+def outlines(cells: Outlines, colours: Sequence[RGB], box: Box, zoom: int, filled: bool) -> Pixels:
     """Outlines of cells in a ``box`` (grid px), ``zoom`` screen px a grid px: (h · zoom, w · zoom, 4).
 
     Drawn from the exact rings, whose corners are smoothed by half a pixel so that they look like outlines, not stairs.
@@ -49,7 +49,8 @@ def outlines(cells: CellTable, colours: Sequence[RGB], box: Box, zoom: int, fill
 
 def _drawn(ring: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
     """A ring (V, 2), (y, x), counted from the corner of the first pixel, as OpenCV wants it, from its centre."""
-    return np.rint((ring[:, ::-1] - 0.5) * 2**_SUBPIXEL_BITS).astype(np.int32)
+    points: npt.NDArray[np.int32] = np.rint((ring[:, ::-1] - 0.5) * 2**_SUBPIXEL_BITS).astype(np.int32)
+    return points
 
 
 def smooth(ring: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:

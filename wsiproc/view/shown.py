@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiproc.array.pyramid import level_shape
-from wsiproc.core.cells import CellTable
+from wsiproc.core.cells import Outlines, touching
 from wsiproc.core.geometry import Box, grid_shape
 from wsiproc.core.palette import RGB, css_colour
 from wsiproc.errors import OutputError, SlideError
@@ -184,8 +185,8 @@ class ShownSlide:
             return self._dots(blocks, box, 2**level, hidden)
         if level > _FROM_TABLE:
             return self._from_labels(level, row, col, hidden, filled)
-        near = [block.take(block.touching(box)) for block in map(self.cells.block, blocks)]
-        cells = CellTable.concat(near)
+        near = [block.take(touching(block.boxes, box)) for block in map(self.cells.block, blocks)]
+        cells = Outlines.concat(near)
         if hidden:
             cells = cells.take(np.flatnonzero(~np.isin(cells.classes, list(hidden))))
         return outlines(cells, self.colours, box, 2**-level, filled) if len(cells) else None
@@ -255,42 +256,51 @@ class ShownSlide:
 
     def describe_cell(self, number: int) -> Mapping[str, Any] | None:
         """What is known of a cell, its outline and centre as (x, y) in level-0 px; None where there is none."""
-        cell = self.cells.cell(number)
-        if cell is None:
+        found = self.cells.cell(number)
+        if found is None:
             return None
-        kind = int(cell.classes[0])
+        row, rings = found
+        kind = list(self.run["classes"]).index(row.pop("class"))
         return {
-            "id": number,
+            "id": row.pop("id"),
             "class": list(self.run["classes"])[kind],
             "colour": css_colour(self.colours[kind]),
-            "score": float(cell.scores[0]),
-            "centre": _slide_points(cell.centroids, self.scale)[0],
-            "outline": _slide_points(smooth(cell.rings[0]), self.scale),
-            "measurements": {name: float(values[0]) for name, values in cell.measurements.items()},
+            "score": row.pop("score"),
+            "centre": [row.pop("centroid_x"), row.pop("centroid_y")],
+            "outline": np.round((smooth(rings[0]) * self.scale)[:, ::-1], 2).tolist(),
+            "measurements": row,
         }
 
 
-def _slide_points(points: npt.NDArray[np.float64], scale: tuple[float, float]) -> list[list[float]]:
-    """(N, 2), (y, x) in grid px, as [x, y] in level-0 px."""
-    return np.round((points * scale)[:, ::-1], 2).tolist()  # type: ignore[no-any-return]
+def find_slides(folders: Sequence[Path], slides: Path | None) -> tuple[dict[str, ShownSlide], list[str]]:
+    """Finished slides in ``folders``, each a slide's own or one that holds several, by name; and what was wrong.
 
-
-def find_slides(folders: list[Path], slides: Path | None) -> dict[str, ShownSlide]:
-    """Finished slides in ``folders``, each a slide's own or one that holds several, by name.
-
-    Raises OutputError for a folder with none.
+    Raises OutputError where there is none that can be shown.
     """
     found: dict[str, ShownSlide] = {}
+    problems: list[str] = []
     for folder in folders:
         inside = [folder] if (folder / "run.json").is_file() else sorted(p.parent for p in folder.glob("*/run.json"))
         if not inside:
-            raise OutputError(
+            problems.append(
                 f"{folder}: no finished slide in it (a folder with run.json). Run slides with `wsiproc run SLIDE -o "
                 f"{folder}`, or name the folder of results"
             )
         for place in inside:
-            name, number = place.resolve().name, 2
-            while name in found:
-                name, number = f"{place.resolve().name} ({number})", number + 1
-            found[name] = ShownSlide(place, name, slides)
-    return found
+            try:
+                name = _free_name(place.resolve().name, found)
+                found[name] = ShownSlide(place, name, slides)
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                problems.append(
+                    f"{place}: run.json is not as this version of wsiproc writes it ({type(error).__name__}: {error}); "
+                    "run the slide again with --overwrite"
+                )
+    if not found:
+        raise OutputError(". ".join(problems))
+    return found, problems
+
+
+def _free_name(name: str, taken: Mapping[str, ShownSlide]) -> str:
+    """The name, or with a number where another folder of that name is shown already."""
+    names = (name if number == 1 else f"{name} ({number})" for number in count(1))
+    return next(candidate for candidate in names if candidate not in taken)

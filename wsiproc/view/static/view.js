@@ -7,7 +7,7 @@ const api = (slide, path = "") => `api/slides/${encodeURIComponent(slide)}${path
 
 const MAGNIFICATIONS = [1, 5, 10, 20, 40];
 const UM_AT_40X = 0.25; // µm per px of what is called 40×
-const KEPT_TILES = 120; // pictures of 512 px, a MiB each
+const KEPT_TILES = 60; // of 512 px, a MiB each
 const UNITS = { _um2: "µm²", _um: "µm" };
 
 const state = { slides: [], facts: null, layers: [], hidden: new Set(), filled: false, picked: null };
@@ -71,10 +71,41 @@ const zoomFor = (um) => (slideWidth() * state.facts.mpp) / (um * viewer.viewport
 
 // --- layers ---
 
+// Tiles are canvases that give their memory back when OpenSeadragon drops them; pictures would keep it for long.
+const tiles = {
+  downloadTileStart: (job) => {
+    const stop = new AbortController();
+    job.userData.stop = stop;
+    fetch(job.src, { signal: stop.signal })
+      .then((answer) => (answer.ok ? answer.blob() : Promise.reject(new Error(answer.status))))
+      .then(createImageBitmap)
+      .then((picture) => {
+        const canvas = element("canvas", { width: picture.width, height: picture.height });
+        const drawn = canvas.getContext("2d");
+        drawn.drawImage(picture, 0, 0);
+        picture.close();
+        job.finish(drawn, null, null);
+      })
+      .catch((error) => job.finish(null, null, error.message));
+  },
+  downloadTileAbort: (job) => job.userData.stop?.abort(),
+  createTileCache: (cache, drawn) => {
+    cache.drawn = drawn;
+  },
+  destroyTileCache: (cache) => {
+    if (cache.drawn) cache.drawn.canvas.width = cache.drawn.canvas.height = 0;
+    cache.drawn = null;
+  },
+  getTileCacheData: (cache) => cache.drawn,
+  getTileCacheDataAsImage: (cache) => cache.drawn.canvas,
+  getTileCacheDataAsContext2D: (cache) => cache.drawn,
+};
+
 const pyramid = (height, width, finest, coarsest, url) => {
   // `finest`, `coarsest`: powers of two of px of the frame that a px of the finest and the coarsest level is.
   const maxLevel = Math.max(0, Math.ceil(Math.log2(Math.max(height, width) * 2 ** -finest)));
   return {
+    ...tiles,
     height: height * 2 ** -finest,
     width: width * 2 ** -finest,
     tileSize: state.facts.tile_px,
@@ -211,17 +242,24 @@ const path = (kind, d) => {
 const ring = (outline) => `M${outline.map((point) => point.join(" ")).join("L")}Z`;
 
 const makeDrawing = () => {
-  const [height, width] = state.facts.shape;
+  // As large as the stage, with what is in it moved: an element as large as the slide on the screen costs its memory.
+  drawing?.remove();
   drawing = document.createElementNS(SVG, "svg");
   drawing.setAttribute("class", "overlay");
-  drawing.setAttribute("viewBox", `0 0 ${width} ${height}`);
-  drawing.setAttribute("preserveAspectRatio", "none");
   for (const id of ["regions", "hover", "picked"]) {
     const group = document.createElementNS(SVG, "g");
     group.setAttribute("data-id", id);
     drawing.append(group);
   }
-  viewer.addOverlay({ element: drawing, location: new OpenSeadragon.Rect(0, 0, 1, height / width) });
+  viewer.canvas.append(drawing);
+  moveDrawing();
+};
+
+const moveDrawing = () => {
+  if (!drawing || !state.facts) return;
+  const corner = viewer.viewport.pixelFromPoint(new OpenSeadragon.Point(0, 0), true);
+  const scale = (viewer.viewport.getZoom(true) * viewer.viewport.getContainerSize().x) / slideWidth();
+  for (const group of drawing.children) group.setAttribute("transform", `translate(${corner.x} ${corner.y}) scale(${scale})`);
 };
 
 const group = (id) => drawing.querySelector(`[data-id="${id}"]`);
@@ -370,7 +408,6 @@ const open = async (name, address = new URLSearchParams()) => {
   listSlides();
   listClasses();
   listLayers();
-  viewer.clearOverlays();
   viewer.close();
   viewer.addOnceHandler("open", () => opened(address));
   const [height, width] = facts.shape;
@@ -444,6 +481,7 @@ const start = async () => {
   });
   window.viewer = viewer; // for those who look under the bonnet
   viewer.addHandler("animation", showScale);
+  viewer.addHandler("update-viewport", moveDrawing);
   viewer.addHandler("animation-finish", writeAddress);
   viewer.addHandler("resize", showScale);
   viewer.addHandler("canvas-click", async (event) => {

@@ -1,0 +1,164 @@
+"""The viewer at a million cells: time to the first overlay, time a tile, a pick, and what the browser holds.
+
+    python benchmarks/view.py [--cells 1000000] [--tiles 400]
+
+The slide is drawn for the purpose: a million ellipses (see ``million_cells.py``), merged, rendered and exported by the
+package. Tiles of 512 px are asked for one after the other, at random places and zooms, from a server that has one core;
+the browser is Debian's chromium, which pans and zooms over the slide for half a minute.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import psutil
+from million_cells import make_parts
+from PIL import Image
+from playwright.sync_api import sync_playwright
+
+from wsiproc.executors import crew
+from wsiproc.io.whole import write_json
+from wsiproc.pipeline import export_tasks, merge_cells, render_tasks
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+
+
+def main(cells: int, tiles: int) -> None:
+    """Make the slide, then measure."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = make_results(Path(scratch) / "slide", cells)
+        started = time.perf_counter()
+        command = [sys.executable, "-m", "wsiproc.cli", "view", str(folder), "--no-browser", "--port", "0"]
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}
+        )
+        os.sched_setaffinity(process.pid, {0})
+        try:
+            assert process.stdout is not None
+            found = re.search(r"http://\S+/", process.stdout.readline())
+            assert found
+            base = f"{found[0]}api/slides/{folder.name}"
+            get(f"{base}/cells/6/0/0.png")
+            print(f"first overlay tile, all cells from far away: {time.perf_counter() - started:.2f} s after the start")
+            time_tiles(base, tiles)
+            time_picks(base, tiles // 2)
+            browse(found[0], process.pid)
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def make_results(folder: Path, count: int) -> Path:
+    """A finished slide with so many cells."""
+    job, regions = make_parts(folder, count)
+    blocks = [block for block, _ in merge_cells(job, regions)]
+    with crew("dask", 2) as team:
+        for _ in team.run(export_tasks(job, blocks) + render_tasks(job, (), blocks)):
+            pass
+    cells = sum(block.count for block in blocks)
+    mpp = job.frame.mpp
+    area = float(np.prod(job.frame.grid)) * mpp[0] * mpp[1] / 1e6
+    slide = folder.parent / "slide.png"
+    Image.new("RGB", (64, 64), "white").save(slide)
+    run = {
+        "wsiproc": "benchmark", "slide": {
+            "path": str(slide), "shape": job.frame.slide, "mpp": 0.25, "objective": None, "format": "none",
+            "fingerprint": "none",
+        },
+        "model": {"name": "classical"}, "settings": {"mpp": 0.25, "reader": "auto"},
+        "grid": {"shape": job.frame.grid, "mpp": mpp, "scale": job.frame.scale}, "tissue_mm2": area,
+        "classes": {name: list(colour) for name, colour in job.classes.items()},
+        "counts": {"cells": cells, "classes": {"Nucleus": cells}}, "regions": {"boxes": [], "failed": []},
+        "warnings": [],
+    }  # fmt: skip
+    write_json(folder / "run.json", run)
+    print(f"{cells:,} cells on {job.frame.slide[1]} × {job.frame.slide[0]} px", flush=True)
+    return folder
+
+
+def get(url: str) -> float:
+    """Seconds that an answer takes."""
+    clock = time.perf_counter()
+    with urllib.request.urlopen(url) as answer:
+        answer.read()
+    return time.perf_counter() - clock
+
+
+def told(name: str, seconds: list[float]) -> None:
+    """Median, 95th percentile and maximum."""
+    middle, high, most = np.percentile(np.array(seconds) * 1000, [50, 95, 100])
+    print(f"{name}: median {middle:.0f} ms, 95th percentile {high:.0f} ms, longest {most:.0f} ms, of {len(seconds)}")
+
+
+def time_tiles(base: str, count: int) -> None:
+    """Tiles as somebody who looks around asks for them: a view of six at a zoom, then another place."""
+    rng = random.Random(0)
+    side = 14 * 2048
+    every: list[float] = []
+    for _ in range(count // 6):
+        level = rng.randint(-2, 6)
+        most = max(1, int(side / (512 * 2.0**level)))
+        row, col = rng.randrange(most), rng.randrange(most)
+        view = {(min(row + r, most - 1), min(col + c, most - 1)) for r in (0, 1) for c in (0, 1, 2)}
+        every += [get(f"{base}/cells/{level}/{r}/{c}.png") for r, c in sorted(view)]
+    told("overlay tile", every)
+
+
+def time_picks(base: str, count: int) -> None:
+    """The cell under a random point, in a place that was not looked at before."""
+    rng = random.Random(1)
+    told("pick a cell", [get(f"{base}/cell?x={rng.uniform(0, 5e4)}&y={rng.uniform(0, 5e4)}") for _ in range(count)])
+
+
+def browse(address: str, server: int) -> None:
+    """Pan and zoom in chromium; the memory of the process that draws the page, and of the server."""
+    with sync_playwright() as started:
+        browser = started.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
+        page = browser.new_page(viewport={"width": 1600, "height": 1000})
+        page.goto(address)
+        page.wait_for_timeout(2000)
+        most = 0
+        rng = random.Random(2)
+        for _ in range(30):
+            page.evaluate(f"viewer.viewport.zoomTo({2 ** rng.uniform(0, 7)})")
+            page.evaluate(f"viewer.viewport.panTo(new OpenSeadragon.Point({rng.random()}, {rng.random()}))")
+            page.wait_for_timeout(1000)
+            most = max(most, *(held(process) for process in renderers()))
+        heap = page.evaluate("performance.memory.usedJSHeapSize")
+        browser.close()
+    print(
+        f"browser, the process that draws the page: {most / 1e6:.0f} MB at most; of that JavaScript {heap / 1e6:.0f} MB"
+    )
+    print(f"server: {held(psutil.Process(server)) / 1e6:.0f} MB")
+
+
+def renderers() -> list[psutil.Process]:
+    """Chromium's processes that draw pages."""
+    children = psutil.Process().children(recursive=True)
+    return [process for process in children if "--type=renderer" in " ".join(process.cmdline())]
+
+
+def held(process: psutil.Process) -> int:
+    """Memory of a process, its share of what it has in common with others."""
+    try:
+        return int(process.memory_full_info().pss)
+    except psutil.Error:
+        return 0
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", type=int, default=1_000_000)
+    parser.add_argument("--tiles", type=int, default=400)
+    given = parser.parse_args()
+    main(given.cells, given.tiles)
