@@ -20,6 +20,7 @@ from wsiproc.core.palette import RGB, css_colour
 from wsiproc.io.whole import whole_file
 from wsiproc.report_figures import (
     box_path,
+    cell_density,
     data_uri,
     density_gradient,
     density_pixels,
@@ -316,14 +317,10 @@ def _slide_keys(done: int, failed: int) -> str:
 def _density(
     run: dict[str, Any], cells: ReportCells, to_px: npt.NDArray[np.float64], shape: tuple[int, int], bar: str
 ) -> str:
-    from scipy.ndimage import gaussian_filter
-
     h, w = shape
     grid_um2 = float(np.prod(run["slide"]["shape"]) * np.prod(np.broadcast_to(run["slide"]["mpp"], 2)))
     bin_mm2 = cells.bin_px**2 * grid_um2 / float(np.prod(run["grid"]["shape"])) / 1e6
-    density = gaussian_filter(cells.density / bin_mm2, 0.7, mode="constant")
-    density[density < 0.5] = 0  # what is left of the filter's tails
-    top = float(np.percentile(density[density > 0], 99)) if (density > 0).any() else 1.0
+    density, top = cell_density(cells.density, bin_mm2)
     across = cells.bin_px * to_px * cells.density.shape
     image = (
         f'<image href="{data_uri(density_pixels(density, top), None)}" width="{across[1]:.1f}" '

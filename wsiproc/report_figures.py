@@ -38,6 +38,16 @@ def shrink(pixels: npt.NDArray[np.uint8], longest_px: int) -> npt.NDArray[np.uin
     return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
 
 
+def cell_density(counts: npt.NDArray[np.integer], bin_mm2: float) -> tuple[npt.NDArray[np.float64], float]:
+    """Cells per mm² from counts (h, w) in bins of that area, smoothed a little; and what counts as dense."""
+    from scipy.ndimage import gaussian_filter
+
+    density = gaussian_filter(counts / bin_mm2, 0.7, mode="constant")
+    density[density < 0.5] = 0  # what is left of the filter's tails
+    top = float(np.percentile(density[density > 0], 99)) if (density > 0).any() else 1.0
+    return density, top
+
+
 def density_pixels(density: npt.NDArray[np.float64], top: float) -> npt.NDArray[np.uint8]:
     """Densities (h, w) as colours (h, w, 4) from 0 to ``top`` and beyond; empty places are clear."""
     share = np.clip(density / top if top > 0 else density, 0, 1)

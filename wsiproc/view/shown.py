@@ -22,10 +22,9 @@ from wsiproc.errors import OutputError, SlideError
 from wsiproc.io import ngff
 from wsiproc.io.cell_blocks import CellBlocks
 from wsiproc.io.slides import Slide, open_slide
-from wsiproc.report_figures import density_pixels, shrink
+from wsiproc.report_figures import cell_density, density_pixels, shrink
 from wsiproc.view.drawing import (
     Pixels,
-    blank,
     dots,
     label_outlines,
     mask_edge,
@@ -237,12 +236,7 @@ class ShownSlide:
         centres, _ = self.cells.centres()
         y, x = np.minimum((centres * (h / self.grid[0], w / self.grid[1])).astype(np.int64), (h - 1, w - 1)).T
         counts = np.bincount(y * w + x, minlength=h * w).reshape(h, w)
-        bin_mm2 = np.prod(mpp * self.grid) / (h * w) / 1e6
-        values = np.asarray(cv2.GaussianBlur(counts / bin_mm2, (0, 0), 0.7), np.float64)
-        values[values < 0.5] = 0  # what is left of the filter's tails
-        if not values.any():
-            return blank((h, w)), 0.0
-        top = float(np.percentile(values[values > 0], 99))
+        values, top = cell_density(counts, float(np.prod(mpp * self.grid)) / (h * w) / 1e6)
         return density_pixels(values, top), top
 
     # --- picking ---
