@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,31 @@ def six(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("slides") / "six.tif"
     write_synthetic_slide(path, (1000, 1500), mpp=0.5, seed=3, tissue_fraction=1.0)
     return path
+
+
+@pytest.fixture
+def memory_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
+    """Memory for so many workers, as far as the watch can tell; called, it gives the list of crews' sizes to come."""
+    import wsiproc.crews
+    from wsiproc.errors import MemoryLimitError
+
+    sizes: list[int] = []
+    real = wsiproc.crews.crew
+
+    def noted(kind: str, workers: int, scheduler: str | None) -> Any:
+        sizes.append(workers)
+        return real(kind, workers, scheduler)
+
+    def limit(most: int) -> list[int]:
+        def check(self: Any) -> None:
+            if sizes[-1] > most:
+                raise MemoryLimitError("9 GB held, 8 GB allowed")
+
+        monkeypatch.setattr(wsiproc.crews, "crew", noted)
+        monkeypatch.setattr("wsiproc.memory.MemoryWatch.check", check)
+        return sizes
+
+    return limit
 
 
 @pytest.fixture(scope="session")

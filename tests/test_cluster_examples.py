@@ -12,23 +12,15 @@ from pathlib import Path
 import pytest
 
 from tests.cluster_processes import REPOSITORY
+from tests.example_runs import EXAMPLES, run_example
 from wsiproc.settings import Settings
 from wsiproc.slide_queue import run_slides
 from wsiproc.synthetic import write_synthetic_slide
 
-EXAMPLES = REPOSITORY / "examples" / "cluster"
-
-
-def example(name: str, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, EXAMPLES / name, *map(str, arguments)]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=200, check=False, env=os.environ | variables, encoding="utf-8"
-    )
-
 
 def test_every_example_is_tested_here() -> None:
     text = Path(__file__).read_text(encoding="utf-8")
-    assert [path.name for path in EXAMPLES.glob("*.py") if f'"{path.name}"' not in text] == []
+    assert [path.name for path in (EXAMPLES / "cluster").glob("*.py") if f"cluster/{path.name}" not in text] == []
 
 
 @pytest.mark.parametrize(
@@ -52,7 +44,7 @@ def test_every_example_is_tested_here() -> None:
 )
 def test_job_scripts_ask_for_what_their_workers_need(queue: str, asked_for: list[list[str]], tmp_path: Path) -> None:
     options = ["--show", "--cores", 8, "--gpu-jobs", 1, "--account", "us"]
-    done = example("job_queue.py", queue, tmp_path, "slide.svs", *options)
+    done = run_example("cluster/job_queue.py", queue, tmp_path, "slide.svs", *options)
     assert done.returncode == 0, done.stderr
     scripts = ["#!/usr/bin/env bash" + script for script in done.stdout.split("#!/usr/bin/env bash")[1:]]
     assert len(scripts) == 2
@@ -104,7 +96,9 @@ def test_submitted_jobs_do_the_work(
     stand_in(tmp_path / "queue", submit, cancel)
     path = f"{tmp_path / 'queue'}:{os.environ['PATH']}"
     options = ["--cpu-jobs", 1, "--cores", 1, "--gpu-jobs", 1, "--model", "classical"]
-    done = example("job_queue.py", queue, tmp_path / "out", slide, *options, PATH=path, PYTHONPATH=str(REPOSITORY))
+    done = run_example(
+        "cluster/job_queue.py", queue, tmp_path / "out", slide, *options, PATH=path, PYTHONPATH=str(REPOSITORY)
+    )
     assert (done.returncode, done.stdout) == (0, "slide.tif: done\n"), done.stderr
     assert len(list((tmp_path / "queue").glob("job.*"))) == 2
     assert (tmp_path / "out/slide/cells.parquet").read_bytes() == cells
@@ -112,6 +106,6 @@ def test_submitted_jobs_do_the_work(
 
 @pytest.mark.skipif(importlib.util.find_spec("dask_cuda") is not None, reason="dask-cuda is installed")
 def test_several_gpus_says_what_is_missing(tmp_path: Path) -> None:
-    done = example("several_gpus.py", tmp_path, "slide.svs")
+    done = run_example("cluster/several_gpus.py", tmp_path, "slide.svs")
     assert done.returncode == 1
     assert done.stderr.startswith("several GPUs need dask-cuda (No module named 'dask_cuda'): pip install dask-cuda")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +11,15 @@ import pytest
 import zarr
 from PIL import Image
 
+from tests.example_runs import EXAMPLES, run_example
 from wsiproc.settings import Settings
 from wsiproc.slide_queue import run_slides
 from wsiproc.synthetic import write_synthetic_slide
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
-
 
 def example(name: str, *arguments: object) -> str:
     """What an example prints; it must end well and complain of nothing."""
-    command = [sys.executable, EXAMPLES / name, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, encoding="utf-8")
+    done = run_example(name, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -303,22 +303,10 @@ def test_a_slide_that_hangs_from_the_start_costs_no_other(
 
 
 def test_more_memory_than_allowed_goes_on_with_fewer_workers(
-    six: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    six: Path, whole: Path, tmp_path: Path, memory_for: Callable[[int], list[int]]
 ) -> None:
     """Two threads are over the limit, as far as the watch can tell; one is not."""
-    sizes: list[int] = []
-    real = wsiproc.crews.crew
-
-    def noted(kind: str, workers: int, scheduler: str | None) -> Any:
-        sizes.append(workers)
-        return real(kind, workers, scheduler)
-
-    def check(self: Any) -> None:
-        if sizes[-1] > 1:
-            raise MemoryLimitError("9 GB held, 8 GB allowed")
-
-    monkeypatch.setattr(wsiproc.crews, "crew", noted)
-    monkeypatch.setattr(wsiproc.slide_queue.MemoryWatch, "check", check)
+    sizes = memory_for(1)
     run = run_one(six, tmp_path, executor="threads", workers=2, **SETTINGS).run
     assert sizes == [2, 1]
     assert run is not None

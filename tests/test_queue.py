@@ -13,7 +13,7 @@ import pytest
 import wsiproc.crews
 import wsiproc.one_slide
 import wsiproc.regions
-from wsiproc.errors import MemoryLimitError, WorkerError
+from wsiproc.errors import WorkerError
 from wsiproc.executors import KINDS, Task, crew
 from wsiproc.one_slide import Event
 from wsiproc.settings import Settings
@@ -183,22 +183,10 @@ def test_an_interrupted_queue_ends_soon_and_goes_on(
 
 
 def test_too_much_memory_is_mended_for_all_slides_at_once(
-    slides: list[Path], alone: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    slides: list[Path], alone: dict[str, bytes], tmp_path: Path, memory_for: Callable[[int], list[int]]
 ) -> None:
     """Four workers are over the limit, as far as the watch can tell, and so are three; two are not."""
-    sizes: list[int] = []
-    real = wsiproc.crews.crew
-
-    def noted(kind: str, workers: int, scheduler: str | None) -> Any:
-        sizes.append(workers)
-        return real(kind, workers, scheduler)
-
-    def check(self: Any) -> None:
-        if sizes[-1] > 2:
-            raise MemoryLimitError("9 GB held, 8 GB allowed")
-
-    monkeypatch.setattr(wsiproc.crews, "crew", noted)
-    monkeypatch.setattr(wsiproc.one_slide.MemoryWatch, "check", check)
+    sizes = memory_for(2)
     outcomes = list(run_slides(slides, tmp_path, Settings(executor="threads", workers=4, **SETTINGS)))
     assert [outcome.error for outcome in outcomes] == [None] * 3
     assert sizes == [4, 2]

@@ -1,0 +1,18 @@
+"""Examples, run as a user runs them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run_example(name: str, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
+    """What became of ``examples/name``; ``variables``: of its environment."""
+    command = [sys.executable, EXAMPLES / name, *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=200, check=False, env=os.environ | variables, encoding="utf-8"
+    )
