@@ -47,7 +47,7 @@ class CellBlocks:
             return None
         block = int(np.searchsorted(self._ends, number - 1, side="right"))
         row = number - 1 - self.rows(block).start
-        return read_row(self._path, block, row), self.block(block).rings.take(np.array([row]))
+        return read_row(self._path, block, row)
 
     def block(self, number: int) -> Outlines:
         """What is drawn of a block's cells (grid frame)."""

@@ -138,7 +138,7 @@ def read_cells(path: Path, row_group: int | None = None) -> tuple[npt.NDArray[np
     facts = table_facts(file)
     table = file.read() if row_group is None else file.read_row_group(row_group)
     scale = np.array(facts["scale"])
-    boxes, rings = _rings_from_wkb(table["geometry"].to_numpy(), scale)
+    boxes, rings = _rings_from_wkb(table["geometry"], scale)
     cells = CellTable(
         class_codes(table, facts["classes"]),
         table["score"].to_numpy(),
@@ -155,16 +155,18 @@ def read_outlines(path: Path, row_group: int) -> Outlines:
     file = pyarrow.parquet.ParquetFile(path)
     facts = table_facts(file)
     table = file.read_row_group(row_group, columns=["class", "geometry"])
-    boxes, rings = _rings_from_wkb(table["geometry"].to_numpy(), np.array(facts["scale"]))
+    boxes, rings = _rings_from_wkb(table["geometry"], np.array(facts["scale"]))
     return Outlines(class_codes(table, facts["classes"]), boxes, rings)
 
 
-def read_row(path: Path, row_group: int, row: int) -> dict[str, Any]:
-    """One row of a row group without its geometry, as plain values: all columns by name (level-0 px)."""
+def read_row(path: Path, row_group: int, row: int) -> tuple[dict[str, Any], Rings]:
+    """One row of a row group: its columns as plain values (level-0 px), and its outline (grid frame)."""
     file = pyarrow.parquet.ParquetFile(path)
-    columns = [name for name in file.schema_arrow.names if name not in ("geometry", "bbox")]
-    values: dict[str, Any] = file.read_row_group(row_group, columns=columns).slice(row, 1).to_pylist()[0]
-    return values
+    columns = [name for name in file.schema_arrow.names if name != "bbox"]
+    table = file.read_row_group(row_group, columns=columns).slice(row, 1)
+    _, rings = _rings_from_wkb(table["geometry"], np.array(table_facts(file)["scale"]))
+    values: dict[str, Any] = table.drop_columns(["geometry"]).to_pylist()[0]
+    return values, rings
 
 
 def class_codes(table: Any, names: Sequence[str]) -> npt.NDArray[np.uint8]:
@@ -175,19 +177,30 @@ def class_codes(table: Any, names: Sequence[str]) -> npt.NDArray[np.uint8]:
     return chosen
 
 
-def _rings_from_wkb(
-    wkb: npt.NDArray[np.object_], scale: npt.NDArray[np.float64]
-) -> tuple[npt.NDArray[np.int32], Rings]:
-    """Boxes (N, 4) and rings in grid px; pixel corners are integers there, so rounding recovers them exactly."""
-    polygons = shapely.from_wkb(wkb)
-    counts = shapely.get_num_coordinates(polygons)
-    points = shapely.get_coordinates(polygons)[:, ::-1] / scale
+_WKB_HEAD = 13  # bytes: order, type, number of rings, number of points; then x and y of each point
+
+
+def _rings_from_wkb(column: Any, scale: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.int32], Rings]:
+    """Boxes (N, 4) and rings in grid px; pixel corners are integers there, so rounding recovers them exactly.
+
+    All at once, without an object a cell: ``CellWriter`` writes polygons of one ring in little-endian order.
+    """
+    array = column.combine_chunks()
+    starts = np.frombuffer(array.buffers()[1], np.int32)[array.offset : array.offset + len(array) + 1]
+    if not len(array):
+        return np.zeros((0, 4), np.int32), Rings(np.zeros(1, np.int64), np.zeros((0, 2), np.int32))
+    data = np.frombuffer(array.buffers()[2], np.uint8)[starts[0] : starts[-1]]
+    firsts = (starts[:-1] - starts[0]).astype(np.int64)
+    bare = np.ones(len(data), bool)
+    bare[firsts[:, None] + np.arange(_WKB_HEAD)] = False
+    points = np.rint(data[bare].view("<f8").reshape(-1, 2)[:, ::-1] / scale).astype(np.int32)
+    ends = np.cumsum((np.diff(starts) - _WKB_HEAD) // 16)
+    closed = np.concatenate([[0], ends[:-1]])
+    low, high = np.minimum.reduceat(points, closed), np.maximum.reduceat(points, closed)
     keep = np.ones(len(points), bool)
-    keep[np.cumsum(counts) - 1] = False  # the repeated last corner
-    bounds = np.rint(shapely.bounds(polygons)[:, [1, 0, 3, 2]] / np.tile(scale, 2)).astype(np.int32)
-    bounds[:, 2:] -= bounds[:, :2]
-    offsets = np.concatenate([[0], np.cumsum(counts - 1)]).astype(np.int64)
-    return bounds, Rings(offsets, np.rint(points[keep]).astype(np.int32))
+    keep[ends - 1] = False  # the repeated last corner
+    offsets = np.concatenate([[0], ends - np.arange(1, len(ends) + 1)]).astype(np.int64)
+    return np.concatenate([low, high - low], axis=1), Rings(offsets, points[keep])
 
 
 def _schema(classes: Mapping[str, RGB], measurements: Sequence[str], scale: tuple[float, float]) -> Any:
