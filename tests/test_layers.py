@@ -16,6 +16,7 @@ FOUNDATION = {"errors", "_version"}  # nouns of the whole package; everyone may 
 # What each part may use besides the foundation and itself. The order is the order of the layers, top first.
 MAY_USE = {
     "cli": {
+        "commands",
         "progress",
         "psm",
         "benchmark",
@@ -27,7 +28,7 @@ MAY_USE = {
         "settings",
         "io",
     },
-    "commands": set(),
+    "commands": {"check", "qupath"},
     "progress": {"benchmark", "slide_queue", "one_slide", "plan", "check", "evaluate", "projection"},
     "benchmark": {"slide_queue", "plan", "regions", "evaluate", "executors", "settings", "models", "io", "core"},
     "slide_queue": {
@@ -86,6 +87,7 @@ MAY_USE = {
     "regions": {"projection", "executors", "workfolder", "models", "io", "array", "core"},
     "report": {"report_figures", "io", "core"},
     "report_figures": {"core"},
+    "qupath": {"io", "core"},
     "check": {"io", "array", "core"},
     "evaluate": {"core"},
     "synthetic": {"core"},
@@ -123,7 +125,7 @@ HOMES = {
     "pydantic": {"models", "io", "psm"},
     "safetensors": {"models", "psm"},
     "tomli_w": {"models", "io"},
-    "typer": {"cli"},
+    "typer": {"cli", "commands"},
     "rich": {"cli", "progress", "evaluate"},
 }
 

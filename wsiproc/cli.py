@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from wsiproc._version import __version__
+from wsiproc.commands.qupath import QUPATH_EXAMPLES, qupath
 from wsiproc.errors import WsiprocError
 
 if TYPE_CHECKING:
@@ -332,6 +333,9 @@ def synth(
         )  # fmt: skip
     counts = ", ".join(f"{number:,} {name}" for name, number in truth.counts.items())
     typer.echo(f"{truth.path}: {counts}; truth in {truth.table_path}")
+
+
+app.command(epilog=QUPATH_EXAMPLES)(qupath)
 
 
 def _print_error(error: Exception) -> None:
