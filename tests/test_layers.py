@@ -87,7 +87,7 @@ MAY_USE = {
     "regions": {"projection", "executors", "workfolder", "models", "io", "array", "core"},
     "report": {"report_figures", "io", "core"},
     "report_figures": {"core"},
-    "qupath": {"io", "core"},
+    "qupath": {"models", "io", "array", "core"},
     "check": {"io", "array", "core"},
     "evaluate": {"core"},
     "synthetic": {"core"},

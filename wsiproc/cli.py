@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from wsiproc._version import __version__
+from wsiproc.commands.import_cells import IMPORT_EXAMPLES, import_cells
 from wsiproc.commands.qupath import QUPATH_EXAMPLES, qupath
 from wsiproc.errors import WsiprocError
 
@@ -336,6 +337,7 @@ def synth(
 
 
 app.command(epilog=QUPATH_EXAMPLES)(qupath)
+app.command("import", epilog=IMPORT_EXAMPLES)(import_cells)
 
 
 def _print_error(error: Exception) -> None:

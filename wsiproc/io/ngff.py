@@ -140,6 +140,14 @@ def level_shapes(folder: Path) -> list[tuple[int, ...]]:
     return [tuple(array.shape) for array in shapes if isinstance(array, zarr.Array)]
 
 
+def channel_names(folder: Path) -> list[str]:
+    """Names of the channels of an image."""
+    import zarr
+
+    ome: Any = zarr.open_group(folder, mode="r").attrs["ome"]
+    return [str(channel["label"]) for channel in ome["omero"]["channels"]]
+
+
 def _array(folder: Path, level: int, mode: Literal["r", "r+"]) -> Any:
     import zarr
 

@@ -195,7 +195,7 @@ def largest_side(counts: npt.NDArray[np.int64], most: int) -> int:
         if int(_sums(counts, side).max(initial=0)) <= most:
             return int(side)
     raise SettingsError(
-        f"{counts.max():,} cells lie in a square of {_BIN_PX} px; --cells-per-file is {most:,} and must be that at least"
+        f"{counts.max():,} cells are in one square of {_BIN_PX} px; --cells-per-file ({most:,}) must be that at least"
     )
 
 
