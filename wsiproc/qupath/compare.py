@@ -46,8 +46,9 @@ class Changes:
     ``present`` (N,): is in the file; ``classes`` (N,): index into ``names``, the classes with the colours of new ones;
     ``outlines``: row → polygon that is not the cell's; ``added``: polygons and classes of cells that were not there;
     ``areas``: polygons in which cells are to be left out, of which ``repaired`` crossed themselves; ``objects``: cells
-    in the file; ``foreign`` of them have an id that only programs give, but of no cell here, and ``outside`` are off the slide; ``ignored``:
-    other objects by kind; ``problems``: what could not be taken, in words; ``skipped``: how many of those there are.
+    in the file; ``foreign`` of them have an id that only programs give, but of no cell here; ``outside`` are off the
+    slide; ``ignored``: other objects by kind; ``problems``: what could not be taken, in words; ``skipped``: how many
+    those are.
     """
 
     present: npt.NDArray[np.bool_]

@@ -228,8 +228,9 @@ def _write_area(
             writer.append(Piece.of(text, left_out))
             cells_in, corners = cells_in + len(cells) - left_out, corners + int(outlines.corners.sum())
             split.not_simplified += int(stays.sum())
-            (x0, y0), (x1, y1) = outlines.points.min(0).tolist(), outlines.points.max(0).tolist()
-            reach = (min(reach[0], x0), min(reach[1], y0), max(reach[2], x1), max(reach[3], y1))
+            if len(outlines.points):
+                (x0, y0), (x1, y1) = outlines.points.min(0).tolist(), outlines.points.max(0).tolist()
+                reach = (min(reach[0], x0), min(reach[1], y0), max(reach[2], x1), max(reach[3], y1))
     split.not_writable += writer.dropped
     path = split.folder / name
     if not cells_in:
