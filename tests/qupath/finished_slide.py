@@ -71,9 +71,7 @@ def finished(
         for each in np.unique(place):
             some = cells.take(np.flatnonzero(place == each))
             first = table.write(some)
-            features.append(
-                Piece.of(*features_bytes(some, first, name, list(CLASSES), list(CLASSES.values()), both))
-            )
+            features.append(Piece.of(*features_bytes(some, first, name, list(CLASSES), list(CLASSES.values()), both)))
     run = {
         "wsiproc": "0.1.0",
         "key": "k",

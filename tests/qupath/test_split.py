@@ -192,7 +192,7 @@ def test_a_folder_of_an_unfinished_run_is_refused(slide: Path) -> None:
 # --- simplification --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("tolerance", [1.0, 2.0, 5.0])
+@pytest.mark.parametrize("tolerance", [0.5, 2.0, 5.0])
 def test_simpler_outlines_stay_valid_and_near(slide: Path, tolerance: float) -> None:
     split_cells(slide, Wanted(most_cells=60, simplify_px=tolerance))
     before, after = by_id(features(slide / "cells.geojson.gz")), by_id(in_files(slide))
