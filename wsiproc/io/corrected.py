@@ -142,8 +142,50 @@ def _objects(first: int, features: list[dict[str, Any]]) -> Objects:
         [str(each.get("name") or "") for each in properties],
         [_class_name(each) for each in classes],
         [_colour(each) for each in classes],
-        shapely.from_geojson([None if each is None else orjson.dumps(each).decode() for each in outlines], "ignore"),
+        _geometries(outlines),
     )
+
+
+def _geometries(outlines: list[Any]) -> npt.NDArray[np.object_]:
+    """GeoJSON geometries as shapely's, None for those that are none.
+
+    Polygons of one ring, which nearly all are, are made at once: some ten times faster than from text.
+    """
+    rings = [_ring(each) for each in outlines]
+    found: npt.NDArray[np.object_] = np.full(len(outlines), None, object)
+    simple = np.array([index for index, ring in enumerate(rings) if ring], np.int64)
+    points = _points([ring for ring in rings if ring])
+    if points is None:
+        simple = simple[:0]
+    elif len(simple):
+        lengths = [len(rings[index]) for index in simple.tolist()]
+        owner = np.repeat(np.arange(len(simple)), lengths)
+        found[simple] = shapely.polygons(shapely.linearrings(points, indices=owner))
+    others = np.setdiff1d(np.arange(len(outlines)), simple)
+    texts = [None if outlines[index] is None else orjson.dumps(outlines[index]).decode() for index in others.tolist()]
+    found[others] = shapely.from_geojson(texts, "ignore")
+    return found
+
+
+def _ring(outline: Any) -> list[Any]:
+    """The closed ring of a polygon without holes; nothing where it is anything else."""
+    if not isinstance(outline, dict) or outline.get("type") != "Polygon":
+        return []
+    rings = outline.get("coordinates")
+    if not isinstance(rings, list) or len(rings) != 1 or not isinstance(rings[0], list):
+        return []
+    ring: list[Any] = rings[0]
+    return ring if len(ring) >= 4 and ring[0] == ring[-1] else []
+
+
+def _points(rings: list[list[Any]]) -> npt.NDArray[np.float64] | None:
+    """All points of some rings, (P, 2); None where one of them is no pair of finite numbers."""
+    try:
+        points = np.array(list(itertools.chain.from_iterable(rings)), np.float64).reshape(-1, 2)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    whole = len(points) == sum(map(len, rings)) and bool(np.isfinite(points).all())
+    return points if whole else None
 
 
 def _id(text: Any) -> bytes:
