@@ -17,7 +17,7 @@ from tests.evaluate.datasets_on_disk import write_masks
 from wsiproc import __version__
 from wsiproc.cli import gigabytes
 
-COMMANDS = ("run", "plan", "info", "check", "evaluate", "benchmark", "synth")
+COMMANDS = ("run", "plan", "info", "check", "evaluate", "benchmark", "synth", "qupath", "import")
 SHAPE = (1500, 1800)
 # The same work on every machine, by the model that costs nothing.
 CPU = ("--device", "cpu", "--model", "classical")
@@ -113,6 +113,10 @@ def test_the_help_of_each_command_has_an_example(command: str) -> None:
         (("benchmark", "monuseg"), "monuseg: say where it is: wsiproc benchmark monuseg FOLDER"),
         (("benchmark", "bcdata", "gone"), "gone: there is no such folder"),
         (("benchmark", "monuseg", "gone", "--limit", 0), "Invalid value for '--limit'"),
+        (("qupath", "gone"), "gone: no output of wsiproc here"),
+        (("qupath", "gone", "--tiles", 4, "--cells-per-file", 9), "give one of them"),
+        (("import", "a.geojson", "gone"), "gone: no output of wsiproc here"),
+        (("import", "a.geojson", "gone", "--missing", "ask"), "'ask' is not one of 'delete', 'keep'"),
         (("runn", "a.svs"), "No such command 'runn'"),
     ],
 )

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from wsiproc._version import __version__
-from wsiproc.commands import view
+from wsiproc.commands.import_cells import IMPORT_EXAMPLES, import_cells
+from wsiproc.commands.qupath import QUPATH_EXAMPLES, qupath
+from wsiproc.commands.view import VIEW_EXAMPLES, view
 from wsiproc.errors import WsiprocError
 
 if TYPE_CHECKING:
@@ -335,7 +337,9 @@ def synth(
     typer.echo(f"{truth.path}: {counts}; truth in {truth.table_path}")
 
 
-app.command(epilog=view.EPILOG)(view.view)
+app.command(epilog=QUPATH_EXAMPLES)(qupath)
+app.command("import", epilog=IMPORT_EXAMPLES)(import_cells)
+app.command(epilog=VIEW_EXAMPLES)(view)
 
 
 def _print_error(error: Exception) -> None:

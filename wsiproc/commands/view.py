@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-EPILOG = (
+VIEW_EXAMPLES = (
     "Examples:  wsiproc view results   ·   wsiproc view results/slide --slides /mnt/slides   ·   "
     "wsiproc view results --no-browser --port 8000"
 )

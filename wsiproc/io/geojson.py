@@ -22,9 +22,10 @@ import orjson
 import shapely
 from isal import isal_zlib
 
-from wsiproc.core.cells import CellTable, Rings
+from wsiproc.core.cells import CellTable
 from wsiproc.core.palette import RGB
 from wsiproc.errors import OutputError
+from wsiproc.io.outlines import SNAP_DECIMALS, Outlines
 from wsiproc.io.whole import WholeFileWriter, whole_file
 
 # One feature a line: a line is then read, checked and forgotten, whatever the size of the file.
@@ -37,8 +38,6 @@ _FEATURE = (
 )
 _TAIL = b"\n]}\n"
 
-# QuPath 0.6 and later snap to this grid (px) and refuse what is invalid there.
-_SNAP_DECIMALS = 2
 _DIGITS = 7  # QuPath stores float32
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -79,42 +78,29 @@ def features_bytes(
     id of the block's first cell, ``scale`` (sy, sx) level-0 px per grid px. A pure function: blocks may be formatted
     anywhere and concatenated in order.
     """
-    offsets, points = _closed_rings(cells.rings, scale)
-    kept = _writable(offsets, points)
-    ids = kept + first_id
+    ids = np.arange(first_id, first_id + len(cells))
+    return outlined_features(cells, ids, Outlines.of(cells.rings, scale), fingerprint, classes, colours)
+
+
+def outlined_features(
+    cells: CellTable,
+    ids: npt.NDArray[np.integer],
+    outlines: Outlines,
+    fingerprint: str,
+    classes: Sequence[str],
+    colours: Sequence[RGB],
+) -> tuple[bytes, int]:
+    """As ``features_bytes``, of cells with any ids (N,) and with ``outlines`` (N) other than their own."""
+    kept = np.flatnonzero(outlines.writable())
     kinds = [orjson.dumps({"name": name, "color": colour}) for name, colour in zip(classes, colours, strict=True)]
     parts = zip(
-        _uuids(fingerprint, ids),
-        _rings_json(offsets, points, kept),
+        _texts(cell_uuids(fingerprint, ids[kept])),
+        _rings_json(outlines.offsets, outlines.points, kept),
         [kinds[kind] for kind in cells.classes[kept].tolist()],
-        _measurements_json(cells, kept, ids),
+        _measurements_json(cells, kept, ids[kept]),
         strict=True,
     )
     return _SEPARATOR.join([_FEATURE % part for part in parts]), len(cells) - len(kept)
-
-
-def _closed_rings(rings: Rings, scale: tuple[float, float]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Rings closed by their first corner, in level-0 px rounded to 0.01: offsets (N + 1,), points (P, 2) as (x, y)."""
-    lengths = np.diff(rings.offsets)
-    extra = (lengths > 0).astype(np.int64)
-    offsets = np.concatenate([[0], np.cumsum(lengths + extra)])
-    starts = np.repeat(rings.offsets[:-1] - offsets[:-1], lengths + extra)
-    index = starts + np.arange(offsets[-1])
-    index[offsets[1:][extra > 0] - 1] = rings.offsets[:-1][extra > 0]
-    points = np.round(rings.vertices[index][:, ::-1] * np.array(scale[::-1]), _SNAP_DECIMALS)
-    return offsets, points
-
-
-def _writable(offsets: npt.NDArray[np.int64], points: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """Indexes of the rings that are valid polygons with an area."""
-    candidates = np.flatnonzero(np.diff(offsets) >= 4)
-    owner = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    rank = np.full(len(offsets) - 1, -1)
-    rank[candidates] = np.arange(len(candidates))
-    mine = rank[owner] >= 0
-    polygons = shapely.polygons(shapely.linearrings(points[mine], indices=rank[owner][mine]))
-    good: npt.NDArray[np.int64] = candidates[shapely.is_valid(polygons) & (shapely.area(polygons) > 0)]
-    return good
 
 
 def _rings_json(
@@ -133,8 +119,8 @@ def _rings_json(
     ]
 
 
-def _uuids(fingerprint: str, ids: npt.NDArray[np.int64]) -> list[bytes]:
-    """``uuid5(uuid5(NAMESPACE_OID, fingerprint), str(id))`` for each id, as ASCII.
+def cell_uuids(fingerprint: str, ids: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
+    """``uuid5(uuid5(NAMESPACE_OID, fingerprint), str(id)).bytes`` for each id: (N, 16).
 
     RFC 9562 § 5.5, several times faster than ``uuid.uuid5``: the hash of the namespace is shared, version and variant
     bits are set for all rows at once.
@@ -149,12 +135,17 @@ def _uuids(fingerprint: str, ids: npt.NDArray[np.int64]) -> list[bytes]:
     raw = np.frombuffer(b"".join(map(digest, ids.tolist())), np.uint8).reshape(-1, 16).copy()
     raw[:, 6] = (raw[:, 6] & 0x0F) | 0x50
     raw[:, 8] = (raw[:, 8] & 0x3F) | 0x80
-    text = raw.tobytes().hex().encode()
+    return raw
+
+
+def _texts(uuids: npt.NDArray[np.uint8]) -> list[bytes]:
+    """UUIDs (N, 16) as ASCII."""
+    text = uuids.tobytes().hex().encode()
     rows = [text[start : start + 32] for start in range(0, len(text), 32)]
     return [b"%b-%b-%b-%b-%b" % (row[:8], row[8:12], row[12:16], row[16:20], row[20:]) for row in rows]
 
 
-def _measurements_json(cells: CellTable, kept: npt.NDArray[np.int64], ids: npt.NDArray[np.int64]) -> list[bytes]:
+def _measurements_json(cells: CellTable, kept: npt.NDArray[np.int64], ids: npt.NDArray[np.integer]) -> list[bytes]:
     """Flat name → number for each kept cell; numbers that are not finite are left out."""
     columns = {PROBABILITY: cells.scores, **{measurement_label(k): v for k, v in cells.measurements.items()}}
     names = list(columns)
@@ -332,7 +323,7 @@ def find_geojson_problems(path: Path, limit: int = 20) -> list[str]:
 
 def _snapped(rings: list[Any]) -> Any:
     """A polygon, its first ring the shell, on QuPath's grid of 0.01 px."""
-    shell, *holes = (shapely.linearrings(np.round(np.asarray(ring, float)[:, :2], _SNAP_DECIMALS)) for ring in rings)
+    shell, *holes = (shapely.linearrings(np.round(np.asarray(ring, float)[:, :2], SNAP_DECIMALS)) for ring in rings)
     return shapely.polygons(shell, holes or None)
 
 

@@ -16,7 +16,9 @@ import shapely
 
 from wsiproc.array.outline import as_polygons
 from wsiproc.core.cells import CellTable, Outlines, Rings
+from wsiproc.core.geometry import Box
 from wsiproc.core.palette import RGB
+from wsiproc.errors import OutputError
 from wsiproc.io.whole import WholeFileWriter, whole_file
 
 
@@ -73,27 +75,35 @@ class CellWriter(WholeFileWriter):
         super().__init__(path)
         self._classes, self._scale, self._next_id = list(classes), scale, 1
         self._bounds: list[float] | None = None
-        self._schema = _schema(classes, measurements, scale)
+        self._schema = self._columns_of(classes, measurements, scale)
         self._writer = pyarrow.parquet.ParquetWriter(
             self._temporary, self._schema, compression="zstd", compression_level=1, use_dictionary=["class"]
         )
 
+    def _columns_of(self, classes: Mapping[str, RGB], measurements: Sequence[str], scale: tuple[float, float]) -> Any:
+        """The schema of the file."""
+        return _schema(classes, measurements, scale)
+
     def write(self, cells: CellTable) -> int:
         """Append a block as one row group; the id of its first cell."""
         first = self._next_id
-        table = pa.Table.from_arrays(self._columns(cells, first), schema=self._schema)
-        self._writer.write_table(table, row_group_size=max(1, len(cells)))
+        self._append(self._columns(cells, np.arange(first, first + len(cells))))
         self._next_id += len(cells)
         return first
 
-    def _columns(self, cells: CellTable, first: int) -> list[Any]:
+    def _append(self, columns: list[Any]) -> None:
+        """Append columns as one row group."""
+        table = pa.Table.from_arrays(columns, schema=self._schema)
+        self._writer.write_table(table, row_group_size=max(1, len(table)))
+
+    def _columns(self, cells: CellTable, ids: npt.NDArray[np.integer]) -> list[Any]:
         sy, sx = self._scale
         centres, boxes = cells.centroids * self._scale, cells.boxes
         bbox = [boxes[:, 1] * sx, boxes[:, 0] * sy, (boxes[:, 1] + boxes[:, 3]) * sx, (boxes[:, 0] + boxes[:, 2]) * sy]
         self._grow(bbox)
         kind = pa.DictionaryArray.from_arrays(cells.classes.astype(np.int8), self._classes)
         return [
-            pa.array(np.arange(first, first + len(cells), dtype=np.uint32)),
+            pa.array(ids.astype(np.uint32)),
             kind,
             pa.array(cells.scores),
             pa.array(centres[:, 1]),
@@ -121,6 +131,24 @@ class CellWriter(WholeFileWriter):
         self._writer.close()
 
 
+CORRECTED = ("unchanged", "class", "outline", "new")
+
+
+class CorrectedWriter(CellWriter):
+    """``cells.corrected.parquet``: as ``CellWriter`` writes it, with ids of its own and the column ``corrected``."""
+
+    def _columns_of(self, classes: Mapping[str, RGB], measurements: Sequence[str], scale: tuple[float, float]) -> Any:
+        schema = super()._columns_of(classes, measurements, scale)
+        return schema.append(pa.field("corrected", pa.dictionary(pa.int8(), pa.string()), nullable=False))
+
+    def write_corrected(
+        self, cells: CellTable, ids: npt.NDArray[np.integer], corrected: npt.NDArray[np.integer]
+    ) -> None:
+        """Append cells with their ids (N,) as one row group; ``corrected`` (N,): index into ``CORRECTED``."""
+        what = pa.DictionaryArray.from_arrays(corrected.astype(np.int8), list(CORRECTED))
+        self._append([*self._columns(cells, ids), what])
+
+
 def slide_polygons(rings: Rings, scale: tuple[float, float]) -> npt.NDArray[np.object_]:
     """Outlines as shapely polygons in level-0 px, (x, y): (N,)."""
     return as_polygons(rings.vertices[:, ::-1] * np.array(scale[::-1]), rings.offsets)
@@ -135,14 +163,65 @@ def table_facts(file: Any) -> dict[str, Any]:
 def read_cells(path: Path, row_group: int | None = None) -> tuple[npt.NDArray[np.uint32], CellTable]:
     """Ids (N,) and cells (grid frame) of ``cells.parquet``: all, or one row group."""
     file = pyarrow.parquet.ParquetFile(path)
-    facts = table_facts(file)
-    table = file.read() if row_group is None else file.read_row_group(row_group)
+    return _cells(file.read() if row_group is None else file.read_row_group(row_group), table_facts(file))
+
+
+class CellReader:
+    """``cells.parquet`` a row group at a time; no more than one is held.
+
+    ``classes``: colours by name; ``scale`` (sy, sx): level-0 px per grid px; ``measurements``: names of the columns;
+    ``counts``: cells of each row group. Raises ``OutputError`` for a file that is no table of cells.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._file = pyarrow.parquet.ParquetFile(path)
+            self._facts = table_facts(self._file)
+        except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
+            raise OutputError(f"{path}: no table of cells that wsiproc wrote: {error}") from error
+        self.classes: dict[str, RGB] = {
+            name: (colour[0], colour[1], colour[2])
+            for name, colour in zip(self._facts["classes"], self._facts["colours"], strict=True)
+        }
+        self.scale: tuple[float, float] = (self._facts["scale"][0], self._facts["scale"][1])
+        self.measurements: list[str] = self._facts["measurements"]
+        metadata = self._file.metadata
+        self.counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        self._held: tuple[int, Any] = (-1, None)
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def places(self, group: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32]]:
+        """Centres (N, 2), (y, x) in level-0 px, and areas (N,) in µm², of a row group; nothing else is read."""
+        table = self._file.read_row_group(group, columns=["centroid_y", "centroid_x", "area_um2"])
+        return _centres(table), table["area_um2"].to_numpy()
+
+    def read(self, group: int, box: Box | None = None) -> tuple[npt.NDArray[np.uint32], CellTable]:
+        """Ids (N,) and cells (grid frame) of a row group: all, or those with their centre in ``box`` (level-0 px)."""
+        if self._held[0] != group:
+            self._held = (-1, None)  # first let go of the one before
+            self._held = (group, self._file.read_row_group(group))
+        table = self._held[1]
+        if box is not None:
+            y, x = _centres(table).T
+            table = table.filter(pa.array((y >= box.y) & (y < box.y1) & (x >= box.x) & (x < box.x1)))
+        return _cells(table, self._facts)
+
+
+def _centres(table: Any) -> npt.NDArray[np.float64]:
+    """(N, 2), (y, x) in level-0 px."""
+    return np.stack([table["centroid_y"].to_numpy(), table["centroid_x"].to_numpy()], axis=1)
+
+
+def _cells(table: Any, facts: Any) -> tuple[npt.NDArray[np.uint32], CellTable]:
+    """Ids and cells (grid frame) of rows of the table."""
     scale = np.array(facts["scale"])
     boxes, rings = _rings_from_wkb(table["geometry"], scale)
     cells = CellTable(
         class_codes(table, facts["classes"]),
         table["score"].to_numpy(),
-        np.stack([table["centroid_y"].to_numpy(), table["centroid_x"].to_numpy()], axis=1) / scale,
+        _centres(table) / scale,
         boxes,
         {name: table[name].to_numpy() for name in facts["measurements"]},
         rings,

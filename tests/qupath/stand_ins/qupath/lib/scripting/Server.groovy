@@ -1,0 +1,6 @@
+package qupath.lib.scripting
+
+class Server {
+    int width
+    int height
+}

@@ -1,0 +1,1 @@
+"""QuPath, both ways: cells in files that fit its memory, and corrections brought back."""
