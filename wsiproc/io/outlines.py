@@ -69,6 +69,9 @@ class Outlines:
         """
         before = self.polygons()
         after = shapely.simplify(before, tolerance_px, preserve_topology=True)
+        # GEOS then drops the first corner if that is near the *simplified* line: up to twice the tolerance in all.
+        far = np.flatnonzero(shapely.hausdorff_distance(before, after) > tolerance_px)
+        after[far] = shapely.simplify(before[far], tolerance_px / 2, preserve_topology=True)
         # A ring that touches itself may come back in parts or with a hole; we write one ring.
         one = (shapely.get_type_id(after) == shapely.GeometryType.POLYGON) & (
             shapely.get_num_interior_rings(after) == 0
