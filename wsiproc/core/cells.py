@@ -55,7 +55,7 @@ def touching(boxes: npt.NDArray[np.int32], box: Box) -> npt.NDArray[np.intp]:
 
 
 @dataclass(frozen=True)
-class Outlines:
+class DrawnCells:
     """What is needed to draw cells: ``classes`` (N,), ``boxes`` (N, 4) and ``rings`` as in CellTable."""
 
     classes: npt.NDArray[np.uint8]
@@ -65,12 +65,12 @@ class Outlines:
     def __len__(self) -> int:
         return len(self.classes)
 
-    def take(self, index: npt.NDArray[np.int64]) -> Outlines:
+    def take(self, index: npt.NDArray[np.int64]) -> DrawnCells:
         """The rows at ``index``, in that order."""
-        return Outlines(self.classes[index], self.boxes[index], self.rings.take(index))
+        return DrawnCells(self.classes[index], self.boxes[index], self.rings.take(index))
 
     @classmethod
-    def concat(cls, parts: Sequence[Outlines]) -> Outlines:
+    def concat(cls, parts: Sequence[DrawnCells]) -> DrawnCells:
         """All rows of ``parts`` (at least one), one part after the other."""
         classes, boxes = (np.concatenate([getattr(part, name) for part in parts]) for name in ("classes", "boxes"))
         return cls(classes, boxes, Rings.concat([part.rings for part in parts]))

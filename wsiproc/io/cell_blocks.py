@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet
 
-from wsiproc.core.cells import Outlines, Rings
+from wsiproc.core.cells import DrawnCells, Rings
 from wsiproc.core.geometry import Box
 from wsiproc.io.parquet import class_codes, read_outlines, read_row, table_facts
 
@@ -49,7 +49,7 @@ class CellBlocks:
         row = number - 1 - self.rows(block).start
         return read_row(self._path, block, row)
 
-    def block(self, number: int) -> Outlines:
+    def block(self, number: int) -> DrawnCells:
         """What is drawn of a block's cells (grid frame)."""
         return _read_block(self._path, number)
 
@@ -59,7 +59,7 @@ class CellBlocks:
 
 
 @lru_cache(maxsize=_BLOCKS_KEPT)
-def _read_block(path: Path, number: int) -> Outlines:
+def _read_block(path: Path, number: int) -> DrawnCells:
     return read_outlines(path, number)
 
 

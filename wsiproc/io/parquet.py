@@ -15,7 +15,7 @@ import pyarrow.parquet
 import shapely
 
 from wsiproc.array.outline import as_polygons
-from wsiproc.core.cells import CellTable, Outlines, Rings
+from wsiproc.core.cells import CellTable, DrawnCells, Rings
 from wsiproc.core.geometry import Box
 from wsiproc.core.palette import RGB
 from wsiproc.errors import OutputError
@@ -150,7 +150,7 @@ class CorrectedWriter(CellWriter):
 
 
 def slide_polygons(rings: Rings, scale: tuple[float, float]) -> npt.NDArray[np.object_]:
-    """Outlines as shapely polygons in level-0 px, (x, y): (N,)."""
+    """DrawnCells as shapely polygons in level-0 px, (x, y): (N,)."""
     return as_polygons(rings.vertices[:, ::-1] * np.array(scale[::-1]), rings.offsets)
 
 
@@ -229,13 +229,13 @@ def _cells(table: Any, facts: Any) -> tuple[npt.NDArray[np.uint32], CellTable]:
     return table["id"].to_numpy(), cells
 
 
-def read_outlines(path: Path, row_group: int) -> Outlines:
+def read_outlines(path: Path, row_group: int) -> DrawnCells:
     """What is needed to draw the cells of one row group (grid frame)."""
     file = pyarrow.parquet.ParquetFile(path)
     facts = table_facts(file)
     table = file.read_row_group(row_group, columns=["class", "geometry"])
     boxes, rings = _rings_from_wkb(table["geometry"], np.array(facts["scale"]))
-    return Outlines(class_codes(table, facts["classes"]), boxes, rings)
+    return DrawnCells(class_codes(table, facts["classes"]), boxes, rings)
 
 
 def read_row(path: Path, row_group: int, row: int) -> tuple[dict[str, Any], Rings]:

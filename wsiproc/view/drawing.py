@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from wsiproc.core.cells import Outlines
+from wsiproc.core.cells import DrawnCells
 from wsiproc.core.geometry import Box
 from wsiproc.core.palette import RGB
 
@@ -24,8 +24,8 @@ def blank(shape: tuple[int, int]) -> Pixels:
     return np.zeros((*shape, 4), np.uint8)
 
 
-def outlines(cells: Outlines, colours: Sequence[RGB], box: Box, zoom: int, filled: bool) -> Pixels:
-    """Outlines of cells in a ``box`` (grid px), ``zoom`` screen px a grid px: (h · zoom, w · zoom, 4).
+def outlines(cells: DrawnCells, colours: Sequence[RGB], box: Box, zoom: int, filled: bool) -> Pixels:
+    """DrawnCells of cells in a ``box`` (grid px), ``zoom`` screen px a grid px: (h · zoom, w · zoom, 4).
 
     Drawn from the exact rings, whose corners are smoothed by half a pixel so that they look like outlines, not stairs.
     """

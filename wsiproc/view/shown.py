@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiproc.array.pyramid import level_shape
-from wsiproc.core.cells import Outlines, touching
+from wsiproc.core.cells import DrawnCells, touching
 from wsiproc.core.geometry import Box, grid_shape
 from wsiproc.core.palette import RGB, css_colour
 from wsiproc.errors import OutputError, SlideError
@@ -185,7 +185,7 @@ class ShownSlide:
         if level > _FROM_TABLE:
             return self._from_labels(level, row, col, hidden, filled)
         near = [block.take(touching(block.boxes, box)) for block in map(self.cells.block, blocks)]
-        cells = Outlines.concat(near)
+        cells = DrawnCells.concat(near)
         if hidden:
             cells = cells.take(np.flatnonzero(~np.isin(cells.classes, list(hidden))))
         return outlines(cells, self.colours, box, 2**-level, filled) if len(cells) else None
