@@ -17,7 +17,9 @@ from tests.evaluate.datasets_on_disk import write_masks
 from wsiproc import __version__
 from wsiproc.cli import gigabytes
 
-COMMANDS = ("run", "plan", "info", "check", "evaluate", "benchmark", "synth", "qupath", "import")
+COMMANDS = (
+    "run", "plan", "view", "qupath", "import", "info", "check", "doctor", "evaluate", "benchmark", "synth",
+)  # fmt: skip
 SHAPE = (1500, 1800)
 # The same work on every machine, by the model that costs nothing.
 CPU = ("--device", "cpu", "--model", "classical")

@@ -17,6 +17,7 @@ FOUNDATION = {"errors", "_version"}  # nouns of the whole package; everyone may 
 MAY_USE = {
     "cli": {
         "commands",
+        "completion",
         "progress",
         "psm",
         "benchmark",
@@ -28,9 +29,21 @@ MAY_USE = {
         "settings",
         "io",
     },
-    "commands": {"check", "qupath", "view"},
+    "commands": {"check", "doctor", "progress", "qupath", "view"},
+    "completion": {"evaluate", "models", "settings"},
+    "progress": {"benchmark", "slide_queue", "one_slide", "plan", "check", "doctor", "evaluate", "projection"},
+    "doctor": {
+        "plan",
+        "regions",
+        "projection",
+        "synthetic",
+        "executors",
+        "settings",
+        "models",
+        "io",
+        "core",
+    },
     "view": {"report_figures", "io", "array", "core"},
-    "progress": {"benchmark", "slide_queue", "one_slide", "plan", "check", "evaluate", "projection"},
     "benchmark": {"slide_queue", "plan", "regions", "evaluate", "executors", "settings", "models", "io", "core"},
     "slide_queue": {
         "cohort",
@@ -121,8 +134,9 @@ HOMES = {
     "tifffile": {"io", "evaluate", "synthetic"},
     "zarr": {"io", "check"},
     "pyarrow": {"io", "check", "evaluate", "synthetic"},
-    # The device is chosen in plan, the network called in regions; what it is lies in models. Benchmark sets threads.
-    "torch": {"models", "psm", "regions", "plan", "benchmark"},
+    # The device is chosen in plan, the network called in regions; what it is lies in models. Benchmark sets threads;
+    # doctor says what PyTorch makes of the machine.
+    "torch": {"models", "psm", "regions", "plan", "benchmark", "doctor"},
     "pydantic": {"models", "io", "psm"},
     "safetensors": {"models", "psm"},
     "tomli_w": {"models", "io"},
@@ -189,7 +203,10 @@ def test_a_big_library_is_imported_in_its_homes_only(library: str) -> None:
 def test_the_pipeline_knows_no_settings() -> None:
     """Below what runs slides, ``discover`` and ``plan``, numbers arrive as named arguments."""
     users = {part_of(path) for path in FILES if "settings" in parts_used(path)}
-    assert users == {"cli", "benchmark", "crews", "discover", "one_slide", "plan", "slide_queue", "run_facts"}
+    assert users == {
+        "cli", "benchmark", "completion", "crews", "discover", "doctor", "one_slide", "plan", "slide_queue",
+        "run_facts",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("path", FILES, ids=in_package)

@@ -208,7 +208,7 @@ def test_where_memory_leaves_this_process_only_slides_take_turns(
             if free:
                 busy.release()
 
-    monkeypatch.setattr("wsiproc.plan._workers_that_fit", lambda *_: 1)
+    monkeypatch.setattr("wsiproc.plan.workers_that_fit", lambda *_: 1)
     monkeypatch.setattr(wsiproc.regions, "predict_windows", noted)
     outcomes = list(run_slides(slides, tmp_path, Settings(**SETTINGS)))
     assert [outcome.error for outcome in outcomes] == [None] * 3

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from wsiproc import completion
 from wsiproc._version import __version__
+from wsiproc.commands.doctor import DOCTOR_EXAMPLES, doctor
 from wsiproc.commands.import_cells import IMPORT_EXAMPLES, import_cells
 from wsiproc.commands.qupath import QUPATH_EXAMPLES, qupath
 from wsiproc.commands.view import VIEW_EXAMPLES, view
@@ -29,31 +31,72 @@ app = typer.Typer(
 
 # Shared by `run` and `plan`; None means "as in --config, or the default".
 Slides = Annotated[
-    list[Path], typer.Argument(help="Slides: files, or folders of DICOM or OME-Zarr.", show_default=False)
+    list[Path],
+    typer.Argument(
+        help="Slides: files, or folders of DICOM or OME-Zarr.", show_default=False, autocompletion=completion.slides
+    ),
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder that gets one folder a slide.")]
-Config = Annotated[Path | None, typer.Option(help="TOML file with any of these settings; options given here win.")]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        help="TOML file with any of these settings; options given here win.", autocompletion=completion.files(".toml")
+    ),
+]
 ModelName = Annotated[
     str | None,
-    typer.Option("--model", "-m", help="Cell model: a name, or the path of a model folder. (default: default)"),
+    typer.Option(
+        "--model",
+        "-m",
+        help="Cell model: a name, or the path of a model folder. (default: default)",
+        autocompletion=completion.models,
+    ),
 ]
 Mpp = Annotated[float | None, typer.Option(help="µm per pixel of the slide, where the file does not say it.")]
-ReaderName = Annotated[str | None, typer.Option(help="auto, openslide, tifffile or tiatoolbox. (default: auto)")]
-Tissue = Annotated[
-    str | None, typer.Option(help="auto, all, tiatoolbox:otsu or tiatoolbox:morphological. (default: auto)")
+ReaderName = Annotated[
+    str | None,
+    typer.Option(
+        help="auto, openslide, tifffile or tiatoolbox. (default: auto)", autocompletion=completion.choices("reader")
+    ),
 ]
-Roi = Annotated[Path | None, typer.Option(help="GeoJSON with areas to work in, as QuPath exports annotations.")]
+Tissue = Annotated[
+    str | None,
+    typer.Option(
+        help="auto, all, tiatoolbox:otsu or tiatoolbox:morphological. (default: auto)",
+        autocompletion=completion.choices("tissue"),
+    ),
+]
+Roi = Annotated[
+    Path | None,
+    typer.Option(
+        help="GeoJSON with areas to work in, as QuPath exports annotations.",
+        autocompletion=completion.files(".geojson", ".json"),
+    ),
+]
 Classes = Annotated[
     str | None,
-    typer.Option(help="Number of kinds of cells to find, or a classes.toml. (default: the model's own classes)"),
+    typer.Option(
+        help="Number of kinds of cells to find, or a classes.toml. (default: the model's own classes)",
+        autocompletion=completion.files(".toml"),
+    ),
 ]
 RegionPx = Annotated[
     int | None,
     typer.Option("--region", help="Side of a region in px, a multiple of the model's window. (default: 2048)"),
 ]
-Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda. (default: auto)")]
+Device = Annotated[
+    str | None,
+    typer.Option(help="auto, cpu or cuda. (default: auto)", autocompletion=completion.choices("device")),
+]
 Batch = Annotated[int | None, typer.Option(help="Windows at a time on a GPU. (default: by free memory)")]
-ExecutorName = Annotated[str | None, typer.Option("--executor", help="auto, dask, processes, threads or loop.")]
+ExecutorName = Annotated[
+    str | None,
+    typer.Option(
+        "--executor",
+        help="auto, dask, processes, threads or loop.",
+        autocompletion=completion.choices("executor"),
+    ),
+]
 Workers = Annotated[int | None, typer.Option("--workers", "-w", help="Worker processes. (default: one a core)")]
 Scheduler = Annotated[str | None, typer.Option(help="Address of an existing Dask scheduler: tcp://host:8786.")]
 _UNITS = {"": 1.0, "gb": 1.0, "gib": 2**30 / 1e9, "mb": 1e-3, "mib": 2**20 / 1e9, "tb": 1e3, "tib": 2**40 / 1e9}
@@ -183,12 +226,25 @@ def plan(
 )
 def fit(
     sources: Annotated[
-        list[Path] | None, typer.Argument(help="Slides, or folders of pictures of one slide each.", show_default=False)
+        list[Path] | None,
+        typer.Argument(
+            help="Slides, or folders of pictures of one slide each.",
+            show_default=False,
+            autocompletion=completion.slides,
+        ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Model folder to write.")] = Path("model"),
-    config: Annotated[Path | None, typer.Option(help="TOML file with settings; options given here win.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="TOML file with settings; options given here win.", autocompletion=completion.files(".toml")),
+    ] = None,
     mpp: Mpp = None,
-    base: Annotated[str | None, typer.Option("--from", help="Model to begin with: default, or a model folder.")] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--from", help="Model to begin with: default, or a model folder.", autocompletion=completion.models
+        ),
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer steps: one slide, two cores, twenty minutes.")] = False,
     seed: Annotated[int | None, typer.Option(help="Same seed, same model, on one device.")] = None,
     device: Device = None,
@@ -267,13 +323,20 @@ def evaluate(
 def benchmark(
     dataset: Annotated[
         str,
-        typer.Argument(help="monuseg or bcdata; or a folder with images/ and labels/ or points/.", show_default=False),
+        typer.Argument(
+            help="monuseg or bcdata; or a folder with images/ and labels/ or points/.",
+            show_default=False,
+            autocompletion=completion.datasets,
+        ),
     ],
     folder: Annotated[Path | None, typer.Argument(help="Where monuseg or bcdata is.", show_default=False)] = None,
     model: Annotated[
         list[str] | None,
         typer.Option(
-            "--model", "-m", help="Cell model, once for each; `classical` is always added. (default: default)"
+            "--model",
+            "-m",
+            help="Cell model, once for each; `classical` is always added. (default: default)",
+            autocompletion=completion.models,
         ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for tables, overlays and runs.")] = Path(
@@ -340,6 +403,7 @@ def synth(
 app.command(epilog=QUPATH_EXAMPLES)(qupath)
 app.command("import", epilog=IMPORT_EXAMPLES)(import_cells)
 app.command(epilog=VIEW_EXAMPLES)(view)
+app.command(epilog=DOCTOR_EXAMPLES)(doctor)
 
 
 def _print_error(error: Exception) -> None:

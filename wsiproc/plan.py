@@ -125,8 +125,8 @@ def plan_slide(
     window_s, cells = _probe(replace(job, device=here), seen.samples, seen.read_s, windows)
     shards = {shard for region in segment for shard in Grid(frame.grid, BLOCK).touching(region.box)}
     each, driver = _bytes_a_worker(job), driver_bytes(at_once)
-    room = _memory_limit(settings) - driver
-    crew_size = cluster.threads if cluster else settings.workers or _workers_that_fit(each, room)
+    room = memory_limit(settings) - driver
+    crew_size = cluster.threads if cluster else settings.workers or workers_that_fit(each, room)
     workers = min(crew_size, len(infer))
     plan = Plan(
         job=job,
@@ -288,7 +288,7 @@ def _full_window(sample: npt.NDArray[np.uint8], window: int, halo: int) -> npt.N
     return np.pad(sample, ((halo, below), (halo, right), (0, 0)), mode="edge")
 
 
-def _memory_limit(settings: Settings) -> float:
+def memory_limit(settings: Settings) -> float:
     """Bytes that a run may hold: what is free or held by it already, and no more than it was given."""
     import psutil
 
@@ -296,7 +296,7 @@ def _memory_limit(settings: Settings) -> float:
     return min(room, settings.memory_gb * GB) if settings.memory_gb is not None else room
 
 
-def _workers_that_fit(each: int, room: float) -> int:
+def workers_that_fit(each: int, room: float) -> int:
     """One worker a core, as far as there is memory for them; at least one, and whether that fits is checked apart."""
     return max(1, min(available_cores(), int(room // each)))
 
@@ -304,7 +304,7 @@ def _workers_that_fit(each: int, room: float) -> int:
 def _check_plan(plan: Plan, settings: Settings) -> None:
     """Refuse the impossible before it starts."""
     smaller = "Use fewer --workers or a smaller --region."
-    require(f"{plan.slide['path']}: memory", plan.memory_bytes, _memory_limit(settings), smaller)
+    require(f"{plan.slide['path']}: memory", plan.memory_bytes, memory_limit(settings), smaller)
     folder = next(p for p in [plan.job.folder, *plan.job.folder.parents] if p.exists())
     require(f"{plan.job.folder}: disk", plan.disk_bytes, shutil.disk_usage(folder).free, "Choose another -o folder.")
 

@@ -21,6 +21,7 @@ from wsiproc.projection import GB
 if TYPE_CHECKING:
     from wsiproc.benchmark import Benchmark, Result
     from wsiproc.check import Finding
+    from wsiproc.doctor import Diagnosis
     from wsiproc.evaluate.layouts import Dataset
     from wsiproc.one_slide import Event
     from wsiproc.plan import Plan
@@ -304,6 +305,15 @@ def print_findings(folder: Path, findings: Sequence[Finding]) -> None:
     for finding in findings:
         style = {"error": "red", "warning": "yellow"}.get(finding.level, "green")
         console.print(Text(f"  {finding.level:7} ", style=style) + Text(f"{finding.what}: {finding.detail}"))
+
+
+def print_diagnosis(diagnosis: Diagnosis) -> None:
+    """A line about one thing that was tried; the remedy, where there is one, under it."""
+    console = Console(soft_wrap=True)
+    style = {"problem": "red", "warning": "yellow"}.get(diagnosis.level, "green")
+    console.print(Text(f"{diagnosis.level:7}  ", style=style) + Text(f"{diagnosis.what:24}  {diagnosis.found}"))
+    if diagnosis.remedy:
+        console.print(Text(f"{'':35}→ {diagnosis.remedy}", style=style))
 
 
 def print_error(error: Exception) -> None:

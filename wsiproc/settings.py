@@ -11,7 +11,7 @@ from typing import Any, Literal
 from wsiproc.core.kinds import FEWEST_KINDS, MOST_KINDS
 from wsiproc.errors import SettingsError
 
-_CHOICES = {
+CHOICES = {
     "reader": ("auto", "openslide", "tifffile", "tiatoolbox"),
     "tissue": ("auto", "all", "tiatoolbox:otsu", "tiatoolbox:morphological"),
     "device": ("auto", "cpu", "cuda"),
@@ -78,7 +78,7 @@ class Settings:
                 f"classes is {self.classes}; give {FEWEST_KINDS} to {MOST_KINDS} kinds of cells to find, or the path "
                 "of a classes.toml"
             )
-        for name, choices in _CHOICES.items():
+        for name, choices in CHOICES.items():
             chosen = getattr(self, name)
             if chosen not in choices:
                 raise SettingsError(f"{name} is {chosen!r}; choose one of {', '.join(choices)}")

@@ -18,10 +18,27 @@ from typing import Any, TypeVar
 
 from wsiproc.errors import PlanError
 from wsiproc.executors.handing_out import hand_out, run_in_loop
-from wsiproc.executors.host import available_cores, give_back_memory, worker_name
+from wsiproc.executors.host import (
+    available_cores,
+    container_cores,
+    container_memory_bytes,
+    give_back_memory,
+    worker_name,
+)
 from wsiproc.executors.pools import Patience, Pool, ProcessPool, Task, ThreadPool
 
-__all__ = ["KINDS", "Crew", "Patience", "Task", "available_cores", "crew", "give_back_memory", "worker_name"]
+__all__ = [
+    "KINDS",
+    "Crew",
+    "Patience",
+    "Task",
+    "available_cores",
+    "container_cores",
+    "container_memory_bytes",
+    "crew",
+    "give_back_memory",
+    "worker_name",
+]
 
 KINDS = ("auto", "dask", "processes", "threads", "loop")
 

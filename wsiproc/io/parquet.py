@@ -150,7 +150,7 @@ class CorrectedWriter(CellWriter):
 
 
 def slide_polygons(rings: Rings, scale: tuple[float, float]) -> npt.NDArray[np.object_]:
-    """DrawnCells as shapely polygons in level-0 px, (x, y): (N,)."""
+    """Outlines as shapely polygons in level-0 px, (x, y): (N,)."""
     return as_polygons(rings.vertices[:, ::-1] * np.array(scale[::-1]), rings.offsets)
 
 

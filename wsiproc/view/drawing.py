@@ -25,7 +25,7 @@ def blank(shape: tuple[int, int]) -> Pixels:
 
 
 def outlines(cells: DrawnCells, colours: Sequence[RGB], box: Box, zoom: int, filled: bool) -> Pixels:
-    """DrawnCells of cells in a ``box`` (grid px), ``zoom`` screen px a grid px: (h · zoom, w · zoom, 4).
+    """Outlines of cells in a ``box`` (grid px), ``zoom`` screen px a grid px: (h · zoom, w · zoom, 4).
 
     Drawn from the exact rings, whose corners are smoothed by half a pixel so that they look like outlines, not stairs.
     """
