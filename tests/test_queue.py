@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -179,6 +182,26 @@ def test_an_interrupted_queue_ends_soon_and_goes_on(
     outcomes = list(run_slides(slides, tmp_path, settings))
     assert [outcome.error for outcome in outcomes] == [None] * 3
     assert sum(outcome.run["resumed"] for outcome in outcomes if outcome.run) > 0
+    assert cells(tmp_path) == alone
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_ctrl_c_ends_the_command_soon_and_says_how_to_go_on(
+    slides: list[Path], alone: dict[str, bytes], tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "wsiproc.cli", "run", *map(str, slides), "-o", str(tmp_path), "-m", "classical"]
+    command += ["--region", "512", "--workers", "2"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "finding cells" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        _, rest = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert rest.splitlines()[-1] == "Stopped. The same command goes on from here."
+    assert "Traceback" not in rest
+    assert subprocess.run([*command, "-q"], check=False, capture_output=True, timeout=200).returncode == 0
     assert cells(tmp_path) == alone
 
 

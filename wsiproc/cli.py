@@ -421,16 +421,20 @@ def _root(
         raise typer.Exit
 
 
+_INTERRUPTED = 130  # what typer makes of Ctrl-C
+
+
 def main() -> None:
-    """Entry point: errors that we expect become one sentence and exit code 2, Ctrl-C becomes 130."""
+    """Entry point: errors that we expect become one sentence and exit code 2; Ctrl-C is answered."""
     try:
         app()
     except WsiprocError as error:
         _print_error(error)
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("Stopped. The same command goes on from here.", err=True)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:
+            typer.echo("Stopped. The same command goes on from here.", err=True)
+        raise
 
 
 if __name__ == "__main__":
