@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import os
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import tifffile
 
 from tests.io.slide_writers import write_ome_zarr
 from tests.test_cli import CPU, words, wsiproc
+from wsiproc.commands.view import view
 from wsiproc.core.geometry import Box
 from wsiproc.executors import crew
 from wsiproc.io.parquet import read_cells
@@ -266,11 +267,12 @@ def test_workers_listen_on_loopback_only() -> None:
     assert set(listening) <= {"127.0.0.1", "::1"}
 
 
-def test_nothing_but_the_scheduler_listens() -> None:
-    """In the whole package, sockets are opened by Dask alone."""
-    assert socket.AF_INET  # the module that would be needed
-    users = {path.name for path in PACKAGE.rglob("*.py") for name in imported(path) if name in {"socket", "http"}}
-    assert users == set()
+def test_nothing_but_the_scheduler_and_the_viewer_listens() -> None:
+    """In the whole package, sockets are opened by Dask and by the server of ``wsiproc view``, both on loopback."""
+    needed = {"socket", "socketserver", "http", "uvicorn"}
+    users = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py") if imported(path) & needed}
+    assert users == {"view/app.py"}
+    assert inspect.signature(view).parameters["host"].default == "127.0.0.1"
 
 
 def imported(path: Path) -> set[str]:

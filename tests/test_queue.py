@@ -157,7 +157,7 @@ def test_slides_side_by_side_are_as_they_are_alone(
     assert cells(tmp_path) == alone
     assert (tmp_path / "cohort.csv").read_text().count("done") == 3
     begun = list(dict.fromkeys(event.slide for event in events))
-    assert begun[0] == "2"  # the largest
+    assert "2" in begun[:2]  # the largest is one of the two that begin
     last = max(place for place, event in enumerate(events) if event.slide == "2")
     assert any(event.slide != "2" for event in events[:last])
     assert {outcome.slide for outcome in outcomes} == set(begun)

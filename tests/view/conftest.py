@@ -27,8 +27,8 @@ ODD = "50 % {odd} & <b>"
 class Shown:
     """A running ``wsiproc view``: its address, and what it answers."""
 
-    def __init__(self, address: str) -> None:
-        self.address = address
+    def __init__(self, address: str, pid: int) -> None:
+        self.address, self.pid = address, pid
 
     def get(self, path: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
         """Status, headers (names in small letters) and body."""
@@ -61,7 +61,7 @@ def viewing(*arguments: object) -> Iterator[Shown]:
         found = re.search(r"http://\S+/", line)
         try:
             assert found, line + process.stdout.read()
-            yield Shown(found[0])
+            yield Shown(found[0], process.pid)
         finally:
             process.terminate()
             process.wait(20)

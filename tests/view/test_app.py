@@ -12,6 +12,7 @@ from urllib.parse import quote
 import cv2
 import geopandas
 import numpy as np
+import psutil
 import pytest
 import tensorstore
 
@@ -187,6 +188,11 @@ def test_nothing_else_is_served(shown: Shown, results: Path, path: str) -> None:
     assert b"fingerprint" not in body
     assert b"root:" not in body
     assert b"Traceback" not in body
+
+
+def test_it_listens_on_this_machine_only(shown: Shown) -> None:
+    listening = [c.laddr.ip for c in psutil.Process(shown.pid).net_connections() if c.status == psutil.CONN_LISTEN]
+    assert listening == ["127.0.0.1"]
 
 
 def test_nothing_can_be_changed(shown: Shown) -> None:
