@@ -348,13 +348,14 @@ def _check_axes(axes: list[dict[str, Any]], arrays: list[Any]) -> Iterator[str]:
 
 
 def _check_level(level: int, entry: dict[str, Any], array: Any, first: Any, output: _Output) -> Iterator[str]:
-    """Shape, scale and translation of one level: mpp·2^k and mpp·(2^k − 1)/2, mpp being slide ÷ array extent."""
+    """Shape, scale and translation of one level: mpp·2^k and mpp·2^k/2, mpp being slide ÷ array extent."""
     full = np.array(first.shape[-2:])
     mpp = np.asarray(output.run["slide"]["shape"]) * output.mpp / full
     flat = [1.0] * (array.ndim - 2)
-    expected: list[tuple[str, list[float]]] = [("scale", [*flat, *(mpp * 2**level)])]
-    if level:
-        expected.append(("translation", [0.0] * len(flat) + (mpp * (2**level - 1) / 2).tolist()))
+    expected: list[tuple[str, list[float]]] = [
+        ("scale", [*flat, *(mpp * 2**level)]),
+        ("translation", [0.0] * len(flat) + (mpp * 2**level / 2).tolist()),
+    ]
     found = [(change["type"], change[change["type"]]) for change in entry["coordinateTransformations"]]
     if [kind for kind, _ in found] != [kind for kind, _ in expected]:
         yield f"level {level}: transformations {[kind for kind, _ in found]}, not {[kind for kind, _ in expected]}"

@@ -201,8 +201,11 @@ def _axis(name: str) -> dict[str, str]:
 
 
 def _transformations(flat: int, mpp: tuple[float, float], level: int) -> list[dict[str, object]]:
-    """Scale of a level and, since a 2×2 block's centre is not its first pixel's, its translation (µm)."""
+    """Scale of a level and its translation: where the centre of its first pixel lies (µm).
+
+    The origin is the corner of the slide, so that pictures of different resolution, the overview and the labels, lie on
+    one another. Measured from the centre of a level's own first pixel they would be apart by half an overview pixel.
+    """
     scale = [*[1.0] * flat, *(m * 2**level for m in mpp)]
-    shift = [*[0.0] * flat, *(m * (2**level - 1) / 2 for m in mpp)]
-    moved: list[dict[str, object]] = [{"type": "scale", "scale": scale}]
-    return [*moved, {"type": "translation", "translation": shift}] if level else moved
+    shift = [*[0.0] * flat, *(m * 2**level / 2 for m in mpp)]
+    return [{"type": "scale", "scale": scale}, {"type": "translation", "translation": shift}]
