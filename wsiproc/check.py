@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiproc.core.geometry import Box, Grid
-from wsiproc.errors import OutputError
 
 _LABELS = ("tissue", "classes", "cells")
 _COLUMNS = ("id", "class", "score", "centroid_x", "centroid_y", "bbox", "area_um2", "geometry")
@@ -73,20 +72,6 @@ class _Output:
 
 
 Check = Callable[[_Output], Iterator[str]]
-
-
-def find_outputs(folder: Path) -> list[Path]:
-    """The slide folders at ``folder``: itself, or those right inside it; ``OutputError`` where there is none."""
-
-    def is_output(path: Path) -> bool:
-        return any((path / name).exists() for name in ("run.json", "slide.ome.zarr", "cells.parquet"))
-
-    if is_output(folder):
-        return [folder]
-    found = sorted(path for path in folder.iterdir() if path.is_dir() and is_output(path)) if folder.is_dir() else []
-    if not found:
-        raise OutputError(f"{folder}: no output of wsiproc here (looked for run.json in it and in its folders)")
-    return found
 
 
 def check_output(folder: Path) -> list[Finding]:
