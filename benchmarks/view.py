@@ -72,8 +72,8 @@ def make_results(folder: Path, count: int) -> Path:
     Image.new("RGB", (64, 64), "white").save(slide)
     run = {
         "wsiproc": "benchmark", "key": "none", "slide": {
-            "name": "drawn", "path": str(slide), "shape": job.frame.slide, "mpp": 0.25, "objective": None, "format": "none",
-            "fingerprint": "none",
+            "name": "drawn", "path": str(slide), "shape": job.frame.slide, "mpp": 0.25, "objective": None,
+            "format": "none", "fingerprint": "none",
         },
         "model": {"name": "classical"}, "settings": {"mpp": 0.25, "reader": "auto"},
         "grid": {"shape": job.frame.grid, "mpp": mpp, "scale": job.frame.scale}, "tissue_mm2": area,

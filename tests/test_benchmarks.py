@@ -19,6 +19,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
         (("million_cells.py", "4000", "1"), "peak of all processes"),
         (("peak_memory.py", sys.executable, "-c", "print('hello')"), "peak of all processes"),
         (("geojson_write.py", "20000"), "per million"),
+        (("cells_in_python.py", "--cells", "4000"), "SpatialData"),
         (("qupath_split.py", "4000"), "4,900 cells before, 4,900 after: 4,900 unchanged"),
         (("fuzz.py", "ndpi", "--files", "4"), "| ndpi | 4 | "),
         (("corrupt_batch.py", "15"), "good: 1 done, 0 lost; bad: 14 named, 0 not exactly once"),

@@ -50,8 +50,10 @@ def test_csv_has_a_row_a_cell(result: Result, exported: dict[str, list[Path]]) -
 
 
 def test_csv_of_no_cells_has_its_header(tmp_path: Path) -> None:
-    none, _ = draw_cells((30, 30))
-    (path,) = export(wsiproc.open(finished(tmp_path / "s", none, (30, 30), 1.0)), ["csv"], tmp_path)
+    some, _ = draw_cells((40, 40))
+    (path,) = export(
+        wsiproc.open(finished(tmp_path / "s", some.take(np.zeros(0, int)), (40, 40), 1.0)), ["csv"], tmp_path
+    )
     table = pd.read_csv(path)
     assert len(table) == 0
     assert list(table)[:3] == ["id", "class", "score"]
@@ -73,9 +75,12 @@ def test_spatialdata_is_read_back(result: Result, exported: dict[str, list[Path]
 
     (path,) = exported["spatialdata"]
     read = spatialdata.read_zarr(path)
-    assert np.array_equal(read["cell_labels"]["scale0"].image, result.labels["cells"].levels[0])
-    assert np.array_equal(read["class_labels"]["scale1"].image, result.labels["classes"].levels[1])
-    assert np.array_equal(read["image"]["scale0"].image, result.image.levels[0])
+    for there, here in (
+        (read["cell_labels"]["scale0"], result.labels["cells"].levels[0]),
+        (read["class_labels"]["scale1"], result.labels["classes"].levels[1]),
+        (read["image"]["scale0"], result.image.levels[0]),
+    ):
+        assert np.array_equal(np.asarray(there.image), np.asarray(here))
     assert read["cells"].geometry.geom_equals(result.cells().set_index("id").geometry).all()
     assert read["table"].uns["spatialdata_attrs"]["region"] == "cells"
     assert len(spatialdata.get_extent(read)) == 2
@@ -90,8 +95,8 @@ def test_ome_zarr_04_has_the_same_pixels(result: Result, exported: dict[str, lis
     assert [axis.name for axis in image.attributes.multiscales[0].axes] == ["c", "y", "x"]
     assert tuple(channel.label for channel in image.attributes.omero.channels) == source.channels
     for level, pixels in enumerate(source.levels):
-        assert np.array_equal(group[str(level)], pixels)
-        assert group[str(level)].chunks[-2:] == (min(512, pixels.shape[-2]), min(512, pixels.shape[-1])) or True
+        assert np.array_equal(group[str(level)][...], np.asarray(pixels))
+    assert not list(path.rglob("zarr.json"))
 
 
 def test_ome_zarr_04_has_the_labels(result: Result, exported: dict[str, list[Path]]) -> None:
@@ -100,9 +105,11 @@ def test_ome_zarr_04_has_the_labels(result: Result, exported: dict[str, list[Pat
     assert sorted(Labels.from_zarr(group).attributes.labels) == sorted(result.labels)
     for name, pyramid in result.labels.items():
         label = ImageLabel.from_zarr(group[name])
-        assert {row.label_value for row in label.attributes.image_label.properties or ()} == {v for _, v in pyramid.values}
+        assert {row.label_value for row in label.attributes.image_label.properties or ()} == {
+            v for _, v in pyramid.values
+        }
         for level, pixels in enumerate(pyramid.levels):
-            assert np.array_equal(group[name][str(level)], pixels)
+            assert np.array_equal(group[name][str(level)][...], np.asarray(pixels))
 
 
 def test_ome_zarr_04_is_read_by_ome_zarr_py(exported: dict[str, list[Path]]) -> None:
@@ -214,16 +221,11 @@ def test_a_failed_export_leaves_the_one_before(result: Result, tmp_path: Path, m
 
 
 def test_without_spatialdata_the_extra_is_named(result: Result, tmp_path: Path) -> None:
-    code = (
-        "import sys; sys.modules['spatialdata'] = None\n"
-        "from wsiproc.cli import main\n"
-        "sys.argv[1:] = sys.argv[1:]\n"
-        "main()"
-    )
+    code = "import sys; sys.modules['spatialdata'] = None; from wsiproc.cli import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, "export", str(result.folder), "--to", "spatialdata", "--out", str(tmp_path)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "pip install 'wsiproc[spatialdata]'" in done.stderr
     assert list((tmp_path / result.folder.name).iterdir()) == []

@@ -238,7 +238,7 @@ def test_a_cell_at_the_edge_has_a_crop_of_full_size(result: Result) -> None:
 def test_crops_that_cannot_be(result: Result, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="there is no cell 0"):
         result.crop(0)
-    with pytest.raises(SettingsError, match="size_um is 0.1"):
+    with pytest.raises(SettingsError, match=r"size_um is 0\.1"):
         result.crop(1, 0.1)
     with pytest.raises(SlideError, match=r"is not there.*slide=PATH"):
         result.crop(1, slide=tmp_path / "moved.tif")
