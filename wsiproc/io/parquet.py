@@ -252,8 +252,13 @@ def class_codes(table: Any, names: Sequence[str]) -> npt.NDArray[np.uint8]:
     """Classes of a table's rows as indexes of ``names``, whatever order its dictionary has."""
     kinds = table["class"].combine_chunks().cast(pa.dictionary(pa.int8(), pa.string()))
     codes = np.array([list(names).index(name) for name in kinds.dictionary.to_pylist()], np.uint8)
-    chosen: npt.NDArray[np.uint8] = codes[kinds.indices.to_numpy()]
+    chosen: npt.NDArray[np.uint8] = codes[np.from_dlpack(kinds.indices)]
     return chosen
+
+
+def numbers(column: Any) -> npt.NDArray[Any]:
+    """The numbers of a column (N,), none of them missing. Arrow's own ``to_numpy`` would first import pandas."""
+    return np.from_dlpack(column.combine_chunks())
 
 
 _WKB_HEAD = 13  # bytes: order, type, number of rings, number of points; then x and y of each point
@@ -265,21 +270,23 @@ def _rings_from_wkb(column: Any, scale: npt.NDArray[np.float64]) -> tuple[npt.ND
     All at once, without an object a cell: ``CellWriter`` writes polygons of one ring in little-endian order.
     """
     array = column.combine_chunks()
-    starts = np.frombuffer(array.buffers()[1], np.int32)[array.offset : array.offset + len(array) + 1]
     if not len(array):
         return np.zeros((0, 4), np.int32), Rings(np.zeros(1, np.int64), np.zeros((0, 2), np.int32))
-    data = np.frombuffer(array.buffers()[2], np.uint8)[starts[0] : starts[-1]]
-    firsts = (starts[:-1] - starts[0]).astype(np.int64)
-    bare = np.ones(len(data), bool)
-    bare[firsts[:, None] + np.arange(_WKB_HEAD)] = False
-    points = np.rint(data[bare].view("<f8").reshape(-1, 2)[:, ::-1] / scale).astype(np.int32)
-    ends = np.cumsum((np.diff(starts) - _WKB_HEAD) // 16)
-    closed = np.concatenate([[0], ends[:-1]])
-    low, high = np.minimum.reduceat(points, closed), np.maximum.reduceat(points, closed)
-    keep = np.ones(len(points), bool)
-    keep[ends - 1] = False  # the repeated last corner
-    offsets = np.concatenate([[0], ends - np.arange(1, len(ends) + 1)]).astype(np.int64)
-    return np.concatenate([low, high - low], axis=1), Rings(offsets, points[keep])
+    starts = np.frombuffer(array.buffers()[1], np.int32)[array.offset : array.offset + len(array) + 1].astype(np.int64)
+    corners = (np.diff(starts) - _WKB_HEAD) // 16 - 1  # the first one is repeated at the end
+    offsets = np.concatenate([[0], np.cumsum(corners)])
+    # Numbers begin at any byte, so we look at the bytes as numbers that begin at each of them.
+    data = array.buffers()[2]
+    numbers = np.ndarray(len(data) - 7, "<f8", data, strides=(1,))
+    places = np.repeat(starts[:-1] + _WKB_HEAD - 16 * offsets[:-1], corners) + 16 * np.arange(offsets[-1])
+    points = np.empty((offsets[-1], 2), np.int32)
+    boxes = np.empty((len(array), 4), np.int32)
+    for axis, (place, size) in enumerate(zip((places + 8, places), scale, strict=True)):
+        along = np.rint(numbers[place] / size).astype(np.int32)
+        points[:, axis] = along
+        boxes[:, axis] = np.minimum.reduceat(along, offsets[:-1])
+        boxes[:, axis + 2] = np.maximum.reduceat(along, offsets[:-1]) - boxes[:, axis]
+    return boxes, Rings(offsets, points)
 
 
 def _schema(classes: Mapping[str, RGB], measurements: Sequence[str], scale: tuple[float, float]) -> Any:
