@@ -12,7 +12,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet
-import shapely
 
 from wsiproc.array.outline import as_polygons
 from wsiproc.core.cells import CellTable, DrawnCells, Rings
@@ -110,7 +109,7 @@ class CellWriter(WholeFileWriter):
             pa.array(centres[:, 0]),
             pa.StructArray.from_arrays([pa.array(side) for side in bbox], fields=list(self._schema.field("bbox").type)),
             *(pa.array(values) for values in cells.measurements.values()),
-            pa.array(shapely.to_wkb(slide_polygons(cells.rings, self._scale)), pa.binary()),
+            _wkb(cells.rings, self._scale),
         ]
 
     def _grow(self, bbox: list[npt.NDArray[np.floating]]) -> None:
@@ -262,6 +261,26 @@ def numbers(column: Any) -> npt.NDArray[Any]:
 
 
 _WKB_HEAD = 13  # bytes: order, type, number of rings, number of points; then x and y of each point
+
+
+def _wkb(rings: Rings, scale: tuple[float, float]) -> Any:
+    """Outlines as an Arrow array of WKB polygons in level-0 px, (x, y); all at once, without an object a cell."""
+    corners = np.diff(rings.offsets)
+    starts = np.concatenate([[0], np.cumsum(_WKB_HEAD + 16 * (corners + 1))])
+    data = np.zeros(starts[-1] + 7, np.uint8)
+    head = np.zeros((len(corners), _WKB_HEAD), np.uint8)
+    head[:, [0, 1, 5]] = 1, 3, 1  # little-endian, a polygon, of one ring
+    head[:, 9:] = (corners + 1).astype("<u4")[:, None].view(np.uint8)
+    data[starts[:-1, None] + np.arange(_WKB_HEAD)] = head
+    # Numbers begin at any byte, so we look at the bytes as numbers that begin at each of them.
+    numbers = np.ndarray(len(data) - 7, "<f8", data, strides=(1,))
+    places = np.repeat(starts[:-1] + _WKB_HEAD - 16 * rings.offsets[:-1], corners) + 16 * np.arange(len(rings.vertices))
+    for axis, first in ((1, 0), (0, 8)):
+        along = rings.vertices[:, axis] * scale[axis]
+        numbers[places + first] = along
+        numbers[starts[1:] - 16 + first] = along[rings.offsets[:-1]]
+    ends = pa.py_buffer(starts.astype(np.int32))
+    return pa.Array.from_buffers(pa.binary(), len(corners), [None, ends, pa.py_buffer(data)])
 
 
 def _rings_from_wkb(column: Any, scale: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.int32], Rings]:
