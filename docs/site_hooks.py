@@ -13,6 +13,7 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).parents[1]
 # Files outside docs/ → the pages that are made of them.
 ADDED = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md", "configs/default.toml": "settings.md"}
+WIDE = {"index.md": ["navigation", "toc"], "settings.md": ["toc"]}
 SETTINGS = """\
 # Settings
 
@@ -36,9 +37,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Links as GitHub follows them → links as the site does; the first page gets the whole width."""
-    if page.file.src_uri == "index.md":
-        page.meta["hide"] = ["navigation", "toc"]
+    """Links as GitHub follows them → links as the site does; what needs the width gets it."""
+    page.meta["hide"] = WIDE.get(page.file.src_uri, [])
     came_from = {added: source for source, added in ADDED.items()}
     folder = posixpath.dirname(came_from.get(page.file.src_uri, f"docs/{page.file.src_uri}"))
     on_site = ADDED | {"README.md": "index.md"}
