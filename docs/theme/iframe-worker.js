@@ -6,19 +6,21 @@ if (location.protocol === "file:") {
       super();
       const frame = document.createElement("iframe");
       frame.hidden = true;
-      document.body.append(frame);
-      this.inside = frame.contentWindow;
-      this.inside.postMessage = (data) => this.dispatchEvent(new MessageEvent("message", { data }));
       this.ready = new Promise((started, failed) => {
-        const script = frame.contentDocument.createElement("script");
-        Object.assign(script, { src: address, onload: started, onerror: failed });
-        frame.contentDocument.body.append(script);
+        const fill = () => {
+          const inside = frame.contentWindow;
+          inside.postMessage = (data) => this.dispatchEvent(new MessageEvent("message", { data }));
+          const script = frame.contentDocument.createElement("script");
+          Object.assign(script, { src: address, onload: () => started(inside), onerror: failed });
+          frame.contentDocument.body.append(script);
+        };
+        frame.addEventListener("load", fill, { once: true });
+        document.body.append(frame);
       });
     }
 
     async postMessage(data) {
-      await this.ready;
-      this.inside.dispatchEvent(new MessageEvent("message", { data }));
+      (await this.ready).dispatchEvent(new MessageEvent("message", { data }));
     }
   };
 }
