@@ -137,7 +137,8 @@ HOMES = {
     # check and evaluate read what others wrote, synthetic writes what io reads: sharing code would prove nothing.
     "tifffile": {"io", "evaluate", "synthetic"},
     "zarr": {"io", "check"},
-    "pyarrow": {"io", "check", "evaluate", "synthetic"},
+    # Bridges name the type of what they are handed.
+    "pyarrow": {"io", "bridges", "check", "evaluate", "synthetic"},
     # The device is chosen in plan, the network called in regions; what it is lies in models. Benchmark sets threads;
     # doctor says what PyTorch makes of the machine.
     "torch": {"models", "psm", "regions", "plan", "benchmark", "doctor"},

@@ -137,7 +137,7 @@ def _tissue_mask(overview: npt.NDArray[np.uint8], mpp: tuple[float, float], meth
         return find_tissue(overview, sum(mpp) / 2)
     if method == "all":
         return np.ones(overview.shape[:2], bool)
-    from wsiproc.bridges.tiatoolbox import tissue_mask
+    from wsiproc.bridges.tiatoolbox.tissue import tissue_mask
 
     return tissue_mask(overview, method.removeprefix("tiatoolbox:"), sum(mpp) / 2)  # type: ignore[arg-type]
 

@@ -200,7 +200,7 @@ def _first_bytes(path: Path) -> bytes:
 def _open(path: Path, reader: Reader) -> _Opened:
     """Find the reader for what lies at ``path``."""
     if reader == "tiatoolbox":
-        from wsiproc.bridges.tiatoolbox import open_tiatoolbox
+        from wsiproc.bridges.tiatoolbox.reader import open_tiatoolbox
 
         levels, facts = open_tiatoolbox(path)
         return _Opened(levels, facts)

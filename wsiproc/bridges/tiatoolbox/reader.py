@@ -1,26 +1,18 @@
-"""TIAToolbox behind wsiproc's own nouns: its slide readers and its tissue maskers.
-
-Needs ``pip install wsiproc[tiatoolbox]``. TIAToolbox takes many seconds to import, so its modules are imported when
-first used, and the pixels go through wsiproc's resampling: the seamless reading holds for its readers too.
-"""
+"""TIAToolbox's slide readers. Their pixels go through wsiproc's resampling: the seamless reading holds for them too."""
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from wsiproc.bridges.tiatoolbox import load
 from wsiproc.core.geometry import Box
-from wsiproc.errors import MissingExtraError, SlideError, SlideReadError
+from wsiproc.errors import SlideError, SlideReadError
 from wsiproc.io.openslide_reader import AlignedLevel
 from wsiproc.io.pyramid_slide import SlideFacts
 from wsiproc.io.resample import Level, UInt8Array, level_downsample
-
-BoolArray = npt.NDArray[np.bool_]
 
 
 class TiatoolboxLevel:
@@ -52,7 +44,7 @@ def open_tiatoolbox(path: Path) -> tuple[list[Level], SlideFacts]:
 
     Raises ``MissingExtraError`` without TIAToolbox and ``SlideError`` for what it cannot open.
     """
-    wsireader = _import("tiatoolbox.wsicore.wsireader")
+    wsireader = load("wsicore.wsireader")
     try:
         reader = wsireader.WSIReader.open(path)
         info = reader.info
@@ -68,21 +60,3 @@ def open_tiatoolbox(path: Path) -> tuple[list[Level], SlideFacts]:
     objective = float(info.objective_power) if info.objective_power else None
     properties = {"tiatoolbox.reader": type(reader).__name__, "tiatoolbox.vendor": str(info.vendor)}
     return levels, SlideFacts(f"tiatoolbox {type(reader).__name__}", mpp, objective, properties)
-
-
-def tissue_mask(thumbnail: UInt8Array, method: Literal["otsu", "morphological"], mpp: float) -> BoolArray:
-    """TIAToolbox's tissue mask (h, w) of a (h, w, 3) uint8 thumbnail of ``mpp`` µm/px."""
-    tissuemask = _import("tiatoolbox.tools.tissuemask")
-    masker = tissuemask.OtsuTissueMasker() if method == "otsu" else tissuemask.MorphologicalMasker(mpp=mpp)
-    return np.asarray(masker.fit_transform(thumbnail[None])[0], np.bool_)
-
-
-def _import(name: str) -> ModuleType:
-    """A module of TIAToolbox, or the error that names the extra."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise MissingExtraError(
-            f"TIAToolbox cannot be imported ({error}); install it, best in an environment of its own: "
-            "pip install 'wsiproc[tiatoolbox]'"
-        ) from error

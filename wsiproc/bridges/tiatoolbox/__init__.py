@@ -1,0 +1,23 @@
+"""TIAToolbox behind wsiproc's own nouns: readers, tissue maskers, stain normalisers, nucleus models, annotation store.
+
+Needs ``pip install wsiproc[tiatoolbox]``. TIAToolbox takes many seconds to import, so its modules are imported when
+first used, and only by what cannot do without.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from wsiproc.errors import MissingExtraError
+
+
+def load(name: str) -> ModuleType:
+    """The module ``tiatoolbox.`` + ``name``, or the error that names the extra."""
+    try:
+        return importlib.import_module(f"tiatoolbox.{name}")
+    except ImportError as error:
+        raise MissingExtraError(
+            f"TIAToolbox cannot be imported ({error}); install it, best in an environment of its own: "
+            "pip install 'wsiproc[tiatoolbox]'"
+        ) from error
