@@ -127,6 +127,8 @@ EXCEPTIONS = {
     ("io/slides.py", "bridges"),
     # An optional tissue mask, chosen by name.
     ("survey.py", "bridges"),
+    # A format whose library is optional.
+    ("export.py", "bridges"),
 }
 # Library → the parts that import it.
 HOMES = {

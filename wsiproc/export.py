@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from wsiproc.errors import SettingsError
 from wsiproc.io.areas import Area, mask_shape, write_areas
-from wsiproc.io.frames import write_csv
+from wsiproc.io.frames import CellFile, write_csv
 from wsiproc.io.geojson import GeoJsonWriter, Piece, outlined_features
 from wsiproc.io.ngff04 import write_as_04
 from wsiproc.io.outlines import Outlines
@@ -75,6 +75,15 @@ def _ome_zarr_04(result: Result, folder: Path) -> Iterator[Path]:
         with whole_folder(path) as temporary:
             write_as_04(result.folder / f"{name}.ome.zarr", temporary)
         yield path
+
+
+def _annotation_store(result: Result, folder: Path) -> Iterator[Path]:
+    from wsiproc.bridges.tiatoolbox.store import write_annotation_store
+
+    path = folder / "cells.db"
+    cells = CellFile(result.table_path)
+    write_annotation_store(cells.batches(cells.columns), path)
+    yield path
 
 
 def _regions(result: Result, folder: Path) -> Iterator[Path]:
@@ -158,6 +167,7 @@ FORMATS = {
     "spatialdata": Format("overview, labels, outlines and cells as SpatialData", _spatialdata),
     "ome-zarr-0.4": Format("pictures for readers without zarr v3: QuPath, TIAToolbox", _ome_zarr_04),
     "regions": Format("tissue with its cells counted, and failed regions, as QuPath annotations", _regions),
+    "annotation-store": Format("cells as TIAToolbox's SQLiteStore, for TIAViz", _annotation_store),
     "classes": Format("a QuPath file of cells for each class", _classes),
 }
 """Formats by name."""

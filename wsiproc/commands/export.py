@@ -23,6 +23,7 @@ class ExportFormat(StrEnum):
     spatialdata = "spatialdata"
     ome_zarr_04 = "ome-zarr-0.4"
     regions = "regions"
+    annotation_store = "annotation-store"
     classes = "classes"
 
 
@@ -48,7 +49,8 @@ def export(
 
     csv: cells.csv.gz, places in px and µm, measurements · h5ad: cells.h5ad, AnnData for scanpy and squidpy ·
     spatialdata: spatialdata.zarr (needs wsiproc[spatialdata]) · ome-zarr-0.4: pictures for readers without zarr v3, as
-    QuPath · regions: regions.geojson, pieces of tissue with their cells counted · classes: a GeoJSON of cells a class.
+    QuPath · regions: regions.geojson, pieces of tissue with their cells counted · annotation-store: cells.db for TIAViz
+    (needs wsiproc[tiatoolbox]) · classes: a GeoJSON of cells a class.
     """
     from wsiproc import export as formats
     from wsiproc.io.outputs import find_outputs
