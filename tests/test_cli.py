@@ -18,7 +18,8 @@ from wsiproc import __version__
 from wsiproc.cli import gigabytes
 
 COMMANDS = (
-    "run", "plan", "view", "export", "qupath", "import", "info", "check", "doctor", "evaluate", "benchmark", "synth",
+    "run", "plan", "view", "export", "profile", "qupath", "import", "info", "check", "doctor", "evaluate",
+    "benchmark", "synth",
 )  # fmt: skip
 SHAPE = (1500, 1800)
 # The same work on every machine, by the model that costs nothing.

@@ -14,6 +14,7 @@ from wsiproc._version import __version__
 from wsiproc.commands.doctor import DOCTOR_EXAMPLES, doctor
 from wsiproc.commands.export import EXPORT_EXAMPLES, export
 from wsiproc.commands.import_cells import IMPORT_EXAMPLES, import_cells
+from wsiproc.commands.profile import PROFILE_EXAMPLES, profile
 from wsiproc.commands.qupath import QUPATH_EXAMPLES, qupath
 from wsiproc.commands.view import VIEW_EXAMPLES, view
 from wsiproc.errors import WsiprocError
@@ -403,6 +404,7 @@ def synth(
 
 
 app.command(epilog=EXPORT_EXAMPLES)(export)
+app.command(epilog=PROFILE_EXAMPLES)(profile)
 app.command(epilog=QUPATH_EXAMPLES)(qupath)
 app.command("import", epilog=IMPORT_EXAMPLES)(import_cells)
 app.command(epilog=VIEW_EXAMPLES)(view)
