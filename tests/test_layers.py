@@ -151,6 +151,7 @@ HOMES = {
     # check and evaluate read what others wrote, synthetic writes what io reads: sharing code would prove nothing.
     "tifffile": {"io", "evaluate", "synthetic"},
     "zarr": {"io", "check"},
+    "tensorstore": {"io"},
     # Bridges name the type of what they are handed.
     "pyarrow": {"io", "bridges", "check", "evaluate", "synthetic"},
     # The device is chosen in plan, the network called in regions; what it is lies in models. Benchmark sets threads;

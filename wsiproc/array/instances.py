@@ -95,12 +95,15 @@ def fill_small_holes(mask: npt.NDArray[np.bool_], area: int, side: int) -> npt.N
 
 
 def content(mask: npt.NDArray[np.bool_], pad: int) -> Box:
-    """The smallest box with all of the mask (h, w) in it and ``pad`` px around it, as far as there are any."""
+    """The smallest box with all of the mask (h, w) in it and ``pad`` px around it, as far as there are any.
+
+    Of an empty mask, the same around its first pixel.
+    """
     rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not len(rows):
-        return Box(0, 0, 0, 0)
-    y, x = int(rows[0]), int(cols[0])
-    return Box(y, x, int(rows[-1]) + 1 - y, int(cols[-1]) + 1 - x).pad(pad).clip((mask.shape[0], mask.shape[1]))
+    inner = Box(0, 0, 1, 1)
+    if len(rows):
+        inner = Box(int(rows[0]), int(cols[0]), int(np.ptp(rows)) + 1, int(np.ptp(cols)) + 1)
+    return inner.pad(pad).clip((mask.shape[0], mask.shape[1]))
 
 
 def open_disc(mask: npt.NDArray[np.bool_], radius: float) -> npt.NDArray[np.bool_]:

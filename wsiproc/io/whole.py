@@ -85,7 +85,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Delete what killed writers left in ``folder`` and below: our temporary files, and those of zarr."""
-    for pattern in (f"*{_SUFFIX}", "*.partial"):
+    """Delete what killed writers left in ``folder`` and below: ours, those of zarr and tensorstore."""
+    for pattern in (f"*{_SUFFIX}", "*.partial", "*.__lock"):
         for path in folder.rglob(pattern):
             path.unlink(missing_ok=True)
