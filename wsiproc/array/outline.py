@@ -169,11 +169,14 @@ def fill(canvas, offsets, vertices, values, y0, x0):  # type: ignore[no-untyped-
             if ring[j, 1] == ring[k, 1]:
                 for y in range(min(ring[j, 0], ring[k, 0]), max(ring[j, 0], ring[k, 0])):
                     inside[y - top, ring[j, 1] - left] ^= True
-        for y in range(bh):
-            filled = False
-            cy = y + top - y0
-            for x in range(bw):
-                filled ^= inside[y, x]
-                cx = x + left - x0
-                if filled and 0 <= cy < h and 0 <= cx < w:
-                    canvas[cy, cx] = values[i]
+        for y in range(max(0, y0 - top), min(bh, y0 + h - top)):
+            start = -1
+            for x in range(bw + 1):
+                if not inside[y, x]:
+                    continue
+                if start < 0:
+                    start = x
+                    continue
+                for cx in range(max(0, start + left - x0), min(w, x + left - x0)):
+                    canvas[y + top - y0, cx] = values[i]
+                start = -1

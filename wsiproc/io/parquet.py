@@ -14,7 +14,7 @@ import pyarrow.feather
 import pyarrow.parquet
 
 from wsiproc.array.outline import as_polygons
-from wsiproc.core.cells import CellTable, DrawnCells, Rings
+from wsiproc.core.cells import CellTable, DrawnCells, Rings, touching
 from wsiproc.core.geometry import Box
 from wsiproc.core.palette import RGB
 from wsiproc.errors import OutputError
@@ -38,17 +38,37 @@ def write_part(path: Path, cells: CellTable) -> None:
 def read_part(path: Path) -> CellTable:
     """Cells of one region as ``write_part`` left them."""
     table = pyarrow.feather.read_table(path, memory_map=False).combine_chunks()
-    ring = _chunk(table["ring"], pa.list_(pa.int32()))
-    vertices = ring.flatten().to_numpy().reshape(-1, 2)
-    lengths = np.asarray(ring.value_lengths()) // 2
     return CellTable(
         table["class"].to_numpy(),
         table["score"].to_numpy(),
         np.asarray(_chunk(table["centroid"], pa.list_(pa.float64(), 2)).flatten()).reshape(-1, 2),
-        np.asarray(_chunk(table["box"], pa.list_(pa.int32(), 4)).flatten()).reshape(-1, 4),
+        _boxes(table),
         {name[2:]: table[name].to_numpy() for name in table.column_names if name.startswith("m:")},
-        Rings(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), vertices),
+        _rings(table),
     )
+
+
+def read_drawn(path: Path, near: Box) -> tuple[npt.NDArray[np.intp], DrawnCells]:
+    """Cells of a part that may touch a box (grid px): their rows (N,), and what is needed to draw them.
+
+    Of a part that lies beside the box, which mostly has none, little is read.
+    """
+    rows = touching(_boxes(pyarrow.feather.read_table(path, ["box"], memory_map=False).combine_chunks()), near)
+    if not len(rows):
+        return rows, DrawnCells(np.zeros(0, np.uint8), np.zeros((0, 4), np.int32), Rings.concat([]))
+    table = pyarrow.feather.read_table(path, ["class", "box", "ring"], memory_map=False).combine_chunks()
+    return rows, DrawnCells(table["class"].to_numpy(), _boxes(table), _rings(table)).take(rows)
+
+
+def _boxes(table: Any) -> npt.NDArray[np.int32]:
+    return np.asarray(_chunk(table["box"], pa.list_(pa.int32(), 4)).flatten()).reshape(-1, 4)
+
+
+def _rings(table: Any) -> Rings:
+    ring = _chunk(table["ring"], pa.list_(pa.int32()))
+    lengths = np.asarray(ring.value_lengths()) // 2
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return Rings(offsets, ring.flatten().to_numpy().reshape(-1, 2))
 
 
 def _rows(values: npt.NDArray[np.generic]) -> Any:
