@@ -10,6 +10,7 @@ import pytest
 
 from tests.evaluate.datasets_on_disk import picture, write_masks
 
+SVS = Path(__file__).parents[1].parent / "shared/data/slides/CMU-1-Small-Region.svs"
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -20,6 +21,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
         (("peak_memory.py", sys.executable, "-c", "print('hello')"), "peak of all processes"),
         (("geojson_write.py", "20000"), "per million"),
         (("cells_in_python.py", "--cells", "4000"), "SpatialData"),
+        (("read.py", str(SVS), "--strips", "2"), "2 of 2 |"),
         (("qupath_split.py", "4000"), "4,900 cells before, 4,900 after: 4,900 unchanged"),
         (("fuzz.py", "ndpi", "--files", "4"), "| ndpi | 4 | "),
         (("corrupt_batch.py", "15"), "good: 1 done, 0 lost; bad: 14 named, 0 not exactly once"),
