@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.evaluate.datasets_on_disk import picture, write_masks
+from wsiproc.synthetic import write_synthetic_slide
 
 SVS = Path(__file__).parents[1].parent / "shared/data/slides/CMU-1-Small-Region.svs"
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -65,3 +66,10 @@ def output_of(script: str, *arguments: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_a_whole_run_is_held_against_its_network(tmp_path: Path) -> None:
+    write_synthetic_slide(tmp_path / "drawn.tif", (600, 600), mpp=0.5, tissue_fraction=0.8)
+    printed = output_of("whole_run.py", str(tmp_path / "drawn.tif"), "--workers", "1", "--model", "psm")
+    assert "×, 1 workers" in printed
+    assert "all but the network:" in printed
