@@ -111,8 +111,8 @@ MAY_USE = {
     "workfolder": set(),
     "executors": set(),
     "settings": {"core"},
+    "bridges": {"models", "io", "array", "core"},
     "models": {"array", "core"},
-    "bridges": {"io", "core"},
     "io": {"array", "core"},
     "array": {"core"},
     "core": set(),
@@ -124,6 +124,8 @@ EXCEPTIONS = {
     ("io/slides.py", "bridges"),
     # An optional tissue mask, chosen by name.
     ("survey.py", "bridges"),
+    # Optional models, built as those here are, and opened by their prefix, inside a function.
+    ("models/__init__.py", "bridges"),
 }
 # Library → the parts that import it.
 HOMES = {
@@ -137,7 +139,7 @@ HOMES = {
     "pyarrow": {"io", "bridges", "check", "evaluate", "synthetic"},
     # The device is chosen in plan, the network called in regions; what it is lies in models. Benchmark sets threads;
     # doctor says what PyTorch makes of the machine.
-    "torch": {"models", "psm", "regions", "plan", "benchmark", "doctor"},
+    "torch": {"models", "bridges", "psm", "regions", "plan", "benchmark", "doctor"},
     "pydantic": {"models", "io", "psm"},
     "safetensors": {"models", "psm"},
     "tomli_w": {"models", "io"},

@@ -172,7 +172,8 @@ def _job(
 def _bytes_a_worker(job: Job) -> int:
     model = job.model
     zoom = max(1.0, model.mpp / job.frame.slide_mpp)
-    return worker_bytes(job.step, model.margin, model.window, model.halo, len(model.channels), zoom)
+    each = worker_bytes(job.step, model.margin, model.window, model.halo, len(model.channels), zoom)
+    return each + model.memory_bytes
 
 
 def slide_source(path: Path, settings: Settings) -> SlideSource:
