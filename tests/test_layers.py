@@ -57,7 +57,6 @@ MAY_USE = {
         "memory",
         "workfolder",
         "settings",
-        "models",
         "io",
         "core",
     },
@@ -124,6 +123,8 @@ EXCEPTIONS = {
     ("io/slides.py", "bridges"),
     # An optional tissue mask, chosen by name.
     ("survey.py", "bridges"),
+    # An optional stain normaliser, chosen by name.
+    ("plan.py", "bridges"),
     # Optional models, built as those here are, and opened by their prefix, inside a function.
     ("models/__init__.py", "bridges"),
 }
