@@ -45,7 +45,6 @@ _SMALLEST_UM2 = 2.5
 _HOVER_SPLIT = SplitLengths(merge_um=9.0, saddle=0.6, smallest_um2=_SMALLEST_UM2)
 _SHAPE_SPLIT = SplitLengths(smallest_um2=_SMALLEST_UM2)
 
-_MEMORY_BYTES = 1_400_000_000  # MEASURE
 _SOBEL_PX = 21  # TIAToolbox's, at 0.25 µm/px
 _RAMP = 0.04  # per px: where the slope of the maps goes from border to interior, around 0
 _HORIZONTAL, _VERTICAL, _FIRST_TYPE = 3, 4, 5  # planes of the maps
@@ -85,8 +84,8 @@ class NucleusModel:
 
     @property
     def memory_bytes(self) -> int:
-        """TIAToolbox with what it imports, the weights, and what the network keeps for a window."""
-        return _MEMORY_BYTES
+        """See ``Pretrained``."""
+        return self.facts.memory_bytes
 
     @property
     @abstractmethod

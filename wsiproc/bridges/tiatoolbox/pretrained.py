@@ -6,7 +6,6 @@ Facts are those of its ``pretrained_model.yaml`` (version 2.1). Nothing is ever 
 from __future__ import annotations
 
 import hashlib
-import io
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -29,13 +28,15 @@ class Pretrained:
     """One of the models. ``sees``: side of the squares that it was trained on, px; ``window``: what is kept of one.
 
     The network fills more than the window, which must divide a region; it always sees a square of the size that it
-    knows. ``types``: its classes of nuclei, without the background; none for a model that only finds them.
+    knows. ``memory_bytes``: of TIAToolbox with what it imports, the weights, and what the network keeps for a window,
+    as measured. ``types``: its classes of nuclei, without the background; none for a model that only finds them.
     """
 
     name: str
     sees: int
     window: int
     types: tuple[str, ...] = ()
+    memory_bytes: int = 1_000_000_000
 
     @property
     def halo(self) -> int:
@@ -67,7 +68,7 @@ PRETRAINED = {
             "hovernet_original-consep", 270, 64, ("Epithelial", "Inflammatory", "Spindle-Shaped", "Miscellaneous")
         ),
         Pretrained("hovernet_original-kumar", 270, 64),
-        Pretrained("micronet-consep", 252, 128),
+        Pretrained("micronet-consep", 252, 128, memory_bytes=1_600_000_000),
     )
 }
 
@@ -111,9 +112,10 @@ def load_network(facts: Pretrained, weights: Path, sha256: str, device: str) -> 
     """The network with its weights on ``device``, for use only, loaded once a process. Raises ModelError."""
     import torch
 
-    network = facts.build()
+    with torch.device("meta"):  # no memory for what is replaced at once
+        network = facts.build()
     try:
-        network.load_state_dict(_read(weights, sha256), strict=True)
+        network.load_state_dict(_read(weights, sha256), strict=True, assign=True)
     except (RuntimeError, TypeError, AttributeError) as error:
         said = " ".join(line.strip() for line in str(error).splitlines()[:2])[:300]  # of a line for each layer
         raise ModelError(
@@ -128,13 +130,14 @@ def _read(weights: Path, sha256: str) -> dict[str, Any]:
     import torch
 
     try:
-        content = weights.read_bytes()
+        state = weights.stat()
+        found_sha256 = _sha256(weights, state.st_size, state.st_mtime_ns)
     except OSError as error:
         raise ModelError(f"{weights}: the weights cannot be read: {error.strerror}") from error
-    if hashlib.sha256(content).hexdigest() != sha256:
+    if found_sha256 != sha256:
         raise ModelError(f"{weights} holds other weights than when the run began; start the run anew")
     try:
-        found: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        found: dict[str, Any] = torch.load(weights, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged archives and refused pickles end in errors of many kinds
         raise ModelError(
             f"{weights} is no file of weights that can be read safely: {type(error).__name__}; download it again from "
