@@ -71,9 +71,9 @@ def make_results(folder: Path, count: int) -> Path:
     slide = folder.parent / "slide.png"
     Image.new("RGB", (64, 64), "white").save(slide)
     run = {
-        "wsiproc": "benchmark", "slide": {
-            "path": str(slide), "shape": job.frame.slide, "mpp": 0.25, "objective": None, "format": "none",
-            "fingerprint": "none",
+        "wsiproc": "benchmark", "key": "none", "slide": {
+            "name": "drawn", "path": str(slide), "shape": job.frame.slide, "mpp": 0.25, "objective": None,
+            "format": "none", "fingerprint": "none",
         },
         "model": {"name": "classical"}, "settings": {"mpp": 0.25, "reader": "auto"},
         "grid": {"shape": job.frame.grid, "mpp": mpp, "scale": job.frame.scale}, "tissue_mm2": area,

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.evaluate.datasets_on_disk import picture, write_masks
+from wsiproc.synthetic import write_synthetic_slide
 
+SVS = Path(__file__).parents[1].parent / "shared/data/slides/CMU-1-Small-Region.svs"
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -19,6 +21,8 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
         (("million_cells.py", "4000", "1"), "peak of all processes"),
         (("peak_memory.py", sys.executable, "-c", "print('hello')"), "peak of all processes"),
         (("geojson_write.py", "20000"), "per million"),
+        (("cells_in_python.py", "--cells", "4000"), "SpatialData"),
+        (("read.py", str(SVS), "--strips", "2"), "2 of 2 |"),
         (("qupath_split.py", "4000"), "4,900 cells before, 4,900 after: 4,900 unchanged"),
         (("fuzz.py", "ndpi", "--files", "4"), "| ndpi | 4 | "),
         (("corrupt_batch.py", "15"), "good: 1 done, 0 lost; bad: 14 named, 0 not exactly once"),
@@ -62,3 +66,10 @@ def output_of(script: str, *arguments: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_a_whole_run_is_held_against_its_network(tmp_path: Path) -> None:
+    write_synthetic_slide(tmp_path / "drawn.tif", (600, 600), mpp=0.5, tissue_fraction=0.8)
+    printed = output_of("whole_run.py", str(tmp_path / "drawn.tif"), "--workers", "1", "--model", "psm")
+    assert "×, 1 workers" in printed
+    assert "all but the network:" in printed

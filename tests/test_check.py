@@ -18,11 +18,10 @@ import zarr
 
 from wsiproc.array.outline import trace
 from wsiproc.array.pyramid import level_shape
-from wsiproc.check import check_output, find_outputs
+from wsiproc.check import check_output
 from wsiproc.core.cells import CellTable
 from wsiproc.core.geometry import Box
 from wsiproc.core.palette import class_colour
-from wsiproc.errors import OutputError
 from wsiproc.io import ngff
 from wsiproc.io.geojson import GeoJsonWriter, Piece, features_bytes
 from wsiproc.io.parquet import CellWriter
@@ -143,15 +142,6 @@ def test_a_good_output_has_nothing_but_oks(good_output: Path) -> None:
     findings = check_output(good_output)
     assert [finding for finding in findings if finding.level != "ok"] == []
     assert len({finding.what for finding in findings}) == len(findings) == 12
-
-
-def test_outputs_are_found_alone_and_in_a_folder_of_them(good_output: Path, tmp_path: Path) -> None:
-    assert find_outputs(good_output) == [good_output]
-    assert find_outputs(good_output.parent) == [good_output]
-    with pytest.raises(OutputError, match="no output"):
-        find_outputs(tmp_path)
-    with pytest.raises(OutputError, match="no output"):
-        find_outputs(tmp_path / "missing")
 
 
 def edit_json(name: str, change: Callable[[Any], Any]) -> Breaks:

@@ -18,7 +18,8 @@ from wsiproc import __version__
 from wsiproc.cli import gigabytes
 
 COMMANDS = (
-    "run", "plan", "view", "qupath", "import", "info", "check", "doctor", "evaluate", "benchmark", "synth",
+    "run", "plan", "view", "export", "profile", "qupath", "import", "info", "check", "doctor", "evaluate",
+    "benchmark", "synth",
 )  # fmt: skip
 SHAPE = (1500, 1800)
 # The same work on every machine, by the model that costs nothing.
@@ -109,15 +110,15 @@ def test_the_help_of_each_command_has_an_example(command: str) -> None:
         (("run", "a.svs", "--config", "gone.toml"), "cannot read settings from gone.toml"),
         (("synth", "a.tif", "--stain", "PAS"), "'PAS' is not one of 'HE', 'HDAB'"),
         (("synth", "a.tif", "--look", "odd"), "look='odd'; it must be one of bright, grey, warm, purple, soft"),
-        (("check", "gone"), "gone: no output of wsiproc here"),
+        (("check", "gone"), "gone: no such folder"),
         (("evaluate", "gone", "gone.tif"), "gone: there is no such file or folder to evaluate"),
         (("benchmark", "pannuke"), "'pannuke' is neither a dataset with a known layout (monuseg, bcdata) nor a folder"),
         (("benchmark", "monuseg"), "monuseg: say where it is: wsiproc benchmark monuseg FOLDER"),
         (("benchmark", "bcdata", "gone"), "gone: there is no such folder"),
         (("benchmark", "monuseg", "gone", "--limit", 0), "Invalid value for '--limit'"),
-        (("qupath", "gone"), "gone: no output of wsiproc here"),
+        (("qupath", "gone"), "gone: no such folder"),
         (("qupath", "gone", "--tiles", 4, "--cells-per-file", 9), "give one of them"),
-        (("import", "a.geojson", "gone"), "gone: no output of wsiproc here"),
+        (("import", "a.geojson", "gone"), "gone: no such folder"),
         (("import", "a.geojson", "gone", "--missing", "ask"), "'ask' is not one of 'delete', 'keep'"),
         (("runn", "a.svs"), "No such command 'runn'"),
     ],

@@ -94,6 +94,18 @@ def test_picture_of_cells_shows_overview_and_outlines(folder: Path, tmp_path: Pa
     assert 0.005 < outline.mean() < 0.5
 
 
+def test_picture_of_maps_shows_slide_maps_and_outlines(folder: Path, tmp_path: Path) -> None:
+    example("picture_of_maps.py", tmp_path / "picture.png", 700, 900, 400, folder, folder)
+    picture = np.asarray(Image.open(tmp_path / "picture.png"))
+    height, width = picture.shape[0] // 2, picture.shape[1] // 2
+    slide, first, second, cells = (picture[y : y + height, x : x + width] for y in (0, height) for x in (0, width))
+    outline = np.abs(cells.astype(int) - outline_colour(folder)).max(axis=2) < 40
+    assert 0.005 < outline.mean() < 0.5
+    maps = first[60:-40, 60:-40].astype(int), second[20:-60, 60:-40].astype(int)
+    assert all(set(np.unique(panel[..., 0])) >= {15, 240} for panel in maps), "nothing and certain"
+    assert not (slide[60:-40, 60:-40] == 15).any()
+
+
 def outline_colour(folder: Path) -> np.ndarray:
     """Colour of the first class in the label image's own legend."""
     attributes = zarr.open_group(folder / "slide.ome.zarr/labels/classes", mode="r").attrs.asdict()

@@ -29,9 +29,20 @@ MAY_USE = {
         "settings",
         "io",
     },
-    "commands": {"check", "doctor", "progress", "qupath", "view"},
+    "__init__": {"result", "slide_queue", "one_slide", "settings"},
+    "commands": {"doctor", "export", "progress", "qupath", "result", "view", "io"},
     "completion": {"evaluate", "models", "settings"},
-    "progress": {"benchmark", "slide_queue", "one_slide", "plan", "check", "doctor", "evaluate", "projection"},
+    "progress": {
+        "benchmark",
+        "slide_queue",
+        "one_slide",
+        "plan",
+        "check",
+        "doctor",
+        "evaluate",
+        "profile",
+        "projection",
+    },
     "doctor": {
         "plan",
         "regions",
@@ -43,6 +54,9 @@ MAY_USE = {
         "io",
         "core",
     },
+    "export": {"result", "io"},
+    "result": {"scverse", "io", "core"},
+    "scverse": {"io", "core"},
     "view": {"report_figures", "io", "array", "core"},
     "benchmark": {"slide_queue", "plan", "regions", "evaluate", "executors", "settings", "models", "io", "core"},
     "slide_queue": {
@@ -61,6 +75,7 @@ MAY_USE = {
         "core",
     },
     "one_slide": {
+        "profile",
         "run_facts",
         "seams",
         "plan",
@@ -74,6 +89,7 @@ MAY_USE = {
         "io",
         "core",
     },
+    "profile": set(),
     "crews": {"plan", "executors", "settings"},
     "side_by_side": set(),
     "cohort": {"io", "core"},
@@ -115,7 +131,6 @@ MAY_USE = {
     "io": {"array", "core"},
     "array": {"core"},
     "core": set(),
-    "__init__": set(),
 }
 # Upwards or sideways, each with its reason.
 EXCEPTIONS = {
@@ -127,15 +142,19 @@ EXCEPTIONS = {
     ("plan.py", "bridges"),
     # Optional models, built as those here are, and opened by their prefix, inside a function.
     ("models/__init__.py", "bridges"),
+    # A format whose library is optional.
+    ("export.py", "bridges"),
 }
 # Library → the parts that import it.
 HOMES = {
-    "dask": {"executors"},
+    # io hands pictures over as dask arrays and computes none.
+    "dask": {"executors", "io"},
     "distributed": {"executors"},
     "openslide": {"io"},
     # check and evaluate read what others wrote, synthetic writes what io reads: sharing code would prove nothing.
     "tifffile": {"io", "evaluate", "synthetic"},
     "zarr": {"io", "check"},
+    "tensorstore": {"io"},
     # Bridges name the type of what they are handed.
     "pyarrow": {"io", "bridges", "check", "evaluate", "synthetic"},
     # The device is chosen in plan, the network called in regions; what it is lies in models. Benchmark sets threads;
@@ -209,7 +228,7 @@ def test_the_pipeline_knows_no_settings() -> None:
     users = {part_of(path) for path in FILES if "settings" in parts_used(path)}
     assert users == {
         "cli", "benchmark", "completion", "crews", "discover", "doctor", "one_slide", "plan", "slide_queue",
-        "run_facts",
+        "run_facts", "__init__",
     }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import html5lib
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -124,6 +125,7 @@ def page(path: Path, run: dict[str, Any], cells: ReportCells, some: list[Crop]) 
     parser.feed(text)
     parser.close()
     assert parser.open == []
+    html5lib.HTMLParser(strict=True).parse(text)  # raises where a browser would have to guess
     return text, parser
 
 

@@ -1,5 +1,75 @@
-"""Whole-slide images to cells: no labels, no downloads, no seams."""
+"""Whole-slide images to cells: no labels, no downloads, no seams.
+
+>>> import wsiproc
+>>> outcomes = wsiproc.run("slide.svs", "results")
+>>> result = wsiproc.open("results/slide")
+>>> result.cells()
+
+Importing the package loads nothing heavy; the functions below do, when they are called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from os import PathLike
+from typing import TYPE_CHECKING, Any
 
 from wsiproc._version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from wsiproc.one_slide import Listener
+    from wsiproc.result import Result
+    from wsiproc.slide_queue import Outcome
+
+__all__ = ["__version__", "open", "open_all", "run"]
+
+
+def run(
+    slides: str | PathLike[str] | Iterable[str | PathLike[str]],
+    out: str | PathLike[str] = "wsiproc-out",
+    *,
+    overwrite: bool = False,
+    listen: Listener | None = None,
+    **settings: Any,
+) -> list[Outcome]:
+    """Find the cells of one slide or many, as the command ``wsiproc run`` does; what became of each.
+
+    ``settings`` by name, as in ``wsiproc.settings.Settings``: ``model="classical"``, ``mpp=0.25``, ``workers=4``.
+    ``overwrite`` does finished slides again; ``listen`` is called with each step's ``Event``. A slide that fails costs
+    no other and raises nothing: its ``Outcome`` has the ``error``; the others have the ``folder`` for ``wsiproc.open``.
+
+    Raises SettingsError for settings that make no sense and ModelError for a model that is not there. Worker processes
+    import the script that calls this, so in a script it stands under ``if __name__ == "__main__":``.
+    """
+    from pathlib import Path
+
+    from wsiproc.errors import SettingsError
+    from wsiproc.one_slide import ignore
+    from wsiproc.settings import settings_by_name
+    from wsiproc.slide_queue import run_slides
+
+    given = [slides] if isinstance(slides, str | PathLike) else slides
+    paths = [Path(path) for path in given]
+    if not paths:
+        raise SettingsError("no slide was given")
+    chosen = settings_by_name(settings)
+    return list(run_slides(paths, Path(out), chosen, overwrite, listen or ignore))
+
+
+def open(folder: str | PathLike[str], *, corrected: bool = False) -> Result:
+    """The result that ``wsiproc run`` wrote to ``folder``: its cells, maps, labels and facts, read when asked for.
+
+    ``folder``: a slide's own, or the one of a run with a single slide; ``corrected``: take the cells that ``wsiproc
+    import`` brought back from QuPath. Raises OutputError where there is no result, or an unfinished one, and says
+    what to do.
+    """
+    from wsiproc.result import open_result
+
+    return open_result(folder, corrected)
+
+
+def open_all(folder: str | PathLike[str]) -> dict[str, Result]:
+    """All results in ``folder`` by name; unfinished ones are left out, with a warning. Raises as ``open`` does."""
+    from wsiproc.result import open_all
+
+    return open_all(folder)

@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiproc.core.geometry import Box, Grid
-from wsiproc.errors import OutputError
 
 _LABELS = ("tissue", "classes", "cells")
 _COLUMNS = ("id", "class", "score", "centroid_x", "centroid_y", "bbox", "area_um2", "geometry")
@@ -73,20 +72,6 @@ class _Output:
 
 
 Check = Callable[[_Output], Iterator[str]]
-
-
-def find_outputs(folder: Path) -> list[Path]:
-    """The slide folders at ``folder``: itself, or those right inside it; ``OutputError`` where there is none."""
-
-    def is_output(path: Path) -> bool:
-        return any((path / name).exists() for name in ("run.json", "slide.ome.zarr", "cells.parquet"))
-
-    if is_output(folder):
-        return [folder]
-    found = sorted(path for path in folder.iterdir() if path.is_dir() and is_output(path)) if folder.is_dir() else []
-    if not found:
-        raise OutputError(f"{folder}: no output of wsiproc here (looked for run.json in it and in its folders)")
-    return found
 
 
 def check_output(folder: Path) -> list[Finding]:
@@ -348,13 +333,14 @@ def _check_axes(axes: list[dict[str, Any]], arrays: list[Any]) -> Iterator[str]:
 
 
 def _check_level(level: int, entry: dict[str, Any], array: Any, first: Any, output: _Output) -> Iterator[str]:
-    """Shape, scale and translation of one level: mpp·2^k and mpp·(2^k − 1)/2, mpp being slide ÷ array extent."""
+    """Shape, scale and translation of one level: mpp·2^k and mpp·2^k/2, mpp being slide ÷ array extent."""
     full = np.array(first.shape[-2:])
     mpp = np.asarray(output.run["slide"]["shape"]) * output.mpp / full
     flat = [1.0] * (array.ndim - 2)
-    expected: list[tuple[str, list[float]]] = [("scale", [*flat, *(mpp * 2**level)])]
-    if level:
-        expected.append(("translation", [0.0] * len(flat) + (mpp * (2**level - 1) / 2).tolist()))
+    expected: list[tuple[str, list[float]]] = [
+        ("scale", [*flat, *(mpp * 2**level)]),
+        ("translation", [0.0] * len(flat) + (mpp * 2**level / 2).tolist()),
+    ]
     found = [(change["type"], change[change["type"]]) for change in entry["coordinateTransformations"]]
     if [kind for kind, _ in found] != [kind for kind, _ in expected]:
         yield f"level {level}: transformations {[kind for kind, _ in found]}, not {[kind for kind, _ in expected]}"

@@ -12,7 +12,9 @@ import typer
 from wsiproc import completion
 from wsiproc._version import __version__
 from wsiproc.commands.doctor import DOCTOR_EXAMPLES, doctor
+from wsiproc.commands.export import EXPORT_EXAMPLES, export
 from wsiproc.commands.import_cells import IMPORT_EXAMPLES, import_cells
+from wsiproc.commands.profile import PROFILE_EXAMPLES, profile
 from wsiproc.commands.qupath import QUPATH_EXAMPLES, qupath
 from wsiproc.commands.view import VIEW_EXAMPLES, view
 from wsiproc.errors import WsiprocError
@@ -297,7 +299,8 @@ def info(slides: Slides, mpp: Mpp = None, reader: ReaderName = None) -> None:
 @app.command(epilog="Example:  wsiproc check wsiproc-out")
 def check(folders: Annotated[list[Path], typer.Argument(help="Folders that `run` wrote, or folders of them.")]) -> None:
     """Prove output folders: GeoJSON rules, OME-Zarr validity, the same cells and ids in every file."""
-    from wsiproc.check import check_output, find_outputs
+    from wsiproc.check import check_output
+    from wsiproc.io.outputs import find_outputs
     from wsiproc.progress import print_findings
 
     failed = False
@@ -411,6 +414,8 @@ def synth(
     typer.echo(f"{truth.path}: {counts}; truth in {truth.table_path}")
 
 
+app.command(epilog=EXPORT_EXAMPLES)(export)
+app.command(epilog=PROFILE_EXAMPLES)(profile)
 app.command(epilog=QUPATH_EXAMPLES)(qupath)
 app.command("import", epilog=IMPORT_EXAMPLES)(import_cells)
 app.command(epilog=VIEW_EXAMPLES)(view)

@@ -28,6 +28,7 @@ from wsiproc.pipeline import (
     render_tasks,
 )
 from wsiproc.plan import Plan
+from wsiproc.profile import Profile
 from wsiproc.report import ReportCells, write_report
 from wsiproc.run_facts import Drawn, run_facts
 from wsiproc.seams import SeamPlaces, certificate, check_place
@@ -37,7 +38,10 @@ from wsiproc.workfolder import empty, other_facts
 
 @dataclass(frozen=True)
 class Event:
-    """Progress of one slide: ``done`` of ``total`` steps of a stage; ``cells`` found and ``mpx`` read so far."""
+    """Progress of one slide: ``done`` of ``total`` steps of a stage; ``cells`` found and ``mpx`` read so far.
+
+    ``most``: what the workers spent most of their time on so far, with its share.
+    """
 
     slide: str
     stage: str
@@ -45,6 +49,7 @@ class Event:
     total: int
     cells: int = 0
     mpx: float = 0.0
+    most: str = ""
 
 
 Listener = Callable[[Event], None]
@@ -56,11 +61,15 @@ def ignore(event: Event) -> None:
 
 @dataclass(frozen=True)
 class Hands:
-    """What carries out the tasks of one slide, and who is told. Workers do slides of a lower ``turn`` first."""
+    """What carries out the tasks of one slide, and who is told.
+
+    Workers do slides of a lower ``turn`` first; ``at_once`` slides share them.
+    """
 
     slide: str
     crew: Crew
     turn: int
+    at_once: int
     watch: MemoryWatch
     listen: Listener
 
@@ -87,14 +96,16 @@ def run_plan(plan: Plan, hands: Hands, settings: Settings, before: Mapping[str, 
 
     warnings = _open_folder(plan)
     lap("prepare")
-    done = _find_cells(plan, hands)
+    profile = Profile()
+    done = _find_cells(plan, hands, profile)
     lap("infer and segment")
     merged = _merge(plan, hands)
     give_back_memory()
     lap("merge")
-    drawn = _draw(plan, merged, hands)
+    drawn = _draw(plan, merged, hands, profile)
     lap("render and export")
     run = run_facts(plan, settings, done, merged.sums.counts, drawn)
+    run["profile"] = profile.facts(hands.crew.workers, hands.at_once)
     run["warnings"] = warnings + run["warnings"]
     run["seconds"] = seconds | {"total": round(sum(seconds.values()), 3)}
     hands.listen(Event(hands.slide, "report", 0, 1))
@@ -125,7 +136,7 @@ def _open_folder(plan: Plan) -> list[str]:
     return [f"unfinished work was begun anew, since it was made with another {other_facts(begun, plan.facts)}"]
 
 
-def _find_cells(plan: Plan, hands: Hands) -> dict[str, list[dict[str, Any]]]:
+def _find_cells(plan: Plan, hands: Hands, profile: Profile) -> dict[str, list[dict[str, Any]]]:
     """Infer and segment all regions."""
     done: dict[str, list[dict[str, Any]]] = {"infer": [], "segment": []}
     tasks = cell_tasks(plan.job, plan.infer, plan.segment)
@@ -133,8 +144,9 @@ def _find_cells(plan: Plan, hands: Hands) -> dict[str, list[dict[str, Any]]]:
     for number, (task, result) in enumerate(hands.run(tasks), start=1):
         done[task.key.split()[0]].append(result)
         cells += result.get("cells", 0)
+        profile.add(task.key, result)
         mpx += result.get("windows", 0) * plan.job.model.window**2 / 1e6
-        hands.listen(Event(hands.slide, "cells", number, len(tasks), cells, mpx))
+        hands.listen(Event(hands.slide, "cells", number, len(tasks), cells, mpx, profile.most()))
     return done
 
 
@@ -169,7 +181,7 @@ def _merge(plan: Plan, hands: Hands) -> _Merged:
     return merged
 
 
-def _draw(plan: Plan, merged: _Merged, hands: Hands) -> Drawn:
+def _draw(plan: Plan, merged: _Merged, hands: Hands, profile: Profile) -> Drawn:
     """Table, GeoJSON, labels and pyramids, side by side, and the seams looked at again."""
     job, blocks = plan.job, merged.blocks
     tasks = export_tasks(job, blocks) + render_tasks(job, plan.infer, blocks)
@@ -178,7 +190,8 @@ def _draw(plan: Plan, merged: _Merged, hands: Hands) -> Drawn:
         near = blocks_at(job, place, by_place)
         tasks.append(Task(f"seam {place.y} {place.x}", check_place, (job, place, near), gpu=True))
     left_out, seams = 0, []
-    for number, (_, result) in enumerate(hands.run(tasks), start=1):
+    for number, (task, result) in enumerate(hands.run(tasks), start=1):
+        profile.add(task.key, result)
         left_out += result.get("left_out", 0)
         seams += [result["seams"]] if "seams" in result else []
         hands.listen(Event(hands.slide, "render", number, len(tasks)))

@@ -30,7 +30,7 @@ from wsiproc.core.geometry import Box, Grid, Region
 from wsiproc.executors import Task, give_back_memory
 from wsiproc.io import ngff
 from wsiproc.io.geojson import GeoJsonWriter, Piece, features_bytes
-from wsiproc.io.parquet import CellWriter, read_part, write_part
+from wsiproc.io.parquet import CellWriter, read_drawn, read_part, write_part
 from wsiproc.io.whole import remove_unfinished, write_json
 from wsiproc.projection import Mask
 from wsiproc.regions import Job, infer_region, inside, segment_region, stain_channels, unread
@@ -161,9 +161,8 @@ def render_labels(job: Job, shard: Box, blocks: tuple[Block, ...]) -> dict[str, 
     started = time.perf_counter()
     ids, kinds = np.zeros(shard.shape, np.uint32), np.zeros(shard.shape, np.uint8)
     for block in blocks:
-        cells = read_part(block_path(job, block.region))
-        near = cells.touching(shard)
-        numbers, cells = (block.first_id + near).astype(np.uint32), cells.take(near)
+        rows, cells = read_drawn(block_path(job, block.region), shard)
+        numbers = (block.first_id + rows).astype(np.uint32)
         fill(ids, cells.rings.offsets, cells.rings.vertices, numbers, shard.y, shard.x)
         fill(kinds, cells.rings.offsets, cells.rings.vertices, cells.classes + np.uint8(1), shard.y, shard.x)
     ngff.write_pyramid(job.image / "labels/cells", shard, ids, BLOCK)

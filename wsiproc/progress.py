@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -16,9 +16,13 @@ from rich.text import Text
 
 from wsiproc.errors import sentence
 from wsiproc.evaluate.tables import upright_table
+from wsiproc.profile import advice
+from wsiproc.profile import lines as profile_lines
 from wsiproc.projection import GB
 
 if TYPE_CHECKING:
+    from rich.console import JustifyMethod
+
     from wsiproc.benchmark import Benchmark, Result
     from wsiproc.check import Finding
     from wsiproc.doctor import Diagnosis
@@ -99,6 +103,7 @@ class _Live:
         bar, started = self._bars[stage]
         rate = event.mpx / max(1e-9, time.monotonic() - started)
         facts = f"{event.cells:,} cells" * bool(event.cells) + f"  {rate:.1f} Mpx/s" * bool(event.mpx)
+        facts += f"  {event.most}" * bool(event.most)
         self._progress.update(bar, completed=event.done, total=event.total, facts=facts)
 
     def finished(self, outcome: Outcome) -> None:
@@ -135,7 +140,8 @@ class _Lines:
             stage.printed = now
             spent = now - stage.started
             left = spent / max(event.done, 1) * (event.total - event.done)
-            facts = f"{event.cells:,} cells, {event.mpx / spent:.1f} Mpx/s, " if event.mpx else ""
+            most = f"{event.most}, " if event.most else ""
+            facts = f"{event.cells:,} cells, {event.mpx / spent:.1f} Mpx/s, {most}" if event.mpx else ""
             self._console.print(Text(f"{event.slide}: {event.done}/{event.total}, {facts}{left:.0f} s left"))
 
     def finished(self, outcome: Outcome) -> None:
@@ -277,6 +283,27 @@ def print_plan(plan: Plan) -> None:
     print_facts(plan.slide["path"], facts)
     for warning in plan.warnings:
         Console(soft_wrap=True).print(Text(f"Warning: {warning}", style="yellow"))
+
+
+def print_profile(output: Path, run: Mapping[str, Any]) -> None:
+    """Where the time of a finished slide went, and what to do about it."""
+    console = Console(soft_wrap=True)
+    if "profile" not in run:
+        console.print(Text(f"{output}: made by an earlier version that kept no profile; run it again with --overwrite"))
+        return
+    workers = run["profile"]["workers"]
+    table = Table(title=Text(f"{output.name}: {_duration(run['seconds']['total'])}, {workers} workers"))
+    for name, side in (("busy with", "left"), ("seconds", "right"), ("share", "right"), ("rate", "right")):
+        table.add_column(name, justify=cast("JustifyMethod", side))
+    for line in profile_lines(run):
+        table.add_row(line.what, f"{line.seconds:.1f}", f"{line.share:.0%}", line.rate)
+    table.add_section()
+    for stage, seconds in run["seconds"].items():
+        if stage != "total":
+            table.add_row(f"{stage}, by the clock", f"{seconds:.1f}", "", "")
+    console.print(table)
+    for sentence_ in advice(run):
+        console.print(Text(sentence_))
 
 
 def _duration(seconds: float) -> str:

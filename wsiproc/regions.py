@@ -169,25 +169,30 @@ def unread(job: Job, region: Region, error: Exception) -> dict[str, Any]:
 
 
 def predict_windows(job: Job, box: Box, windows: Sequence[Box], maps: npt.NDArray[np.uint8]) -> dict[str, float]:
-    """Fill ``maps`` (c, h, w) of a box from the windows in it, row by row; seconds spent reading and predicting."""
+    """Fill ``maps`` (c, h, w) of a box from the windows in it, row by row.
+
+    Seconds spent reading and predicting, and how many megapixels went through either, halos included.
+    """
     slide, halo = _slide(job.source), job.model.halo
-    seconds = {"read_s": 0.0, "predict_s": 0.0}
+    spent = {"read_s": 0.0, "predict_s": 0.0, "read_mpx": 0.0, "network_mpx": 0.0}
     for top in sorted({w.y for w in windows}):
         row = [w for w in windows if w.y == top]
         strip = Box(top, row[0].x, job.model.window, row[-1].x - row[0].x + job.model.window).pad(halo)
         clock = time.perf_counter()
         pixels = slide.read(strip, job.model.mpp)
-        seconds["read_s"] += time.perf_counter() - clock
+        spent["read_s"] += time.perf_counter() - clock
+        spent["read_mpx"] += strip.area / 1e6
         clock = time.perf_counter()
         for first in range(0, len(row), job.batch):
             some = row[first : first + job.batch]
             full = [Box(w.y, w.x, job.model.window, job.model.window) for w in some]
+            spent["network_mpx"] += sum(w.pad(halo).area for w in full) / 1e6
             inputs = np.stack([pixels[w.pad(halo).relative_to(strip).slices] for w in full])
             for window, output in zip(some, predict(job.model, inputs, job.device), strict=True):
                 part = window.relative_to(box)
                 maps[(slice(None), *part.slices)] = output[:, halo : halo + part.h, halo : halo + part.w]
-        seconds["predict_s"] += time.perf_counter() - clock
-    return seconds
+        spent["predict_s"] += time.perf_counter() - clock
+    return spent
 
 
 def predict(model: Model, windows: npt.NDArray[np.uint8], device: str) -> npt.NDArray[np.uint8]:

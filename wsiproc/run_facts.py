@@ -74,12 +74,6 @@ def run_facts(
         },
         "seams": drawn.seams,
         "projected": {"memory_bytes": plan.memory_bytes, "disk_bytes": plan.disk_bytes, "seconds": plan.seconds},
-        "busy_seconds": {
-            "read": round(sum(r.get("read_s", 0.0) for r in done["infer"]), 3),
-            "predict": round(sum(r.get("predict_s", 0.0) for r in done["infer"]), 3),
-            "infer": round(sum(r["seconds"] for r in done["infer"]), 3),
-            "segment": round(sum(r["seconds"] for r in done["segment"]), 3),
-        },
         "workers": {stage: Counter(r.get("worker", "") for r in results) for stage, results in done.items()},
         "resumed": sum(bool(r.get("resumed")) for results in done.values() for r in results),
         "warnings": warnings,

@@ -21,7 +21,7 @@ from wsiproc.regions import Job, cells_inside, inside, predict_windows, search_m
 
 SIDE = 256
 """Side of a place, grid px."""
-_MOST, _FEWEST = 24, 4
+_MOST, _FEWEST = 24, 2
 _WINDOWS_A_PLACE = 200  # of the slide: the certificate costs some 2 % of the network's work
 _NEAR, _A_BLOCK = 24, 4  # px from a border; points kept of a block
 _SAME = 0.5  # share of the smaller outline that two outlines of one cell have in common at least

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -103,12 +105,26 @@ def load_settings(path: Path) -> dict[str, Any]:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise SettingsError(f"cannot read settings from {path}: {error}") from error
+    return _checked(values, f"{path}: ")
+
+
+def settings_by_name(values: Mapping[str, Any]) -> Settings:
+    """Settings given in Python: paths may be text, and None takes the default.
+
+    Raises ``SettingsError`` for unknown names, wrong types and values that make no sense.
+    """
+    given = {name: os.fspath(v) if isinstance(v, os.PathLike) else v for name, v in values.items() if v is not None}
+    return Settings(**_checked(given))
+
+
+def _checked(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Values with their paths as such; ``SettingsError`` for unknown names and wrong types."""
     known = {field.name: str(field.type) for field in dataclasses.fields(Settings)}
     for name, value in values.items():
         if name not in known:
-            raise SettingsError(f"{path}: unknown setting {name!r}; known are {', '.join(known)}")
+            raise SettingsError(f"{where}unknown setting {name!r}; known are {', '.join(known)}")
         if not _fits(value, known[name]):
-            raise SettingsError(f"{path}: {name} = {value!r} should be of type {known[name]}")
+            raise SettingsError(f"{where}{name} = {value!r} should be of type {known[name]}")
     return {name: Path(value) if name in _PATHS and isinstance(value, str) else value for name, value in values.items()}
 
 

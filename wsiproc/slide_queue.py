@@ -135,7 +135,8 @@ def _run_slide(queue: _Queue, turn: int, folder: Path, listen: Listener) -> Outc
                 with queue.crews.for_plan(plan) as crew:
                     before["workers"] = time.perf_counter() - clock - before["plan"]
                     watch.forget()
-                    run = run_plan(plan, Hands(folder.name, crew, turn, watch, listen), settings, before)
+                    hands = Hands(folder.name, crew, turn, queue.at_once, watch, listen)
+                    run = run_plan(plan, hands, settings, before)
                 return Outcome(path, folder.name, "done", folder, run)
             except MemoryLimitError as error:
                 if crew is None or not queue.crews.fewer(crew):

@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from tests.array.conftest import clumps
-from wsiproc.array.instances import SplitRule, split_clumps
+from wsiproc.array.instances import SplitRule, content, split_clumps
+from wsiproc.core.geometry import Box
 
 RULE = SplitRule(reach=12, merge=6, saddle=0.8, smooth=1.0, min_area=20)
 
@@ -74,3 +75,12 @@ def test_a_learned_interior_splits_what_the_shape_does_not() -> None:
     assert split.count == 2
     assert split.labels[30, 33] != split.labels[30, 47]
     assert (split.labels > 0).sum() == oval.sum()
+
+
+def test_content_is_all_of_a_mask_with_a_border() -> None:
+    mask = np.zeros((40, 50), bool)
+    assert content(mask, 3) == Box(0, 0, 4, 4)
+    mask[10:12, 20:25] = True
+    assert content(mask, 3) == Box(7, 17, 8, 11)
+    mask[39, 49] = True
+    assert content(mask, 3) == Box(7, 17, 33, 33)

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import shapely
 from hypothesis import given, settings
@@ -5,7 +7,8 @@ from hypothesis import strategies as st
 
 from tests.array.conftest import clumps
 from wsiproc.array.instances import SplitRule, split_clumps
-from wsiproc.array.outline import fill, trace
+from wsiproc.array.outline import MOST_COMPARED, fill, is_simple, trace
+from wsiproc.io.outlines import Outlines
 from wsiproc.io.parquet import slide_polygons
 
 RULE = SplitRule(reach=12, merge=6, saddle=0.8, smooth=1.0, min_area=1)
@@ -50,3 +53,27 @@ def test_outlines_longer_than_expected_are_whole() -> None:
     canvas = np.zeros_like(labels)
     fill(canvas, rings.offsets, rings.vertices, np.array([1], np.int32), 0, 0)
     assert (canvas == labels).all()
+
+
+STEPS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=3, max_size=12)
+
+
+@given(STEPS)
+def test_what_is_called_simple_is_a_valid_polygon(corners: list[tuple[int, int]]) -> None:
+    """Rings along the axes through any points, which mostly cross, touch or run back on themselves."""
+    ring = [point for (y, x), (_, x1) in itertools.pairwise(corners) for point in ((y, x), (y, x1))]
+    points = np.array([*ring, ring[0]], np.float64)
+    if is_simple(np.array([0, len(points)]), points)[0]:
+        polygon = shapely.Polygon(points)
+        assert polygon.is_valid
+        assert polygon.area > 0
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10_000), st.floats(0.2, 4.0))
+def test_outlines_of_cells_are_called_simple_unless_they_are_long(seed: int, scale: float) -> None:
+    split = split_clumps(clumps(seed, (200, 230), 200), RULE)
+    outlines = Outlines.of(trace(split.labels, np.arange(1, split.count + 1)), (scale, 1 / scale))
+    called = is_simple(outlines.offsets, outlines.points)
+    assert np.array_equal(called, outlines.corners <= MOST_COMPARED)
+    assert outlines.writable().all()

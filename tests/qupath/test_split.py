@@ -185,7 +185,7 @@ def test_settings_that_cannot_be_are_refused(wanted: dict[str, Any], said: str) 
 
 def test_a_folder_of_an_unfinished_run_is_refused(slide: Path) -> None:
     (slide / "run.json").unlink()
-    with pytest.raises(OutputError, match="no finished slide here"):
+    with pytest.raises(OutputError, match="unfinished"):
         split_cells(slide, Wanted())
 
 

@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from wsiproc.core.geometry import Box
+
 # Distances are kept as integers, so that smoothing is exact whatever the cut-out.
 _STEPS_PER_PX = 64
 
@@ -92,6 +94,18 @@ def fill_small_holes(mask: npt.NDArray[np.bool_], area: int, side: int) -> npt.N
     return filled
 
 
+def content(mask: npt.NDArray[np.bool_], pad: int) -> Box:
+    """The smallest box with all of the mask (h, w) in it and ``pad`` px around it, as far as there are any.
+
+    Of an empty mask, the same around its first pixel.
+    """
+    rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    inner = Box(0, 0, 1, 1)
+    if len(rows):
+        inner = Box(int(rows[0]), int(cols[0]), int(np.ptp(rows)) + 1, int(np.ptp(cols)) + 1)
+    return inner.pad(pad).clip((mask.shape[0], mask.shape[1]))
+
+
 def open_disc(mask: npt.NDArray[np.bool_], radius: float) -> npt.NDArray[np.bool_]:
     """The mask without what no disc of ``radius`` px fits into; decided within twice the radius."""
     reach = int(radius)
@@ -106,15 +120,26 @@ def _height(
 ) -> npt.NDArray[np.uint16]:
     """Distance to the background, capped and smoothed, in integer steps: (h, w) uint16, 0 outside the mask."""
     distance = cv2.distanceTransform(mask.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    np.minimum(distance, rule.reach, out=distance)
-    steps = np.rint(distance * _STEPS_PER_PX).astype(np.uint16)
-    if interior is not None:
-        # Down to a fifth, never to nothing: a plateau of zeros would have no way up. In integers, so exact.
-        steps = (steps * (64 + interior.astype(np.uint32)) // (64 + 255)).astype(np.uint16)
+    steps: npt.NDArray[np.uint16] = _steps(distance, rule.reach, interior)
     if rule.smooth > 0:
         side = 2 * rule.smooth_radius + 1
         cv2.GaussianBlur(steps, (side, side), rule.smooth, dst=steps)
-    return np.where(mask, steps, np.uint16(0))
+    steps *= mask
+    return steps
+
+
+@njit(cache=True, nogil=True)
+def _steps(distance, reach, interior):  # type: ignore[no-untyped-def]
+    """The distance, capped at ``reach`` px, in integer steps (h, w) uint16; lower where ``interior`` is, if given."""
+    steps = np.empty(distance.shape, np.uint16)
+    for y in range(distance.shape[0]):
+        for x in range(distance.shape[1]):
+            height = np.uint32(np.rint(min(distance[y, x], np.float32(reach)) * _STEPS_PER_PX))
+            if interior is not None:
+                # Down to a fifth, never to nothing: a plateau of zeros would have no way up. In integers, so exact.
+                height = height * (64 + np.uint32(interior[y, x])) // (64 + 255)
+            steps[y, x] = height
+    return steps
 
 
 @njit(cache=True, nogil=True)

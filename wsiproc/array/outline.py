@@ -42,6 +42,45 @@ def as_polygons(points: npt.NDArray[np.float64], offsets: npt.NDArray[np.int64])
     return polygons
 
 
+MOST_COMPARED = 128
+"""Corners of the longest ring that ``is_simple`` looks at: it compares each edge with each other one."""
+
+
+@njit(cache=True, nogil=True)
+def is_simple(offsets, points):  # type: ignore[no-untyped-def]
+    """Which closed rings (last point = first) are certainly simple polygons along pixel edges: (N,).
+
+    Edges along the axes, each at a right angle to the one before, none touching another one but its neighbours. Of
+    other rings, and of long ones, it says False, which means nothing. ``points`` (P, 2) from ``offsets`` (N + 1,).
+    """
+    simple = np.zeros(len(offsets) - 1, np.bool_)
+    for i in range(len(simple)):
+        simple[i] = _edges_apart(points[offsets[i] : offsets[i + 1]])
+    return simple
+
+
+@njit(cache=True, nogil=True)
+def _edges_apart(ring):  # type: ignore[no-untyped-def]
+    n = len(ring) - 1
+    if n < 4 or n > MOST_COMPARED or ring[0, 0] != ring[n, 0] or ring[0, 1] != ring[n, 1]:
+        return False
+    for i in range(n):
+        k = i + 1 if i + 1 < n else 0
+        along, then = ring[i, 0] == ring[i + 1, 0], ring[k, 0] == ring[k + 1, 0]
+        across, thence = ring[i, 1] == ring[i + 1, 1], ring[k, 1] == ring[k + 1, 1]
+        if along in (across, then) or then == thence:  # slanting or of no length; straight on or back
+            return False
+    for i in range(n):
+        y0, y1 = min(ring[i, 0], ring[i + 1, 0]), max(ring[i, 0], ring[i + 1, 0])
+        x0, x1 = min(ring[i, 1], ring[i + 1, 1]), max(ring[i, 1], ring[i + 1, 1])
+        for j in range(i + 2, n if i else n - 1):
+            # Two edges along the axes meet where their boxes do.
+            beside = min(ring[j, 0], ring[j + 1, 0]) > y1 or max(ring[j, 0], ring[j + 1, 0]) < y0
+            if not (beside or min(ring[j, 1], ring[j + 1, 1]) > x1 or max(ring[j, 1], ring[j + 1, 1]) < x0):
+                return False
+    return True
+
+
 @njit(cache=True, nogil=True)
 def _first_pixels(labels, count):  # type: ignore[no-untyped-def]
     """Flat index of each label's first pixel in raster order: (count + 1,) int64."""
@@ -130,11 +169,14 @@ def fill(canvas, offsets, vertices, values, y0, x0):  # type: ignore[no-untyped-
             if ring[j, 1] == ring[k, 1]:
                 for y in range(min(ring[j, 0], ring[k, 0]), max(ring[j, 0], ring[k, 0])):
                     inside[y - top, ring[j, 1] - left] ^= True
-        for y in range(bh):
-            filled = False
-            cy = y + top - y0
-            for x in range(bw):
-                filled ^= inside[y, x]
-                cx = x + left - x0
-                if filled and 0 <= cy < h and 0 <= cx < w:
-                    canvas[cy, cx] = values[i]
+        for y in range(max(0, y0 - top), min(bh, y0 + h - top)):
+            start = -1
+            for x in range(bw + 1):
+                if not inside[y, x]:
+                    continue
+                if start < 0:
+                    start = x
+                    continue
+                for cx in range(max(0, start + left - x0), min(w, x + left - x0)):
+                    canvas[y + top - y0, cx] = values[i]
+                start = -1

@@ -43,8 +43,8 @@ def import_cells(
     Other classes, other outlines (measured again in the maps), cells added or deleted, areas to exclude; what changed
     is counted, and told in corrections.json.
     """
-    from wsiproc.check import find_outputs
     from wsiproc.errors import SettingsError
+    from wsiproc.io.outputs import find_outputs
     from wsiproc.qupath.bring_back import FACTS, TABLE, bring_back
 
     outputs = find_outputs(folder)

@@ -35,7 +35,7 @@ def qupath(
 
     They come into the folder qupath of each slide; docs/qupath.md tells every step.
     """
-    from wsiproc.check import find_outputs
+    from wsiproc.io.outputs import find_outputs
     from wsiproc.qupath.split import Wanted, split_cells
 
     wanted = Wanted(cells_per_file, tiles, simplify, min_area)

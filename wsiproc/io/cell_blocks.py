@@ -12,7 +12,7 @@ import pyarrow.parquet
 
 from wsiproc.core.cells import DrawnCells, Rings
 from wsiproc.core.geometry import Box
-from wsiproc.io.parquet import class_codes, read_outlines, read_row, table_facts
+from wsiproc.io.parquet import class_codes, numbers, read_outlines, read_row, table_facts
 
 # Of all slides together: outlines of blocks, some 7 MB each in dense tissue, and centres, 9 bytes a cell.
 _BLOCKS_KEPT, _CENTRES_KEPT = 16, 2
@@ -70,7 +70,7 @@ def _read_centres(path: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.u
     table = file.read(columns=["centroid_y", "centroid_x", "class"])
     centres = np.empty((len(table), 2), np.float32)
     for axis, name in enumerate(("centroid_y", "centroid_x")):
-        centres[:, axis] = table[name].to_numpy() / facts["scale"][axis]
+        centres[:, axis] = numbers(table[name]) / facts["scale"][axis]
     if not len(table):
         return centres, np.zeros(0, np.uint8)
     return centres, class_codes(table, facts["classes"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import itertools
 import struct
 import uuid
 import zlib
@@ -22,6 +23,7 @@ import orjson
 import shapely
 from isal import isal_zlib
 
+from wsiproc.array.decimal_text import rings_text
 from wsiproc.core.cells import CellTable
 from wsiproc.core.palette import RGB
 from wsiproc.errors import OutputError
@@ -92,31 +94,17 @@ def outlined_features(
 ) -> tuple[bytes, int]:
     """As ``features_bytes``, of cells with any ids (N,) and with ``outlines`` (N) other than their own."""
     kept = np.flatnonzero(outlines.writable())
+    some = outlines.take(kept)
+    rings, starts = rings_text(some.offsets, some.points)
     kinds = [orjson.dumps({"name": name, "color": colour}) for name, colour in zip(classes, colours, strict=True)]
     parts = zip(
         _texts(cell_uuids(fingerprint, ids[kept])),
-        _rings_json(outlines.offsets, outlines.points, kept),
+        [rings[start:end] for start, end in itertools.pairwise(starts.tolist())],
         [kinds[kind] for kind in cells.classes[kept].tolist()],
         _measurements_json(cells, kept, ids[kept]),
         strict=True,
     )
     return _SEPARATOR.join([_FEATURE % part for part in parts]), len(cells) - len(kept)
-
-
-def _rings_json(
-    offsets: npt.NDArray[np.int64], points: npt.NDArray[np.float64], kept: npt.NDArray[np.int64]
-) -> list[bytes]:
-    """JSON of each ring in ``kept``; whole numbers without ``.0``."""
-    whole = points.astype(np.int64)
-    bounds = list(zip(offsets[kept].tolist(), offsets[kept + 1].tolist(), strict=True))
-    numpy = orjson.OPT_SERIALIZE_NUMPY
-    if np.array_equal(whole, points):
-        return [orjson.dumps(whole[start:end], option=numpy) for start, end in bounds]
-    # In "[[x,y],[x,y]]" a number ends at a comma or bracket, so ".0" before one is the end of a whole number.
-    return [
-        orjson.dumps(points[start:end], option=numpy).replace(b".0,", b",").replace(b".0]", b"]")
-        for start, end in bounds
-    ]
 
 
 def cell_uuids(fingerprint: str, ids: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:

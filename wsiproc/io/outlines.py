@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
+from wsiproc.array.outline import is_simple
 from wsiproc.core.cells import Rings
 
 # QuPath 0.6 and later snap to this grid (px) and refuse what is invalid there.
@@ -59,7 +60,17 @@ class Outlines:
 
     def writable(self) -> npt.NDArray[np.bool_]:
         """Which rings are valid polygons with an area: (N,). Of the others, one costs QuPath the whole file."""
-        return writable(self.polygons())
+        good: npt.NDArray[np.bool_] = is_simple(self.offsets, self.points)
+        others = np.flatnonzero(~good)
+        good[others] = writable(self.take(others).polygons())
+        return good
+
+    def take(self, rows: npt.NDArray[np.integer]) -> Outlines:
+        """Some of the rings, in this order."""
+        lengths = np.diff(self.offsets)[rows]
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        index = np.repeat(self.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return Outlines(offsets, self.points[index])
 
     def simplified(self, tolerance_px: float) -> tuple[Outlines, npt.NDArray[np.bool_]]:
         """Rings with fewer corners, at most ``tolerance_px`` from the old line; and which (N,) stayed as they were.

@@ -12,10 +12,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet
-import shapely
 
 from wsiproc.array.outline import as_polygons
-from wsiproc.core.cells import CellTable, DrawnCells, Rings
+from wsiproc.core.cells import CellTable, DrawnCells, Rings, touching
 from wsiproc.core.geometry import Box
 from wsiproc.core.palette import RGB
 from wsiproc.errors import OutputError
@@ -39,17 +38,37 @@ def write_part(path: Path, cells: CellTable) -> None:
 def read_part(path: Path) -> CellTable:
     """Cells of one region as ``write_part`` left them."""
     table = pyarrow.feather.read_table(path, memory_map=False).combine_chunks()
-    ring = _chunk(table["ring"], pa.list_(pa.int32()))
-    vertices = ring.flatten().to_numpy().reshape(-1, 2)
-    lengths = np.asarray(ring.value_lengths()) // 2
     return CellTable(
         table["class"].to_numpy(),
         table["score"].to_numpy(),
         np.asarray(_chunk(table["centroid"], pa.list_(pa.float64(), 2)).flatten()).reshape(-1, 2),
-        np.asarray(_chunk(table["box"], pa.list_(pa.int32(), 4)).flatten()).reshape(-1, 4),
+        _boxes(table),
         {name[2:]: table[name].to_numpy() for name in table.column_names if name.startswith("m:")},
-        Rings(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), vertices),
+        _rings(table),
     )
+
+
+def read_drawn(path: Path, near: Box) -> tuple[npt.NDArray[np.intp], DrawnCells]:
+    """Cells of a part that may touch a box (grid px): their rows (N,), and what is needed to draw them.
+
+    Of a part that lies beside the box, which mostly has none, little is read.
+    """
+    rows = touching(_boxes(pyarrow.feather.read_table(path, ["box"], memory_map=False).combine_chunks()), near)
+    if not len(rows):
+        return rows, DrawnCells(np.zeros(0, np.uint8), np.zeros((0, 4), np.int32), Rings.concat([]))
+    table = pyarrow.feather.read_table(path, ["class", "box", "ring"], memory_map=False).combine_chunks()
+    return rows, DrawnCells(table["class"].to_numpy(), _boxes(table), _rings(table)).take(rows)
+
+
+def _boxes(table: Any) -> npt.NDArray[np.int32]:
+    return np.asarray(_chunk(table["box"], pa.list_(pa.int32(), 4)).flatten()).reshape(-1, 4)
+
+
+def _rings(table: Any) -> Rings:
+    ring = _chunk(table["ring"], pa.list_(pa.int32()))
+    lengths = np.asarray(ring.value_lengths()) // 2
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return Rings(offsets, ring.flatten().to_numpy().reshape(-1, 2))
 
 
 def _rows(values: npt.NDArray[np.generic]) -> Any:
@@ -110,7 +129,7 @@ class CellWriter(WholeFileWriter):
             pa.array(centres[:, 0]),
             pa.StructArray.from_arrays([pa.array(side) for side in bbox], fields=list(self._schema.field("bbox").type)),
             *(pa.array(values) for values in cells.measurements.values()),
-            pa.array(shapely.to_wkb(slide_polygons(cells.rings, self._scale)), pa.binary()),
+            _wkb(cells.rings, self._scale),
         ]
 
     def _grow(self, bbox: list[npt.NDArray[np.floating]]) -> None:
@@ -252,11 +271,36 @@ def class_codes(table: Any, names: Sequence[str]) -> npt.NDArray[np.uint8]:
     """Classes of a table's rows as indexes of ``names``, whatever order its dictionary has."""
     kinds = table["class"].combine_chunks().cast(pa.dictionary(pa.int8(), pa.string()))
     codes = np.array([list(names).index(name) for name in kinds.dictionary.to_pylist()], np.uint8)
-    chosen: npt.NDArray[np.uint8] = codes[kinds.indices.to_numpy()]
+    chosen: npt.NDArray[np.uint8] = codes[np.from_dlpack(kinds.indices)]
     return chosen
 
 
+def numbers(column: Any) -> npt.NDArray[Any]:
+    """The numbers of a column (N,), none of them missing. Arrow's own ``to_numpy`` would first import pandas."""
+    return np.from_dlpack(column.combine_chunks())
+
+
 _WKB_HEAD = 13  # bytes: order, type, number of rings, number of points; then x and y of each point
+
+
+def _wkb(rings: Rings, scale: tuple[float, float]) -> Any:
+    """Outlines as an Arrow array of WKB polygons in level-0 px, (x, y); all at once, without an object a cell."""
+    corners = np.diff(rings.offsets)
+    starts = np.concatenate([[0], np.cumsum(_WKB_HEAD + 16 * (corners + 1))])
+    data = np.zeros(starts[-1] + 7, np.uint8)
+    head = np.zeros((len(corners), _WKB_HEAD), np.uint8)
+    head[:, [0, 1, 5]] = 1, 3, 1  # little-endian, a polygon, of one ring
+    head[:, 9:] = (corners + 1).astype("<u4")[:, None].view(np.uint8)
+    data[starts[:-1, None] + np.arange(_WKB_HEAD)] = head
+    # Numbers begin at any byte, so we look at the bytes as numbers that begin at each of them.
+    numbers = np.ndarray(len(data) - 7, "<f8", data, strides=(1,))
+    places = np.repeat(starts[:-1] + _WKB_HEAD - 16 * rings.offsets[:-1], corners) + 16 * np.arange(len(rings.vertices))
+    for axis, first in ((1, 0), (0, 8)):
+        along = rings.vertices[:, axis] * scale[axis]
+        numbers[places + first] = along
+        numbers[starts[1:] - 16 + first] = along[rings.offsets[:-1]]
+    ends = pa.py_buffer(starts.astype(np.int32))
+    return pa.Array.from_buffers(pa.binary(), len(corners), [None, ends, pa.py_buffer(data)])
 
 
 def _rings_from_wkb(column: Any, scale: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.int32], Rings]:
@@ -265,21 +309,23 @@ def _rings_from_wkb(column: Any, scale: npt.NDArray[np.float64]) -> tuple[npt.ND
     All at once, without an object a cell: ``CellWriter`` writes polygons of one ring in little-endian order.
     """
     array = column.combine_chunks()
-    starts = np.frombuffer(array.buffers()[1], np.int32)[array.offset : array.offset + len(array) + 1]
     if not len(array):
         return np.zeros((0, 4), np.int32), Rings(np.zeros(1, np.int64), np.zeros((0, 2), np.int32))
-    data = np.frombuffer(array.buffers()[2], np.uint8)[starts[0] : starts[-1]]
-    firsts = (starts[:-1] - starts[0]).astype(np.int64)
-    bare = np.ones(len(data), bool)
-    bare[firsts[:, None] + np.arange(_WKB_HEAD)] = False
-    points = np.rint(data[bare].view("<f8").reshape(-1, 2)[:, ::-1] / scale).astype(np.int32)
-    ends = np.cumsum((np.diff(starts) - _WKB_HEAD) // 16)
-    closed = np.concatenate([[0], ends[:-1]])
-    low, high = np.minimum.reduceat(points, closed), np.maximum.reduceat(points, closed)
-    keep = np.ones(len(points), bool)
-    keep[ends - 1] = False  # the repeated last corner
-    offsets = np.concatenate([[0], ends - np.arange(1, len(ends) + 1)]).astype(np.int64)
-    return np.concatenate([low, high - low], axis=1), Rings(offsets, points[keep])
+    starts = np.frombuffer(array.buffers()[1], np.int32)[array.offset : array.offset + len(array) + 1].astype(np.int64)
+    corners = (np.diff(starts) - _WKB_HEAD) // 16 - 1  # the first one is repeated at the end
+    offsets = np.concatenate([[0], np.cumsum(corners)])
+    # Numbers begin at any byte, so we look at the bytes as numbers that begin at each of them.
+    data = array.buffers()[2]
+    numbers = np.ndarray(len(data) - 7, "<f8", data, strides=(1,))
+    places = np.repeat(starts[:-1] + _WKB_HEAD - 16 * offsets[:-1], corners) + 16 * np.arange(offsets[-1])
+    points = np.empty((offsets[-1], 2), np.int32)
+    boxes = np.empty((len(array), 4), np.int32)
+    for axis, (place, size) in enumerate(zip((places + 8, places), scale, strict=True)):
+        along = np.rint(numbers[place] / size).astype(np.int32)
+        points[:, axis] = along
+        boxes[:, axis] = np.minimum.reduceat(along, offsets[:-1])
+        boxes[:, axis + 2] = np.maximum.reduceat(along, offsets[:-1]) - boxes[:, axis]
+    return boxes, Rings(offsets, points)
 
 
 def _schema(classes: Mapping[str, RGB], measurements: Sequence[str], scale: tuple[float, float]) -> Any:

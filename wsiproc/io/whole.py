@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -64,6 +65,19 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Another name to write a folder to; it takes the place of what is at ``path`` when the block ends well."""
+    temporary = temporary_name(path)
+    try:
+        yield temporary
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
 def write_json(path: Path, value: object) -> None:
     """A small JSON file, whole or not at all."""
     with whole_file(path) as temporary:
@@ -71,7 +85,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Delete what killed writers left in ``folder`` and below: our temporary files, and those of zarr."""
-    for pattern in (f"*{_SUFFIX}", "*.partial"):
+    """Delete what killed writers left in ``folder`` and below: ours, those of zarr and tensorstore."""
+    for pattern in (f"*{_SUFFIX}", "*.partial", "*.__lock"):
         for path in folder.rglob(pattern):
             path.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from annotated_types import Ge, Gt, Le
 
-from wsiproc.array.instances import SplitRule, fill_small_holes, open_disc, split_clumps
+from wsiproc.array.instances import SplitRule, content, fill_small_holes, open_disc, split_clumps
 from wsiproc.array.measure import centroids, label_sums
 from wsiproc.models.base import OD_STEP, Instances
 
@@ -75,10 +75,14 @@ def cut_cells(
     ``dab``: plane that tells positive from negative cells; None makes one class. ``interior``: (h, w) plane that is
     low between touching nuclei; None splits by the shape of the mask alone.
     """
-    rule = split.at(mpp)
-    mask = fill_small_holes(maps[0] > cut.threshold * 255, round(cut.hole_um2 / mpp**2), round(cut.hole_um / mpp))
+    rule, hole = split.at(mpp), round(cut.hole_um / mpp)
+    mask = maps[0] > cut.threshold * 255
+    # Much of a slide is glass. The border is wider than any hole, or it would be one itself around a single nucleus.
+    box = content(mask, hole + rule.smooth_radius + 2)
+    mask = fill_small_holes(np.ascontiguousarray(mask[box.slices]), round(cut.hole_um2 / mpp**2), hole)
+    interior = None if interior is None else np.ascontiguousarray(interior[box.slices])
     found = split_clumps(open_disc(mask, cut.spur_um / mpp), rule, interior)
-    sums = label_sums(found.labels, found.count, maps)
+    sums = label_sums(found.labels, found.count, maps[(slice(None), *box.slices)])
     means = sums.values / sums.areas[:, None]
     scores = (means[:, 0] / 255).astype(np.float32)
     classes = np.zeros(found.count, np.uint8)
@@ -88,9 +92,13 @@ def cut_cells(
         f"smaller than {rule.min_area * mpp**2:g} µm²": found.small,
         f"pixels more than {split.reach_um:g} µm from the middle of a nucleus": np.argwhere(found.clipped),
     }
-    if cut.object == 0:
-        return Instances(found.labels, classes, scores, dropped)
-    kept = scores >= cut.object
-    dropped[f"mean probability below {cut.object:g}"] = centroids(sums)[~kept].astype(np.int64)
-    numbers = np.concatenate([[0], np.where(kept, np.cumsum(kept), 0)]).astype(np.int32)
-    return Instances(numbers[found.labels], classes[kept], scores[kept], dropped)
+    labels = np.zeros(maps.shape[1:], np.int32)
+    labels[box.slices] = found.labels
+    corner = (box.y, box.x)
+    if cut.object > 0:
+        kept = scores >= cut.object
+        dropped[f"mean probability below {cut.object:g}"] = centroids(sums)[~kept].astype(np.int64)
+        numbers = np.concatenate([[0], np.where(kept, np.cumsum(kept), 0)]).astype(np.int32)
+        labels[box.slices] = numbers[found.labels]
+        classes, scores = classes[kept], scores[kept]
+    return Instances(labels, classes, scores, {what: np.add(at, corner) for what, at in dropped.items()})

@@ -102,5 +102,5 @@ def _timm() -> ModuleType:
         raise MissingExtraError(
             f"timm cannot be imported ({error}): torch and torchvision are of different builds. Install both from one "
             "index, for CPUs: pip install --force-reinstall torch torchvision --index-url "
-            "https://download.pytorch.org/whl/cpu"
+            "INDEX, the address that pytorch.org shows for it"
         ) from error

@@ -23,11 +23,12 @@ from wsiproc.core.palette import RGB, class_colour
 from wsiproc.errors import OutputError, SettingsError
 from wsiproc.io.corrected import read_objects
 from wsiproc.io.outlines import Outlines
+from wsiproc.io.outputs import read_run
 from wsiproc.io.parquet import CORRECTED, CellReader, CorrectedWriter
 from wsiproc.io.whole import write_json
 from wsiproc.qupath.compare import Changes, Table, compare
 from wsiproc.qupath.remeasure import MOST_PX, Maps, cells_in
-from wsiproc.qupath.split import FOLDER, INDEX, read_run
+from wsiproc.qupath.split import FOLDER, INDEX
 
 TABLE, FACTS = "cells.corrected.parquet", "corrections.json"
 Missing = Literal["delete", "keep"]

@@ -5,7 +5,6 @@ QuPath's reader holds a whole file in memory as a tree. Memory here is that of o
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib import resources
@@ -17,9 +16,10 @@ import numpy.typing as npt
 
 from wsiproc._version import __version__
 from wsiproc.core.geometry import Box, Grid, Region
-from wsiproc.errors import OutputError, SettingsError
+from wsiproc.errors import SettingsError
 from wsiproc.io.geojson import GeoJsonWriter, Piece, outlined_features
 from wsiproc.io.outlines import SNAP_DECIMALS, Outlines
+from wsiproc.io.outputs import read_run
 from wsiproc.io.parquet import CellReader
 from wsiproc.io.whole import whole_file, write_json
 
@@ -104,18 +104,6 @@ def split_cells(output: Path, wanted: Wanted) -> Split:
         _copy_script(script, folder)
     write_json(folder / INDEX, _index(run, wanted, split))
     return split
-
-
-def read_run(output: Path) -> dict[str, Any]:
-    """``run.json`` of a finished slide; ``OutputError`` where there is none."""
-    try:
-        run: dict[str, Any] = json.loads((output / "run.json").read_text(encoding="utf-8"))
-        _ = run["slide"]["fingerprint"], run["slide"]["shape"], run["grid"]["scale"], run["key"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OutputError(
-            f"{output}: no finished slide here ({type(error).__name__}: {error}); the same `wsiproc run` finishes it"
-        ) from error
-    return run
 
 
 # --- how to split ----------------------------------------------------------------------------------------------------

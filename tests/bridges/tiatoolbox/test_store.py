@@ -14,10 +14,13 @@ import pyarrow.parquet
 import pytest
 import shapely
 
+import wsiproc
 from tests.qupath.finished_slide import CLASSES, draw_cells
 from wsiproc.bridges.tiatoolbox.store import write_annotation_store
 from wsiproc.errors import MissingExtraError, OutputError
+from wsiproc.export import export
 from wsiproc.io.parquet import CellWriter
+from wsiproc.synthetic import write_synthetic_slide
 
 SCALE = (1.9013, 1.9007)
 
@@ -131,3 +134,19 @@ def test_without_tiatoolbox_the_extra_is_named(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "tiatoolbox.annotation.storage", None)
     with pytest.raises(MissingExtraError, match=r"wsiproc\[tiatoolbox\]"):
         write_annotation_store(iter(()), tmp_path / "cells.db")
+
+
+@pytest.mark.tiatoolbox
+def test_export_writes_the_store_of_a_finished_slide(sqlite_store: Any, tmp_path: Path) -> None:
+    slide = tmp_path / "drawn.tif"
+    write_synthetic_slide(slide, (700, 900), mpp=0.5, stain="HDAB", tissue_fraction=0.6)
+    wsiproc.run(slide, tmp_path / "out", model="classical", executor="loop")
+    result = wsiproc.open(tmp_path / "out")
+    (path,) = export(result, ["annotation-store"], tmp_path)
+    store = sqlite_store(path)
+    cells = result.cells()
+    assert len(store) == len(cells) > 20
+    first = cells.iloc[0]
+    assert store[str(first.id)].geometry.equals(first.geometry)
+    assert store[str(first.id)].properties["type"] == first["class"]
+    store.close()

@@ -1,0 +1,41 @@
+"""Cutting cells out of maps: glass around them changes nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.array.conftest import clumps
+from wsiproc.models.cells import CutRule, SplitLengths, cut_cells
+
+BORDER = 40  # px of glass around the clumps, which is wider than any hole
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.integers(0, 40), st.integers(0, 90), st.integers(0, 90), st.sampled_from([0.0, 0.6]))
+def test_glass_around_cells_changes_nothing(seed: int, count: int, top: int, left: int, lowest: float) -> None:
+    rng = np.random.default_rng(seed)
+    mask = np.pad(clumps(seed, (90, 110), count), BORDER)
+    maps = np.zeros((2, *mask.shape), np.uint8)
+    maps[:, mask] = rng.integers(130, 256, (2, int(mask.sum())))
+    around = np.pad(maps, ((0, 0), (top, 50), (left, 30)))
+    rule = CutRule(object=lowest)
+    alone = cut_cells(maps, rule, SplitLengths(), 0.5, interior=maps[1])
+    among = cut_cells(around, rule, SplitLengths(), 0.5, interior=around[1])
+    assert np.array_equal(np.pad(alone.labels, ((top, 50), (left, 30))), among.labels)
+    assert np.array_equal(alone.scores, among.scores)
+    assert alone.dropped.keys() == among.dropped.keys()
+    for what, places in alone.dropped.items():
+        assert np.array_equal(np.add(places, (top, left)).reshape(-1, 2), among.dropped[what].reshape(-1, 2))
+
+
+def test_a_single_small_nucleus_is_no_ring_of_background() -> None:
+    """The glass cut out around it must not pass for a hole in it."""
+    maps = np.zeros((1, 200, 200), np.uint8)
+    y, x = np.mgrid[:200, :200]
+    disc = (y - 90) ** 2 + (x - 120) ** 2 < 36
+    maps[0, disc] = 255
+    found = cut_cells(maps, CutRule(), SplitLengths(), 0.5)
+    assert len(found.classes) == 1
+    assert np.array_equal(found.labels > 0, disc)

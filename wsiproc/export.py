@@ -1,0 +1,173 @@
+"""What a run found, in the formats of other tools: a file or folder a format, each whole or not there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import shapely
+from scipy import ndimage
+
+from wsiproc.errors import SettingsError
+from wsiproc.io.areas import Area, mask_shape, write_areas
+from wsiproc.io.frames import CellFile, write_csv
+from wsiproc.io.geojson import GeoJsonWriter, Piece, outlined_features
+from wsiproc.io.ngff04 import write_as_04
+from wsiproc.io.outlines import Outlines
+from wsiproc.io.parquet import CellReader
+from wsiproc.io.whole import whole_file, whole_folder
+from wsiproc.result import Result
+
+FOLDER = "export"
+_TISSUE, _FAILED = (86, 180, 233), (213, 94, 0)
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format: what it holds and for whom, and what writes it into a folder and names each path once it is there."""
+
+    what: str
+    write: Callable[[Result, Path], Iterator[Path]]
+
+
+def export(result: Result, formats: Sequence[str], folder: Path) -> Iterator[Path]:
+    """Write a result to ``folder`` in these formats, by their names in ``FORMATS``; each path once it is there.
+
+    What is there already is replaced when the new one is whole. Raises ``SettingsError`` for a format that is unknown
+    and ``MissingExtraError`` where a format's library is not installed.
+    """
+    for name in formats:
+        if name not in FORMATS:
+            raise SettingsError(f"unknown format {name!r}; choose from {', '.join(FORMATS)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in dict.fromkeys(formats):
+        yield from FORMATS[name].write(result, folder)
+
+
+def _csv(result: Result, folder: Path) -> Iterator[Path]:
+    path = folder / "cells.csv.gz"
+    with whole_file(path) as temporary:
+        write_csv(result.table_path, temporary, result.mpp)
+    yield path
+
+
+def _h5ad(result: Result, folder: Path) -> Iterator[Path]:
+    path = folder / "cells.h5ad"
+    with whole_file(path) as temporary:
+        result.anndata().write_h5ad(temporary, compression="gzip", compression_opts=1)
+    yield path
+
+
+def _spatialdata(result: Result, folder: Path) -> Iterator[Path]:
+    path = folder / "spatialdata.zarr"
+    with whole_folder(path) as temporary:
+        result.spatialdata().write(temporary)
+    yield path
+
+
+def _ome_zarr_04(result: Result, folder: Path) -> Iterator[Path]:
+    for name in ("slide", "maps"):
+        path = folder / f"{name}.v04.ome.zarr"
+        with whole_folder(path) as temporary:
+            write_as_04(result.folder / f"{name}.ome.zarr", temporary)
+        yield path
+
+
+def _annotation_store(result: Result, folder: Path) -> Iterator[Path]:
+    from wsiproc.bridges.tiatoolbox.store import write_annotation_store
+
+    path = folder / "cells.db"
+    cells = CellFile(result.table_path)
+    write_annotation_store(cells.batches(cells.columns), path)
+    yield path
+
+
+def _regions(result: Result, folder: Path) -> Iterator[Path]:
+    path = folder / "regions.geojson"
+    write_areas(path, [*_tissue(result), *_failed(result)])
+    yield path
+
+
+def _classes(result: Result, folder: Path) -> Iterator[Path]:
+    """A file a class."""
+    facts = (result.run["slide"]["fingerprint"], list(result.classes), list(result.classes.values()))
+    reader = CellReader(result.table_path)
+    for code, name in enumerate(reader.classes):
+        path = folder / f"cells-{_file_name(name)}.geojson.gz"
+        with GeoJsonWriter(path) as writer:
+            for group in range(len(reader)):
+                ids, cells = reader.read(group)
+                mine = np.flatnonzero(cells.classes == code)
+                some = cells.take(mine)
+                text, left_out = outlined_features(some, ids[mine], Outlines.of(some.rings, reader.scale), *facts)
+                writer.append(Piece.of(text, left_out))
+        yield path
+
+
+def _file_name(name: str) -> str:
+    """A class's name as a part of a file name on every system."""
+    return re.sub(r"[^\w.-]+", "_", name) or "_"
+
+
+# --- areas -----------------------------------------------------------------------------------------------------------
+
+
+def _tissue(result: Result) -> Iterator[Area]:
+    """Each piece of tissue with the cells in it, the largest first."""
+    mask = np.asarray(result.labels["tissue"].levels[0]) > 0
+    shape = result.run["slide"]["shape"]
+    scale = (shape[0] / mask.shape[0], shape[1] / mask.shape[1])
+    pieces, count = ndimage.label(mask, np.ones((3, 3)))
+    windows = ndimage.find_objects(pieces)
+    mm2 = np.bincount(pieces.ravel(), minlength=count + 1) * float(np.prod(scale)) * result.mpp**2 / 1e6
+    cells = _cells_in(pieces, count, result, scale)
+    for place, piece in enumerate((np.argsort(-mm2[1:], kind="stable") + 1).tolist(), 1):
+        rows, cols = windows[piece - 1]
+        outline = mask_shape(pieces[rows, cols] == piece, scale, (rows.start, cols.start))
+        counts = dict(zip(result.classes, cells[piece].tolist(), strict=True))
+        measurements = {
+            "Area mm^2": round(float(mm2[piece]), 6),
+            "Cells": int(cells[piece].sum()),
+            "Cells per mm^2": round(float(cells[piece].sum() / mm2[piece]), 3),
+            **{f"Cells: {name}": number for name, number in counts.items()},
+        }
+        yield Area(outline, f"Tissue {place}", "Tissue", _TISSUE, measurements)
+
+
+def _cells_in(
+    pieces: npt.NDArray[np.int32], count: int, result: Result, scale: tuple[float, float]
+) -> npt.NDArray[np.int64]:
+    """Cells of each class (columns) with their centre in each piece (rows; row 0: in none)."""
+    table = result.table(["centroid_y", "centroid_x", "class"])
+    places = [
+        np.minimum((table[name].to_numpy() / size).astype(np.int64), pixels - 1)
+        for name, size, pixels in zip(("centroid_y", "centroid_x"), scale, pieces.shape, strict=True)
+    ]
+    kinds = len(result.classes)
+    index = pieces[tuple(places)].astype(np.int64) * kinds + table["class"].cat.codes.to_numpy()
+    return np.bincount(index, minlength=(count + 1) * kinds).reshape(count + 1, kinds)
+
+
+def _failed(result: Result) -> Iterator[Area]:
+    """Regions that could not be read."""
+    sy, sx = result.run["grid"]["scale"]
+    for region in result.run["regions"]["failed"]:
+        y, x, h, w = region["box"]
+        outline = shapely.box(x * sx, y * sy, (x + w) * sx, (y + h) * sy)
+        yield Area(outline, f"Failed {region['key']}", "Failed", _FAILED)
+
+
+FORMATS = {
+    "csv": Format("cells for any spreadsheet or R: places in px and µm, measurements", _csv),
+    "h5ad": Format("cells as AnnData, for scanpy and squidpy", _h5ad),
+    "spatialdata": Format("overview, labels, outlines and cells as SpatialData", _spatialdata),
+    "ome-zarr-0.4": Format("pictures for readers without zarr v3: QuPath, TIAToolbox", _ome_zarr_04),
+    "regions": Format("tissue with its cells counted, and failed regions, as QuPath annotations", _regions),
+    "annotation-store": Format("cells as TIAToolbox's SQLiteStore, for TIAViz", _annotation_store),
+    "classes": Format("a QuPath file of cells for each class", _classes),
+}
+"""Formats by name."""

@@ -1,0 +1,130 @@
+"""Where the time of a run went: seconds that workers were busy, by what they did; written with every slide.
+
+``run.json`` keeps it, the live display names what weighs most, and ``wsiproc profile`` says what to do about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+# Kinds of tasks → what their seconds were spent on, where the task does not say it itself.
+_TASKS = {
+    "segment": "segment",
+    "labels": "labels",
+    "maps": "coarse maps",
+    "geojson": "GeoJSON",
+    "table": "cell table",
+    "seam": "seam certificate",
+}
+NETWORK, READ = "network", "read"
+_IDLE = 0.25  # share of the workers' time that is worth a word
+_LIMIT = 0.5
+
+
+@dataclass
+class Profile:
+    """Seconds that workers were busy by what they did, added up task by task; ``mpx`` that they read and predicted."""
+
+    busy: dict[str, float] = field(default_factory=dict)
+    mpx: dict[str, float] = field(default_factory=dict)
+
+    def add(self, key: str, result: Mapping[str, Any]) -> None:
+        """What a task returned. What an earlier run has done took none of this one's time."""
+        if result.get("resumed"):
+            return
+        kind = key.split()[0]
+        if kind != "infer":
+            self._spend(_TASKS[kind], result["seconds"])
+            return
+        spent = {READ: result.get("read_s", 0.0), NETWORK: result.get("predict_s", 0.0)}
+        for name, seconds in spent.items():
+            self._spend(name, seconds)
+            self.mpx[name] = self.mpx.get(name, 0.0) + result.get(f"{name}_mpx", 0.0)
+        self._spend("write maps", result["seconds"] - sum(spent.values()))
+
+    def _spend(self, name: str, seconds: float) -> None:
+        self.busy[name] = self.busy.get(name, 0.0) + seconds
+
+    def most(self) -> str:
+        """What weighs most so far, with its share: ``network 83 %``; empty before anything was done."""
+        total = sum(self.busy.values())
+        if total <= 0:
+            return ""
+        name = max(self.busy, key=lambda each: self.busy[each])
+        return f"{name} {self.busy[name] / total:.0%}"
+
+    def facts(self, workers: int, slides: int) -> dict[str, Any]:
+        """As ``run.json`` holds it; ``slides`` at once shared the ``workers``."""
+        rounded = {name: round(seconds, 3) for name, seconds in self.busy.items()}
+        mpx = {name: round(amount, 3) for name, amount in self.mpx.items()}
+        return {"workers": workers, "slides_at_once": slides, "busy_s": rounded, "mpx": mpx}
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of the table: what, seconds by the clock or of workers, share of all that workers were busy, and a rate."""
+
+    what: str
+    seconds: float
+    share: float
+    rate: str = ""
+
+
+def lines(run: Mapping[str, Any]) -> list[Line]:
+    """The profile of a finished slide, the heaviest first."""
+    profile = run["profile"]
+    total = sum(profile["busy_s"].values()) or 1.0
+    rows = []
+    for name, seconds in sorted(profile["busy_s"].items(), key=lambda item: -item[1]):
+        mpx = profile["mpx"].get(name, 0.0)
+        rate = f"{mpx / seconds:.1f} Mpx/s a worker" if mpx and seconds else ""
+        rows.append(Line(name, seconds, seconds / total, rate))
+    return rows
+
+
+def idle_share(run: Mapping[str, Any]) -> float:
+    """How much of their time the workers of a finished slide had nothing to do while it was worked on: 0 … 1.
+
+    0 where they had another slide to work on, since that cannot be told from here.
+    """
+    profile, seconds = run["profile"], run["seconds"]
+    if profile["slides_at_once"] > 1:
+        return 0.0
+    there = profile["workers"] * sum(seconds.get(stage, 0.0) for stage in ("infer and segment", "render and export"))
+    return max(0.0, 1 - sum(profile["busy_s"].values()) / there) if there else 0.0
+
+
+def advice(run: Mapping[str, Any]) -> Iterable[str]:
+    """What limited a finished slide, and what to change."""
+    shares = {line.what: line.share for line in lines(run)}
+    regions, workers, seconds = run["regions"]["tissue"], run["profile"]["workers"], run["seconds"]
+    idle = idle_share(run)
+    if shares.get(NETWORK, 0.0) > _LIMIT:
+        yield _network(run)
+    if shares.get(READ, 0.0) > _LIMIT / 2:
+        yield (
+            "Reading weighs much: put the slides on a disk of this machine; tiled TIFF and SVS are read several times "
+            "faster than other formats."
+        )
+    if idle > _IDLE and regions < 3 * workers:
+        side = run["regions"]["step"]
+        yield (
+            f"Workers waited {idle:.0%} of the time: {regions} regions are few for {workers} workers. Give several "
+            f"slides at once, or smaller regions: --region {side // 2}."
+        )
+    elif idle > _IDLE:
+        yield f"Workers waited {idle:.0%} of the time: give several slides in one command, which then share them."
+    alone = sum(seconds.get(stage, 0.0) for stage in ("plan", "workers", "prepare", "report"))
+    if alone > _LIMIT * seconds["total"]:
+        yield f"{alone:.1f} s of {seconds['total']:.1f} s were preparation: give many small slides in one command."
+
+
+def _network(run: Mapping[str, Any]) -> str:
+    if run["device"] == "cuda":
+        return "The network is what costs: more GPUs, or a model for a coarser resolution (`wsiproc fit` with its mpp)."
+    return (
+        "The network is what costs: a GPU does it far faster; more cores, with a worker each, do it "
+        "faster in proportion; --model classical needs none."
+    )

@@ -1,0 +1,91 @@
+"""Cells as the objects of scverse: AnnData and SpatialData."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wsiproc.core.palette import RGB, css_colour
+from wsiproc.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    import geopandas
+    import pandas
+    from anndata import AnnData
+
+    from wsiproc.io.pyramids import Pyramid
+
+
+def cells_anndata(
+    cells: pandas.DataFrame, measurements: Sequence[str], classes: Mapping[str, RGB], facts: Mapping[str, Any]
+) -> AnnData:
+    """A row a cell: ``X`` (N, measurements) float32, ``obs`` class, score and id, ``obsm["spatial"]`` (N, 2) (x, y).
+
+    ``uns["class_colors"]`` has the colours where scanpy and squidpy look for them, ``uns["wsiproc"]`` the ``facts``.
+    """
+    import pandas
+    from anndata import AnnData
+
+    names = pandas.Index(cells["id"].astype(str).to_numpy(), dtype=object)
+    matrix = np.empty((len(cells), len(measurements)), np.float32)
+    for column, name in enumerate(measurements):
+        matrix[:, column] = cells[name]
+    return AnnData(
+        matrix,
+        obs=cells[["class", "score", "id"]].set_index(names),
+        var=pandas.DataFrame(index=pandas.Index(measurements, dtype=object)),
+        obsm={"spatial": cells[["centroid_x", "centroid_y"]].to_numpy(np.float64)},
+        uns={"class_colors": [css_colour(colour) for colour in classes.values()], "wsiproc": dict(facts)},
+    )
+
+
+def cells_spatialdata(
+    cells: geopandas.GeoDataFrame,
+    table: AnnData,
+    image: Pyramid,
+    labels: Mapping[str, Pyramid],
+    slide_mpp: float,
+) -> Any:
+    """A SpatialData: ``image``, the labels by name, shapes ``cells``, and ``table``, which annotates them.
+
+    Coordinate systems: ``global``, level-0 px of the slide, and ``micrometers``. Raises ``MissingExtraError`` where
+    spatialdata is not installed.
+    """
+    try:
+        import spatialdata
+        from spatialdata.models import Image2DModel, Labels2DModel, ShapesModel, TableModel
+    except ImportError as error:
+        raise MissingExtraError(
+            f"spatialdata cannot be imported ({error}); install it: pip install 'wsiproc[spatialdata]'"
+        ) from error
+    outlines = cells.set_index("id")[["geometry"]]
+    table.obs["region"] = table.obs["id"].map(lambda _: "cells").astype("category")
+    return spatialdata.SpatialData(
+        images={"image": _multiscale(image, Image2DModel, ("c", "y", "x"), slide_mpp)},
+        labels={name: _multiscale(label, Labels2DModel, ("y", "x"), slide_mpp) for name, label in labels.items()},
+        shapes={"cells": ShapesModel.parse(outlines, transformations=_systems(slide_mpp, (1.0, 1.0)))},
+        tables={"table": TableModel.parse(table, region="cells", region_key="region", instance_key="id")},
+    )
+
+
+def _multiscale(pyramid: Pyramid, model: Any, axes: tuple[str, ...], slide_mpp: float) -> Any:
+    """All levels as they are in the file; spatialdata's own parser would compute them again."""
+    from xarray import Dataset, DataTree
+
+    options = {"c_coords": list(pyramid.channels)} if pyramid.channels else {}
+    levels = {}
+    for number, (level, mpp) in enumerate(zip(pyramid.levels, pyramid.mpp, strict=True)):
+        scale = (mpp[0] / slide_mpp, mpp[1] / slide_mpp)
+        array = model.parse(level, dims=axes, transformations=_systems(slide_mpp, scale), **options)
+        levels[f"scale{number}"] = Dataset({"image": array})
+    return DataTree.from_dict(levels)
+
+
+def _systems(slide_mpp: float, scale: tuple[float, float]) -> dict[str, Any]:
+    """From px of which one is ``scale`` (y, x) level-0 px to both coordinate systems."""
+    from spatialdata.transformations import Scale
+
+    um = [scale[0] * slide_mpp, scale[1] * slide_mpp]
+    return {"global": Scale(list(scale), axes=("y", "x")), "micrometers": Scale(um, axes=("y", "x"))}
