@@ -71,7 +71,6 @@ MAY_USE = {
         "memory",
         "workfolder",
         "settings",
-        "models",
         "io",
         "core",
     },
@@ -127,8 +126,8 @@ MAY_USE = {
     "workfolder": set(),
     "executors": set(),
     "settings": {"core"},
+    "bridges": {"models", "io", "array", "core"},
     "models": {"array", "core"},
-    "bridges": {"io", "core"},
     "io": {"array", "core"},
     "array": {"core"},
     "core": set(),
@@ -139,6 +138,10 @@ EXCEPTIONS = {
     ("io/slides.py", "bridges"),
     # An optional tissue mask, chosen by name.
     ("survey.py", "bridges"),
+    # An optional stain normaliser, chosen by name.
+    ("plan.py", "bridges"),
+    # Optional models, built as those here are, and opened by their prefix, inside a function.
+    ("models/__init__.py", "bridges"),
     # A format whose library is optional.
     ("export.py", "bridges"),
 }
@@ -156,7 +159,7 @@ HOMES = {
     "pyarrow": {"io", "bridges", "check", "evaluate", "synthetic"},
     # The device is chosen in plan, the network called in regions; what it is lies in models. Benchmark sets threads;
     # doctor says what PyTorch makes of the machine.
-    "torch": {"models", "psm", "regions", "plan", "benchmark", "doctor"},
+    "torch": {"models", "bridges", "psm", "regions", "plan", "benchmark", "doctor"},
     "pydantic": {"models", "io", "psm"},
     "safetensors": {"models", "psm"},
     "tomli_w": {"models", "io"},

@@ -50,7 +50,7 @@ ModelName = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help="Cell model: a name, or the path of a model folder. (default: default)",
+        help="Cell model: a name, the path of a model folder, or tiatoolbox:NAME=WEIGHTS. (default: default)",
         autocompletion=completion.models,
     ),
 ]
@@ -66,6 +66,14 @@ Tissue = Annotated[
     typer.Option(
         help="auto, all, tiatoolbox:otsu or tiatoolbox:morphological. (default: auto)",
         autocompletion=completion.choices("tissue"),
+    ),
+]
+StainNorm = Annotated[
+    str | None,
+    typer.Option(
+        help="Bring the stain to another first: tiatoolbox:reinhard, :macenko, :vahadane or :ruifrok, and =PICTURE of "
+        "the stain that is wanted. (default: none)",
+        autocompletion=completion.choices("stain_norm"),
     ),
 ]
 Roi = Annotated[
@@ -153,6 +161,7 @@ def run(
     mpp: Mpp = None,
     reader: ReaderName = None,
     tissue: Tissue = None,
+    stain_norm: StainNorm = None,
     roi: Roi = None,
     classes: Classes = None,
     region: RegionPx = None,
@@ -176,8 +185,9 @@ def run(
     from wsiproc.slide_queue import run_slides
 
     settings = _settings(
-        config, model=model, mpp=mpp, reader=reader, tissue=tissue, roi=roi, classes=_classes(classes), region=region,
-        device=device, batch=batch, executor=executor, workers=workers, scheduler=scheduler, memory_gb=memory_gb,
+        config, model=model, mpp=mpp, reader=reader, tissue=tissue, stain_norm=stain_norm, roi=roi,
+        classes=_classes(classes), region=region, device=device, batch=batch, executor=executor, workers=workers,
+        scheduler=scheduler, memory_gb=memory_gb,
         read_timeout_s=read_timeout, strict=strict,
     )  # fmt: skip
     with display(len(slides), quiet) as show:
@@ -198,6 +208,7 @@ def plan(
     mpp: Mpp = None,
     reader: ReaderName = None,
     tissue: Tissue = None,
+    stain_norm: StainNorm = None,
     roi: Roi = None,
     region: RegionPx = None,
     device: Device = None,
@@ -209,8 +220,8 @@ def plan(
     from wsiproc.progress import print_plan
 
     settings = _settings(
-        config, model=model, mpp=mpp, reader=reader, tissue=tissue, roi=roi, region=region, device=device,
-        workers=workers, memory_gb=memory_gb,
+        config, model=model, mpp=mpp, reader=reader, tissue=tissue, stain_norm=stain_norm, roi=roi, region=region,
+        device=device, workers=workers, memory_gb=memory_gb,
     )  # fmt: skip
     failed = False
     for path in slides:

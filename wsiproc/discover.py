@@ -20,9 +20,8 @@ from wsiproc.core.palette import kind_colours
 from wsiproc.errors import PlanError, SettingsError, sentence
 from wsiproc.executors import give_back_memory
 from wsiproc.io.kinds import read_kinds, write_kinds
-from wsiproc.models import load_model
 from wsiproc.models.base import Model
-from wsiproc.plan import choose_device, slide_source
+from wsiproc.plan import choose_device, choose_model, slide_source
 from wsiproc.regions import cell_table, predict, stain_channels
 from wsiproc.settings import Settings
 from wsiproc.survey import Survey, look_at
@@ -48,7 +47,7 @@ def find_kinds(paths: Sequence[Path], out: Path, settings: Settings, tell: Tell)
     wanted = settings.classes
     if wanted is None:
         return None
-    model = load_model(settings.model)
+    model = choose_model(settings)
     path = wanted if isinstance(wanted, Path) else out / FILE
     if isinstance(wanted, int) and not path.exists():
         kinds, found_in = _discover(paths, settings, model, wanted, tell)

@@ -34,7 +34,7 @@ _LOSSY = 12.0  # mean difference in grey levels that a lossy codec may make of a
 _HALF_PRECISION = 2.0  # mean difference in grey levels between maps in half and in full precision
 _EXTRAS = {
     "dask-jobqueue": ("cluster", "workers on Slurm and LSF"),
-    "tiatoolbox": ("tiatoolbox", "its tissue maskers and its reader"),
+    "tiatoolbox": ("tiatoolbox", "its readers, tissue maskers, stain normalisers, nucleus models and annotation store"),
     "timm": ("timm", "the activation network of the PSM paper, for comparison"),
 }
 _REINSTALL = "in the folder of wsiproc, pip install -c constraints.txt ."

@@ -109,7 +109,7 @@ def plan_slide(
     Raises SlideError, ResolutionError, SettingsError, ModelError, or PlanError with both numbers where the work does
     not fit.
     """
-    source, model = slide_source(path, settings), load_model(settings.model)
+    source, model = slide_source(path, settings), choose_model(settings)
     _check_region(settings.region, model)
     here = choose_device(settings.device if cluster is None else "auto")
     device = here if cluster is None else cluster.device
@@ -172,12 +172,24 @@ def _job(
 def _bytes_a_worker(job: Job) -> int:
     model = job.model
     zoom = max(1.0, model.mpp / job.frame.slide_mpp)
-    return worker_bytes(job.step, model.margin, model.window, model.halo, len(model.channels), zoom)
+    each = worker_bytes(job.step, model.margin, model.window, model.halo, len(model.channels), zoom)
+    return each + model.memory_bytes
 
 
 def slide_source(path: Path, settings: Settings) -> SlideSource:
     """What workers need to open the slide."""
     return SlideSource(path.absolute(), settings.mpp, settings.reader, settings.read_timeout_s)
+
+
+def choose_model(settings: Settings) -> Model:
+    """The model, behind the stain normaliser if one is asked for. Raises ModelError, SettingsError or SlideError."""
+    model = load_model(settings.model)
+    if settings.stain_norm == "none":
+        return model
+    from wsiproc.bridges.tiatoolbox.stains import normalised
+
+    method, _, target = settings.stain_norm.removeprefix("tiatoolbox:").partition("=")
+    return normalised(model, method, Path(target) if target else None)
 
 
 def require_features(kinds: CellKinds, model: Model, path: Path) -> None:

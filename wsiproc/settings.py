@@ -16,6 +16,13 @@ from wsiproc.errors import SettingsError
 CHOICES = {
     "reader": ("auto", "openslide", "tifffile", "tiatoolbox"),
     "tissue": ("auto", "all", "tiatoolbox:otsu", "tiatoolbox:morphological"),
+    "stain_norm": (
+        "none",
+        "tiatoolbox:reinhard",
+        "tiatoolbox:macenko",
+        "tiatoolbox:vahadane",
+        "tiatoolbox:ruifrok",
+    ),
     "device": ("auto", "cpu", "cuda"),
     "executor": ("auto", "dask", "processes", "threads", "loop"),
 }
@@ -27,13 +34,16 @@ class Settings:
     """Choices for a run. Each can stand in a TOML file under its own name; the command line wins over the file."""
 
     model: str = "default"
-    """``default``, ``psm``, ``classical``, or the path of a model folder."""
+    """``default``, ``psm``, ``classical``, the path of a model folder, or ``tiatoolbox:NAME=WEIGHTS``."""
     mpp: float | None = None
     """µm per pixel of the slide, where the file does not say it or says it wrongly."""
     reader: Literal["auto", "openslide", "tifffile", "tiatoolbox"] = "auto"
     """Library that opens the slide."""
     tissue: str = "auto"
     """How tissue is found: ``auto``, ``all``, ``tiatoolbox:otsu`` or ``tiatoolbox:morphological``."""
+    stain_norm: str = "none"
+    """What brings the slide's stain to another before the model sees it: ``none``, or one of TIAToolbox's methods,
+    which ``=`` and the path of a picture of the wanted stain may follow."""
     roi: Path | None = None
     """GeoJSON with areas to work in, as QuPath exports annotations."""
     classes: int | Path | None = None
@@ -82,7 +92,7 @@ class Settings:
             )
         for name, choices in CHOICES.items():
             chosen = getattr(self, name)
-            if chosen not in choices:
+            if chosen not in choices and not (name == "stain_norm" and chosen.partition("=")[0] in choices[1:]):
                 raise SettingsError(f"{name} is {chosen!r}; choose one of {', '.join(choices)}")
 
 

@@ -20,9 +20,8 @@ from wsiproc.executors import Crew, give_back_memory
 from wsiproc.io.fingerprint import slide_files
 from wsiproc.io.slides import slide_name
 from wsiproc.memory import MemoryWatch
-from wsiproc.models import load_model
 from wsiproc.one_slide import Event, Hands, Listener, ignore, run_plan
-from wsiproc.plan import choose_device, plan_slide, slide_source, work_facts
+from wsiproc.plan import choose_device, choose_model, plan_slide, slide_source, work_facts
 from wsiproc.projection import GB
 from wsiproc.settings import Settings
 from wsiproc.side_by_side import side_by_side
@@ -69,7 +68,7 @@ def run_slides(
     One that fails costs no other. Of several slides, and of what ``out`` holds already, a table is kept there. Leaving
     early ends what is under way; the same call goes on with it. ``listen`` is called from the caller's thread.
     """
-    load_model(settings.model)  # an unknown name is said once, not once a slide
+    choose_model(settings)  # an unknown name is said once, not once a slide
     title = paths[0].name if len(paths) == 1 else f"{len(paths)} slides"
     kinds = find_kinds(paths, out, settings, lambda done, total: listen(Event(title, "classes", done, total)))
     in_this_process = settings.executor == "loop" or settings.workers == 1
@@ -116,7 +115,7 @@ def _run_slide(queue: _Queue, turn: int, folder: Path, listen: Listener) -> Outc
     path, settings = queue.paths[turn], queue.settings
     with slide_source(path, settings).open() as slide:
         cluster = queue.crews.cluster()
-        model, device = load_model(settings.model), cluster.device if cluster else choose_device(settings.device)
+        model, device = choose_model(settings), cluster.device if cluster else choose_device(settings.device)
         facts = work_facts(slide.fingerprint(), settings, model, device, queue.kinds)
     if not queue.overwrite:
         run = _finished(folder, facts)

@@ -58,6 +58,7 @@ def test_a_model_states_its_facts(model: Model) -> None:
     assert 0 < model.mpp < 5
     assert model.window > 0 <= model.halo
     assert model.margin > 0
+    assert 0 <= model.memory_bytes < 1e10
     assert len(set(model.classes)) == len(model.classes) > 0
     assert [channel.name for channel in model.channels[:3]] == ["nucleus", "hematoxylin", "eosin"]
     assert [channel.stain for channel in model.channels[:3]] == [False, True, True]

@@ -12,6 +12,9 @@ from tests.test_pipeline import assert_same_cells, run_one
 from wsiproc.errors import OutputError
 from wsiproc.io.parquet import read_cells
 from wsiproc.models import load_model
+from wsiproc.models.classical import Classical
+from wsiproc.plan import plan_slide
+from wsiproc.settings import Settings
 from wsiproc.synthetic import write_synthetic_slide
 
 
@@ -47,3 +50,13 @@ def test_a_moved_model_is_the_same_model_and_a_changed_one_is_not(slide: Path, t
     facts.write_text(facts.read_text().replace("threshold = 0.5", "threshold = 0.7"))
     with pytest.raises(OutputError, match="made with another model"):
         run_one(slide, tmp_path / "out", model=str(moved), region=2048)
+
+
+def test_what_a_model_holds_is_projected_for_each_worker(
+    slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def planned(held: int) -> int:
+        monkeypatch.setattr("wsiproc.plan.load_model", lambda _: Classical(memory_bytes=held))
+        return plan_slide(slide, tmp_path, Settings(model="classical", region=512, workers=2)).memory_bytes
+
+    assert planned(10**7) == planned(0) + 2 * 10**7

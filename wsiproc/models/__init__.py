@@ -16,7 +16,14 @@ MODELS = ("classical", *_FOLDERS)
 
 
 def load_model(name: str) -> Model:
-    """The model called ``name``, or the one in the folder ``name``. Raises ModelError."""
+    """The model called ``name``, or the one in the folder ``name``. Raises ModelError.
+
+    ``tiatoolbox:NAME=FILE`` is one of TIAToolbox's nucleus models with the weights in FILE.
+    """
+    if name.startswith("tiatoolbox:"):
+        from wsiproc.bridges.tiatoolbox.nuclei import open_nucleus_model
+
+        return open_nucleus_model(name)
     if name == "classical":
         from wsiproc.models.classical import Classical
 

@@ -44,7 +44,8 @@ class Model(Protocol):
 
     ``mpp``: µm per pixel that it wants; ``window``: side of the square that ``predict`` fills; ``halo``: px around a
     window that it must see; ``margin``: px of maps around a region that its cells can depend on; ``weights_sha256``:
-    hash of the weights, None for a model that has none. Its ``repr`` holds all that decides what it finds, that hash
+    hash of the weights, None for a model that has none; ``memory_bytes``: what a worker holds for it beside what every
+    worker holds, such as large weights or another library. Its ``repr`` holds all that decides what it finds, that hash
     too: it is part of the key by which unfinished work is told from work of another model.
     """
 
@@ -64,6 +65,8 @@ class Model(Protocol):
     def channels(self) -> tuple[Channel, ...]: ...  # noqa: D102
     @property
     def weights_sha256(self) -> str | None: ...  # noqa: D102
+    @property
+    def memory_bytes(self) -> int: ...  # noqa: D102
 
     def calibrate(self, samples: Sequence[npt.NDArray[np.uint8]]) -> Model:
         """The model with every number that it takes from the slide, estimated once from ``samples``.

@@ -67,6 +67,11 @@ class Learned:
         return self.facts.weights_sha256
 
     @property
+    def memory_bytes(self) -> int:
+        """Nothing worth counting: the networks are small."""
+        return 0
+
+    @property
     def margin(self) -> int:
         """What the cutting out of cells can depend on."""
         return cell_margin(self.facts.cut, self.facts.split, self.mpp)
