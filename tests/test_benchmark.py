@@ -13,7 +13,6 @@ from PIL import Image
 
 import wsiproc.benchmark
 import wsiproc.plan
-import wsiproc.slide_queue
 from tests.evaluate.datasets_on_disk import picture, true_labels, write_masks, write_points
 from wsiproc.benchmark import Benchmark, Result, run_benchmark
 from wsiproc.errors import ModelError, ResolutionError, SettingsError
@@ -112,7 +111,7 @@ def test_the_baseline_stands_beside_every_model(masks: Path, tmp_path: Path, mon
     def load(name: str) -> Any:
         return Classical(name="fine", mpp=0.25, window=384) if name == "models/fine" else load_model(name)
 
-    for module in (wsiproc.benchmark, wsiproc.plan, wsiproc.slide_queue):
+    for module in (wsiproc.benchmark, wsiproc.plan):
         monkeypatch.setattr(module, "load_model", load)
     done = run_benchmark(
         find_dataset(str(masks), limit=1), ["models/fine"] * 2, tmp_path, dataclasses.replace(LOOP, mpp=0.25)

@@ -283,7 +283,7 @@ def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
 def _probe(job: Job, samples: Sequence[npt.NDArray[np.uint8]], read_s: float, windows: int) -> tuple[float, float]:
     """Seconds a window and cells in all, from up to three samples run for real."""
     model = job.model
-    some = [_full_window(s, model.window, model.halo) for s in samples[:: max(1, len(samples) // 3)]]
+    some = [_full_window(s, model.window, model.halo) for s in samples[:: max(1, -(-len(samples) // 3))]]
     predict(model, some[0][None], job.device)  # the first call pays for loading and compiling
     maps, predict_s = _timed(lambda: [predict(model, s[None], job.device)[0] for s in some])
     model.instances(maps[0])
