@@ -4,7 +4,8 @@
     python benchmarks/million_cells.py 100000 2
 
 The cells are real outlines: ellipses drawn on a grid, traced and measured by the package, 4,800 a region of 2048 px,
-the density of crowded tissue. Only the finding of them is left out.
+the density of crowded tissue. Only the finding of them is left out. The workers have drawn a small slide before, since
+in a run they have found its cells when they come to draw them: what they import and compile is not counted.
 """
 
 from __future__ import annotations
@@ -88,7 +89,11 @@ def main(count: int, workers: int) -> None:
     folder = Path(tempfile.mkdtemp()) / "slide"
     try:
         job, regions = make_parts(folder, count)
+        small, few = make_parts(folder.with_name("small"), 20_000)
         with crew("dask", workers) as team, Watch(psutil.Process()) as watch:
+            before = [block for block, _ in merge_cells(small, few)]
+            for _ in team.run(export_tasks(small, before) + render_tasks(small, (), before)):
+                pass
             clock = time.perf_counter()
             blocks, found = [], 0
             for block, cells in merge_cells(job, regions):

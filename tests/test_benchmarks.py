@@ -70,6 +70,6 @@ def output_of(script: str, *arguments: str) -> str:
 
 def test_a_whole_run_is_held_against_its_network(tmp_path: Path) -> None:
     write_synthetic_slide(tmp_path / "drawn.tif", (600, 600), mpp=0.5, tissue_fraction=0.8)
-    printed = output_of("whole_run.py", str(tmp_path / "drawn.tif"), "--workers", "1", "--model", "psm")
+    printed = output_of("whole_run.py", str(tmp_path / "drawn.tif"), "--workers", "1")
     assert "×, 1 workers" in printed
     assert "all but the network:" in printed

@@ -9,6 +9,8 @@ smooth, and the edges of coverslips are thin.
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -59,7 +61,7 @@ def find_tissue(overview: UInt8Array, mpp: float) -> BoolArray:
     glass = _glass_colour(smooth, is_glass)
     density = optical_density(smooth, np.full(3, glass.max(), np.float32))
     # Padding is pure white where the glass is tinted: tissue differs from both.
-    colour = np.minimum(np.ptp(density, axis=-1), np.ptp(optical_density(smooth, glass), axis=-1))
+    colour = np.minimum(_spread(density), _spread(optical_density(smooth, glass)))
     grain = _grain(overview, float(glass.max()), small.shape[:2])
     is_stained = colour > _above_noise(colour[is_glass], _LEAST_COLOUR)
     is_grainy = _without_lines(grain > _above_noise(grain[is_glass], _LEAST_GRAIN), small_mpp)
@@ -79,7 +81,7 @@ def looks_fluorescent(overview: UInt8Array) -> bool:
 
     True if most of it is dark, nearly nothing is white glass, and some of it shines.
     """
-    brightest, darkest = overview.max(axis=-1), overview.min(axis=-1)
+    brightest, darkest = _most(overview), _least(overview)
     is_dark = np.median(brightest) < 64
     has_glass = np.mean(darkest > 180) > 0.02
     shines = np.percentile(brightest, 99.5) > np.median(brightest) + 20
@@ -90,6 +92,24 @@ def optical_density(rgb: UInt8Array, glass: FloatArray) -> FloatArray:
     """−ln(light ÷ light through glass) for each channel; glass is 0, and nothing is below."""
     light = np.maximum(rgb.astype(np.float32), 1.0)
     return np.asarray(np.maximum(np.log(glass / light), 0.0), np.float32)
+
+
+# Over three channels, planes are some ten times faster to compare than NumPy's reductions along the last axis.
+
+
+def _most(picture: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The largest channel of each pixel: (h, w, 3) → (h, w)."""
+    return np.asarray(np.maximum(np.maximum(picture[..., 0], picture[..., 1]), picture[..., 2]))
+
+
+def _least(picture: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The smallest channel of each pixel: (h, w, 3) → (h, w)."""
+    return np.asarray(np.minimum(np.minimum(picture[..., 0], picture[..., 1]), picture[..., 2]))
+
+
+def _spread(picture: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The largest channel of each pixel less the smallest: (h, w, 3) → (h, w)."""
+    return np.asarray(_most(picture) - _least(picture))
 
 
 def _to_working_mpp(overview: UInt8Array, mpp: float) -> tuple[UInt8Array, float]:
@@ -107,11 +127,11 @@ def _find_glass(small: UInt8Array, smooth: UInt8Array) -> BoolArray:
     Nowhere, if it would be less than a fair part of the picture.
     """
     grey = np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.float32)
-    tint = np.ptp(smooth.astype(np.int16), axis=-1)
+    tint = _spread(smooth.astype(np.int16))
     is_magenta = smooth[..., 1] < np.minimum(smooth[..., 0], smooth[..., 2])
     most_tint = np.where(is_magenta, _GLASS_MOST_MAGENTA, _GLASS_MOST_TINT)
-    is_glass = (smooth.min(axis=-1) >= _GLASS_LEAST_GREY) & (tint <= most_tint)
-    is_glass &= (_local_spread(grey, 5) <= _GLASS_MOST_ROUGHNESS) & (smooth.min(axis=-1) < 255)
+    is_glass = (_least(smooth) >= _GLASS_LEAST_GREY) & (tint <= most_tint)
+    is_glass &= (_local_spread(grey, 5) <= _GLASS_MOST_ROUGHNESS) & (_least(smooth) < 255)
     if is_glass.mean() < _GLASS_LEAST_SHARE:
         is_glass[:] = False
     return np.asarray(is_glass, np.bool_)
@@ -121,7 +141,7 @@ def _glass_colour(smooth: UInt8Array, is_glass: BoolArray) -> FloatArray:
     """Colour (3,) of the glass; without any, the brightest grey."""
     if is_glass.any():
         return np.asarray(np.median(smooth[is_glass], axis=0), np.float32)
-    brightest = max(float(_GLASS_LEAST_GREY), float(np.percentile(smooth.max(axis=-1), 99)))
+    brightest = max(float(_GLASS_LEAST_GREY), float(np.percentile(_most(smooth), 99)))
     return np.full(3, brightest, np.float32)
 
 
@@ -161,7 +181,7 @@ def _without_lines(mask: BoolArray, mpp: float) -> BoolArray:
 
 def _is_dark(smooth: UInt8Array) -> BoolArray:
     """Black padding and the outside of round scans."""
-    return np.asarray(smooth.max(axis=-1) < 30, np.bool_)
+    return np.asarray(_most(smooth) < 30, np.bool_)
 
 
 def _find_pens(density: FloatArray, mpp: float) -> BoolArray:
@@ -175,13 +195,13 @@ def _find_pens(density: FloatArray, mpp: float) -> BoolArray:
         "blue": (r > 0.8) & (r > 1.15 * g) & (b < 0.4 * r),
         "green": (r > 0.5) & (g < 0.75 * r) & (g < 0.9 * b),
         "red": (g > 1.2) & (b > 0.85 * g) & (b < 1.2 * g) & (r < 0.25 * g),
-        "black": (density.min(axis=-1) > 1.0) & (np.ptp(density, axis=-1) < 0.25 * density.max(axis=-1)),
+        "black": (_least(density) > 1.0) & (_spread(density) < 0.25 * _most(density)),
     }
     weak = {
         "blue": (r > 1.05 * g) & (b < 0.6 * r),
         "green": (g < 0.85 * r) & (g < b),
         "red": (b > 0.75 * g) & (r < 0.4 * g),
-        "black": np.ptp(density, axis=-1) < 0.35 * density.max(axis=-1),
+        "black": _spread(density) < 0.35 * _most(density),
     }
     fringe = _disc(_PEN_FRINGE_UM / mpp)
     pens = np.zeros(r.shape, np.bool_)

@@ -62,7 +62,8 @@ class Outlines:
         """Which rings are valid polygons with an area: (N,). Of the others, one costs QuPath the whole file."""
         good: npt.NDArray[np.bool_] = is_simple(self.offsets, self.points)
         others = np.flatnonzero(~good)
-        good[others] = writable(self.take(others).polygons())
+        if len(others):
+            good[others] = writable(self.take(others).polygons())
         return good
 
     def take(self, rows: npt.NDArray[np.integer]) -> Outlines:
