@@ -114,9 +114,9 @@ def test_maps_are_what_tiatoolbox_infers(model: Model, hovernet: Path) -> None:
     theirs.load_weights_from_file(hovernet)
     nucleus, hover, types = theirs.infer_batch(theirs, torch.tensor(windows), device="cpu")
     middle = maps[0, :, CENTRE, CENTRE].astype(float)
-    assert np.abs(middle[0] / 255 - nucleus[0, ..., 0]).max() <= 0.5 / 255 + 1e-5
+    assert np.abs(middle[0] / 255 - nucleus[0, ..., 0]).max() < 0.6 / 255
     expected = np.clip(hover[0].transpose(2, 0, 1), -1, 1)
-    assert np.abs(middle[3:5] / 127.5 - 1 - expected).max() <= 0.5 / 127.5 + 1e-5
+    assert np.abs(middle[3:5] / 127.5 - 1 - expected).max() < 0.6 / 127.5
     assert (types == 2).all()
     assert (middle[5:].argmax(axis=0) == 1).all()
     assert len(matched(labels, model.instances(maps[0]).labels)) > 3
@@ -178,8 +178,8 @@ def test_the_original_without_types_is_what_tiatoolbox_infers(tmp_path: Path) ->
     assert maps.shape == (1, 5, facts.sees, facts.sees)
     nucleus, hover = HoVerNet.infer_batch(network, torch.tensor(rendered)[None], device="cpu")
     middle = maps[0, :, 95:-95, 95:-95].astype(float)
-    assert np.abs(middle[0] / 255 - nucleus[0, ..., 0]).max() <= 0.5 / 255 + 1e-5
-    assert np.abs(middle[3:] / 127.5 - 1 - np.clip(hover[0].transpose(2, 0, 1), -1, 1)).max() <= 0.5 / 127.5 + 1e-5
+    assert np.abs(middle[0] / 255 - nucleus[0, ..., 0]).max() < 0.6 / 255
+    assert np.abs(middle[3:] / 127.5 - 1 - np.clip(hover[0].transpose(2, 0, 1), -1, 1)).max() < 0.6 / 127.5
     assert nucleus.std() > 0.01
 
 
