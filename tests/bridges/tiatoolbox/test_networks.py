@@ -114,9 +114,9 @@ def test_maps_are_what_tiatoolbox_infers(model: Model, hovernet: Path) -> None:
     theirs.load_weights_from_file(hovernet)
     nucleus, hover, types = theirs.infer_batch(theirs, torch.tensor(windows), device="cpu")
     middle = maps[0, :, CENTRE, CENTRE].astype(float)
-    assert np.abs(middle[0] / 255 - nucleus[0, ..., 0]).max() <= 0.5 / 255 + 1e-5
+    assert np.abs(middle[0] / 255 - nucleus[0, ..., 0]).max() < 0.6 / 255
     expected = np.clip(hover[0].transpose(2, 0, 1), -1, 1)
-    assert np.abs(middle[3:5] / 127.5 - 1 - expected).max() <= 0.5 / 127.5 + 1e-5
+    assert np.abs(middle[3:5] / 127.5 - 1 - expected).max() < 0.6 / 127.5
     assert (types == 2).all()
     assert (middle[5:].argmax(axis=0) == 1).all()
     assert len(matched(labels, model.instances(maps[0]).labels)) > 3
@@ -163,6 +163,24 @@ def test_cutting_changes_no_cell(hovernet: Path, tmp_path: Path, monkeypatch: py
     run = json.loads((whole / "run.json").read_text())
     assert run["model"]["weights_sha256"] == load_model(name).weights_sha256
     assert list(run["classes"]) == list(PANNUKE.types)
+
+
+def test_the_original_without_types_is_what_tiatoolbox_infers(tmp_path: Path) -> None:
+    """It fills 80 of 270 px, of which the window has 64."""
+    from tiatoolbox.models.architecture.hovernet import HoVerNet
+
+    facts = PRETRAINED["hovernet_original-kumar"]
+    torch.manual_seed(2)
+    rendered, _ = tissue(facts.sees, seed=5)
+    network = settled(facts.build(), torch.tensor(rendered)[None].permute(0, 3, 1, 2).float())
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    maps = predict(load_model(f"tiatoolbox:hovernet_original-kumar={tmp_path / 'w.pth'}"), rendered[None], "cpu")
+    assert maps.shape == (1, 5, facts.sees, facts.sees)
+    nucleus, hover = HoVerNet.infer_batch(network, torch.tensor(rendered)[None], device="cpu")
+    middle = maps[0, :, 95:-95, 95:-95].astype(float)
+    assert np.abs(middle[0] / 255 - nucleus[0, ..., 0]).max() < 0.6 / 255
+    assert np.abs(middle[3:] / 127.5 - 1 - np.clip(hover[0].transpose(2, 0, 1), -1, 1)).max() < 0.6 / 127.5
+    assert nucleus.std() > 0.01
 
 
 def test_micro_net_is_what_tiatoolbox_infers(tmp_path: Path) -> None:

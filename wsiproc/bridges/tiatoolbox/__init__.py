@@ -7,6 +7,10 @@ first used, and only by what cannot do without.
 from __future__ import annotations
 
 import importlib
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
 from wsiproc.errors import MissingExtraError
@@ -15,9 +19,24 @@ from wsiproc.errors import MissingExtraError
 def load(name: str) -> ModuleType:
     """The module ``tiatoolbox.`` + ``name``, or the error that names the extra."""
     try:
-        return importlib.import_module(f"tiatoolbox.{name}")
+        with _logging_as_it_was():
+            return importlib.import_module(f"tiatoolbox.{name}")
     except ImportError as error:
         raise MissingExtraError(
             f"TIAToolbox cannot be imported ({error}); install it, best in an environment of its own: "
             "pip install 'wsiproc[tiatoolbox]'"
         ) from error
+
+
+@contextmanager
+def _logging_as_it_was() -> Iterator[None]:
+    """Undo what the import does to logging: handlers and a lower level for all libraries, and warnings as messages."""
+    root, show = logging.getLogger(), warnings.showwarning
+    handlers, level = root.handlers[:], root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        if warnings.showwarning is not show:
+            logging.captureWarnings(False)
