@@ -1,15 +1,19 @@
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
-from concurrent.futures import Future
+from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from wsiproc.errors import PlanError, RetryableError, SlideReadError, WorkerError
-from wsiproc.executors import KINDS, Task, crew
+from wsiproc.executors import KINDS, Task, crew, warm_up
+from wsiproc.executors.host import ONE_THREAD, START
 from wsiproc.executors.pools import Order, ProcessPool
 
 
@@ -180,3 +184,37 @@ def test_processes_whose_tasks_are_done_at_once_take_all_of_them(monkeypatch: py
     with ProcessPool(2) as pool:
         outcomes = pool.submit([Order(Task(str(number), int, ()), (0, number)) for number in range(50)])
         assert [outcome.result(timeout=5) for outcome in outcomes] == [str(number) for number in range(50)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads as Linux tells them")
+def test_what_workers_are_forked_from_has_no_threads() -> None:
+    script = """
+from pathlib import Path
+import distributed, sys, wsiproc.rehearsal
+names = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+assert "torch" in sys.modules
+print(len(names) - names.count("jemalloc_bg_thd"))  # jemalloc sees to its own thread in a fork
+"""
+    done = subprocess.run([sys.executable, "-c", script], env=os.environ | ONE_THREAD, capture_output=True, text=True)
+    assert done.stdout == "1\n", done.stderr
+
+
+def modules_and_threads() -> tuple[bool, str | None]:
+    """Whether this process has the rehearsal behind it, and what it was told of threads."""
+    return "wsiproc.rehearsal" in sys.modules, os.environ.get("OMP_NUM_THREADS")
+
+
+def warm_worker() -> tuple[bool, str | None]:
+    """What a worker knows that is started after a warm-up."""
+    warm_up(["wsiproc.rehearsal"])
+    with crew("processes", 1) as workers:
+        ((_, known),) = workers.run([Task("look", modules_and_threads, ())])
+    return known
+
+
+@pytest.mark.skipif(START != "forkserver", reason="this system forks no workers")
+def test_workers_begin_with_everything_imported() -> None:
+    before = dict(os.environ)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:  # where no server runs yet
+        assert fresh.submit(warm_worker).result() == (True, "1")
+    assert dict(os.environ) == before

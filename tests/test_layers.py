@@ -109,6 +109,7 @@ MAY_USE = {
         "core",
     },
     "survey": {"projection", "models", "io", "array", "core"},
+    "rehearsal": {"seams", "regions", "models", "io", "array", "core"},
     "seams": {"pipeline", "regions", "projection", "io", "array", "core"},
     "crops": {"pipeline", "regions", "report", "io", "core"},
     "pipeline": {"coarse", "regions", "projection", "executors", "workfolder", "io", "array", "core"},

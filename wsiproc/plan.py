@@ -281,17 +281,15 @@ def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def _probe(job: Job, samples: Sequence[npt.NDArray[np.uint8]], read_s: float, windows: int) -> tuple[float, float]:
-    """Seconds a window and cells in all, from up to three samples run for real."""
+    """Seconds a window and cells in all, from one or two samples run for real."""
     model = job.model
-    some = [_full_window(s, model.window, model.halo) for s in samples[:: max(1, -(-len(samples) // 3))]]
-    predict(model, some[0][None], job.device)  # the first call pays for loading and compiling
-    maps, predict_s = _timed(lambda: [predict(model, s[None], job.device)[0] for s in some])
-    model.instances(maps[0])
-    found, segment_s = _timed(lambda: [model.instances(m) for m in maps])
+    some = [_full_window(s, model.window, model.halo) for s in samples[:: max(1, len(samples) - 1)]]
+    first = predict(model, some[0][None], job.device)[0]  # it pays for loading, so it says nothing about time
+    last, predict_s = _timed(lambda: predict(model, some[-1][None], job.device)[0])
+    first_cells = len(model.instances(first).classes)
+    found, segment_s = _timed(lambda: model.instances(last))
     around = ((job.step + 2 * model.margin) / job.step) ** 2
-    each = read_s + (predict_s + segment_s * around) / len(some)
-    cells = sum(len(f.classes) for f in found) / len(some) * windows
-    return each, cells
+    return read_s + predict_s + segment_s * around, (first_cells + len(found.classes)) / 2 * windows
 
 
 def _full_window(sample: npt.NDArray[np.uint8], window: int, halo: int) -> npt.NDArray[np.uint8]:

@@ -21,7 +21,7 @@ from wsiproc.core.geometry import Box, Region
 from wsiproc.core.kinds import CellKinds
 from wsiproc.core.palette import RGB, class_colour
 from wsiproc.errors import SlideError, SlideReadError, SlideTimeoutError
-from wsiproc.executors import give_back_memory, worker_name
+from wsiproc.executors import give_back_memory, keep_memory, worker_name
 from wsiproc.io import ngff
 from wsiproc.io.parquet import write_part
 from wsiproc.io.slides import Slide, SlideSource
@@ -108,14 +108,15 @@ def search_mask(job: Job) -> Mask:
 # --- infer -----------------------------------------------------------------------------------------------------------
 
 
-def _one_thread() -> None:
-    """Regions run side by side, a thread each; so no sum depends on how many cores there are either."""
+def begin_task() -> None:
+    """Tasks run side by side, a thread each; so no sum depends on how many cores there are either."""
     import cv2
     import torch
 
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     give_back_memory()
+    keep_memory()
 
 
 def _infer_marker(job: Job, key: str) -> Path:
@@ -134,7 +135,7 @@ def infer_region(job: Job, region: Region) -> dict[str, Any]:
     if marker.exists():
         done: dict[str, Any] = json.loads(marker.read_text())
         return done | {"resumed": True}
-    _one_thread()
+    begin_task()
     started = time.perf_counter()
     windows = needed_windows(search_mask(job), job.frame.grid, region.box, job.model.window, job.model.margin)
     maps = np.zeros((len(job.model.channels), *region.box.shape), np.uint8)
@@ -217,7 +218,7 @@ def segment_region(job: Job, region: Region, needs: tuple[str, ...]) -> dict[str
     if marker.exists():
         done: dict[str, Any] = json.loads(marker.read_text())
         return done | {"resumed": True}
-    _one_thread()
+    begin_task()
     started = time.perf_counter()
     around = region.box.pad(job.model.margin).clip(job.frame.grid)
     cells, dropped = cells_inside(job, region.box, around, ngff.read_box(job.maps, 0, around))

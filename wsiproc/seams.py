@@ -17,10 +17,10 @@ from wsiproc.errors import SlideReadError
 from wsiproc.io.parquet import read_part
 from wsiproc.pipeline import Block, block_path
 from wsiproc.projection import needed_windows
-from wsiproc.regions import Job, cells_inside, inside, predict_windows, search_mask
+from wsiproc.regions import Job, begin_task, cells_inside, inside, predict_windows, search_mask
 
-SIDE = 256
-"""Side of a place, grid px."""
+SIDE = 192
+"""Side of a place, grid px: with the margin of the default model around it, it lies in four windows at most."""
 _MOST, _FEWEST = 24, 2
 _WINDOWS_A_PLACE = 200  # of the slide: the certificate costs some 2 % of the network's work
 _NEAR, _A_BLOCK = 24, 4  # px from a border; points kept of a block
@@ -59,6 +59,7 @@ class SeamPlaces:
 
 def check_place(job: Job, place: Box, blocks: Sequence[Block]) -> dict[str, Any]:
     """Compute a place anew from the slide, all of it at once, and compare with the merged ``blocks`` that touch it."""
+    begin_task()
     started = time.perf_counter()
     box = place.clip(job.frame.grid)
     try:

@@ -76,8 +76,8 @@ def split_clumps(mask: npt.NDArray[np.bool_], rule: SplitRule, interior: npt.NDA
     parent, peaks = _climb(mask, height)
     _join_peaks(height, parent, peaks, rule.merge, rule.saddle)
     labels, clipped = _follow(mask, parent, peaks, rule.reach)
-    count, small = _clean(labels, peaks, rule.min_area)
-    return Split(labels, count, clipped, small)
+    kept, count, small = _clean(labels, peaks, rule.min_area)
+    return Split(kept, count, clipped, small)
 
 
 def fill_small_holes(mask: npt.NDArray[np.bool_], area: int, side: int) -> npt.NDArray[np.bool_]:
@@ -85,13 +85,60 @@ def fill_small_holes(mask: npt.NDArray[np.bool_], area: int, side: int) -> npt.N
 
     A hole is 4-connected background. The bound on its sides makes the decision local: within ``side`` px.
     """
-    _, holes, stats, _ = cv2.connectedComponentsWithStats((~mask).view(np.uint8), connectivity=4)
-    small = stats[:, cv2.CC_STAT_AREA] <= area
-    for extent in (cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT):
-        small &= stats[:, extent] <= side
-    small[0] = False  # the foreground
-    filled: npt.NDArray[np.bool_] = mask | small[holes]
+    filled = mask.copy()
+    _fill_holes(filled, area, side)
     return filled
+
+
+@njit(cache=True, nogil=True)
+def _fill_holes(mask, area, side):  # type: ignore[no-untyped-def]
+    """Fill the small holes of ``mask`` in place, each from its first pixel: with foreground above and to the left."""
+    h, w = mask.shape
+    pixels = np.empty((area + 1, 2), np.int64)
+    for y in range(h):
+        for x in range(w):
+            if mask[y, x] or (y > 0 and not mask[y - 1, x]) or (x > 0 and not mask[y, x - 1]):
+                continue
+            # Most of such pixels lie beside a nucleus, where the background goes on for long.
+            if _run(mask, y, x, 0, 1, side) > side or _run(mask, y, x, 1, 0, side) > side:
+                continue
+            _fill_hole(mask, y, x, area, side, pixels)
+
+
+@njit(cache=True, nogil=True)
+def _run(mask, y, x, dy, dx, most):  # type: ignore[no-untyped-def]
+    """Pixels of background from one on in a direction, counted up to one more than ``most``."""
+    n = 0
+    while n <= most and y < mask.shape[0] and x < mask.shape[1] and not mask[y, x]:
+        y, x, n = y + dy, x + dx, n + 1
+    return n
+
+
+@njit(cache=True, nogil=True)
+def _fill_hole(mask, y, x, area, side, pixels):  # type: ignore[no-untyped-def]
+    """Fill the background around a pixel, unless it has more than ``area`` pixels or is wider than ``side``."""
+    h, w = mask.shape
+    y_low, x_low, y_high, x_high = y, x, y, x
+    pixels[0, 0], pixels[0, 1] = y, x
+    mask[y, x] = True
+    size, looked_at, small = 1, 0, area > 0
+    while small and looked_at < size:
+        cy, cx = pixels[looked_at, 0], pixels[looked_at, 1]
+        looked_at += 1
+        for dy, dx in ((-1, 0), (0, -1), (0, 1), (1, 0)):
+            ny, nx = cy + dy, cx + dx
+            if ny < 0 or nx < 0 or ny >= h or nx >= w or mask[ny, nx]:
+                continue
+            y_low, y_high, x_low, x_high = min(y_low, ny), max(y_high, ny), min(x_low, nx), max(x_high, nx)
+            small = small and size < area and y_high - y_low < side and x_high - x_low < side
+            if not small:
+                break
+            mask[ny, nx] = True
+            pixels[size, 0], pixels[size, 1] = ny, nx
+            size += 1
+    if not small:
+        for i in range(size):
+            mask[pixels[i, 0], pixels[i, 1]] = False
 
 
 def content(mask: npt.NDArray[np.bool_], pad: int) -> Box:
@@ -119,22 +166,51 @@ def _height(
     mask: npt.NDArray[np.bool_], rule: SplitRule, interior: npt.NDArray[np.uint8] | None
 ) -> npt.NDArray[np.uint16]:
     """Distance to the background, capped and smoothed, in integer steps: (h, w) uint16, 0 outside the mask."""
-    distance = cv2.distanceTransform(mask.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    steps: npt.NDArray[np.uint16] = _steps(distance, rule.reach, interior)
+    steps: npt.NDArray[np.uint16] = _steps(mask, _to_background(mask, rule.reach + 1), rule.reach, interior)
     if rule.smooth > 0:
         side = 2 * rule.smooth_radius + 1
         cv2.GaussianBlur(steps, (side, side), rule.smooth, dst=steps)
-    steps *= mask
+        np.multiply(steps, mask.view(np.uint8), out=steps)
     return steps
 
 
 @njit(cache=True, nogil=True)
-def _steps(distance, reach, interior):  # type: ignore[no-untyped-def]
-    """The distance, capped at ``reach`` px, in integer steps (h, w) uint16; lower where ``interior`` is, if given."""
-    steps = np.empty(distance.shape, np.uint16)
-    for y in range(distance.shape[0]):
-        for x in range(distance.shape[1]):
-            height = np.uint32(np.rint(min(distance[y, x], np.float32(reach)) * _STEPS_PER_PX))
+def _to_background(mask, most):  # type: ignore[no-untyped-def]
+    """Pixels up or down to the nearest background of each column, at most ``most``: (h, w) uint16."""
+    h, w = mask.shape
+    apart = np.zeros((h, w), np.uint16)
+    for y in range(h):
+        for x in range(w):
+            if mask[y, x]:
+                apart[y, x] = min(apart[y - 1, x] + 1, most) if y > 0 else most
+    for y in range(h - 2, -1, -1):
+        for x in range(w):
+            if mask[y, x]:
+                apart[y, x] = min(apart[y, x], apart[y + 1, x] + 1)
+    return apart
+
+
+@njit(cache=True, nogil=True)
+def _steps(mask, apart, reach, interior):  # type: ignore[no-untyped-def]
+    """The distance to the background, at most ``reach`` px, in integer steps (h, w) uint16, 0 outside the mask.
+
+    ``apart``: the same along columns. Lower where ``interior`` is, if given.
+    """
+    h, w = mask.shape
+    steps = np.zeros((h, w), np.uint16)
+    for y in range(h):
+        for x in range(w):
+            if not mask[y, x]:
+                continue
+            nearest = min(np.int64(apart[y, x]) ** 2, reach * reach)
+            k = 1
+            while k * k < nearest:  # nothing farther along the row can be nearer
+                if x >= k:
+                    nearest = min(nearest, k * k + np.int64(apart[y, x - k]) ** 2)
+                if x + k < w:
+                    nearest = min(nearest, k * k + np.int64(apart[y, x + k]) ** 2)
+                k += 1
+            height = np.uint32(np.rint(np.sqrt(np.float32(nearest)) * np.float32(_STEPS_PER_PX)))
             if interior is not None:
                 # Down to a fifth, never to nothing: a plateau of zeros would have no way up. In integers, so exact.
                 height = height * (64 + np.uint32(interior[y, x])) // (64 + 255)
@@ -216,14 +292,15 @@ def _follow(mask, parent, peaks, reach):  # type: ignore[no-untyped-def]
     h, w = mask.shape
     labels = np.zeros((h, w), np.int32)
     clipped = np.zeros((h, w), np.bool_)
-    number = np.zeros(h * w, np.int32)
     for i in range(len(peaks)):
-        number[peaks[i]] = i + 1
+        labels[peaks[i] // w, peaks[i] % w] = i + 1
     for y in range(h):
         for x in range(w):
             if not mask[y, x]:
                 continue
             p = y * w + x
+            if parent[p] == p:
+                continue
             inside = True
             while parent[p] != p:
                 p = parent[p]
@@ -232,7 +309,7 @@ def _follow(mask, parent, peaks, reach):  # type: ignore[no-untyped-def]
                     inside = False
                     break
             if inside:
-                labels[y, x] = number[p]
+                labels[y, x] = labels[p // w, p % w]
             else:
                 clipped[y, x] = True
     return labels, clipped
@@ -286,7 +363,7 @@ def _outside(kept, label, box, reached, stack):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _clean(labels, peaks, min_area):  # type: ignore[no-untyped-def]
-    """Keep each label's part around its peak, fill its holes, drop small ones; relabel in place, 1…count.
+    """Each label's part around its peak, its holes filled, without small ones: labels 1…count, count, small ones.
 
     A nucleus that lies wholly inside another one's hole is part of that one. Small objects are found after that.
     """
@@ -305,30 +382,40 @@ def _clean(labels, peaks, min_area):  # type: ignore[no-untyped-def]
         areas[label], y0, x0, y1, x1 = _connected(labels, kept, p, stack)
         boxes[label] = (y0, x0, y1, x1)
         largest = max(largest, (y1 - y0 + 3) * (x1 - x0 + 3))
-    absorbed = np.zeros(n, np.bool_)
+    absorbed, holed = np.zeros(n, np.bool_), np.ones(n, np.bool_)
     reached = np.empty(max(1, largest), np.bool_)
-    labels[:] = kept
     for fill in (False, True):
         for p in seeds:
-            label = kept[p // w, p % w]
+            label = labels[p // w, p % w]
             box = boxes[label]
-            if absorbed[label]:
+            if absorbed[label] or not holed[label]:
                 continue
+            holed[label] = False
             _outside(kept, label, box, reached, stack)
             bw = box[3] - box[1] + 3
             for y in range(box[0], box[2] + 1):
                 for x in range(box[1], box[3] + 1):
                     if kept[y, x] != label and not reached[(y - box[0] + 1) * bw + x - box[1] + 1]:
-                        if fill:
-                            labels[y, x] = label
+                        holed[label] = True
+                        if fill:  # holes of labels that are not absorbed have nothing in common
+                            kept[y, x] = label
                             areas[label] += 1
                         elif kept[y, x] > 0:
                             absorbed[kept[y, x]] = True
-    number = np.zeros(n, np.int32)
+    count, dropped = _number(kept, labels.ravel()[seeds], absorbed, areas, boxes, min_area)
+    return kept, count, dropped
+
+
+@njit(cache=True, nogil=True)
+def _number(kept, own, absorbed, areas, boxes, min_area):  # type: ignore[no-untyped-def]
+    """Renumber ``kept`` in place: 1…count in the order of ``own``, without absorbed and small labels.
+
+    Count, and the centres of the small ones.
+    """
+    number = np.zeros(len(areas), np.int32)
     small = []
     count = 0
-    for p in seeds:
-        label = kept[p // w, p % w]
+    for label in own:
         if absorbed[label]:
             continue
         if areas[label] < min_area:
@@ -337,9 +424,10 @@ def _clean(labels, peaks, min_area):  # type: ignore[no-untyped-def]
         else:
             count += 1
             number[label] = count
-    for y in range(h):
-        for x in range(w):
-            labels[y, x] = number[labels[y, x]]
+    for y in range(kept.shape[0]):
+        for x in range(kept.shape[1]):
+            if kept[y, x] > 0:
+                kept[y, x] = number[kept[y, x]]
     dropped = np.empty((len(small), 2), np.int32)
     for i in range(len(small)):
         dropped[i, 0] = small[i][0]

@@ -23,6 +23,8 @@ from wsiproc.executors.host import (
     container_cores,
     container_memory_bytes,
     give_back_memory,
+    keep_memory,
+    warm_up,
     worker_name,
 )
 from wsiproc.executors.pools import Patience, Pool, ProcessPool, Task, ThreadPool
@@ -37,6 +39,8 @@ __all__ = [
     "container_memory_bytes",
     "crew",
     "give_back_memory",
+    "keep_memory",
+    "warm_up",
     "worker_name",
 ]
 

@@ -20,6 +20,7 @@ import dask
 from distributed import Client, KilledWorker, LocalCluster, get_worker
 
 from wsiproc.errors import PlanError, RetryableError, WorkerError
+from wsiproc.executors.host import ONE_THREAD, START
 from wsiproc.executors.pools import Failed, Lost, Order, Patience, WorkersDied
 
 GPU = "GPU"  # the resource that marks a worker as one with a GPU: dask worker --resources GPU=1
@@ -218,20 +219,13 @@ def existing_cluster(address: str, patience: Patience) -> Iterator[ClusterPool]:
 @contextmanager
 def local_cluster(workers: int, patience: Patience) -> Iterator[ClusterPool]:
     """Single-threaded worker processes of this machine, on loopback; those that die are started again."""
-    # Memory is planned by the region, so Dask's own spilling and pausing would only get in the way. Dask also has its
-    # workers give back freed memory at once; within a task, arrays of tens of MB come and go, and faulting their pages
-    # in again costs as much as the work on them. Tasks give memory back themselves, once each, when they start.
+    # Memory is planned by the region, so Dask's own spilling and pausing would only get in the way; tasks say
+    # themselves when freed memory is kept and when it is given back.
     options = {
         "distributed.worker.memory.terminate": False,
         "distributed.comm.timeouts.connect": "60s",
-        "distributed.nanny.pre-spawn-environ": {
-            "MALLOC_TRIM_THRESHOLD_": 2**26,
-            "MALLOC_MMAP_THRESHOLD_": 2**25,
-            "MALLOC_ARENA_MAX": 2,
-            "OMP_NUM_THREADS": 1,
-            "MKL_NUM_THREADS": 1,
-            "OPENBLAS_NUM_THREADS": 1,
-        },
+        "distributed.worker.multiprocessing-method": START,
+        "distributed.nanny.pre-spawn-environ": ONE_THREAD,
     }
     with (
         dask.config.set(options),

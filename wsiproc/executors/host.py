@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cache
+from multiprocessing import get_context
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
 
@@ -69,9 +73,60 @@ def worker_name() -> str:
     return f"{platform.node()}:{os.getpid()}"
 
 
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # of mallopt in malloc.h
+_LARGE = 1 << 30
+
+
+@cache
+def keep_memory() -> None:
+    """Have freed memory used again until ``give_back_memory``, however large the pieces; for glibc.
+
+    By itself it gives large pieces back at once, and the system has to clear each page of the next one: that was a
+    quarter of a network's time, whose maps come and go a hundred megabytes at a time.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_MMAP_THRESHOLD, _LARGE)
+        mallopt(_TRIM_THRESHOLD, _LARGE)
+
+
 def give_back_memory() -> None:
     """Return freed memory to the system; glibc keeps it, and other workers need the room. Elsewhere nothing is done."""
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)
+
+
+START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+"""How worker processes are started: from a process that has imported what they need and done nothing else."""
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+"""Environment of worker processes, each of which has one core."""
+
+
+def worker_context() -> BaseContext:
+    """What worker processes are started by."""
+    return get_context(START)
+
+
+def warm_up(modules: Sequence[str]) -> None:
+    """Begin to import, in a process beside this one, what workers will need; returns at once.
+
+    Where the system knows no such process nothing is done, and each worker imports for itself.
+    """
+    if START != "forkserver":
+        return
+    from multiprocessing import forkserver
+
+    multiprocessing.set_forkserver_preload(list(modules))
+    before = {name: os.environ.get(name) for name in ONE_THREAD}
+    os.environ.update(ONE_THREAD)
+    try:
+        forkserver.ensure_running()
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

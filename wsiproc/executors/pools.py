@@ -8,11 +8,11 @@ from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from wsiproc.errors import RetryableError, WorkerError
+from wsiproc.executors.host import worker_context
 
 
 @dataclass(frozen=True)
@@ -235,4 +235,4 @@ class ProcessPool:
 
 
 def _one_process() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+    return ProcessPoolExecutor(1, mp_context=worker_context())
