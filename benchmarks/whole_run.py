@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from wsiproc.executors import keep_memory
 from wsiproc.models import load_model
 from wsiproc.models.folder import load_network
 from wsiproc.profile import NETWORK, lines
@@ -31,6 +32,7 @@ def forward(model_name: str, windows: int) -> float:
     import torch
 
     torch.set_num_threads(1)
+    keep_memory()
     model = load_model(model_name)
     network = load_network(model.folder, model.weights_sha256, "cpu")
     side = model.window + 2 * model.halo

@@ -206,7 +206,7 @@ def modules_and_threads() -> tuple[bool, str | None]:
 
 def warm_worker() -> tuple[bool, str | None]:
     """What a worker knows that is started after a warm-up."""
-    warm_up(["wsiproc.rehearsal"])
+    warm_up("processes", 1, None)
     with crew("processes", 1) as workers:
         ((_, known),) = workers.run([Task("look", modules_and_threads, ())])
     return known

@@ -19,6 +19,7 @@ MAY_USE = {
         "commands",
         "completion",
         "progress",
+        "executors",
         "psm",
         "benchmark",
         "slide_queue",
@@ -29,7 +30,7 @@ MAY_USE = {
         "settings",
         "io",
     },
-    "__init__": {"result", "slide_queue", "one_slide", "settings"},
+    "__init__": {"result", "slide_queue", "one_slide", "executors", "settings"},
     "commands": {"doctor", "export", "progress", "qupath", "result", "view", "io"},
     "completion": {"evaluate", "models", "settings"},
     "progress": {

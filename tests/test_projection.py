@@ -131,7 +131,7 @@ def test_memory_grows_with_all_that_is_held(multiple: int, margin: int, channels
 
 
 def test_disk_grows_with_the_area_and_the_cells() -> None:
-    assert disk_bytes(10**6, 3, 0) < disk_bytes(2 * 10**6, 3, 0) < disk_bytes(2 * 10**6, 3, 1e4)
+    assert disk_bytes(10**6, 3, 0) < disk_bytes(2 * 10**6, 3, 0) < disk_bytes(2 * 10**6, 3, 1.0)
 
 
 def test_what_does_not_fit_is_refused_with_both_numbers_and_the_remedy() -> None:

@@ -44,15 +44,19 @@ def run(
     from pathlib import Path
 
     from wsiproc.errors import SettingsError
-    from wsiproc.one_slide import ignore
+    from wsiproc.executors import warm_up
     from wsiproc.settings import settings_by_name
-    from wsiproc.slide_queue import run_slides
 
     given = [slides] if isinstance(slides, str | PathLike) else slides
     paths = [Path(path) for path in given]
     if not paths:
         raise SettingsError("no slide was given")
     chosen = settings_by_name(settings)
+    warm_up(chosen.executor, chosen.workers, chosen.scheduler)
+
+    from wsiproc.one_slide import ignore
+    from wsiproc.slide_queue import run_slides
+
     return list(run_slides(paths, Path(out), chosen, overwrite, listen or ignore))
 
 

@@ -181,8 +181,7 @@ def run(
     Stopped halfway? The same command goes on where it was. Exit code 0: every slide is done; 1: some failed, and the
     summary names them with their reasons; 2: the command itself makes no sense.
     """
-    from wsiproc.progress import display, print_summary
-    from wsiproc.slide_queue import run_slides
+    from wsiproc.executors import warm_up
 
     settings = _settings(
         config, model=model, mpp=mpp, reader=reader, tissue=tissue, stain_norm=stain_norm, roi=roi,
@@ -190,6 +189,11 @@ def run(
         scheduler=scheduler, memory_gb=memory_gb,
         read_timeout_s=read_timeout, strict=strict,
     )  # fmt: skip
+    warm_up(settings.executor, settings.workers, settings.scheduler)
+
+    from wsiproc.progress import display, print_summary
+    from wsiproc.slide_queue import run_slides
+
     with display(len(slides), quiet) as show:
         outcomes = []
         for outcome in run_slides(slides, out, settings, overwrite, show.listen):
@@ -216,7 +220,7 @@ def plan(
     memory_gb: Memory = None,
 ) -> None:
     """Show what `run` would do and need: regions, memory, disk and time, from a few windows tried for real."""
-    from wsiproc.plan import plan_slide
+    from wsiproc.plan import forecast, plan_slide
     from wsiproc.progress import print_plan
 
     settings = _settings(
@@ -226,7 +230,8 @@ def plan(
     failed = False
     for path in slides:
         try:
-            print_plan(plan_slide(path, out, settings))
+            planned = plan_slide(path, out, settings)
+            print_plan(planned, forecast(planned))
         except WsiprocError as error:
             failed = True
             _print_error(error)

@@ -9,7 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +67,9 @@ class Plan:
     overview_mpp: tuple[float, float]
     tissue: Mask
     search: Mask
+    samples: Sequence[npt.NDArray[np.uint8]]
+    read_s: float
     memory_bytes: int
-    disk_bytes: int
-    seconds: float
-    cells: float
     warnings: tuple[str, ...]
 
     @property
@@ -82,6 +81,12 @@ class Plan:
     def tissue_mm2(self) -> float:
         """Area of the tissue."""
         return float(self.tissue.sum() * self.overview_mpp[0] * self.overview_mpp[1] / 1e6)
+
+    @property
+    def disk_bytes(self) -> int:
+        """Projected size of all outputs."""
+        model = self.job.model
+        return disk_bytes(self.windows * model.window**2, len(model.channels), self.tissue_mm2)
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,7 @@ def plan_slide(
     cluster: Cluster | None = None,
     at_once: int = 1,
 ) -> Plan:
-    """Decide everything for one slide. Reads its overview and a few windows of tissue; writes nothing.
+    """Decide everything for one slide. Reads its overview and a few windows of tissue; predicts and writes nothing.
 
     ``kinds``: the classes that its cells get; None leaves them those of the model. ``cluster``: the workers, where they
     are not this machine's; ``at_once``: slides that are under way at the same time.
@@ -111,8 +116,7 @@ def plan_slide(
     """
     source, model = slide_source(path, settings), choose_model(settings)
     _check_region(settings.region, model)
-    here = choose_device(settings.device if cluster is None else "auto")
-    device = here if cluster is None else cluster.device
+    device = choose_device(settings.device) if cluster is None else cluster.device
     seen = look_at(source, model, settings.tissue, settings.roi)
     frame, search = seen.frame, seen.search
     facts = work_facts(seen.slide["fingerprint"], settings, model, device, kinds)
@@ -122,8 +126,6 @@ def plan_slide(
     job = _job(seen, source, out, settings, device, _batch(settings, device, cluster), kinds)
     infer, segment = split_regions(search, frame.grid, job.step, model.margin)
     windows = sum(len(needed_windows(search, frame.grid, r.box, model.window, model.margin)) for r in infer)
-    window_s, cells = _probe(replace(job, device=here), seen.samples, seen.read_s, windows)
-    shards = {shard for region in segment for shard in Grid(frame.grid, BLOCK).touching(region.box)}
     each, driver = _bytes_a_worker(job), driver_bytes(at_once)
     room = memory_limit(settings) - driver
     crew_size = cluster.threads if cluster else settings.workers or workers_that_fit(each, room)
@@ -141,10 +143,9 @@ def plan_slide(
         overview_mpp=seen.overview_mpp,
         tissue=seen.tissue,
         search=search,
+        samples=seen.samples,
+        read_s=seen.read_s,
         memory_bytes=driver + (0 if cluster else workers * each),  # those of a cluster take theirs elsewhere
-        disk_bytes=disk_bytes(windows * model.window**2, len(model.channels), cells),
-        seconds=run_seconds(windows, window_s, len(shards), cells, workers),
-        cells=cells,
         warnings=seen.warnings,
     )
     _check_plan(plan, settings)
@@ -274,22 +275,33 @@ def _batch(settings: Settings, device: str, cluster: Cluster | None) -> int:
     return int(np.clip(free / 2e9, 1, 64))
 
 
-def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
-    started = time.perf_counter()
-    result = call()
-    return result, time.perf_counter() - started
+@dataclass(frozen=True)
+class Forecast:
+    """What a run will find and how long it will take, by about a third: from windows tried for real."""
+
+    cells: float
+    seconds: float
 
 
-def _probe(job: Job, samples: Sequence[npt.NDArray[np.uint8]], read_s: float, windows: int) -> tuple[float, float]:
-    """Seconds a window and cells in all, from one or two samples run for real."""
-    model = job.model
-    some = [_full_window(s, model.window, model.halo) for s in samples[:: max(1, len(samples) - 1)]]
+def forecast(plan: Plan) -> Forecast:
+    """Try one or two sampled windows on this machine; seconds and cells of the whole run."""
+    job, model = plan.job, plan.job.model
+    some = [_full_window(s, model.window, model.halo) for s in plan.samples[:: max(1, len(plan.samples) - 1)]]
     first = predict(model, some[0][None], job.device)[0]  # it pays for loading, so it says nothing about time
     last, predict_s = _timed(lambda: predict(model, some[-1][None], job.device)[0])
     first_cells = len(model.instances(first).classes)
     found, segment_s = _timed(lambda: model.instances(last))
     around = ((job.step + 2 * model.margin) / job.step) ** 2
-    return read_s + predict_s + segment_s * around, (first_cells + len(found.classes)) / 2 * windows
+    cells = (first_cells + len(found.classes)) / 2 * plan.windows
+    shards = {shard for region in plan.segment for shard in Grid(job.frame.grid, BLOCK).touching(region.box)}
+    window_s = plan.read_s + predict_s + segment_s * around
+    return Forecast(cells, run_seconds(plan.windows, window_s, len(shards), cells, plan.workers))
+
+
+def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
+    started = time.perf_counter()
+    result = call()
+    return result, time.perf_counter() - started
 
 
 def _full_window(sample: npt.NDArray[np.uint8], window: int, halo: int) -> npt.NDArray[np.uint8]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from wsiproc.doctor import Diagnosis
     from wsiproc.evaluate.layouts import Dataset
     from wsiproc.one_slide import Event
-    from wsiproc.plan import Plan
+    from wsiproc.plan import Forecast, Plan
     from wsiproc.slide_queue import Outcome
 
 STAGES = {
@@ -264,7 +264,7 @@ def _figures(run: dict[str, Any] | None) -> list[str]:
     return [f"{cells:,}", f"{area:.2f}", density, f"{run['seconds']['total']:.1f}"]
 
 
-def print_plan(plan: Plan) -> None:
+def print_plan(plan: Plan, expected: Forecast) -> None:
     """What a run would do and need."""
     job = plan.job
     h, w = plan.slide["shape"]
@@ -276,8 +276,8 @@ def print_plan(plan: Plan) -> None:
         "workers": f"{plan.workers} on {job.device}",
         "memory": f"{plan.memory_bytes / GB:.2f} GB at the peak, all processes",
         "disk": f"{plan.disk_bytes / GB:.2f} GB",
-        "cells": f"about {plan.cells:,.0f}",
-        "time": f"about {_duration(plan.seconds)}",
+        "cells": f"about {expected.cells:,.0f}",
+        "time": f"about {_duration(expected.seconds)}",
         "calibration": ", ".join(f"{k} {v}" for k, v in job.model.calibration().items()),
     }
     print_facts(plan.slide["path"], facts)

@@ -25,6 +25,7 @@ SEGMENT_BYTES_PER_PX = 34
 # What rendering keeps for a pixel of a label shard: both label maps, their encoded copies, the cells' outlines.
 RENDER_BYTES_PER_PX = 22
 RENDER_SHARD_PX = 4096**2
+CELLS_PER_MM2 = 8000
 
 
 @dataclass(frozen=True)
@@ -115,9 +116,12 @@ def worker_bytes(step: int, margin: int, window: int, halo: int, channels: int, 
     return WORKER_BYTES + max(infer, segment, RENDER_SHARD_PX * RENDER_BYTES_PER_PX)
 
 
-def disk_bytes(infer_px: int, channels: int, cells: float) -> int:
-    """Projected size of the outputs: stain maps compress to about two thirds, labels to little, a cell to 1.2 kB."""
-    return int(infer_px * channels * 0.67 * 4 / 3 + infer_px * 0.15 + cells * 1200)
+def disk_bytes(infer_px: int, channels: int, tissue_mm2: float) -> int:
+    """Projected size of the outputs: stain maps compress to about two thirds, labels to little, a cell to 1.2 kB.
+
+    With as many cells as dense tissue has; maps weigh more.
+    """
+    return int(infer_px * channels * 0.67 * 4 / 3 + infer_px * 0.15 + tissue_mm2 * CELLS_PER_MM2 * 1200)
 
 
 def run_seconds(windows: int, window_s: float, shards: int, cells: float, workers: int) -> float:

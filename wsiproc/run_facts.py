@@ -73,7 +73,7 @@ def run_facts(
             "not_in_geojson": drawn.left_out,
         },
         "seams": drawn.seams,
-        "projected": {"memory_bytes": plan.memory_bytes, "disk_bytes": plan.disk_bytes, "seconds": plan.seconds},
+        "projected": {"memory_bytes": plan.memory_bytes, "disk_bytes": plan.disk_bytes},
         "workers": {stage: Counter(r.get("worker", "") for r in results) for stage, results in done.items()},
         "resumed": sum(bool(r.get("resumed")) for results in done.values() for r in results),
         "warnings": warnings,

@@ -16,7 +16,7 @@ from wsiproc.core.kinds import CellKinds
 from wsiproc.crews import Crews
 from wsiproc.discover import find_kinds
 from wsiproc.errors import MemoryLimitError, OutputError, SettingsError, sentence
-from wsiproc.executors import Crew, give_back_memory, warm_up
+from wsiproc.executors import Crew, give_back_memory
 from wsiproc.io.fingerprint import slide_files
 from wsiproc.io.slides import slide_name
 from wsiproc.memory import MemoryWatch
@@ -72,8 +72,6 @@ def run_slides(
     title = paths[0].name if len(paths) == 1 else f"{len(paths)} slides"
     kinds = find_kinds(paths, out, settings, lambda done, total: listen(Event(title, "classes", done, total)))
     in_this_process = settings.executor == "loop" or settings.workers == 1
-    if not in_this_process and settings.scheduler is None:
-        warm_up(["distributed", "wsiproc.rehearsal"])
     at_once = 1 if in_this_process and settings.scheduler is None else min(_AT_ONCE, len(paths))
     largest_first = sorted(paths, key=_file_bytes, reverse=True)
     failed: dict[str, str] = {}

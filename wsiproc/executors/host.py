@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import platform
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cache
 from multiprocessing import get_context
 from multiprocessing.context import BaseContext
@@ -101,6 +101,8 @@ def give_back_memory() -> None:
 START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 """How worker processes are started: from a process that has imported what they need and done nothing else."""
 
+_PRELOAD = ["distributed", "wsiproc.rehearsal"]
+
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
 """Environment of worker processes, each of which has one core."""
 
@@ -110,16 +112,18 @@ def worker_context() -> BaseContext:
     return get_context(START)
 
 
-def warm_up(modules: Sequence[str]) -> None:
-    """Begin to import, in a process beside this one, what workers will need; returns at once.
+def warm_up(kind: str, workers: int | None, scheduler: str | None) -> None:
+    """Begin to import, in a process beside this one, what the workers of such a crew will need; returns at once.
 
-    Where the system knows no such process nothing is done, and each worker imports for itself.
+    Nothing is done where they are no processes of this machine, and where the system forks none: then each imports for
+    itself.
     """
-    if START != "forkserver":
+    alone = kind in ("loop", "threads") or (kind == "auto" and (workers or available_cores()) < 2)
+    if alone or scheduler is not None or START != "forkserver":
         return
     from multiprocessing import forkserver
 
-    multiprocessing.set_forkserver_preload(list(modules))
+    multiprocessing.set_forkserver_preload(_PRELOAD)
     before = {name: os.environ.get(name) for name in ONE_THREAD}
     os.environ.update(ONE_THREAD)
     try:

@@ -147,7 +147,6 @@ def test_the_nuclei_are_those_of_tiatoolbox(model: Model) -> None:
 
 def test_cutting_changes_no_cell(hovernet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wsiproc.seams._FEWEST", 0)  # the certificate would predict all windows some times more
-    monkeypatch.setattr("wsiproc.plan._probe", lambda *_: (1.0, 100.0))  # as would the projection of time
     path = tmp_path / "small.tif"
     write_synthetic_slide(path, (120, 600), mpp=MPP, seed=8, tissue_fraction=1.0, crowding=0.8)
     name = f"tiatoolbox:hovernet_fast-pannuke={hovernet}"
