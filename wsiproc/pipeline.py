@@ -27,13 +27,13 @@ from wsiproc.array.pyramid import level_count, level_shape
 from wsiproc.coarse import coarse_tasks
 from wsiproc.core.cells import CellTable
 from wsiproc.core.geometry import Box, Grid, Region
-from wsiproc.executors import Task, give_back_memory
+from wsiproc.executors import Task
 from wsiproc.io import ngff
 from wsiproc.io.geojson import GeoJsonWriter, Piece, features_bytes
 from wsiproc.io.parquet import CellWriter, read_drawn, read_part, write_part
 from wsiproc.io.whole import remove_unfinished, write_json
 from wsiproc.projection import Mask
-from wsiproc.regions import Job, infer_region, inside, segment_region, stain_channels, unread
+from wsiproc.regions import Job, begin_task, infer_region, inside, segment_region, stain_channels, unread
 from wsiproc.workfolder import RUN
 
 _TRIES = 3  # of a region whose reading hangs
@@ -157,7 +157,7 @@ def render_tasks(job: Job, infer: Sequence[Region], blocks: Sequence[Block]) -> 
 
 def render_labels(job: Job, shard: Box, blocks: tuple[Block, ...]) -> dict[str, Any]:
     """Draw one shard of both label maps from the cells that may touch it."""
-    give_back_memory()
+    begin_task()
     started = time.perf_counter()
     ids, kinds = np.zeros(shard.shape, np.uint32), np.zeros(shard.shape, np.uint8)
     for block in blocks:

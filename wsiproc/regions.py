@@ -108,6 +108,10 @@ def search_mask(job: Job) -> Mask:
 # --- infer -----------------------------------------------------------------------------------------------------------
 
 
+# What a worker holds between two regions of the usual size, and takes again for the next.
+_HELD_BYTES = 1.25e9
+
+
 def begin_task() -> None:
     """Tasks run side by side, a thread each; so no sum depends on how many cores there are either."""
     import cv2
@@ -115,7 +119,7 @@ def begin_task() -> None:
 
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
-    give_back_memory()
+    give_back_memory(_HELD_BYTES)
     keep_memory()
 
 

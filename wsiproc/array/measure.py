@@ -32,33 +32,27 @@ class LabelSums:
 
 def label_sums(labels: npt.NDArray[np.int32], count: int, maps: npt.NDArray[np.uint8]) -> LabelSums:
     """Sums over labels 1…``count`` of ``labels`` (h, w) and of ``maps`` (c, h, w)."""
-    boxes = _boxes(labels, count)
-    areas, first, second, values, squares = _sums(labels, boxes, maps)
+    boxes, areas, first, second, values, squares = _sums(labels, count, maps)
+    # From the picture's corner to the box's: in integers, so exact.
+    y0, x0 = boxes[:, 0], boxes[:, 1]
+    y, x = first.T
+    shifted = [
+        second[:, 0] - 2 * y0 * y + areas * y0**2,
+        second[:, 1] - 2 * x0 * x + areas * x0**2,
+        second[:, 2] - y0 * x - x0 * y + areas * y0 * x0,
+    ]
+    first = first - areas[:, None] * boxes[:, :2]
     boxes[:, 2:] += 1 - boxes[:, :2]
-    return LabelSums(areas, boxes, first, second, values, squares)
+    return LabelSums(areas, boxes, first, np.stack(shifted, axis=1), values, squares)
 
 
 @njit(cache=True, nogil=True)
-def _boxes(labels, count):  # type: ignore[no-untyped-def]
-    """First and last row and column of each label: (count, 4) as (y0, x0, y1, x1), inclusive."""
-    boxes = np.empty((count, 4), np.int64)
+def _sums(labels, count, maps):  # type: ignore[no-untyped-def]
+    """First and last row and column (inclusive), area, moments from the picture's corner, and channel sums."""
+    n, c = count, maps.shape[0]
+    boxes = np.empty((n, 4), np.int64)
     boxes[:, :2] = max(labels.shape)
     boxes[:, 2:] = -1
-    for y in range(labels.shape[0]):
-        for x in range(labels.shape[1]):
-            i = labels[y, x] - 1
-            if i >= 0:
-                boxes[i, 0] = min(boxes[i, 0], y)
-                boxes[i, 1] = min(boxes[i, 1], x)
-                boxes[i, 2] = max(boxes[i, 2], y)
-                boxes[i, 3] = max(boxes[i, 3], x)
-    return boxes
-
-
-@njit(cache=True, nogil=True)
-def _sums(labels, boxes, maps):  # type: ignore[no-untyped-def]
-    """Area, first and second moments from each box's corner, and channel sums."""
-    n, c = len(boxes), maps.shape[0]
     areas, first, second = np.zeros(n, np.int64), np.zeros((n, 2), np.int64), np.zeros((n, 3), np.int64)
     values, squares = np.zeros((n, c), np.int64), np.zeros((n, c), np.int64)
     for y in range(labels.shape[0]):
@@ -66,18 +60,21 @@ def _sums(labels, boxes, maps):  # type: ignore[no-untyped-def]
             i = labels[y, x] - 1
             if i < 0:
                 continue
-            dy, dx = y - boxes[i, 0], x - boxes[i, 1]
+            boxes[i, 0] = min(boxes[i, 0], y)
+            boxes[i, 1] = min(boxes[i, 1], x)
+            boxes[i, 2] = max(boxes[i, 2], y)
+            boxes[i, 3] = max(boxes[i, 3], x)
             areas[i] += 1
-            first[i, 0] += dy
-            first[i, 1] += dx
-            second[i, 0] += dy * dy
-            second[i, 1] += dx * dx
-            second[i, 2] += dy * dx
+            first[i, 0] += y
+            first[i, 1] += x
+            second[i, 0] += y * y
+            second[i, 1] += x * x
+            second[i, 2] += y * x
             for k in range(c):
                 value = np.int64(maps[k, y, x])
                 values[i, k] += value
                 squares[i, k] += value * value
-    return areas, first, second, values, squares
+    return boxes, areas, first, second, values, squares
 
 
 def centroids(sums: LabelSums) -> npt.NDArray[np.float64]:

@@ -13,6 +13,8 @@ from multiprocessing import get_context
 from multiprocessing.context import BaseContext
 from pathlib import Path
 
+import psutil
+
 
 def available_cores() -> int:
     """Processors that this process may use."""
@@ -90,12 +92,14 @@ def keep_memory() -> None:
         mallopt(_TRIM_THRESHOLD, _LARGE)
 
 
-def give_back_memory() -> None:
-    """Return freed memory to the system; glibc keeps it, and other workers need the room. Elsewhere nothing is done."""
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
+def give_back_memory(above: float = 0.0) -> None:
+    """Return freed memory to the system where this process holds more than ``above`` bytes; elsewhere nothing is done.
+
+    glibc keeps it, and others need the room; what is taken again at once costs as much as the work on it, though.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None and psutil.Process().memory_info().rss > above:
+        trim(0)
 
 
 START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"

@@ -82,7 +82,8 @@ def cut_cells(
     mask = fill_small_holes(np.ascontiguousarray(mask[box.slices]), round(cut.hole_um2 / mpp**2), hole)
     interior = None if interior is None else np.ascontiguousarray(interior[box.slices])
     found = split_clumps(open_disc(mask, cut.spur_um / mpp), rule, interior)
-    sums = label_sums(found.labels, found.count, maps[(slice(None), *box.slices)])
+    planes = slice(1 if dab is None else dab + 1)
+    sums = label_sums(found.labels, found.count, maps[(planes, *box.slices)])
     means = sums.values / sums.areas[:, None]
     scores = (means[:, 0] / 255).astype(np.float32)
     classes = np.zeros(found.count, np.uint8)
