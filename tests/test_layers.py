@@ -111,7 +111,7 @@ MAY_USE = {
     },
     "survey": {"projection", "models", "io", "array", "core"},
     "rehearsal": {"seams", "regions", "models", "io", "array", "core"},
-    "seams": {"pipeline", "regions", "projection", "io", "array", "core"},
+    "seams": {"pipeline", "regions", "projection", "executors", "io", "array", "core"},
     "crops": {"pipeline", "regions", "report", "io", "core"},
     "pipeline": {"coarse", "regions", "projection", "executors", "workfolder", "io", "array", "core"},
     "coarse": {"executors", "io", "array", "core"},

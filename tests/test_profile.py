@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 import wsiproc
 from tests.test_cli import words
 from tests.test_cli import wsiproc as command
-from wsiproc.profile import NETWORK, Profile, advice, idle_share, lines
+from wsiproc.profile import NETWORK, Profile, advice, device_share, idle_share, lines
 from wsiproc.synthetic import write_synthetic_slide
 
 
@@ -26,16 +27,19 @@ def test_seconds_are_added_up_by_what_they_were_spent_on() -> None:
     profile = Profile()
     assert profile.most() == ""
     infer = {"seconds": 10.0, "read_s": 1.0, "predict_s": 8.0, "read_mpx": 3.0, "network_mpx": 4.0}
+    infer |= {"read_bytes": 300, "written_bytes": 20}
     profile.add("infer r0c0", infer)
     profile.add("infer r0c1", infer)
     profile.add("infer r0c2", infer | {"resumed": True})
-    profile.add("segment r0c0", {"seconds": 4.0})
+    profile.add("segment r0c0", {"seconds": 4.0, "read_bytes": 7, "written_bytes": 5})
     profile.add("maps 3 r0c0", {"seconds": 0.5})
     assert profile.facts(2, 1) == {
         "workers": 2,
         "slides_at_once": 1,
         "busy_s": {"read": 2.0, "network": 16.0, "write maps": 2.0, "segment": 4.0, "coarse maps": 0.5},
         "mpx": {"read": 6.0, "network": 8.0},
+        "read_bytes": {"read": 600, "network": 0, "write maps": 0, "segment": 7, "coarse maps": 0},
+        "written_bytes": {"read": 0, "network": 0, "write maps": 40, "segment": 5, "coarse maps": 0},
     }
     assert profile.most() == "network 65%"
 
@@ -73,6 +77,13 @@ def test_advice_fits_what_limited_the_run(run: dict[str, Any], said: list[str]) 
     assert all(line.startswith(start) for line, start in zip(told, said, strict=True))
 
 
+def test_the_device_is_busy_as_long_as_the_network_runs() -> None:
+    assert device_share(facts({NETWORK: 80.0, "read": 9.0})) == 0.8  # of two workers, 50 s each
+    shared = facts({NETWORK: 80.0})
+    shared["profile"]["slides_at_once"] = 2
+    assert device_share(shared) == 0.0
+
+
 def test_workers_that_two_slides_share_are_not_called_idle() -> None:
     run = facts({"segment": 10.0})
     assert idle_share(run) > 0.5
@@ -93,6 +104,11 @@ def test_the_command_tells_of_a_real_run(tmp_path: Path) -> None:
     assert spent <= seconds["infer and segment"] + seconds["render and export"]
     windows = outcome.run["regions"]["windows"]
     assert profile["mpx"]["network"] > windows * 512**2 / 1e6
+    assert 0 < profile["device_busy"] < 1
+    if hasattr(psutil.Process, "io_counters"):
+        table = tmp_path / "out/drawn/cells.parquet"
+        assert profile["written_bytes"]["cell table"] == pytest.approx(table.stat().st_size, rel=0.1)
+        assert profile["read_bytes"]["read"] > 100_000
     done = command("profile", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     for name in profile["busy_s"]:

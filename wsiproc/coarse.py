@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from wsiproc.array.pyramid import level_count, level_shape
 from wsiproc.core.geometry import Box, Grid, Region
-from wsiproc.executors import Task
+from wsiproc.executors import Meter, Task
 from wsiproc.io import ngff
 
 
@@ -48,7 +47,7 @@ def _shrunk(box: Box, levels: int) -> Box:
 
 def halve(folders: Sequence[Path], level: int, shard: Box) -> dict[str, Any]:
     """Fill one shard of a level of some pyramids."""
-    started = time.perf_counter()
+    meter = Meter()
     for folder in folders:
         ngff.halve_shard(folder, level, shard)
-    return {"seconds": time.perf_counter() - started}
+    return meter.facts()

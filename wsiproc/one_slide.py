@@ -28,7 +28,7 @@ from wsiproc.pipeline import (
     render_tasks,
 )
 from wsiproc.plan import Plan
-from wsiproc.profile import Profile
+from wsiproc.profile import Profile, device_share
 from wsiproc.report import ReportCells, write_report
 from wsiproc.run_facts import Drawn, run_facts
 from wsiproc.seams import SeamPlaces, certificate, check_place
@@ -108,6 +108,7 @@ def run_plan(plan: Plan, hands: Hands, settings: Settings, before: Mapping[str, 
     run["profile"] = profile.facts(hands.crew.workers, hands.at_once)
     run["warnings"] = warnings + run["warnings"]
     run["seconds"] = seconds | {"total": round(sum(seconds.values()), 3)}
+    run["profile"]["device_busy"] = round(device_share(run), 3)
     hands.listen(Event(hands.slide, "report", 0, 1))
     with plan.job.source.open() as slide:
         crops = take_crops(plan.job, slide, merged.blocks, merged.places)

@@ -10,7 +10,6 @@ again, and ``run.json`` comes last.
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -27,7 +26,7 @@ from wsiproc.array.pyramid import level_count, level_shape
 from wsiproc.coarse import coarse_tasks
 from wsiproc.core.cells import CellTable
 from wsiproc.core.geometry import Box, Grid, Region
-from wsiproc.executors import Task
+from wsiproc.executors import Meter, Task
 from wsiproc.io import ngff
 from wsiproc.io.geojson import GeoJsonWriter, Piece, features_bytes
 from wsiproc.io.parquet import CellWriter, read_drawn, read_part, write_part
@@ -158,7 +157,7 @@ def render_tasks(job: Job, infer: Sequence[Region], blocks: Sequence[Block]) -> 
 def render_labels(job: Job, shard: Box, blocks: tuple[Block, ...]) -> dict[str, Any]:
     """Draw one shard of both label maps from the cells that may touch it."""
     begin_task()
-    started = time.perf_counter()
+    meter = Meter()
     ids, kinds = np.zeros(shard.shape, np.uint32), np.zeros(shard.shape, np.uint8)
     for block in blocks:
         rows, cells = read_drawn(block_path(job, block.region), shard)
@@ -167,7 +166,7 @@ def render_labels(job: Job, shard: Box, blocks: tuple[Block, ...]) -> dict[str, 
         fill(kinds, cells.rings.offsets, cells.rings.vertices, cells.classes + np.uint8(1), shard.y, shard.x)
     ngff.write_pyramid(job.image / "labels/cells", shard, ids, BLOCK)
     ngff.write_pyramid(job.image / "labels/classes", shard, kinds, BLOCK)
-    return {"seconds": time.perf_counter() - started}
+    return meter.facts()
 
 
 # --- export ----------------------------------------------------------------------------------------------------------
@@ -182,31 +181,31 @@ def export_tasks(job: Job, blocks: Sequence[Block]) -> list[Task]:
 
 def write_table(job: Job, blocks: tuple[Block, ...]) -> dict[str, Any]:
     """Write ``cells.parquet``, a row group a block."""
-    started = time.perf_counter()
+    meter = Meter()
     with CellWriter(
         job.cells, job.classes, measurement_names(list(stain_channels(job.model))), job.frame.scale
     ) as writer:
         for block in blocks:
             writer.write(read_part(block_path(job, block.region)))
-    return {"seconds": time.perf_counter() - started}
+    return meter.facts()
 
 
 def format_geojson(job: Job, block: Block) -> dict[str, Any]:
     """One block as a compressed piece of ``cells.geojson.gz``."""
-    started = time.perf_counter()
+    meter = Meter()
     facts = (job.fingerprint, list(job.classes), list(job.classes.values()), job.frame.scale)
     cells = read_part(block_path(job, block.region))
     Piece.of(*features_bytes(cells, block.first_id, *facts)).save(_piece_path(job, block))
-    return {"seconds": time.perf_counter() - started}
+    return meter.facts()
 
 
 def join_geojson(job: Job, blocks: tuple[Block, ...]) -> dict[str, Any]:
     """Write ``cells.geojson.gz``; how many outlines QuPath would have refused."""
-    started = time.perf_counter()
+    meter = Meter()
     with GeoJsonWriter(job.folder / "cells.geojson.gz") as writer:
         for block in blocks:
             writer.append(Piece.load(_piece_path(job, block)))
-    return {"seconds": time.perf_counter() - started, "left_out": writer.dropped}
+    return {"left_out": writer.dropped} | meter.facts()
 
 
 def _piece_path(job: Job, block: Block) -> Path:

@@ -25,27 +25,35 @@ _LIMIT = 0.5
 
 @dataclass
 class Profile:
-    """Seconds that workers were busy by what they did, added up task by task; ``mpx`` that they read and predicted."""
+    """What workers spent by what they did, added up task by task: seconds, bytes read and written.
+
+    ``mpx``: megapixels that were read and predicted.
+    """
 
     busy: dict[str, float] = field(default_factory=dict)
     mpx: dict[str, float] = field(default_factory=dict)
+    read: dict[str, int] = field(default_factory=dict)
+    written: dict[str, int] = field(default_factory=dict)
 
     def add(self, key: str, result: Mapping[str, Any]) -> None:
         """What a task returned. What an earlier run has done took none of this one's time."""
         if result.get("resumed"):
             return
         kind = key.split()[0]
+        read, written = result.get("read_bytes", 0), result.get("written_bytes", 0)
         if kind != "infer":
-            self._spend(_TASKS[kind], result["seconds"])
+            self._spend(_TASKS[kind], result["seconds"], read, written)
             return
         spent = {READ: result.get("read_s", 0.0), NETWORK: result.get("predict_s", 0.0)}
         for name, seconds in spent.items():
-            self._spend(name, seconds)
+            self._spend(name, seconds, read if name == READ else 0)
             self.mpx[name] = self.mpx.get(name, 0.0) + result.get(f"{name}_mpx", 0.0)
-        self._spend("write maps", result["seconds"] - sum(spent.values()))
+        self._spend("write maps", result["seconds"] - sum(spent.values()), 0, written)
 
-    def _spend(self, name: str, seconds: float) -> None:
+    def _spend(self, name: str, seconds: float, read: int = 0, written: int = 0) -> None:
         self.busy[name] = self.busy.get(name, 0.0) + seconds
+        self.read[name] = self.read.get(name, 0) + read
+        self.written[name] = self.written.get(name, 0) + written
 
     def most(self) -> str:
         """What weighs most so far, with its share: ``network 83 %``; empty before anything was done."""
@@ -59,17 +67,26 @@ class Profile:
         """As ``run.json`` holds it; ``slides`` at once shared the ``workers``."""
         rounded = {name: round(seconds, 3) for name, seconds in self.busy.items()}
         mpx = {name: round(amount, 3) for name, amount in self.mpx.items()}
-        return {"workers": workers, "slides_at_once": slides, "busy_s": rounded, "mpx": mpx}
+        return {
+            "workers": workers,
+            "slides_at_once": slides,
+            "busy_s": rounded,
+            "mpx": mpx,
+            "read_bytes": self.read,
+            "written_bytes": self.written,
+        }
 
 
 @dataclass(frozen=True)
 class Line:
-    """A row of the table: what, seconds by the clock or of workers, share of all that workers were busy, and a rate."""
+    """A row of the table: what, seconds of workers, share of all that workers were busy, a rate, bytes moved."""
 
     what: str
     seconds: float
     share: float
     rate: str = ""
+    read_bytes: int = 0
+    written_bytes: int = 0
 
 
 def lines(run: Mapping[str, Any]) -> list[Line]:
@@ -80,7 +97,8 @@ def lines(run: Mapping[str, Any]) -> list[Line]:
     for name, seconds in sorted(profile["busy_s"].items(), key=lambda item: -item[1]):
         mpx = profile["mpx"].get(name, 0.0)
         rate = f"{mpx / seconds:.1f} Mpx/s a worker" if mpx and seconds else ""
-        rows.append(Line(name, seconds, seconds / total, rate))
+        moved = [profile.get(way, {}).get(name, 0) for way in ("read_bytes", "written_bytes")]
+        rows.append(Line(name, seconds, seconds / total, rate, *moved))
     return rows
 
 
@@ -94,6 +112,17 @@ def idle_share(run: Mapping[str, Any]) -> float:
         return 0.0
     there = profile["workers"] * sum(seconds.get(stage, 0.0) for stage in ("infer and segment", "render and export"))
     return max(0.0, 1 - sum(profile["busy_s"].values()) / there) if there else 0.0
+
+
+def device_share(run: Mapping[str, Any]) -> float:
+    """How much of the time in which cells were looked for the workers' device was busy with the network: 0 … 1.
+
+    0 where it cannot be told, as with ``idle_share``.
+    """
+    profile = run["profile"]
+    there: float = profile["workers"] * run["seconds"].get("infer and segment", 0.0)
+    busy: float = profile["busy_s"].get(NETWORK, 0.0)
+    return min(1.0, busy / there) if profile["slides_at_once"] == 1 and there else 0.0
 
 
 def advice(run: Mapping[str, Any]) -> Iterable[str]:

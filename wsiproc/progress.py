@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -21,8 +21,6 @@ from wsiproc.profile import lines as profile_lines
 from wsiproc.projection import GB
 
 if TYPE_CHECKING:
-    from rich.console import JustifyMethod
-
     from wsiproc.benchmark import Benchmark, Result
     from wsiproc.check import Finding
     from wsiproc.doctor import Diagnosis
@@ -293,15 +291,18 @@ def print_profile(output: Path, run: Mapping[str, Any]) -> None:
         return
     workers = run["profile"]["workers"]
     table = Table(title=Text(f"{output.name}: {_duration(run['seconds']['total'])}, {workers} workers"))
-    for name, side in (("busy with", "left"), ("seconds", "right"), ("share", "right"), ("rate", "right")):
-        table.add_column(name, justify=cast("JustifyMethod", side))
+    for name in ("busy with", "seconds", "share", "read", "written", "rate"):
+        table.add_column(name, justify="left" if name == "busy with" else "right")
     for line in profile_lines(run):
-        table.add_row(line.what, f"{line.seconds:.1f}", f"{line.share:.0%}", line.rate)
+        moved = [f"{n / 1e6:,.0f} MB" if n else "" for n in (line.read_bytes, line.written_bytes)]
+        table.add_row(line.what, f"{line.seconds:.1f}", f"{line.share:.0%}", *moved, line.rate)
     table.add_section()
     for stage, seconds in run["seconds"].items():
         if stage != "total":
-            table.add_row(f"{stage}, by the clock", f"{seconds:.1f}", "", "")
+            table.add_row(f"{stage}, by the clock", f"{seconds:.1f}")
     console.print(table)
+    if share := run["profile"].get("device_busy"):
+        console.print(Text(f"The {run['device']} was busy with the network {share:.0%} of the time that cells took."))
     for sentence_ in advice(run):
         console.print(Text(sentence_))
 

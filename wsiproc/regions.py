@@ -21,7 +21,7 @@ from wsiproc.core.geometry import Box, Region
 from wsiproc.core.kinds import CellKinds
 from wsiproc.core.palette import RGB, class_colour
 from wsiproc.errors import SlideError, SlideReadError, SlideTimeoutError
-from wsiproc.executors import give_back_memory, keep_memory, worker_name
+from wsiproc.executors import Meter, give_back_memory, keep_memory, worker_name
 from wsiproc.io import ngff
 from wsiproc.io.parquet import write_part
 from wsiproc.io.slides import Slide, SlideSource
@@ -140,7 +140,7 @@ def infer_region(job: Job, region: Region) -> dict[str, Any]:
         done: dict[str, Any] = json.loads(marker.read_text())
         return done | {"resumed": True}
     begin_task()
-    started = time.perf_counter()
+    meter = Meter()
     windows = needed_windows(search_mask(job), job.frame.grid, region.box, job.model.window, job.model.margin)
     maps = np.zeros((len(job.model.channels), *region.box.shape), np.uint8)
     result: dict[str, Any] = {"key": region.key, "windows": len(windows), "failed": None}
@@ -152,7 +152,7 @@ def infer_region(job: Job, region: Region) -> dict[str, Any]:
         raise
     except SlideReadError as error:
         result |= unread(job, region, error)
-    result["seconds"] = time.perf_counter() - started
+    result |= meter.facts()
     result["worker"] = worker_name()
     if result["failed"] is None:  # else a run that goes on from here tries again
         write_json(marker, result)
@@ -223,7 +223,7 @@ def segment_region(job: Job, region: Region, needs: tuple[str, ...]) -> dict[str
         done: dict[str, Any] = json.loads(marker.read_text())
         return done | {"resumed": True}
     begin_task()
-    started = time.perf_counter()
+    meter = Meter()
     around = region.box.pad(job.model.margin).clip(job.frame.grid)
     cells, dropped = cells_inside(job, region.box, around, ngff.read_box(job.maps, 0, around))
     write_part(job.part(region), cells)
@@ -231,8 +231,8 @@ def segment_region(job: Job, region: Region, needs: tuple[str, ...]) -> dict[str
         "key": region.key,
         "cells": len(cells),
         "dropped": dropped,
-        "seconds": time.perf_counter() - started,
         "worker": worker_name(),
+        **meter.facts(),
     }
     if all(_infer_marker(job, key).exists() for key in needs):
         write_json(marker, result)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from wsiproc.array.outline import as_polygons
 from wsiproc.core.cells import CellTable, Rings
 from wsiproc.core.geometry import Box, Grid
 from wsiproc.errors import SlideReadError
+from wsiproc.executors import Meter
 from wsiproc.io.parquet import read_part
 from wsiproc.pipeline import Block, block_path
 from wsiproc.projection import needed_windows
@@ -60,16 +60,16 @@ class SeamPlaces:
 def check_place(job: Job, place: Box, blocks: Sequence[Block]) -> dict[str, Any]:
     """Compute a place anew from the slide, all of it at once, and compare with the merged ``blocks`` that touch it."""
     begin_task()
-    started = time.perf_counter()
+    meter = Meter()
     box = place.clip(job.frame.grid)
     try:
         whole = cells_inside(job, box, *_uncut_maps(job, box))[0]
     except SlideReadError:  # known and reported by the region that it lies in
-        return {"seconds": time.perf_counter() - started}
+        return meter.facts()
     tables = [read_part(block_path(job, block.region)) for block in blocks]
     near = CellTable.concat([t.take(t.touching(box)) for t in [*tables, whole.take(np.arange(0))]])
     counts = compare(whole.rings, near.rings, inside(box, near.centroids))
-    return {"seconds": time.perf_counter() - started, "seams": counts}
+    return {"seams": counts} | meter.facts()
 
 
 def _uncut_maps(job: Job, box: Box) -> tuple[Box, npt.NDArray[np.uint8]]:

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from wsiproc.errors import PlanError
 from wsiproc.executors.handing_out import hand_out, run_in_loop
 from wsiproc.executors.host import (
+    Meter,
     available_cores,
     container_cores,
     container_memory_bytes,
@@ -32,6 +33,7 @@ from wsiproc.executors.pools import Patience, Pool, ProcessPool, Task, ThreadPoo
 __all__ = [
     "KINDS",
     "Crew",
+    "Meter",
     "Patience",
     "Task",
     "available_cores",
