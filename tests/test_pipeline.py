@@ -69,6 +69,20 @@ def test_cutting_and_workers_change_no_byte(
     assert_same_cells(reference, outcome.folder)
 
 
+def test_glass_that_is_not_looked_at_costs_no_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "island.tif"  # tissue in the middle of glass
+    write_synthetic_slide(path, (2600, 2600), mpp=0.5, seed=2, tissue_fraction=0.15, crowding=0.9)
+    narrow = run_one(path, tmp_path / "narrow", region=512)
+    monkeypatch.setattr("wsiproc.regions._SIGHT_UM", 1000.0)  # as far as any cell may depend on
+    wide = run_one(path, tmp_path / "wide", region=512)
+    assert narrow.run is not None
+    assert wide.run is not None
+    assert narrow.run["regions"]["windows"] < wide.run["regions"]["windows"]
+    assert narrow.folder is not None
+    assert wide.folder is not None
+    assert_same_cells(narrow.folder, wide.folder)
+
+
 def test_the_order_of_tasks_changes_no_byte(
     slide: Path, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

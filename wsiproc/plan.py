@@ -124,8 +124,8 @@ def plan_slide(
     if kinds is not None:
         require_features(kinds, model, path)
     job = _job(seen, source, out, settings, device, _batch(settings, device, cluster), kinds)
-    infer, segment = split_regions(search, frame.grid, job.step, model.margin)
-    windows = sum(len(needed_windows(search, frame.grid, r.box, model.window, model.margin)) for r in infer)
+    infer, segment = split_regions(search, frame.grid, job.step, job.sight)
+    windows = sum(len(needed_windows(search, frame.grid, r.box, model.window, job.sight)) for r in infer)
     each, driver = _bytes_a_worker(job), driver_bytes(at_once)
     room = memory_limit(settings) - driver
     crew_size = cluster.threads if cluster else settings.workers or workers_that_fit(each, room)

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from shapely import MultiPolygon
 
 
+# Twice what the largest nucleus reaches from its middle.
+_SIGHT_UM = 25.0
+
+
 @dataclass(frozen=True)
 class Job:
     """What every task of a slide needs to know; small and picklable."""
@@ -56,6 +60,16 @@ class Job:
         if self.kinds is not None:
             return dict(zip(self.kinds.names, self.kinds.colours, strict=True))
         return {name: class_colour(name, index) for index, name in enumerate(self.model.classes)}
+
+    @property
+    def sight(self) -> int:
+        """Grid px beyond where cells are looked for whose maps are needed.
+
+        There is nothing but glass, so it is what a nucleus at the edge reaches. Around a region of interest tissue goes
+        on, so it is all that a cell may depend on.
+        """
+        glass = round(_SIGHT_UM / float(np.mean(self.frame.mpp)))
+        return self.model.margin if self.roi is not None else min(self.model.margin, glass)
 
     @property
     def work(self) -> Path:
@@ -141,7 +155,7 @@ def infer_region(job: Job, region: Region) -> dict[str, Any]:
         return done | {"resumed": True}
     begin_task()
     meter = Meter()
-    windows = needed_windows(search_mask(job), job.frame.grid, region.box, job.model.window, job.model.margin)
+    windows = needed_windows(search_mask(job), job.frame.grid, region.box, job.model.window, job.sight)
     maps = np.zeros((len(job.model.channels), *region.box.shape), np.uint8)
     result: dict[str, Any] = {"key": region.key, "windows": len(windows), "failed": None}
     try:
