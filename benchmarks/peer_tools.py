@@ -36,11 +36,15 @@ def timed(call: Callable[[UInt8Array], Any], square: UInt8Array, first_px: int) 
     return time.perf_counter() - started, square.shape[0] * square.shape[1]
 
 
-def tiles(square: UInt8Array, side: int, step: int) -> list[UInt8Array]:
-    """Tiles of ``side`` px every ``step`` px, the last ones moved back to end with the square."""
-    most = square.shape[0] - side
-    starts = [*range(0, most, step), max(0, most)]
-    return [square[y : y + side, x : x + side] for y in starts for x in starts]
+def tiled(call: Callable[[UInt8Array], Any], square: UInt8Array, sees: int, keeps: int, batch: int) -> Timed:
+    """Time of ``call`` on batches of tiles of ``sees`` px, of which ``keeps`` px are kept: only these count as done."""
+    starts = range(0, square.shape[0] - sees + 1, keeps)
+    patches = np.stack([square[y : y + sees, x : x + sees] for y in starts for x in starts])
+    call(patches[:1])
+    started = time.perf_counter()
+    for first in range(0, len(patches), batch):
+        call(patches[first : first + batch])
+    return time.perf_counter() - started, len(patches) * keeps**2
 
 
 def tiatoolbox(square: UInt8Array, threads: int) -> Timed:
@@ -49,18 +53,12 @@ def tiatoolbox(square: UInt8Array, threads: int) -> Timed:
     from tiatoolbox.models.architecture.hovernet import HoVerNet
 
     torch.set_num_threads(threads)
-    sees, keeps, batch = 256, 164, 8
     network = HoVerNet(num_types=6, mode="fast").eval()
-    starts = range(0, square.shape[0] - sees + 1, keeps)
 
-    def infer(picture: UInt8Array) -> None:
-        inside = [start for start in starts if start + sees <= picture.shape[0]]
-        patches = np.stack([picture[y : y + sees, x : x + sees] for y in inside for x in inside])
-        for first in range(0, len(patches), batch):
-            network.infer_batch(network, torch.from_numpy(patches[first : first + batch]), device="cpu")
+    def infer(patches: UInt8Array) -> None:
+        network.infer_batch(network, torch.from_numpy(patches), device="cpu")
 
-    seconds, _ = timed(infer, square, sees)
-    return seconds, (len(starts) * keeps) ** 2
+    return tiled(infer, square, 256, 164, batch=8)
 
 
 def stardist(square: UInt8Array, threads: int) -> Timed:
@@ -112,12 +110,11 @@ def instanseg(square: UInt8Array, threads: int) -> Timed:
     torch.set_num_threads(threads)
     network = InstanSeg_UNet(in_channels=3, layers=[256, 128, 64, 32], out_channels=[[2, 2, 1]], norm="BATCH").eval()
 
-    def infer(picture: UInt8Array) -> None:
+    def infer(patches: UInt8Array) -> None:
         with torch.inference_mode():
-            for tile in tiles(picture, min(512, len(picture)), 432):
-                network(torch.from_numpy(tile.copy()).permute(2, 0, 1)[None].float() / 255)
+            network(torch.from_numpy(patches).permute(0, 3, 1, 2).float() / 255)
 
-    return timed(infer, square, 256)
+    return tiled(infer, square, 512, 432, batch=1)
 
 
 # --- the classical pipeline ------------------------------------------------------------------------------------------

@@ -13,10 +13,10 @@ this one. Peers that are not there are named in the table with what would instal
 
 wsiproc and the classical pipeline of scikit-image and dask run on the whole slide, from the start of Python to the last
 file; their area is that of the tissue. Of each other peer, the network alone runs, with random weights, on a square of
-tissue that is read and scaled for it (``peer_tools.py`` says how): ``--side-um`` for most, ``--slow-side-um`` for those
-that take minutes. That leaves out their reading, finding of tissue, cells and files, so their figures are lower bounds,
-by the square's area. wsiproc's own network has a row to compare: what its workers spent on it, over their number. All
-have the same cores, ``--threads`` of them. wsiproc runs once before, so that its compiled code is there.
+tissue that is read and scaled for it: ``peer_tools.py`` says how, and ``--scale 2`` makes the squares twice as wide.
+That leaves out their reading, finding of tissue, cells and files: lower bounds, extrapolated from a part of a mm².
+wsiproc's own network has a row to compare: what its workers spent on it, over their number. All have the same cores,
+``--threads`` of them. wsiproc runs once before (unless ``--cold``), so that its compiled code is there.
 """
 
 from __future__ import annotations
@@ -46,20 +46,23 @@ MPX_A_MM2 = 16.0
 
 @dataclass(frozen=True)
 class Peer:
-    """A network that is timed: what it is, how it is installed, the µm/px it works at, whether it takes minutes."""
+    """A network that is timed: what it is, how it is installed, its µm/px, the side of its square of tissue.
+
+    A square holds whole tiles; those of networks that take minutes hold few.
+    """
 
     what: str
     install: str
     mpp: float
-    slow: bool = False
+    side_um: float = 512.0
 
 
 PEERS = {
-    "tiatoolbox": Peer("HoVer-Net fast, as NucleusInstanceSegmentor runs it", "tiatoolbox", 0.25, slow=True),
+    "tiatoolbox": Peer("HoVer-Net fast, as NucleusInstanceSegmentor runs it", "tiatoolbox", 0.25, 150.0),
     "stardist": Peer("2D_versatile_he", "stardist tensorflow-cpu", 0.5),
     "cellpose": Peer("Cellpose 3, nuclei", "'cellpose<4'", 0.5),
-    "cellpose-sam": Peer("Cellpose-SAM", "'cellpose>=4'", 0.5, slow=True),
-    "instanseg": Peer("brightfield_nuclei", "instanseg-torch", 0.5),
+    "cellpose-sam": Peer("Cellpose-SAM", "'cellpose>=4'", 0.5, 300.0),
+    "instanseg": Peer("brightfield_nuclei", "instanseg-torch", 0.5, 472.0),
 }
 CLASSICAL = "scikit-image"
 NETWORK = "network alone"
@@ -140,10 +143,10 @@ def classical_line(slide: Path, mm2: float, setting: Setting) -> Line:
     return line(f"{CLASSICAL} {said['version']}", what, "none", mpp, mm2, seconds)
 
 
-def network_line(name: str, slide: Path, side_um: float, setting: Setting, scratch: Path) -> Line:
+def network_line(name: str, slide: Path, scale: float, setting: Setting, scratch: Path) -> Line:
     """A peer's network on a square of tissue, or why there is no figure."""
     peer, data = PEERS[name], scratch / f"{name}.npy"
-    np.save(data, square_of(slide, side_um, peer.mpp))
+    np.save(data, square_of(slide, scale * peer.side_um, peer.mpp))
     try:
         _, said = setting.peer(name, data)
     except (subprocess.SubprocessError, OSError) as error:
@@ -198,19 +201,18 @@ def with_ratios(lines: list[Line]) -> list[Line]:
     return rows
 
 
-def main(slide: Path, setting: Setting, names: list[str], side_um: float, slow_side_um: float, repeats: int) -> None:
+def main(slide: Path, setting: Setting, names: list[str], scale: float, repeats: int, warm: bool) -> None:
     """All tools, one after the other, and the table."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[: setting.threads]))
-    wsiproc_lines(slide, "default", setting, 1)
+    if warm:
+        wsiproc_lines(slide, "default", setting, 1)
     lines = [each for model in ("default", "classical") for each in wsiproc_lines(slide, model, setting, repeats)]
     if CLASSICAL in names:
         lines.append(classical_line(slide, float(lines[0]["mm²"]), setting))
     with tempfile.TemporaryDirectory() as scratch:
-        for name in names:
-            if name in PEERS:
-                side = slow_side_um if PEERS[name].slow else side_um
-                lines.append(network_line(name, slide, side, setting, Path(scratch)))
+        networks = [name for name in names if name in PEERS]
+        lines += [network_line(name, slide, scale, setting, Path(scratch)) for name in networks]
     print(f"{slide.name}, {setting.threads} cores; Mpx: 10⁶ px of 0.25 µm; network alone: a lower bound\n")
     print(markdown_table(with_ratios(lines)))
 
@@ -221,11 +223,13 @@ if __name__ == "__main__":
     parser.add_argument("--python", action="append", default=[], metavar="NAME=PATH", help="Python of a peer")
     parser.add_argument("--peers", nargs="*", default=[CLASSICAL, *PEERS], choices=[CLASSICAL, *PEERS])
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--side-um", type=float, default=512.0)
-    parser.add_argument("--slow-side-um", type=float, default=170.0)
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="times the side of the squares that networks are given"
+    )
     parser.add_argument("--repeats", type=int, default=1, help="whole runs of wsiproc, of which the fastest counts")
     parser.add_argument("--timeout", type=float, default=1800.0, help="seconds after which a peer is stopped")
+    parser.add_argument("--cold", action="store_true", help="no first run that does not count")
     given = parser.parse_args()
     pythons = dict(each.split("=", 1) for each in given.python)
     same = Setting(given.threads, pythons, given.timeout)
-    main(given.slide, same, given.peers, given.side_um, given.slow_side_um, given.repeats)
+    main(given.slide, same, given.peers, given.scale, given.repeats, not given.cold)
