@@ -71,9 +71,9 @@ def output_of(script: str, *arguments: str) -> str:
 
 
 def test_peers_that_are_not_there_are_named_with_what_installs_them(tmp_path: Path) -> None:
-    write_synthetic_slide(tmp_path / "drawn.tif", (1200, 1600), mpp=0.5, tissue_fraction=0.8)
+    write_synthetic_slide(tmp_path / "drawn.tif", (600, 800), mpp=0.5, tissue_fraction=0.8)
     elsewhere = ["--python", f"cellpose={tmp_path}/none", "--python", f"instanseg={shutil.which('false')}"]
-    chosen = ["--peers", "scikit-image", "stardist", "cellpose", "instanseg", "--side-um", "64"]
+    chosen = ["--peers", "scikit-image", "stardist", "cellpose", "instanseg", "--scale", "0.1", "--cold"]
     printed = output_of("peers.py", str(tmp_path / "drawn.tif"), *chosen, *elsewhere)
     assert "| wsiproc `default` | whole run" in printed
     assert "| scikit-image " in printed
