@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +68,37 @@ def output_of(script: str, *arguments: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_peers_that_are_not_there_are_named_with_what_installs_them(tmp_path: Path) -> None:
+    write_synthetic_slide(tmp_path / "drawn.tif", (600, 800), mpp=0.5, tissue_fraction=0.8)
+    elsewhere = ["--python", f"cellpose={tmp_path}/none", "--python", f"instanseg={shutil.which('false')}"]
+    chosen = ["--peers", "scikit-image", "stardist", "cellpose", "instanseg", "--scale", "0.1", "--cold"]
+    printed = output_of("peers.py", str(tmp_path / "drawn.tif"), *chosen, *elsewhere)
+    assert "| wsiproc `default` | whole run" in printed
+    assert "| scikit-image " in printed
+    assert "| stardist | not installed: pip install stardist tensorflow-cpu |" in printed
+    assert "| cellpose | failed: " in printed
+    assert "| instanseg | failed: it said nothing |" in printed
+
+
+def test_the_classical_pipeline_of_peers_finds_the_drawn_nuclei(tmp_path: Path) -> None:
+    truth = write_synthetic_slide(tmp_path / "drawn.tif", (1200, 1600), mpp=0.5, tissue_fraction=0.8)
+    found = json.loads(output_of("peer_tools.py", "scikit-image", str(tmp_path / "drawn.tif"), "1"))
+    assert 0.7 * truth.cells < found["cells"] < 1.3 * truth.cells
+
+
+def test_scaling_prints_its_line_and_its_ratio() -> None:
+    printed = output_of("scaling.py", "--side", "1024", "--times", "1", "2")
+    assert "r² = 1.0000" in printed  # two slides lie on a line
+    assert "cells the same: yes" in printed
+
+
+def test_quality_and_cost_of_models_stand_side_by_side(tmp_path: Path) -> None:
+    write_masks(tmp_path, ["one", "two"])
+    printed = output_of("quality_per_second.py", str(tmp_path), "--limit", "1", "--model", "psm")
+    assert "1 pictures, 0.2 Mpx, one core" in printed
+    assert all(f"| {model} | 1 | " in printed for model in ("classical", "psm"))
 
 
 def test_a_whole_run_is_held_against_its_network(tmp_path: Path) -> None:
