@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from threading import Event, Thread
 from types import TracebackType
 from typing import Self
@@ -14,21 +16,36 @@ from wsiproc.projection import GB
 _EVERY_S = 0.5
 
 
+_RISE = 1.02  # of resident memory that is worth a closer look
+
+
 def bytes_held(process: psutil.Process) -> int:
     """Memory of a process and all its descendants; pages that they share count once.
 
     Where the system does not tell shared pages apart, resident memory, which counts them for each.
     """
+    return _sum(process, _own_bytes)
+
+
+def bytes_resident(process: psutil.Process) -> int:
+    """The same, with pages that they share counted for each: never less, and told a hundred times faster."""
+    return _sum(process, lambda one: int(one.memory_info().rss))
+
+
+def _sum(process: psutil.Process, size: Callable[[psutil.Process], int]) -> int:
     total = 0
     for one in [process, *process.children(recursive=True)]:
-        try:
-            facts = one.memory_full_info()
-        except psutil.AccessDenied:
-            facts = one.memory_info()
-        except psutil.NoSuchProcess:  # it ended meanwhile
-            continue
-        total += getattr(facts, "pss", facts.rss)
+        with suppress(psutil.NoSuchProcess):  # it ended meanwhile
+            total += size(one)
     return total
+
+
+def _own_bytes(process: psutil.Process) -> int:
+    try:
+        facts = process.memory_full_info()
+    except psutil.AccessDenied:
+        facts = process.memory_info()
+    return int(getattr(facts, "pss", facts.rss))
 
 
 class MemoryWatch:
@@ -41,11 +58,16 @@ class MemoryWatch:
 
     def _watch(self) -> None:
         me = psutil.Process()
+        seen = 0.0  # resident memory when what is held was looked at, which stops the processes for a moment
         while True:
-            held = bytes_held(me)
-            self.peak = max(self.peak, held)
-            if self.limit is not None and held > self.limit:
-                self._over.set()
+            resident = bytes_resident(me)
+            too_much = self.limit is not None and resident > self.limit
+            if too_much or resident > _RISE * seen:
+                held = bytes_held(me)
+                seen = max(seen, resident)
+                self.peak = max(self.peak, held)
+                if self.limit is not None and held > self.limit:
+                    self._over.set()
             if self._stop.wait(_EVERY_S):
                 return
 
