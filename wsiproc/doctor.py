@@ -29,7 +29,7 @@ Level = Literal["ok", "warning", "problem"]
 
 _SIDE_PX, _MPP = 608, 0.5  # of the slide that is drawn: a window of the default model with its halo fits, just
 _SLIDE_MPP = 0.25  # of the slide that workers are counted for: what scanners call 40x
-_TISSUE_MM2, _CELLS_A_MM2 = 100.0, 5000.0  # of a slide for which there should be room on the disk
+_TISSUE_MM2 = 100.0  # of a slide for which there should be room on the disk
 _LOSSY = 12.0  # mean difference in grey levels that a lossy codec may make of a smooth picture
 _HALF_PRECISION = 2.0  # mean difference in grey levels between maps in half and in full precision
 _EXTRAS = {
@@ -193,7 +193,7 @@ def check_folder(what: str, folder: Path, remedy: str) -> Diagnosis:
     except OSError as error:
         return Diagnosis(what, "problem", f"{folder} cannot be written: {error.strerror or error}", remedy)
     px = int(_TISSUE_MM2 * 1e6 / _MPP**2)
-    needed = disk_bytes(px, 3, _TISSUE_MM2 * _CELLS_A_MM2)
+    needed = disk_bytes(px, 3, _TISSUE_MM2)
     found = f"{free / GB:.1f} GB free; can be written"
     if what == "disk for results" and free < needed:
         return Diagnosis(what, "warning", f"{found}; {_TISSUE_MM2:g} mm² of tissue take {needed / GB:.1f} GB", remedy)

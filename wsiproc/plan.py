@@ -277,7 +277,7 @@ def _batch(settings: Settings, device: str, cluster: Cluster | None) -> int:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run will find and how long it will take, by about a third: from windows tried for real."""
+    """What a run will find and how long it will take, roughly: from a window or two tried for real."""
 
     cells: float
     seconds: float

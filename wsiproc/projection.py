@@ -25,7 +25,7 @@ SEGMENT_BYTES_PER_PX = 34
 # What rendering keeps for a pixel of a label shard: both label maps, their encoded copies, the cells' outlines.
 RENDER_BYTES_PER_PX = 22
 RENDER_SHARD_PX = 4096**2
-CELLS_PER_MM2 = 8000
+CELLS_PER_MM2 = 5000
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def worker_bytes(step: int, margin: int, window: int, halo: int, channels: int, 
 def disk_bytes(infer_px: int, channels: int, tissue_mm2: float) -> int:
     """Projected size of the outputs: stain maps compress to about two thirds, labels to little, a cell to 1.2 kB.
 
-    With as many cells as dense tissue has; maps weigh more.
+    With as many cells as tissue has as a rule; maps weigh more.
     """
     return int(infer_px * channels * 0.67 * 4 / 3 + infer_px * 0.15 + tissue_mm2 * CELLS_PER_MM2 * 1200)
 

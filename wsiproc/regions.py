@@ -123,7 +123,7 @@ def search_mask(job: Job) -> Mask:
 
 
 # What a worker holds between two regions of the usual size, and takes again for the next.
-_HELD_BYTES = 1.25e9
+_HELD_BYTES = 1e9
 
 
 def begin_task() -> None:
