@@ -16,6 +16,7 @@ from wsiproc.projection import (
     WORKER_BYTES,
     Frame,
     Mask,
+    WindowRule,
     disk_bytes,
     mask_at,
     mask_box,
@@ -32,6 +33,7 @@ shapes = st.tuples(sides, sides)
 masks = st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(lambda shape: arrays(np.bool_, shape))
 multiples = st.integers(1, 6)
 margins = st.integers(0, 40)
+grains = st.sampled_from([1, 4, 8, WINDOW])
 
 
 def covered(mask: Mask, grid: tuple[int, int]) -> Mask:
@@ -41,26 +43,47 @@ def covered(mask: Mask, grid: tuple[int, int]) -> Mask:
     return mask[np.ix_(rows, cols)]
 
 
-@given(masks, shapes, multiples, margins)
+@given(masks, shapes, multiples, margins, grains)
 def test_the_needed_windows_are_the_same_for_every_region_size(
-    mask: Mask, grid: tuple[int, int], multiple: int, margin: int
+    mask: Mask, grid: tuple[int, int], multiple: int, margin: int, grain: int
 ) -> None:
-    whole = needed_windows(mask, grid, Box(0, 0, *grid), WINDOW, margin)
+    rule = WindowRule(WINDOW, grain, margin)
+    whole = needed_windows(mask, grid, Box(0, 0, *grid), rule)
     infer, _ = split_regions(mask, grid, multiple * WINDOW, margin)
-    cut = [window for region in infer for window in needed_windows(mask, grid, region.box, WINDOW, margin)]
-    assert sorted(cut) == whole
+    cut = [window for region in infer for window in needed_windows(mask, grid, region.box, rule)]
+    assert sorted(cut) == sorted(whole)
 
 
-@given(masks, shapes, multiples, margins)
+@given(masks, shapes, multiples, margins, grains)
 def test_every_px_within_the_margin_of_tissue_is_inferred(
-    mask: Mask, grid: tuple[int, int], multiple: int, margin: int
+    mask: Mask, grid: tuple[int, int], multiple: int, margin: int, grain: int
 ) -> None:
+    rule = WindowRule(WINDOW, grain, margin)
     inferred = np.zeros(grid, bool)
     for region in split_regions(mask, grid, multiple * WINDOW, margin)[0]:
-        for window in needed_windows(mask, grid, region.box, WINDOW, margin):
+        for window in needed_windows(mask, grid, region.box, rule):
             inferred[window.slices] = True
     for y, x in np.argwhere(covered(mask, grid)):
         assert inferred[Box(int(y), int(x), 1, 1).pad(margin).clip(grid).slices].all()
+
+
+@given(masks, shapes, margins, grains)
+def test_no_window_is_larger_than_it_must_be(mask: Mask, grid: tuple[int, int], margin: int, grain: int) -> None:
+    """Without its first or last grains, rows or columns, it would leave out something near tissue."""
+    for box in needed_windows(mask, grid, Box(0, 0, *grid), WindowRule(WINDOW, grain, margin)):
+        assert box.y // WINDOW == (box.y1 - 1) // WINDOW
+        assert box.x // WINDOW == (box.x1 - 1) // WINDOW
+        assert box.y % grain == box.x % grain == 0
+        assert box.h % grain == 0 or box.y1 == grid[0]
+        assert box.w % grain == 0 or box.x1 == grid[1]
+        last_y, last_x = (box.y1 - 1) // grain * grain, (box.x1 - 1) // grain * grain
+        for edge in (
+            Box(box.y, box.x, grain, box.w),
+            Box(box.y, box.x, box.h, grain),
+            Box(last_y, box.x, box.y1 - last_y, box.w),
+            Box(box.y, last_x, box.h, box.x1 - last_x),
+        ):
+            assert mask_box(mask, grid, edge.pad(margin)).any()
 
 
 @given(masks, shapes, multiples, margins)

@@ -146,7 +146,7 @@ def _find_cells(plan: Plan, hands: Hands, profile: Profile) -> dict[str, list[di
         done[task.key.split()[0]].append(result)
         cells += result.get("cells", 0)
         profile.add(task.key, result)
-        mpx += result.get("windows", 0) * plan.job.model.window**2 / 1e6
+        mpx += result.get("mpx", 0.0)
         hands.listen(Event(hands.slide, "cells", number, len(tasks), cells, mpx, profile.most()))
     return done
 

@@ -52,7 +52,8 @@ _DECISIVE = ("mpp", "reader", "tissue", "region")
 class Plan:
     """All that is decided before anything expensive starts; a value that can be printed.
 
-    ``crew_size``: worker processes that may be there, of which this slide can keep ``workers`` busy.
+    ``windows``, ``mpx``: how many windows the model fills, and their area, Mpx of the grid; ``crew_size``: worker
+    processes that may be there, of which this slide can keep ``workers`` busy.
     """
 
     job: Job
@@ -60,6 +61,7 @@ class Plan:
     infer: tuple[Region, ...]
     segment: tuple[Region, ...]
     windows: int
+    mpx: float
     workers: int
     crew_size: int
     slide: dict[str, Any]
@@ -85,8 +87,7 @@ class Plan:
     @property
     def disk_bytes(self) -> int:
         """Projected size of all outputs."""
-        model = self.job.model
-        return disk_bytes(self.windows * model.window**2, len(model.channels), self.tissue_mm2)
+        return disk_bytes(int(self.mpx * 1e6), len(self.job.model.channels), self.tissue_mm2)
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def plan_slide(
         require_features(kinds, model, path)
     job = _job(seen, source, out, settings, device, _batch(settings, device, cluster), kinds)
     infer, segment = split_regions(search, frame.grid, job.step, job.sight)
-    windows = sum(len(needed_windows(search, frame.grid, r.box, model.window, job.sight)) for r in infer)
+    windows = [w for region in infer for w in needed_windows(search, frame.grid, region.box, job.window_rule)]
     each, driver = _bytes_a_worker(job), driver_bytes(at_once)
     room = memory_limit(settings) - driver
     crew_size = cluster.threads if cluster else settings.workers or workers_that_fit(each, room)
@@ -135,7 +136,8 @@ def plan_slide(
         facts=facts,
         infer=tuple(infer),
         segment=tuple(segment),
-        windows=windows,
+        windows=len(windows),
+        mpx=sum(window.area for window in windows) / 1e6,
         workers=workers,
         crew_size=crew_size,
         slide=seen.slide,
@@ -292,10 +294,11 @@ def forecast(plan: Plan) -> Forecast:
     first_cells = len(model.instances(first).classes)
     found, segment_s = _timed(lambda: model.instances(last))
     around = ((job.step + 2 * model.margin) / job.step) ** 2
-    cells = (first_cells + len(found.classes)) / 2 * plan.windows
+    windows = plan.mpx * 1e6 / model.window**2
+    cells = (first_cells + len(found.classes)) / 2 * windows
     shards = {shard for region in plan.segment for shard in Grid(job.frame.grid, BLOCK).touching(region.box)}
     window_s = plan.read_s + predict_s + segment_s * around
-    return Forecast(cells, run_seconds(plan.windows, window_s, len(shards), cells, plan.workers))
+    return Forecast(cells, run_seconds(windows, window_s, len(shards), cells, plan.workers))
 
 
 def _timed(call: Callable[[], Any]) -> tuple[Any, float]:

@@ -270,7 +270,7 @@ def print_plan(plan: Plan, expected: Forecast) -> None:
         "slide": f"{w} × {h} px, {plan.slide['mpp']:g} µm/px, {plan.slide['format']}",
         "grid": f"{job.frame.grid[1]} × {job.frame.grid[0]} px at {job.model.mpp:g} µm/px ({job.model.name})",
         "tissue": f"{plan.tissue_mm2:.2f} mm²",
-        "regions": f"{len(plan.segment)} of {job.step} px with tissue, {plan.windows} windows of {job.model.window} px",
+        "regions": f"{len(plan.segment)} of {job.step} px with tissue, {plan.windows} windows, {plan.mpx:.1f} Mpx",
         "workers": f"{plan.workers} on {job.device}",
         "memory": f"{plan.memory_bytes / GB:.2f} GB at the peak, all processes",
         "disk": f"{plan.disk_bytes / GB:.2f} GB",

@@ -58,9 +58,12 @@ def mask_box(mask: Mask, grid: tuple[int, int], box: Box) -> Mask:
     inside = box.clip(grid)
     if inside.area == 0:
         return mask[:0, :0]
-    rows = slice(int(inside.y * fy), max(int(inside.y * fy) + 1, int(np.ceil(inside.y1 * fy))))
-    cols = slice(int(inside.x * fx), max(int(inside.x * fx) + 1, int(np.ceil(inside.x1 * fx))))
-    return mask[rows, cols]
+    return mask[_touched(inside.y, inside.y1, fy), _touched(inside.x, inside.x1, fx)]
+
+
+def _touched(first: int, end: int, per_px: float) -> slice:
+    """Overview px, so many to a grid px, that a range of grid px touches."""
+    return slice(int(first * per_px), max(int(first * per_px) + 1, int(np.ceil(end * per_px))))
 
 
 def mask_at(mask: Mask, grid: tuple[int, int], points: npt.NDArray[np.float64]) -> Mask:
@@ -71,13 +74,45 @@ def mask_at(mask: Mask, grid: tuple[int, int], points: npt.NDArray[np.float64]) 
     return values
 
 
-def needed_windows(mask: Mask, grid: tuple[int, int], region: Box, window: int, margin: int) -> list[Box]:
-    """Windows of a region whose maps some cell on tissue may depend on, in raster order.
+@dataclass(frozen=True)
+class WindowRule:
+    """How the maps are asked for: squares of ``window`` grid px, cut where less is needed to multiples of ``grain``.
 
-    Whether a window is needed is a matter of the mask and the window alone, never of the region it lies in.
+    ``margin``: px around tissue whose maps some cell on it may depend on.
     """
-    windows = Grid(grid, window).touching(region)
-    return [w.box for w in windows if mask_box(mask, grid, w.box.pad(margin)).any()]
+
+    window: int
+    grain: int
+    margin: int
+
+
+def needed_windows(mask: Mask, grid: tuple[int, int], region: Box, rule: WindowRule) -> list[Box]:
+    """Windows of a region whose maps some cell on tissue may depend on, in raster order, each no larger than it must be.
+
+    Whether and how far a window is needed is a matter of the mask and the window alone, never of the region it lies in.
+    """
+    cut = (_needed(mask, grid, window.box, rule) for window in Grid(grid, rule.window).touching(region))
+    return [box for box in cut if box.area]
+
+
+def _needed(mask: Mask, grid: tuple[int, int], window: Box, rule: WindowRule) -> Box:
+    """The rectangle of a window that holds all within the margin of tissue; of no size where nothing is."""
+    fy, fx = mask.shape[0] / grid[0], mask.shape[1] / grid[1]
+    around = window.pad(rule.margin).clip(grid)
+    rows, cols = _touched(around.y, around.y1, fy), _touched(around.x, around.x1, fx)
+    y, x = np.nonzero(mask[rows, cols])
+    if not len(y):
+        return Box(window.y, window.x, 0, 0)
+    top, bottom = _reach(rows.start + y.min(), rows.start + y.max(), fy, rule, window.y)
+    left, right = _reach(cols.start + x.min(), cols.start + x.max(), fx, rule, window.x)
+    return window.intersect(Box(top, left, bottom - top, right - left))
+
+
+def _reach(first: int, last: int, per_px: float, rule: WindowRule, origin: int) -> tuple[int, int]:
+    """Grid px within the margin of a range of overview px, outwards to whole grains from a window's ``origin``."""
+    start = (int(first / per_px) - rule.margin - origin) // rule.grain
+    end = -((origin - int(np.ceil((last + 1) / per_px)) - rule.margin) // rule.grain)
+    return origin + start * rule.grain, origin + end * rule.grain
 
 
 def split_regions(mask: Mask, grid: tuple[int, int], step: int, margin: int) -> tuple[list[Region], list[Region]]:
@@ -124,7 +159,7 @@ def disk_bytes(infer_px: int, channels: int, tissue_mm2: float) -> int:
     return int(infer_px * channels * 0.67 * 4 / 3 + infer_px * 0.15 + tissue_mm2 * CELLS_PER_MM2 * 1200)
 
 
-def run_seconds(windows: int, window_s: float, shards: int, cells: float, workers: int) -> float:
+def run_seconds(windows: float, window_s: float, shards: int, cells: float, workers: int) -> float:
     """Projected time of a run, with the factors of the runs in ``docs/benchmarks.md``.
 
     Side by side, workers share memory and caches, so a window takes 1.7 times what it takes alone; a label shard takes

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,7 +28,7 @@ from wsiproc.io.parquet import write_part
 from wsiproc.io.slides import Slide, SlideSource
 from wsiproc.io.whole import write_json
 from wsiproc.models.base import OD_STEP, Instances, Model
-from wsiproc.projection import Frame, Mask, mask_at, needed_windows
+from wsiproc.projection import Frame, Mask, WindowRule, mask_at, needed_windows
 from wsiproc.workfolder import WORK
 
 if TYPE_CHECKING:
@@ -70,6 +71,11 @@ class Job:
         """
         glass = round(_SIGHT_UM / float(np.mean(self.frame.mpp)))
         return self.model.margin if self.roi is not None else min(self.model.margin, glass)
+
+    @property
+    def window_rule(self) -> WindowRule:
+        """How the maps are asked for."""
+        return WindowRule(self.model.window, self.model.grain, self.sight)
 
     @property
     def work(self) -> Path:
@@ -155,9 +161,10 @@ def infer_region(job: Job, region: Region) -> dict[str, Any]:
         return done | {"resumed": True}
     begin_task()
     meter = Meter()
-    windows = needed_windows(search_mask(job), job.frame.grid, region.box, job.model.window, job.sight)
+    windows = needed_windows(search_mask(job), job.frame.grid, region.box, job.window_rule)
     maps = np.zeros((len(job.model.channels), *region.box.shape), np.uint8)
-    result: dict[str, Any] = {"key": region.key, "windows": len(windows), "failed": None}
+    done_mpx = sum(window.area for window in windows) / 1e6
+    result: dict[str, Any] = {"key": region.key, "windows": len(windows), "mpx": done_mpx, "failed": None}
     try:
         result |= predict_windows(job, region.box, windows, maps)
         ngff.write_pyramid(job.maps, region.box, maps, job.step)
@@ -184,7 +191,7 @@ def unread(job: Job, region: Region, error: Exception) -> dict[str, Any]:
         ) from error
     if job.strict:
         raise error
-    return {"key": region.key, "windows": 0, "failed": str(error), "seconds": 0.0}
+    return {"key": region.key, "windows": 0, "mpx": 0.0, "failed": str(error), "seconds": 0.0}
 
 
 def predict_windows(job: Job, box: Box, windows: Sequence[Box], maps: npt.NDArray[np.uint8]) -> dict[str, float]:
@@ -194,24 +201,46 @@ def predict_windows(job: Job, box: Box, windows: Sequence[Box], maps: npt.NDArra
     """
     slide, halo = _slide(job.source), job.model.halo
     spent = {"read_s": 0.0, "predict_s": 0.0, "read_mpx": 0.0, "network_mpx": 0.0}
-    for top in sorted({w.y for w in windows}):
-        row = [w for w in windows if w.y == top]
-        strip = Box(top, row[0].x, job.model.window, row[-1].x - row[0].x + job.model.window).pad(halo)
+    for row in _rows(windows, job.model.window):
+        seen = [_seen(window, job.model) for window in row]
+        strip = _around(seen)
         clock = time.perf_counter()
         pixels = slide.read(strip, job.model.mpp)
         spent["read_s"] += time.perf_counter() - clock
         spent["read_mpx"] += strip.area / 1e6
         clock = time.perf_counter()
-        for first in range(0, len(row), job.batch):
-            some = row[first : first + job.batch]
-            full = [Box(w.y, w.x, job.model.window, job.model.window) for w in some]
-            spent["network_mpx"] += sum(w.pad(halo).area for w in full) / 1e6
-            inputs = np.stack([pixels[w.pad(halo).relative_to(strip).slices] for w in full])
-            for window, output in zip(some, predict(job.model, inputs, job.device), strict=True):
-                part = window.relative_to(box)
+        for some in _batches(seen, job.batch):
+            spent["network_mpx"] += sum(seen[i].area for i in some) / 1e6
+            inputs = np.stack([pixels[seen[i].relative_to(strip).slices] for i in some])
+            for i, output in zip(some, predict(job.model, inputs, job.device), strict=True):
+                part = row[i].relative_to(box)
                 maps[(slice(None), *part.slices)] = output[:, halo : halo + part.h, halo : halo + part.w]
         spent["predict_s"] += time.perf_counter() - clock
     return spent
+
+
+def _rows(windows: Sequence[Box], side: int) -> list[list[Box]]:
+    """Windows in raster order, a list a row of the raster; cut ones begin anywhere in it."""
+    return [list(row) for _, row in itertools.groupby(windows, lambda window: window.y // side)]
+
+
+def _seen(window: Box, model: Model) -> Box:
+    """What the model sees of a window: whole grains, at the slide's edge too, and the halo."""
+    h, w = (-(-side // model.grain) * model.grain for side in window.shape)
+    return Box(window.y, window.x, h, w).pad(model.halo)
+
+
+def _around(boxes: Sequence[Box]) -> Box:
+    """The smallest box that holds all."""
+    y, x = min(box.y for box in boxes), min(box.x for box in boxes)
+    return Box(y, x, max(box.y1 for box in boxes) - y, max(box.x1 for box in boxes) - x)
+
+
+def _batches(boxes: Sequence[Box], most: int) -> Iterator[Sequence[int]]:
+    """Indices of neighbours of the same shape, at most so many at a time."""
+    for _, same in itertools.groupby(range(len(boxes)), lambda i: boxes[i].shape):
+        alike = list(same)
+        yield from (alike[first : first + most] for first in range(0, len(alike), most))
 
 
 def predict(model: Model, windows: npt.NDArray[np.uint8], device: str) -> npt.NDArray[np.uint8]:

@@ -63,6 +63,7 @@ def run_facts(
             "total": len(Grid(frame.grid, job.step)),
             "tissue": len(plan.segment),
             "windows": plan.windows,
+            "mpx": round(plan.mpx, 3),
             "failed": failed,
             "boxes": list(boxes.values()),
         },

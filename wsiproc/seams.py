@@ -79,7 +79,7 @@ def _uncut_maps(job: Job, box: Box) -> tuple[Box, npt.NDArray[np.uint8]]:
     tiles = [region.box for region in Grid(grid, model.window).touching(around)]
     covered = Box(tiles[0].y, tiles[0].x, tiles[-1].y1 - tiles[0].y, tiles[-1].x1 - tiles[0].x)
     maps = np.zeros((len(model.channels), *covered.shape), np.uint8)
-    predict_windows(job, covered, needed_windows(search_mask(job), grid, covered, model.window, job.sight), maps)
+    predict_windows(job, covered, needed_windows(search_mask(job), grid, covered, job.window_rule), maps)
     return around, maps[(slice(None), *around.relative_to(covered).slices)]
 
 

@@ -56,7 +56,7 @@ def threads() -> Iterator[None]:
 
 def test_a_model_states_its_facts(model: Model) -> None:
     assert 0 < model.mpp < 5
-    assert model.window > 0 <= model.halo
+    assert model.window >= model.grain > 0 <= model.halo
     assert model.margin > 0
     assert 0 <= model.memory_bytes < 1e10
     assert len(set(model.classes)) == len(model.classes) > 0
@@ -98,6 +98,18 @@ def test_maps_have_a_plane_a_channel_and_are_repeatable(model: Model, windows: M
 def test_a_window_in_a_batch_and_alone_gives_the_same_bytes(model: Model, windows: Maps) -> None:
     alone = np.concatenate([predict(model, window[None], "cpu") for window in windows])
     assert (predict(model, windows, "cpu") == alone).all()
+
+
+def test_a_window_may_be_cut_to_whole_grains(model: Model, windows: Maps) -> None:
+    """What is left of it says the same, but for what lies farther away than the halo and still counts a little."""
+    assert model.window % model.grain == 0
+    halo, h, w = model.halo, model.grain, 3 * model.grain
+    whole = predict(model, windows[:1], "cpu")[:, :, halo : halo + h, halo : halo + w].astype(int)
+    cut = predict(model, windows[:1, : h + 2 * halo, : w + 2 * halo], "cpu")[:, :, halo : halo + h, halo : halo + w]
+    apart = np.abs(whole - cut)
+    assert apart[:, [channel.stain for channel in model.channels]].max() == 0
+    assert apart.max() <= (1 if model.weights_sha256 is None else 64)
+    assert np.percentile(apart, 99) <= 3
 
 
 @pytest.mark.usefixtures("threads")

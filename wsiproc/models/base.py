@@ -14,6 +14,8 @@ from wsiproc.core.palette import RGB
 if TYPE_CHECKING:
     from torch import Tensor
 
+GRAIN = 64
+"""Windows of models that take pictures of any size are cut to multiples of so many px."""
 OD_STEP = 0.01  # optical density of one grey level in the maps of stains; 255 levels reach 2.55
 
 
@@ -42,8 +44,9 @@ class Instances:
 class Model(Protocol):
     """A cell model. Small and picklable: it travels to each worker; weights are loaded there.
 
-    ``mpp``: µm per pixel that it wants; ``window``: side of the square that ``predict`` fills; ``halo``: px around a
-    window that it must see; ``margin``: px of maps around a region that its cells can depend on; ``weights_sha256``:
+    ``mpp``: µm per pixel that it wants; ``window``: side of the square that ``predict`` fills; ``grain``: where less is
+    needed, the sides of a window may be any multiple of it, which divides ``window``; ``halo``: px around a window that
+    it must see; ``margin``: px of maps around a region that its cells can depend on; ``weights_sha256``:
     hash of the weights, None for a model that has none; ``memory_bytes``: what a worker holds for it beside what every
     worker holds, such as large weights or another library. Its ``repr`` holds all that decides what it finds, that hash
     too: it is part of the key by which unfinished work is told from work of another model.
@@ -55,6 +58,8 @@ class Model(Protocol):
     def mpp(self) -> float: ...  # noqa: D102
     @property
     def window(self) -> int: ...  # noqa: D102
+    @property
+    def grain(self) -> int: ...  # noqa: D102
     @property
     def halo(self) -> int: ...  # noqa: D102
     @property

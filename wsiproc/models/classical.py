@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiproc.array.stains import Stains, estimate_stains
-from wsiproc.models.base import Channel, Instances
+from wsiproc.models.base import GRAIN, Channel, Instances
 from wsiproc.models.cells import CutRule, SplitLengths, cell_margin, cut_cells
 from wsiproc.models.gaussian import gaussian
 from wsiproc.models.staining import (
@@ -67,6 +67,11 @@ class Classical:
     window: int = 512
     weights_sha256: None = field(default=None, repr=False)
     memory_bytes: int = field(default=0, repr=False)
+
+    @property
+    def grain(self) -> int:
+        """Its filters take pictures of any size."""
+        return GRAIN
 
     @property
     def halo(self) -> int:

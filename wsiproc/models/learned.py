@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiproc.array.stains import Stains, estimate_stains
-from wsiproc.models.base import Channel
+from wsiproc.models.base import GRAIN, Channel
 from wsiproc.models.cells import cell_margin
 from wsiproc.models.folder import InputNumbers, ModelFacts, load_network
 from wsiproc.models.staining import (
@@ -55,6 +55,11 @@ class Learned:
     def window(self) -> int:
         """As the folder says."""
         return self.facts.window
+
+    @property
+    def grain(self) -> int:
+        """What the network can halve often enough."""
+        return GRAIN if self.window % GRAIN == 0 == GRAIN % self.facts.network.stride else self.window
 
     @property
     def halo(self) -> int:

@@ -78,6 +78,11 @@ class NucleusModel:
         return self.facts.window
 
     @property
+    def grain(self) -> int:
+        """Its windows cannot be cut: what the network gives is smaller than what it sees by a fixed number."""
+        return self.window
+
+    @property
     def halo(self) -> int:
         """See ``Pretrained``."""
         return self.facts.halo

@@ -109,6 +109,11 @@ class StainNormalised:
         return self.model.window
 
     @property
+    def grain(self) -> int:
+        """The model's."""
+        return self.model.grain
+
+    @property
     def halo(self) -> int:
         """The model's: a pixel's new colour is a matter of that pixel."""
         return self.model.halo
