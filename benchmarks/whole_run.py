@@ -1,11 +1,12 @@
-"""A whole run against the network alone, over the same windows of the same slide, with as many processes.
+"""A whole run against the network alone, over the same slide, with as many processes.
 
     python benchmarks/whole_run.py slide.svs [--workers 2] [--model default]
 
-First `wsiproc run` into an empty folder, from the start of Python to the last file; then as many processes, a thread
-each, that do nothing but the network's forward pass on as many windows as the run had, each process after a first pass
-that does not count. Then what workers spent on all else, from the run's own profile, as megapixels of tissue at 0.25 µm
-a core and second.
+First `wsiproc run` into an empty folder, from the start of Python to the last file. Then as many processes, a thread
+each, that do nothing but the network's forward pass, each process after a first pass that does not count: once over
+whole windows with their halo wherever tissue is, which is what a plain loop over the tissue does; once over the windows
+of the run, which are cut to the tissue and to what cells at its edge need. Last what workers spent on all else, from
+the run's own profile, as megapixels of tissue at 0.25 µm a core and second.
 """
 
 from __future__ import annotations
@@ -16,34 +17,60 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
+from wsiproc.core.geometry import Box
 from wsiproc.executors import keep_memory
 from wsiproc.models import load_model
 from wsiproc.models.folder import load_network
+from wsiproc.plan import plan_slide
 from wsiproc.profile import NETWORK, lines
+from wsiproc.projection import WindowRule, needed_windows
+from wsiproc.regions import seen_by
+from wsiproc.settings import Settings
+
+Shape = tuple[int, int]
 
 
-def forward(model_name: str, windows: int) -> float:
-    """Seconds for the forward passes of so many windows, one after the other, in one thread."""
+def forward(model_name: str, shapes: Sequence[Shape]) -> float:
+    """Seconds for the forward passes over windows of these shapes (h, w), one after the other, in one thread."""
     import torch
 
     torch.set_num_threads(1)
     keep_memory()
     model = load_model(model_name)
     network = load_network(model.folder, model.weights_sha256, "cpu")
-    side = model.window + 2 * model.halo
-    picture = torch.from_numpy(np.random.default_rng(0).random((1, 3, side, side), np.float32))
-    picture = picture.to(memory_format=torch.channels_last)
+    rng = np.random.default_rng(0)
+    pictures = {shape: torch.from_numpy(rng.random((1, 3, *shape), np.float32)) for shape in set(shapes)}
+    pictures = {shape: p.to(memory_format=torch.channels_last) for shape, p in pictures.items()}
     with torch.inference_mode():
-        network(picture)
-        started = time.perf_counter()
-        for _ in range(windows):
+        for picture in pictures.values():
             network(picture)
+        started = time.perf_counter()
+        for shape in shapes:
+            network(pictures[shape])
     return time.perf_counter() - started
+
+
+def alone(model_name: str, shapes: Sequence[Shape], workers: int) -> float:
+    """Seconds by the clock of as many processes that share the windows."""
+    with ProcessPoolExecutor(workers) as pool:
+        return max(pool.map(forward, [model_name] * workers, [shapes[index::workers] for index in range(workers)]))
+
+
+def windows(slide: Path, model_name: str, scratch: Path) -> tuple[list[Shape], list[Shape]]:
+    """Shapes that the network sees: of whole windows where tissue is, and of the windows of the run."""
+    plan = plan_slide(slide, scratch, Settings(model=model_name))
+    job, grid = plan.job, plan.job.frame.grid
+    everywhere = Box(0, 0, *grid)
+    side = job.model.window + 2 * job.model.halo
+    whole = needed_windows(plan.tissue, grid, everywhere, WindowRule(job.model.window, job.model.window, 0))
+    cut = needed_windows(plan.search, grid, everywhere, job.window_rule)
+    return [(side, side)] * len(whole), [seen_by(job.model, window).shape for window in cut]
 
 
 def whole(slide: Path, workers: int, model: str, out: Path) -> tuple[float, dict]:
@@ -59,14 +86,15 @@ def main(slide: Path, workers: int, model: str) -> None:
     """Run, then the network alone, then both side by side."""
     with tempfile.TemporaryDirectory() as scratch:
         seconds, run = whole(slide, workers, model, Path(scratch))
-    windows = run["regions"]["windows"]
-    shares = [windows // workers + (index < windows % workers) for index in range(workers)]
-    with ProcessPoolExecutor(workers) as pool:
-        alone = max(pool.map(forward, [model] * workers, shares))
+        shapes = windows(slide, model, Path(scratch))
     tissue_mpx = run["tissue_mm2"] / 0.25**2
     others = sum(line.seconds for line in lines(run) if line.what not in (NETWORK, "seam certificate"))
-    print(f"{slide.name}: {run['tissue_mm2']:.2f} mm² of tissue, {windows} windows, {run['counts']['cells']:,} cells")
-    print(f"whole run {seconds:.1f} s, network alone {alone:.1f} s: {seconds / alone:.2f} ×, {workers} workers")
+    print(f"{slide.name}: {run['tissue_mm2']:.2f} mm² of tissue, {run['counts']['cells']:,} cells, {workers} workers")
+    print(f"whole run {seconds:.1f} s")
+    for what, some in zip(("whole windows with tissue", "the windows of the run"), shapes, strict=True):
+        network = alone(model, some, workers)
+        mpx = sum(h * w for h, w in some) / 1e6
+        print(f"network alone, {len(some)} of {what} ({mpx:.1f} Mpx): {network:.1f} s; {seconds / network:.2f} ×")
     for line in lines(run):
         print(f"  {line.what:18} {line.seconds:7.1f} s of workers {line.share:5.0%}")
     for stage, spent in run["seconds"].items():

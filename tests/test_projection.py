@@ -23,6 +23,7 @@ from wsiproc.projection import (
     needed_windows,
     require,
     sample_windows,
+    small_last,
     split_regions,
     worker_bytes,
 )
@@ -94,6 +95,18 @@ def test_regions_with_tissue_are_segmented_and_every_segmented_region_is_inferre
     assert set(segment) <= set(infer)
     tissue = covered(mask, grid)
     assert {r for r in Grid(grid, multiple * WINDOW) if tissue[r.box.slices].any()} <= set(segment)
+
+
+@given(st.lists(st.integers(0, 20), max_size=30))
+def test_the_last_regions_are_those_with_the_least_work(work: list[int]) -> None:
+    regions = list(Grid((1, WINDOW * max(1, len(work))), WINDOW))
+    given = dict(zip(regions, work, strict=False))
+    order = small_last(given)
+    assert sorted(order) == list(given)
+    first, last = order[: len(order) - len(order) // 4], order[len(order) - len(order) // 4 :]
+    assert first == sorted(first)
+    assert [given[region] for region in last] == sorted((given[region] for region in last), reverse=True)
+    assert not last or min(given[region] for region in first) >= given[last[0]]
 
 
 @given(masks, shapes, st.data())

@@ -20,7 +20,7 @@ from wsiproc.errors import WorkerError
 from wsiproc.executors import KINDS, Task, crew
 from wsiproc.one_slide import Event
 from wsiproc.settings import Settings
-from wsiproc.side_by_side import Unheard, side_by_side
+from wsiproc.side_by_side import Unheard, meanwhile, side_by_side
 from wsiproc.slide_queue import run_slides
 from wsiproc.synthetic import write_synthetic_slide
 
@@ -75,6 +75,20 @@ def test_whoever_leaves_early_ends_what_is_under_way() -> None:
     results.close()  # type: ignore[attr-defined]
     assert set(ended) <= {1, 2, 3}
     assert len(ended) == 3
+
+
+def test_something_meanwhile_ends_before_the_block_does() -> None:
+    go = threading.Event()
+    with meanwhile(lambda: go.wait(10) and threading.get_ident()) as result:
+        assert not result.done()
+        go.set()
+        assert result.result() != threading.get_ident()
+    ended: list[int] = []
+    with pytest.raises(ZeroDivisionError), meanwhile(lambda: ended.append(time.sleep(0.2) or 1)):
+        1 / 0  # noqa: B018
+    assert ended == [1]
+    with meanwhile(lambda: 1 / 0) as result, pytest.raises(ZeroDivisionError):
+        result.result()
 
 
 def test_what_a_work_raises_ends_all() -> None:

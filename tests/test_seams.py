@@ -102,8 +102,8 @@ def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_has_no_faults_at_its_seams(slide: Path, tmp_path: Path) -> None:
     run = run_one(slide, tmp_path, region=512, tissue="all").run
     assert run is not None
-    assert run["seams"]["places"] == 2
-    assert run["seams"]["cells"] > 100
+    assert run["seams"]["places"] == 1
+    assert run["seams"]["cells"] > 50
     assert run["seams"]["per_1000"] == NONE
     assert not run["warnings"]
 

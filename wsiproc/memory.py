@@ -16,7 +16,7 @@ from wsiproc.projection import GB
 _EVERY_S = 0.5
 
 
-_RISE = 1.02  # of resident memory that is worth a closer look
+_RISE = 1.05  # of resident memory that is worth a closer look
 
 
 def bytes_held(process: psutil.Process) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,8 +81,12 @@ class Hands:
             self.watch.check()
 
 
-def run_plan(plan: Plan, hands: Hands, settings: Settings, before: Mapping[str, float]) -> dict[str, Any]:
-    """Carry out a plan; what ``run.json`` says. ``before``: seconds that went by already, by what took them.
+def run_plan(
+    plan: Plan, hands: Hands, settings: Settings, before: Mapping[str, float], opened: Future[list[str]]
+) -> dict[str, Any]:
+    """Carry out a plan; what ``run.json`` says.
+
+    ``before``: seconds that went by already, by what took them; ``opened``: the end of ``open_folder``.
 
     Raises MemoryLimitError when more is held than allowed; then the same call goes on with what is done.
     """
@@ -94,7 +99,7 @@ def run_plan(plan: Plan, hands: Hands, settings: Settings, before: Mapping[str, 
         seconds[stage] = round(now - clock, 3)
         clock = now
 
-    warnings = _open_folder(plan)
+    warnings = opened.result()
     lap("prepare")
     profile = Profile()
     done = _find_cells(plan, hands, profile)
@@ -120,7 +125,7 @@ def run_plan(plan: Plan, hands: Hands, settings: Settings, before: Mapping[str, 
     return run
 
 
-def _open_folder(plan: Plan) -> list[str]:
+def open_folder(plan: Plan) -> list[str]:
     """Make the folder ready: go on where the same work was left, else start anew. Warnings of what was given up."""
     job = plan.job
     marker = job.work / "plan.json"

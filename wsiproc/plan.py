@@ -36,6 +36,7 @@ from wsiproc.projection import (
     needed_windows,
     require,
     run_seconds,
+    small_last,
     split_regions,
     worker_bytes,
 )
@@ -52,8 +53,9 @@ _DECISIVE = ("mpp", "reader", "tissue", "region")
 class Plan:
     """All that is decided before anything expensive starts; a value that can be printed.
 
-    ``windows``, ``mpx``: how many windows the model fills, and their area, Mpx of the grid; ``crew_size``: worker
-    processes that may be there, of which this slide can keep ``workers`` busy.
+    ``infer``: regions in the order in which they are best handed out; ``windows``, ``mpx``: how many windows the model
+    fills, and their area, Mpx of the grid; ``crew_size``: worker processes that may be there, of which this slide can
+    keep ``workers`` busy.
     """
 
     job: Job
@@ -126,7 +128,8 @@ def plan_slide(
         require_features(kinds, model, path)
     job = _job(seen, source, out, settings, device, _batch(settings, device, cluster), kinds)
     infer, segment = split_regions(search, frame.grid, job.step, job.sight)
-    windows = [w for region in infer for w in needed_windows(search, frame.grid, region.box, job.window_rule)]
+    windows = {region: needed_windows(search, frame.grid, region.box, job.window_rule) for region in infer}
+    work = {region: sum(window.area for window in some) for region, some in windows.items()}
     each, driver = _bytes_a_worker(job), driver_bytes(at_once)
     room = memory_limit(settings) - driver
     crew_size = cluster.threads if cluster else settings.workers or workers_that_fit(each, room)
@@ -134,10 +137,10 @@ def plan_slide(
     plan = Plan(
         job=job,
         facts=facts,
-        infer=tuple(infer),
+        infer=tuple(small_last(work)),
         segment=tuple(segment),
-        windows=len(windows),
-        mpx=sum(window.area for window in windows) / 1e6,
+        windows=sum(len(some) for some in windows.values()),
+        mpx=sum(work.values()) / 1e6,
         workers=workers,
         crew_size=crew_size,
         slide=seen.slide,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,7 +88,7 @@ class WindowRule:
 
 
 def needed_windows(mask: Mask, grid: tuple[int, int], region: Box, rule: WindowRule) -> list[Box]:
-    """Windows of a region whose maps some cell on tissue may depend on, in raster order, each no larger than it must be.
+    """Windows of a region whose maps some cell on tissue may depend on, in raster order, each as small as it may be.
 
     Whether and how far a window is needed is a matter of the mask and the window alone, never of the region it lies in.
     """
@@ -119,6 +120,16 @@ def split_regions(mask: Mask, grid: tuple[int, int], step: int, margin: int) -> 
     """Regions to infer (tissue within the margin) and, among them, those to segment (tissue inside)."""
     infer = [r for r in Grid(grid, step) if mask_box(mask, grid, r.box.pad(margin)).any()]
     return infer, [r for r in infer if mask_box(mask, grid, r.box).any()]
+
+
+def small_last(work: Mapping[Region, int]) -> list[Region]:
+    """Regions in their order, but for the quarter with the least ``work`` (px), which goes last, the least at the end.
+
+    So no core is left with a large one while the others have nothing more to do.
+    """
+    by_work = sorted(work, key=lambda region: -work[region])
+    large = set(by_work[: len(by_work) - len(by_work) // 4])
+    return [region for region in work if region in large] + by_work[len(large) :]
 
 
 def sample_windows(mask: Mask, grid: tuple[int, int], window: int, count: int) -> list[Box]:

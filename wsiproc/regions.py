@@ -202,7 +202,7 @@ def predict_windows(job: Job, box: Box, windows: Sequence[Box], maps: npt.NDArra
     slide, halo = _slide(job.source), job.model.halo
     spent = {"read_s": 0.0, "predict_s": 0.0, "read_mpx": 0.0, "network_mpx": 0.0}
     for row in _rows(windows, job.model.window):
-        seen = [_seen(window, job.model) for window in row]
+        seen = [seen_by(job.model, window) for window in row]
         strip = _around(seen)
         clock = time.perf_counter()
         pixels = slide.read(strip, job.model.mpp)
@@ -224,7 +224,7 @@ def _rows(windows: Sequence[Box], side: int) -> list[list[Box]]:
     return [list(row) for _, row in itertools.groupby(windows, lambda window: window.y // side)]
 
 
-def _seen(window: Box, model: Model) -> Box:
+def seen_by(model: Model, window: Box) -> Box:
     """What the model sees of a window: whole grains, at the slide's edge too, and the halo."""
     h, w = (-(-side // model.grain) * model.grain for side in window.shape)
     return Box(window.y, window.x, h, w).pad(model.halo)

@@ -6,6 +6,8 @@ nucleus. It starts no threads, which would be lost in the fork, and leaves nothi
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 
 import wsiproc.models.classical
@@ -45,3 +47,5 @@ def _rehearse() -> None:
 
 
 _rehearse()
+# Nothing of it is garbage, neither in the forks, which share it, nor when this process ends.
+gc.freeze()

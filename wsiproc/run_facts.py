@@ -34,7 +34,7 @@ def run_facts(
 ) -> dict[str, Any]:
     """The content of ``run.json`` but for the timings and the memory of the whole."""
     job, frame = plan.job, plan.job.frame
-    boxes = {r.key: [r.box.y, r.box.x, r.box.h, r.box.w] for r in plan.infer}
+    boxes = {r.key: [r.box.y, r.box.x, r.box.h, r.box.w] for r in sorted(plan.infer)}
     failed = [
         {"key": r["key"], "box": boxes[r["key"]], "reason": r["failed"]}
         for r in done["infer"]

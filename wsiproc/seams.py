@@ -21,7 +21,7 @@ from wsiproc.regions import Job, begin_task, cells_inside, inside, predict_windo
 
 SIDE = 192
 """Side of a place, grid px: with the margin of the default model around it, it lies in four windows at most."""
-_MOST, _FEWEST = 24, 2
+_MOST, _FEWEST = 24, 1
 _WINDOWS_A_PLACE = 200  # of the slide: the certificate costs some 2 % of the network's work
 _NEAR, _A_BLOCK = 24, 4  # px from a border; points kept of a block
 _SAME = 0.5  # share of the smaller outline that two outlines of one cell have in common at least
@@ -47,9 +47,12 @@ class SeamPlaces:
             kept.extend((int(y), int(x)) for y, x in on_border[chosen])
 
     def choose(self, windows: int) -> list[Box]:
-        """Squares around some of the points, half of them corners if there are so many; for a slide of ``windows``."""
+        """Squares around some of the points, for a slide of ``windows``; half of them corners if there are so many.
+
+        One alone is a corner.
+        """
         count = int(np.clip(windows // _WINDOWS_A_PLACE, _FEWEST, _MOST))
-        corners = self._some(sorted(set(self._corners)), count // 2)
+        corners = self._some(sorted(set(self._corners)), (count + 1) // 2)
         points = corners + self._some(sorted(set(self._edges)), count - len(corners))
         return [Box(y - SIDE // 2, x - SIDE // 2, SIDE, SIDE) for y, x in sorted(points)]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
 from typing import Any, TypeVar
@@ -18,6 +20,25 @@ Result = TypeVar("Result")
 
 class Unheard(Exception):  # noqa: N818 - no error: how work ends that nobody waits for
     """Whoever asked has left."""
+
+
+@contextmanager
+def meanwhile(work: Callable[[], Result]) -> Iterator[Future[Result]]:
+    """``work()`` in a thread of its own beside the block, which ends when both have."""
+    result: Future[Result] = Future()
+
+    def do() -> None:
+        try:
+            result.set_result(work())
+        except BaseException as error:  # it belongs to the one who asks for the result
+            result.set_exception(error)
+
+    thread = Thread(target=do, daemon=True)  # one that hangs in the system does not keep the process alive
+    thread.start()
+    try:
+        yield result
+    finally:
+        thread.join()
 
 
 def side_by_side(

@@ -20,11 +20,11 @@ from wsiproc.executors import Crew, give_back_memory
 from wsiproc.io.fingerprint import slide_files
 from wsiproc.io.slides import slide_name
 from wsiproc.memory import MemoryWatch
-from wsiproc.one_slide import Event, Hands, Listener, ignore, run_plan
+from wsiproc.one_slide import Event, Hands, Listener, ignore, open_folder, run_plan
 from wsiproc.plan import choose_device, choose_model, plan_slide, slide_source, work_facts
 from wsiproc.projection import GB
 from wsiproc.settings import Settings
-from wsiproc.side_by_side import side_by_side
+from wsiproc.side_by_side import meanwhile, side_by_side
 from wsiproc.workfolder import RUN, locked, other_facts, storage_explained, tidy
 
 # While the cells of one slide are merged, drawn and told of, workers go on with the next.
@@ -132,11 +132,11 @@ def _run_slide(queue: _Queue, turn: int, folder: Path, listen: Listener) -> Outc
             crew: Crew | None = None
             try:
                 before = {"plan": time.perf_counter() - clock}
-                with queue.crews.for_plan(plan) as crew:
+                with meanwhile(partial(open_folder, plan)) as opened, queue.crews.for_plan(plan) as crew:
                     before["workers"] = time.perf_counter() - clock - before["plan"]
                     watch.forget()
                     hands = Hands(folder.name, crew, turn, queue.at_once, watch, listen)
-                    run = run_plan(plan, hands, settings, before)
+                    run = run_plan(plan, hands, settings, before, opened)
                 return Outcome(path, folder.name, "done", folder, run)
             except MemoryLimitError as error:
                 if crew is None or not queue.crews.fewer(crew):

@@ -226,6 +226,10 @@ def local_cluster(workers: int, patience: Patience) -> Iterator[ClusterPool]:
         "distributed.comm.timeouts.connect": "60s",
         "distributed.worker.multiprocessing-method": START,
         "distributed.nanny.pre-spawn-environ": ONE_THREAD,
+        # What it watches itself for, fifty and a hundred times a second in each process, takes a twentieth of a core.
+        "distributed.worker.profile.enabled": False,
+        "distributed.admin.tick.interval": "1s",
+        "distributed.admin.system-monitor.interval": "10s",
     }
     with (
         dask.config.set(options),
