@@ -2,11 +2,11 @@
 
     python benchmarks/whole_run.py slide.svs [--workers 2] [--model default]
 
-First `wsiproc run` into an empty folder, from the start of Python to the last file. Then as many processes, a thread
-each, that do nothing but the network's forward pass, each process after a first pass that does not count: once over
-whole windows with their halo wherever tissue is, which is what a plain loop over the tissue does; once over the windows
-of the run, which are cut to the tissue and to what cells at its edge need. Last what workers spent on all else, from
-the run's own profile, as megapixels of tissue at 0.25 µm a core and second.
+First `wsiproc run` into an empty folder, from the start of Python to the last file. Then the network's forward pass and
+nothing else, after a first one that does not count: over whole windows with their halo wherever tissue is, by one
+process with as many threads, which is what a plain loop does, and by as many processes of one thread; and by these over
+the windows of the run, which are cut to the tissue and to what cells at its edge need. Last what workers spent on all
+else, from the run's own profile, as megapixels of tissue at 0.25 µm a core and second.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from wsiproc.settings import Settings
 Shape = tuple[int, int]
 
 
-def forward(model_name: str, shapes: Sequence[Shape]) -> float:
-    """Seconds for the forward passes over windows of these shapes (h, w), one after the other, in one thread."""
+def forward(model_name: str, shapes: Sequence[Shape], threads: int) -> float:
+    """Seconds for the forward passes over windows of these shapes (h, w), one after the other."""
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     keep_memory()
     model = load_model(model_name)
     network = load_network(model.folder, model.weights_sha256, "cpu")
@@ -56,10 +56,11 @@ def forward(model_name: str, shapes: Sequence[Shape]) -> float:
     return time.perf_counter() - started
 
 
-def alone(model_name: str, shapes: Sequence[Shape], workers: int) -> float:
+def alone(model_name: str, shapes: Sequence[Shape], processes: int, threads: int) -> float:
     """Seconds by the clock of as many processes that share the windows."""
-    with ProcessPoolExecutor(workers) as pool:
-        return max(pool.map(forward, [model_name] * workers, [shapes[index::workers] for index in range(workers)]))
+    shares = [shapes[index::processes] for index in range(processes)]
+    with ProcessPoolExecutor(processes) as pool:
+        return max(pool.map(forward, [model_name] * processes, shares, [threads] * processes))
 
 
 def windows(slide: Path, model_name: str, scratch: Path) -> tuple[list[Shape], list[Shape]]:
@@ -91,10 +92,15 @@ def main(slide: Path, workers: int, model: str) -> None:
     others = sum(line.seconds for line in lines(run) if line.what not in (NETWORK, "seam certificate"))
     print(f"{slide.name}: {run['tissue_mm2']:.2f} mm² of tissue, {run['counts']['cells']:,} cells, {workers} workers")
     print(f"whole run {seconds:.1f} s")
-    for what, some in zip(("whole windows with tissue", "the windows of the run"), shapes, strict=True):
-        network = alone(model, some, workers)
+    for what, some, processes, threads in (
+        ("whole windows with tissue", shapes[0], 1, workers),
+        ("whole windows with tissue", shapes[0], workers, 1),
+        ("windows as the run cuts them", shapes[1], workers, 1),
+    ):
+        network = alone(model, some, processes, threads)
         mpx = sum(h * w for h, w in some) / 1e6
-        print(f"network alone, {len(some)} of {what} ({mpx:.1f} Mpx): {network:.1f} s; {seconds / network:.2f} ×")
+        print(f"network alone, {len(some)} {what} ({mpx:.1f} Mpx), {processes} processes of {threads} threads:", end=" ")
+        print(f"{network:.1f} s; {seconds / network:.2f} ×")
     for line in lines(run):
         print(f"  {line.what:18} {line.seconds:7.1f} s of workers {line.share:5.0%}")
     for stage, spent in run["seconds"].items():

@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.evaluate.datasets_on_disk import picture, write_masks
+from wsiproc.core.geometry import Box
+from wsiproc.io.slides import SlideSource
 from wsiproc.synthetic import write_synthetic_slide
 
 SVS = Path(__file__).parents[1].parent / "shared/data/slides/CMU-1-Small-Region.svs"
@@ -101,8 +104,17 @@ def test_quality_and_cost_of_models_stand_side_by_side(tmp_path: Path) -> None:
     assert all(f"| {model} | 1 | " in printed for model in ("classical", "psm"))
 
 
+def test_a_mosaic_is_the_slide_side_by_side(tmp_path: Path) -> None:
+    write_synthetic_slide(tmp_path / "drawn.tif", (700, 500), mpp=0.5, tissue_fraction=0.8)
+    output_of("mosaic.py", str(tmp_path / "drawn.tif"), str(tmp_path / "large.tif"))
+    with SlideSource(tmp_path / "drawn.tif").open() as one, SlideSource(tmp_path / "large.tif").open() as four:
+        assert four.shape == (1400, 1000)
+        copies = [four.read(Box(y, x, 700, 500), 0.5).astype(int) for y in (0, 700) for x in (0, 500)]
+        assert all(np.abs(copy - one.read(Box(0, 0, 700, 500), 0.5)).mean() < 4 for copy in copies)
+
+
 def test_a_whole_run_is_held_against_its_network(tmp_path: Path) -> None:
     write_synthetic_slide(tmp_path / "drawn.tif", (600, 600), mpp=0.5, tissue_fraction=0.8)
     printed = output_of("whole_run.py", str(tmp_path / "drawn.tif"), "--workers", "1")
-    assert "×, 1 workers" in printed
+    assert "windows as the run cuts them" in printed
     assert "all but the network:" in printed

@@ -297,11 +297,11 @@ def forecast(plan: Plan) -> Forecast:
     first_cells = len(model.instances(first).classes)
     found, segment_s = _timed(lambda: model.instances(last))
     around = ((job.step + 2 * model.margin) / job.step) ** 2
-    windows = plan.mpx * 1e6 / model.window**2
-    cells = (first_cells + len(found.classes)) / 2 * windows
+    window_mm2 = model.window**2 * job.frame.px_um2 / 1e6
+    cells = (first_cells + len(found.classes)) / 2 * plan.tissue_mm2 / window_mm2
     shards = {shard for region in plan.segment for shard in Grid(job.frame.grid, BLOCK).touching(region.box)}
     window_s = plan.read_s + predict_s + segment_s * around
-    return Forecast(cells, run_seconds(windows, window_s, len(shards), cells, plan.workers))
+    return Forecast(cells, run_seconds(plan.mpx * 1e6 / model.window**2, window_s, len(shards), cells, plan.workers))
 
 
 def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
