@@ -99,8 +99,8 @@ def main(slide: Path, workers: int, model: str) -> None:
     ):
         network = alone(model, some, processes, threads)
         mpx = sum(h * w for h, w in some) / 1e6
-        print(f"network alone, {len(some)} {what} ({mpx:.1f} Mpx), {processes} processes of {threads} threads:", end=" ")
-        print(f"{network:.1f} s; {seconds / network:.2f} ×")
+        print(f"network alone, {len(some)} {what} ({mpx:.1f} Mpx), {processes} × {threads} threads: ", end="")
+        print(f"{network:.1f} s, {seconds / network:.2f} ×")
     for line in lines(run):
         print(f"  {line.what:18} {line.seconds:7.1f} s of workers {line.share:5.0%}")
     for stage, spent in run["seconds"].items():
