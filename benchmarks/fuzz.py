@@ -42,7 +42,7 @@ from hostile import OUTSIDE, OUTSIDE_RGB, SEEDS, copy, spoil_file, spoil_folder,
 
 from wsiproc.core.geometry import Box, grid_shape
 from wsiproc.errors import ResolutionError, SlideReadError, WsiprocError
-from wsiproc.io.slides import Reader, describe, open_slide, read_overview
+from wsiproc.io.slides import Reader, describe, look_over, open_slide
 from wsiproc.settings import Settings
 from wsiproc.slide_queue import run_slides
 
@@ -150,7 +150,7 @@ def read(path: Path, reader: Reader) -> str:
     with slide:
         h, w = grid_shape(slide.shape, slide.mpp, slide.mpp)
         boxes = (Box(h // 2, w // 2, 200, 200), Box(h - 90, w - 90, 100, 100), Box(0, 0, 64, 64))
-        calls = [slide.fingerprint, lambda: read_overview(slide)[0]]
+        calls = [slide.fingerprint, lambda: look_over(slide).pixels]
         if reader == "auto":
             calls.append(lambda: describe(slide)["size_px"])
         calls += [lambda box=box: slide.read(box, slide.mpp) for box in boxes]  # type: ignore[misc]

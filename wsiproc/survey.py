@@ -14,6 +14,7 @@ import numpy.typing as npt
 from wsiproc.array.tissue import find_tissue, grow, looks_fluorescent
 from wsiproc.core.geometry import Box, grid_shape
 from wsiproc.errors import PlanError, SlideReadError, SlideTimeoutError
+from wsiproc.io.grain import read_grain
 from wsiproc.io.roi import read_roi
 from wsiproc.io.slides import Overview, Slide, SlideSource, look_over
 from wsiproc.models.base import Model
@@ -62,7 +63,7 @@ def look_at(source: SlideSource, model: Model, tissue: str, roi: Path | None) ->
         overview, overview_mpp = seen.pixels, seen.mpp
         frame = Frame(slide.shape, grid_shape(slide.shape, slide.mpp, model.mpp), slide.mpp)
         areas = read_roi(roi, slide.shape) if roi else None
-        everywhere = _tissue_mask(overview, overview_mpp, tissue)
+        everywhere = _tissue_mask(slide, seen, tissue)
         inside = _restrict(everywhere, areas, slide.shape)
         _require_tissue(inside, source.path, areas)
         boxes = sample_windows(inside, frame.grid, model.window, SAMPLE_WINDOWS)
@@ -131,15 +132,16 @@ def _damage_warnings(slide: Slide, overview: Overview) -> tuple[str, ...]:
     )
 
 
-def _tissue_mask(overview: npt.NDArray[np.uint8], mpp: tuple[float, float], method: str) -> Mask:
+def _tissue_mask(slide: Slide, seen: Overview, method: str) -> Mask:
     """Tissue in the overview by the method that the user chose."""
+    mpp = sum(seen.mpp) / 2
     if method == "auto":
-        return find_tissue(overview, sum(mpp) / 2)
+        return find_tissue(seen.pixels, mpp, read_grain(slide, seen))
     if method == "all":
-        return np.ones(overview.shape[:2], bool)
+        return np.ones(seen.pixels.shape[:2], bool)
     from wsiproc.bridges.tiatoolbox.tissue import tissue_mask
 
-    return tissue_mask(overview, method.removeprefix("tiatoolbox:"), sum(mpp) / 2)  # type: ignore[arg-type]
+    return tissue_mask(seen.pixels, method.removeprefix("tiatoolbox:"), mpp)  # type: ignore[arg-type]
 
 
 def _restrict(tissue: Mask, roi: MultiPolygon | None, slide_shape: tuple[int, int]) -> Mask:

@@ -23,7 +23,7 @@ import zarr
 from tests.io.slide_writers import MPP, Picture, pyramid, write_ome_tiff, write_ome_zarr, write_tiff
 from wsiproc.core.geometry import Box
 from wsiproc.errors import SlideError, SlideReadError
-from wsiproc.io.slides import describe, look_over, open_slide, read_overview, slide_name
+from wsiproc.io.slides import describe, look_over, open_slide, slide_name
 from wsiproc.io.tiff_directories import check_directories
 from wsiproc.io.tiff_reader import jpeg_size
 
@@ -414,7 +414,7 @@ def test_a_slide_of_damage_alone_has_no_overview(tmp_path: Path, small: Picture)
     for index in range(12):
         damage_tile(tmp_path / "a.tif", 0, index)
     with open_slide(tmp_path / "a.tif") as slide, pytest.raises(SlideReadError, match=r"a\.tif.*damaged there"):
-        read_overview(slide)
+        look_over(slide)
 
 
 # --- names -----------------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from wsiproc.core.geometry import Box, grid_shape
 from wsiproc.io.openslide_reader import AlignedLevel, OpenSlideLevel, flatten, read_facts
 from wsiproc.io.pyramid_slide import PyramidSlide
 from wsiproc.io.resample import choose_level, level_downsample, mean_factor
-from wsiproc.io.slides import Slide, SlideSource, describe, open_slide, read_overview, slide_name
+from wsiproc.io.slides import Slide, SlideSource, describe, look_over, open_slide, slide_name
 from wsiproc.io.tiff_reader import TiffLevel
 
 Picture = npt.NDArray[np.uint8]
@@ -201,10 +201,11 @@ def test_fingerprint_of_a_folder(slide_paths: dict[str, Path], tmp_path: Path) -
 
 def test_overview_is_small_and_knows_its_scale(slide_paths: dict[str, Path]) -> None:
     slide = open_slide(slide_paths["tiff"])
-    overview, (mpp_y, mpp_x) = read_overview(slide, max_px=100)
-    assert max(overview.shape) <= 100
-    assert (overview.shape[0] * mpp_y, overview.shape[1] * mpp_x) == pytest.approx((SHAPE[0] * MPP, SHAPE[1] * MPP))
-    assert read_overview(slide)[1] == pytest.approx((2.0, 2.0), rel=0.01)
+    seen = look_over(slide, max_px=100)
+    (h, w, _), (mpp_y, mpp_x) = seen.pixels.shape, seen.mpp
+    assert max(h, w) <= 100
+    assert (h * mpp_y, w * mpp_x) == pytest.approx((SHAPE[0] * MPP, SHAPE[1] * MPP))
+    assert look_over(slide).mpp == pytest.approx((2.0, 2.0), rel=0.01)
 
 
 def test_description(slide_paths: dict[str, Path]) -> None:

@@ -49,11 +49,12 @@ _SMALLEST_PEN_UM2 = 100_000.0
 _PEN_FRINGE_UM = 150.0
 
 
-def find_tissue(overview: UInt8Array, mpp: float) -> BoolArray:
+def find_tissue(overview: UInt8Array, mpp: float, grain: FloatArray | None = None) -> BoolArray:
     """Mask (h, w) of the tissue on an overview (h, w, 3) of ``mpp`` µm/px.
 
-    Meant for 2–30 µm/px. Works for H&E and IHC on white, tinted or grey glass with white or black padding; leaves
-    out strokes of blue, green, red and black pens.
+    ``grain``: (h, w) of ``local_grain``, where it was measured on finer pixels than the overview's; above 5 µm/px pale
+    tissue is missed without it. Meant for 2–30 µm/px. Works for H&E and IHC on white, tinted or grey glass with white
+    or black padding; leaves out strokes of blue, green, red and black pens.
     """
     small, small_mpp = _to_working_mpp(overview, mpp)
     smooth = np.asarray(cv2.GaussianBlur(small, (0, 0), 0.8), np.uint8)
@@ -62,7 +63,7 @@ def find_tissue(overview: UInt8Array, mpp: float) -> BoolArray:
     density = optical_density(smooth, np.full(3, glass.max(), np.float32))
     # Padding is pure white where the glass is tinted: tissue differs from both.
     colour = np.minimum(_spread(density), _spread(optical_density(smooth, glass)))
-    grain = _grain(overview, float(glass.max()), small.shape[:2])
+    grain = _around(local_grain(overview) if grain is None else grain, small.shape[:2])
     is_stained = colour > _above_noise(colour[is_glass], _LEAST_COLOUR)
     is_grainy = _without_lines(grain > _above_noise(grain[is_glass], _LEAST_GRAIN), small_mpp)
     excluded = _find_pens(density, small_mpp) | _is_dark(smooth)
@@ -154,15 +155,16 @@ def _above_noise(on_glass: FloatArray, least: float) -> float:
     return min(max(least, median + _NOISE_FACTOR * spread), _MOST_NOISE * least)
 
 
-def _grain(overview: UInt8Array, glass: float, shape: tuple[int, int]) -> FloatArray:
-    """Standard deviation of the optical density between neighbouring px of the overview, reduced to ``shape``.
+def local_grain(picture: UInt8Array) -> FloatArray:
+    """Standard deviation (h, w) of the optical density between neighbouring px of a picture (h, w, 3)."""
+    density = np.log(255 / np.maximum(np.arange(256, dtype=np.float32), 1.0))
+    grey = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.uint8)
+    return _local_spread(np.asarray(density[grey], np.float32), 3)
 
-    Averaged over about 30 µm, which is more than the distance between nuclei.
-    """
-    density = np.log(glass / np.maximum(np.arange(256, dtype=np.float32), 1.0))
-    grey = np.asarray(cv2.cvtColor(overview, cv2.COLOR_RGB2GRAY), np.uint8)
-    spread = _local_spread(np.asarray(density[grey], np.float32), 3)
-    reduced = cv2.resize(spread, shape[::-1], interpolation=cv2.INTER_AREA)
+
+def _around(grain: FloatArray, shape: tuple[int, int]) -> FloatArray:
+    """Grain reduced to ``shape``, averaged over about 30 µm, which is more than the distance between nuclei."""
+    reduced = cv2.resize(grain, shape[::-1], interpolation=cv2.INTER_AREA)
     return np.asarray(cv2.GaussianBlur(reduced, (0, 0), 1.5), np.float32)
 
 

@@ -337,12 +337,6 @@ def look_over(slide: Slide, max_px: int = 3072, finest_mpp: float = 2.0) -> Over
     return Overview(pixels, factors, unread, reason)
 
 
-def read_overview(slide: Slide, max_px: int = 3072, finest_mpp: float = 2.0) -> tuple[UInt8Array, tuple[float, float]]:
-    """The picture and µm/px (y, x) of ``look_over``."""
-    overview = look_over(slide, max_px, finest_mpp)
-    return overview.pixels, overview.mpp
-
-
 def describe(slide: Slide) -> dict[str, object]:
     """What is known about a slide without looking for cells; sizes are (h, w)."""
     overview = look_over(slide, max_px=1024)

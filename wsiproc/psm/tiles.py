@@ -14,7 +14,8 @@ from wsiproc.array.stains import Stains, estimate_stains
 from wsiproc.array.tissue import find_tissue, looks_fluorescent
 from wsiproc.core.geometry import Box, grid_shape
 from wsiproc.errors import PlanError, SettingsError, SlideError
-from wsiproc.io.slides import open_slide, read_overview
+from wsiproc.io.grain import read_grain
+from wsiproc.io.slides import look_over, open_slide
 from wsiproc.models.staining import find_gain, sample_pixels
 from wsiproc.projection import sample_windows
 
@@ -112,9 +113,9 @@ def _windows(source: Source, mpp: float, count: int) -> list[Pixels]:
         grid = grid_shape(slide.shape, slide.mpp, mpp)
         if min(grid) < SMALLEST_PX:
             raise PlanError(f"{source.path} has {grid} px at {mpp:g} µm/px; at least {SMALLEST_PX} a side are needed")
-        overview, overview_mpp = read_overview(slide)
-        _refuse_fluorescence(source.path, overview)
-        tissue = find_tissue(overview, sum(overview_mpp) / 2)
+        seen = look_over(slide)
+        _refuse_fluorescence(source.path, seen.pixels)
+        tissue = find_tissue(seen.pixels, sum(seen.mpp) / 2, read_grain(slide, seen))
         if not tissue.any():
             raise PlanError(f"{source.path}: no tissue found, so there is nothing to learn from")
         if min(grid) < TILE_PX:
