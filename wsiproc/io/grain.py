@@ -15,7 +15,7 @@ from wsiproc.io.slides import Overview, Slide
 # of a large slide is coarser still.
 _GRAIN_MPP = 4.0
 _NEAR_ENOUGH = 1.25  # a level of the slide that is so near to it is taken as it is
-_STRIP_PX = 16_000_000
+_STRIP_PX = 4_000_000
 
 
 def read_grain(slide: Slide, overview: Overview) -> npt.NDArray[np.float32] | None:
