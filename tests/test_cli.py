@@ -181,7 +181,7 @@ def test_plan_tells_memory_disk_and_time_and_writes_nothing(slide: Path, tmp_pat
     assert (done.returncode, done.stderr) == (0, "")
     for pattern in (
         r"memory \d+\.\d\d GB", r"disk \d+\.\d\d GB", r"time about \d+ s", r"cells about [1-9]", r"tissue 0\.\d\d mm²",
-        r"regions \d+ of 512 px with tissue, \d+ windows of 512 px",
+        r"regions \d+ of 512 px with tissue, \d+ windows, \d+\.\d Mpx",
     ):  # fmt: skip
         assert re.search(pattern, words(done.stdout)), pattern
     assert not list(tmp_path.iterdir())
