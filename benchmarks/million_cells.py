@@ -25,6 +25,7 @@ from wsiproc.array.measure import centroids, label_sums, measurement_names
 from wsiproc.array.outline import trace
 from wsiproc.core.cells import CellTable, Rings
 from wsiproc.core.geometry import Grid, Region
+from wsiproc.devices import Device
 from wsiproc.executors import crew
 from wsiproc.io.parquet import write_part
 from wsiproc.io.slides import SlideSource
@@ -73,7 +74,7 @@ def make_parts(folder: Path, count: int) -> tuple[Job, list[Region]]:
     side = int(np.ceil(np.sqrt(count / len(cells))))
     grid = (side * STEP, side * STEP)
     source = SlideSource(Path("none"))
-    job = Job(source, folder, "0" * 64, Frame((2 * grid[0], 2 * grid[1]), grid, 0.25), model, STEP, "cpu", 1, None)
+    job = Job(source, folder, "0" * 64, Frame((2 * grid[0], 2 * grid[1]), grid, 0.25), model, STEP, Device(), 1, None)
     job.work.mkdir(parents=True)
     regions = list(Grid(grid, STEP))[: int(np.ceil(count / len(cells)))]
     for region in regions:

@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 
 from wsiproc.core.geometry import Grid, Region
+from wsiproc.devices import Device
 from wsiproc.executors import Task, crew
 from wsiproc.io.slides import SlideSource
 from wsiproc.models import load_model
@@ -43,7 +44,17 @@ def slide_tasks(number: int, regions: int) -> list[Task]:
     frame = Frame((2 * grid[0], 2 * grid[1]), grid, 0.25)
     path = Path(f"/shared/slides/cohort/slide {number:06d}.svs")
     folder = Path(f"/shared/results/slide {number:06d}")
-    job = Job(SlideSource(path), folder, f"{number:064d}", frame, load_model("default"), STEP, "cuda", 16, None)
+    job = Job(
+        SlideSource(path),
+        folder,
+        f"{number:064d}",
+        frame,
+        load_model("default"),
+        STEP,
+        Device("cuda", "float16"),
+        16,
+        None,
+    )
     places = list(Grid(grid, STEP))
     return [dataclasses.replace(task, call=answer) for task in cell_tasks(job, places, places)]
 

@@ -16,10 +16,10 @@ import psutil
 import pytest
 
 from tests.cluster_processes import Cluster, cluster
+from wsiproc.devices import Device, Found, common_device
 from wsiproc.errors import SettingsError, WorkerError
 from wsiproc.executors import Patience, Task, crew
 from wsiproc.one_slide import Event
-from wsiproc.plan import common_device
 from wsiproc.settings import Settings
 from wsiproc.slide_queue import run_slides
 from wsiproc.synthetic import write_synthetic_slide
@@ -87,13 +87,21 @@ def test_cuda_is_refused_with_the_names_of_workers_without(three: Cluster, slide
 
 
 def test_the_device_is_what_all_workers_for_inference_have() -> None:
-    assert common_device({"a": 8, "b": 6}, "auto") == ("cuda", 6)
-    assert common_device({"a": 8, "b": 6}, "cuda") == ("cuda", 6)
-    assert common_device({"a": 8, "b": None}, "cpu") == ("cpu", 0)
-    assert common_device({"a": None, "b": None}, "auto") == ("cpu", 0)
+    one, other, none = Found(8, True), Found(6, False), Found(None, False)
+    assert common_device({"a": one, "b": other}, "auto") == (Device("cuda", "float16"), 6)
+    assert common_device({"a": one, "b": other}, "cuda", "float32") == (Device("cuda", "float32"), 6)
+    assert common_device({"a": one, "b": none}, "cpu") == (Device("cpu", "float32"), 0)
+    assert common_device({"a": none, "b": none}, "auto") == (Device("cpu", "float32"), 0)
     for choice in ("auto", "cuda"):
         with pytest.raises(SettingsError, match="1 of 2 workers for inference find no CUDA device: b"):
-            common_device({"a": 8, "b": None}, choice)
+            common_device({"a": one, "b": none}, choice)
+
+
+def test_cpus_use_half_precision_where_all_are_fast_at_it() -> None:
+    fast, slow = Found(None, True), Found(None, False)
+    assert common_device({"a": fast, "b": fast}, "auto")[0] == Device("cpu", "bfloat16")
+    assert common_device({"a": fast, "b": slow}, "auto")[0] == Device("cpu", "float32")
+    assert common_device({"a": fast, "b": fast}, "cpu", "float32")[0] == Device("cpu", "float32")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into processes")
@@ -153,7 +161,7 @@ def test_workers_that_die_and_join_change_no_byte(slide: Path, reference: dict[s
             there.start_worker()
             there.kill_worker()
 
-        assert run_disturbed(slide, tmp_path / "out", there.address, replace_one, every_s=3, most=4) >= 2
+        assert run_disturbed(slide, tmp_path / "out", there.address, replace_one, every_s=1, most=4) >= 2
     assert written(tmp_path / "out") == reference
 
 

@@ -57,6 +57,10 @@ def test_the_heaviest_comes_first_with_its_rate() -> None:
     ("run", "said"),
     [
         (facts({NETWORK: 100.0, "read": 10.0}), ["The network is what costs: a GPU"]),
+        (
+            facts({NETWORK: 100.0}, settings={"precision": "float32"}),
+            ["The network is what costs", "--precision float32 was asked for"],
+        ),
         (facts({NETWORK: 100.0, "read": 10.0}, device="cuda"), ["The network is what costs: more GPUs"]),
         (facts({NETWORK: 50.0, "read": 60.0}), ["Reading weighs much"]),
         (facts({"segment": 110.0}), []),

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from wsiproc._version import __version__
 from wsiproc.core.geometry import Box, grid_shape
+from wsiproc.devices import Device, choose_device
 from wsiproc.errors import OutputError, SettingsError, sentence
 from wsiproc.evaluate.compare import Row, Scores, evaluate, mean_scores, write_figure
 from wsiproc.evaluate.datasets import load_labels
@@ -39,12 +40,11 @@ from wsiproc.evaluate.points import (
 )
 from wsiproc.evaluate.tables import Line, markdown_table, write_lines
 from wsiproc.executors import Crew, Task, available_cores, crew
+from wsiproc.inference import predict
 from wsiproc.io.ngff import CHUNK
 from wsiproc.io.slides import open_slide
 from wsiproc.models import load_model
 from wsiproc.models.base import Model
-from wsiproc.plan import choose_device
-from wsiproc.regions import predict
 from wsiproc.settings import Settings
 from wsiproc.slide_queue import run_slides
 
@@ -120,15 +120,15 @@ def run_benchmark(
 ) -> Benchmark:
     """Run and score ``models`` (names or folders) and the baseline on all pictures; everything is written to ``out``.
 
-    Of ``settings``, four count: ``mpp``, where given in place of the dataset's own, ``device``, ``workers`` (pictures
-    at a time) and ``region``. A picture that fails costs no other. Raises ModelError, SettingsError, ResolutionError
-    or SlideError where nothing could come of it.
+    Of ``settings``, five count: ``mpp``, where given in place of the dataset's own, ``device``, ``precision``,
+    ``workers`` (pictures at a time) and ``region``. A picture that fails costs no other. Raises ModelError,
+    SettingsError, ResolutionError or SlideError where nothing could come of it.
     """
     named = _label_models([BASELINE, *(model for model in models if model != BASELINE)])
     mpp = settings.mpp or dataset.mpp
     with open_slide(dataset.pictures[0].image, mpp):
         pass  # no pixel size, or no such picture: said once, not once a picture
-    settings = dataclasses.replace(settings, mpp=mpp, device=choose_device(settings.device))
+    settings = dataclasses.replace(settings, mpp=mpp, device=choose_device(settings.device).name)
     works = [
         Work(label, picture, dataset.kind == "points", dataset.classes, each, out.absolute(), overwrite)
         for label, each in ((label, _picture_settings(model, settings)) for label, model in named.items())
@@ -146,7 +146,7 @@ def _picture_settings(model: str, settings: Settings) -> Settings:
     step = math.lcm(load_model(model).window, CHUNK)
     return Settings(
         model, settings.mpp, tissue="all", region=max(1, settings.region // step) * step, device=settings.device,
-        executor="loop", workers=1,
+        precision=settings.precision,         executor="loop", workers=1,
     )  # fmt: skip
 
 
@@ -271,7 +271,8 @@ def _cost(result: Result) -> dict[str, float]:
     import torch
 
     work = result.work
-    model, device = load_model(work.settings.model), work.settings.device
+    settings = work.settings
+    model, device = load_model(settings.model), choose_device(settings.device, settings.precision)
     with open_slide(work.picture.image, work.settings.mpp) as slide:
         h, w = grid_shape(slide.shape, slide.mpp, model.mpp)
         middle = Box((h - model.window) // 2, (w - model.window) // 2, model.window, model.window)
@@ -279,9 +280,9 @@ def _cost(result: Result) -> dict[str, float]:
         window = slide.read(middle.pad(model.halo), model.mpp)[None]
     columns = {"mpp": model.mpp}
     before = torch.get_num_threads()
-    for threads in (1,) if device == "cuda" else sorted({1, available_cores()}):
+    for threads in (1,) if device.name == "cuda" else sorted({1, available_cores()}):
         torch.set_num_threads(threads)
-        where = "gpu" if device == "cuda" else f"{threads}_thread{'s' * (threads > 1)}"
+        where = "gpu" if device.name == "cuda" else f"{threads}_thread{'s' * (threads > 1)}"
         columns[f"s_per_Mpx_{where}"] = _predict_s(model, window, device) / (
             (model.window * model.mpp / 0.25) ** 2 / 1e6
         )
@@ -289,7 +290,7 @@ def _cost(result: Result) -> dict[str, float]:
     return columns
 
 
-def _predict_s(model: Model, window: npt.NDArray[np.uint8], device: str) -> float:
+def _predict_s(model: Model, window: npt.NDArray[np.uint8], device: Device) -> float:
     """Seconds of one call; the best of some, since other work can only slow it down."""
     predict(model, window, device)  # the first call pays for loading and compiling
     seconds: list[float] = []
@@ -331,7 +332,7 @@ def _markdown(done: Benchmark, settings: Settings) -> str:
         f"# {dataset.name}",
         f"{count} pictures of {dataset.folder}"
         + f" ({without} more without truth were left out)" * bool(without)
-        + f", {resolution}; wsiproc {__version__}, device {settings.device}.",
+        + f", {resolution}; wsiproc {__version__}, device {choose_device(settings.device, settings.precision)}.",
         markdown_table(done.lines).rstrip(),
         note,
         _NOTES["cost"],

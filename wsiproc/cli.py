@@ -99,6 +99,13 @@ Device = Annotated[
     str | None,
     typer.Option(help="auto, cpu or cuda. (default: auto)", autocompletion=completion.choices("device")),
 ]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        help="auto, half the bits where the device is faster so, or float32. (default: auto)",
+        autocompletion=completion.choices("precision"),
+    ),
+]
 Batch = Annotated[int | None, typer.Option(help="Windows at a time on a GPU. (default: by free memory)")]
 ExecutorName = Annotated[
     str | None,
@@ -167,6 +174,7 @@ def run(
     classes: Classes = None,
     region: RegionPx = None,
     device: Device = None,
+    precision: Precision = None,
     batch: Batch = None,
     executor: ExecutorName = None,
     workers: Workers = None,
@@ -186,8 +194,8 @@ def run(
 
     settings = _settings(
         config, model=model, mpp=mpp, reader=reader, tissue=tissue, stain_norm=stain_norm, roi=roi,
-        classes=_classes(classes), region=region, device=device, batch=batch, executor=executor, workers=workers,
-        scheduler=scheduler, memory_gb=memory_gb,
+        classes=_classes(classes), region=region, device=device, precision=precision, batch=batch,
+        executor=executor, workers=workers, scheduler=scheduler, memory_gb=memory_gb,
         read_timeout_s=read_timeout, strict=strict,
     )  # fmt: skip
     warm_up(settings.executor, settings.workers, settings.scheduler)
@@ -217,6 +225,7 @@ def plan(
     roi: Roi = None,
     region: RegionPx = None,
     device: Device = None,
+    precision: Precision = None,
     workers: Workers = None,
     memory_gb: Memory = None,
 ) -> None:
@@ -226,7 +235,7 @@ def plan(
 
     settings = _settings(
         config, model=model, mpp=mpp, reader=reader, tissue=tissue, stain_norm=stain_norm, roi=roi, region=region,
-        device=device, workers=workers, memory_gb=memory_gb,
+        device=device, precision=precision, workers=workers, memory_gb=memory_gb,
     )  # fmt: skip
     failed = False
     for path in slides:
@@ -273,12 +282,12 @@ def fit(
 
     Stopped halfway? The same command goes on where it was.
     """
-    from wsiproc.plan import choose_device
+    from wsiproc.devices import choose_device
     from wsiproc.progress import fit_progress
     from wsiproc.psm.fit import fit as learn
     from wsiproc.psm.recipe import fit_settings
 
-    chosen = choose_device(_settings(None, device=device).device)
+    chosen = choose_device(_settings(None, device=device).device).name
     settings = fit_settings(config, sources or [], out, mpp=mpp, quick=quick, base=base, seed=seed, device=chosen)
     with fit_progress(quiet) as listen:
         learn(settings, listen)
@@ -368,6 +377,7 @@ def benchmark(
     limit: Annotated[int | None, typer.Option(min=1, help="Take the first so many pictures only.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write the table here as well.")] = None,
     device: Device = None,
+    precision: Precision = None,
     workers: Annotated[
         int | None, typer.Option("--workers", "-w", help="Pictures at a time. (default: one a core, at most 8)")
     ] = None,
@@ -383,7 +393,7 @@ def benchmark(
     from wsiproc.evaluate.tables import write_lines
     from wsiproc.progress import picture_progress, print_benchmark
 
-    settings = _settings(None, mpp=mpp, device=device, workers=workers)
+    settings = _settings(None, mpp=mpp, device=device, precision=precision, workers=workers)
     found = find_dataset(dataset, folder, limit)
     with picture_progress(found) as listen:
         done = run_benchmark(found, model or [settings.model], out, settings, overwrite=overwrite, listen=listen)

@@ -8,9 +8,10 @@ from threading import Condition
 from types import TracebackType
 from typing import Self
 
+from wsiproc.devices import Cluster, cluster_facts
 from wsiproc.errors import WorkerError
 from wsiproc.executors import Crew, crew
-from wsiproc.plan import Cluster, Plan, cluster_facts
+from wsiproc.plan import Plan
 from wsiproc.settings import Settings
 
 
@@ -30,8 +31,9 @@ class Crews:
     def cluster(self) -> Cluster | None:
         """What the workers of an existing cluster are; None where the workers are this machine's."""
         with self._change:
-            if self._cluster is None and self._settings.scheduler is not None:
-                self._cluster = cluster_facts(self._started(None), self._settings.device)
+            settings = self._settings
+            if self._cluster is None and settings.scheduler is not None:
+                self._cluster = cluster_facts(self._started(None), settings.device, settings.precision)
             return self._cluster
 
     @contextmanager

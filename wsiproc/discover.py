@@ -17,12 +17,14 @@ from wsiproc.array.measure import label_sums
 from wsiproc.core.geometry import Box
 from wsiproc.core.kinds import CellKinds, by_ratio, comparable
 from wsiproc.core.palette import kind_colours
+from wsiproc.devices import choose_device
 from wsiproc.errors import PlanError, SettingsError, sentence
 from wsiproc.executors import give_back_memory
+from wsiproc.inference import predict
 from wsiproc.io.kinds import read_kinds, write_kinds
 from wsiproc.models.base import Model
-from wsiproc.plan import choose_device, choose_model, slide_source
-from wsiproc.regions import cell_table, predict, stain_channels
+from wsiproc.plan import choose_model, slide_source
+from wsiproc.regions import cell_table, stain_channels
 from wsiproc.settings import Settings
 from wsiproc.survey import Survey, look_at
 
@@ -154,7 +156,7 @@ def _sample_slides(
 def _sample_cells(path: Path, seen: Survey, settings: Settings, slides: int) -> dict[str, Values]:
     """Measurements of a slide's share of the cells, evenly taken from its share of the sample windows."""
     model, halo = seen.model, seen.model.halo
-    device = choose_device(settings.device if settings.scheduler is None else "auto")
+    device = choose_device(settings.device if settings.scheduler is None else "auto", settings.precision)
     most = max(1, _MOST_WINDOWS // slides)
     tables = []
     with slide_source(path, settings).open() as slide:

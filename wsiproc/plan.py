@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import shutil
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,8 +19,10 @@ from wsiproc._version import __version__
 from wsiproc.array.measure import measurement_names
 from wsiproc.core.geometry import Grid, Region
 from wsiproc.core.kinds import CellKinds
+from wsiproc.devices import Cluster, Device, choose_device, free_gpu_bytes
 from wsiproc.errors import SettingsError
-from wsiproc.executors import Crew, available_cores
+from wsiproc.executors import available_cores
+from wsiproc.inference import predict
 from wsiproc.io.ngff import CHUNK
 from wsiproc.io.slides import SlideSource
 from wsiproc.memory import bytes_held
@@ -40,13 +41,14 @@ from wsiproc.projection import (
     split_regions,
     worker_bytes,
 )
-from wsiproc.regions import Job, predict, stain_channels
+from wsiproc.regions import Job, stain_channels
 from wsiproc.settings import Settings
 from wsiproc.survey import Survey, look_at
 
 # Settings that change what is written; a folder made with others of these cannot be continued. The model counts as what
 # it is, not as the path where it lies.
 _DECISIVE = ("mpp", "reader", "tissue", "region")
+_GPU_BYTES_A_WINDOW, _MOST_WINDOWS_AT_ONCE = 5e8, 32
 
 
 @dataclass(frozen=True)
@@ -92,15 +94,6 @@ class Plan:
         return disk_bytes(int(self.mpx * 1e6), len(self.job.model.channels), self.tissue_mm2)
 
 
-@dataclass(frozen=True)
-class Cluster:
-    """The workers of a cluster: device that inference runs on, its free memory, tasks that run side by side."""
-
-    device: str
-    gpu_bytes: int
-    threads: int
-
-
 def plan_slide(
     path: Path,
     out: Path,
@@ -119,7 +112,7 @@ def plan_slide(
     """
     source, model = slide_source(path, settings), choose_model(settings)
     _check_region(settings.region, model)
-    device = choose_device(settings.device) if cluster is None else cluster.device
+    device = choose_device(settings.device, settings.precision) if cluster is None else cluster.device
     seen = look_at(source, model, settings.tissue, settings.roi)
     frame, search = seen.frame, seen.search
     facts = work_facts(seen.slide["fingerprint"], settings, model, device, kinds)
@@ -158,7 +151,13 @@ def plan_slide(
 
 
 def _job(
-    seen: Survey, source: SlideSource, out: Path, settings: Settings, device: str, batch: int, kinds: CellKinds | None
+    seen: Survey,
+    source: SlideSource,
+    out: Path,
+    settings: Settings,
+    device: Device,
+    batch: int,
+    kinds: CellKinds | None,
 ) -> Job:
     return Job(
         source=source,
@@ -220,64 +219,17 @@ def _check_region(step: int, model: Model) -> None:
         )
 
 
-def choose_device(choice: str) -> str:
-    """``cuda`` or ``cpu``; raises SettingsError where CUDA is asked for and not there."""
-    if choice == "cpu" or (choice == "auto" and not _may_have_gpu()):
-        return "cpu"
-    import torch
+def _batch(settings: Settings, device: Device, cluster: Cluster | None) -> int:
+    """Windows at a time: one on the CPU, where a fixed shape keeps every digit; by free memory on a GPU.
 
-    if torch.cuda.is_available():
-        return "cuda"
-    if choice == "cuda":
-        raise SettingsError("device is cuda, but PyTorch finds no CUDA device; use --device cpu or auto")
-    return "cpu"
-
-
-def _may_have_gpu() -> bool:
-    """Whether it is worth loading PyTorch, which takes a second, to ask for a GPU; on Linux its driver has a device."""
-    drivers = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
-    return sys.platform != "linux" or any(Path(path).exists() for path in drivers)
-
-
-def cluster_facts(workers: Crew, choice: str) -> Cluster:
-    """What the workers of a cluster are; inference runs on those with the resource ``GPU``, else on any.
-
-    ``choice`` as in the settings. Raises SettingsError where CUDA is asked for and some have none, and where some have
-    it and some not: a slide is done on one kind of device, for the other gives slightly other maps.
+    It is a guess, for models differ; a batch that does not fit is halved when it comes to that.
     """
-    free = {} if choice == "cpu" else workers.ask(free_gpu_bytes)
-    device, gpu_bytes = common_device(free, choice)
-    return Cluster(device, gpu_bytes, workers.workers)
-
-
-def common_device(free: Mapping[str, int | None], choice: str) -> tuple[str, int]:
-    """Device and least free memory of workers, whose free GPU memory is given by name; raises as ``cluster_facts``."""
-    without = sorted(name for name, size in free.items() if size is None)
-    if choice == "cpu" or (choice == "auto" and len(without) == len(free)):
-        return "cpu", 0
-    if without:
-        raise SettingsError(
-            f"{len(without)} of {len(free)} workers for inference find no CUDA device: {', '.join(without[:5])}. Start "
-            "those with a GPU, and no others, as `dask worker … --resources GPU=1`, or use --device cpu"
-        )
-    return "cuda", min(size for size in free.values() if size is not None)
-
-
-def free_gpu_bytes() -> int | None:
-    """Free memory of the GPU of this process; None without one."""
-    import torch
-
-    return int(torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else None
-
-
-def _batch(settings: Settings, device: str, cluster: Cluster | None) -> int:
-    """Windows at a time: one on the CPU, where a fixed shape keeps every digit; by free memory on a GPU."""
-    if device == "cpu":
+    if device.name == "cpu":
         return 1
     if settings.batch:
         return settings.batch
-    free = cluster.gpu_bytes if cluster else (free_gpu_bytes() or 0) / (settings.workers or 1)
-    return int(np.clip(free / 2e9, 1, 64))
+    free = cluster.gpu_bytes if cluster else (free_gpu_bytes() or 0) / (settings.workers or available_cores())
+    return int(np.clip(free / _GPU_BYTES_A_WINDOW, 1, _MOST_WINDOWS_AT_ONCE))
 
 
 @dataclass(frozen=True)
@@ -338,7 +290,7 @@ def _check_plan(plan: Plan, settings: Settings) -> None:
 
 
 def work_facts(
-    fingerprint: str, settings: Settings, model: Model, device: str, kinds: CellKinds | None = None
+    fingerprint: str, settings: Settings, model: Model, device: Device, kinds: CellKinds | None = None
 ) -> dict[str, str]:
     """Everything that decides what is written, by name: work that differs in one can neither be continued nor mixed in.
 
@@ -351,7 +303,8 @@ def work_facts(
     facts = {
         "slide": fingerprint,
         "model": f"{model.name} {_digest(repr(model).encode())}",
-        "device": device,
+        "device": device.name,
+        "precision": device.precision,
         "region of interest": roi,
         "kinds of cells": "none" if kinds is None else _digest(repr(kinds).encode()),
         "version of wsiproc": __version__,

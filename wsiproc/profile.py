@@ -132,6 +132,8 @@ def advice(run: Mapping[str, Any]) -> Iterable[str]:
     idle = idle_share(run)
     if shares.get(NETWORK, 0.0) > _LIMIT:
         yield _network(run)
+        if run.get("settings", {}).get("precision") == "float32":
+            yield "--precision float32 was asked for: GPUs and recent CPUs take half the time without it."
     if shares.get(READ, 0.0) > _LIMIT / 2:
         yield (
             "Reading weighs much: put the slides on a disk of this machine; tiled TIFF and SVS are read several times "

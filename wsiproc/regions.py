@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,8 +22,10 @@ from wsiproc.core.cells import CellTable, Rings
 from wsiproc.core.geometry import Box, Region
 from wsiproc.core.kinds import CellKinds
 from wsiproc.core.palette import RGB, class_colour
+from wsiproc.devices import Device
 from wsiproc.errors import SlideError, SlideReadError, SlideTimeoutError
 from wsiproc.executors import Meter, give_back_memory, keep_memory, worker_name
+from wsiproc.inference import predict_each
 from wsiproc.io import ngff
 from wsiproc.io.parquet import write_part
 from wsiproc.io.slides import Slide, SlideSource
@@ -49,7 +52,7 @@ class Job:
     frame: Frame
     model: Model
     step: int
-    device: str
+    device: Device
     batch: int
     roi: MultiPolygon | None
     kinds: CellKinds | None = None
@@ -199,8 +202,22 @@ def predict_windows(job: Job, box: Box, windows: Sequence[Box], maps: npt.NDArra
 
     Seconds spent reading and predicting, and how many megapixels went through either, halos included.
     """
-    slide, halo = _slide(job.source), job.model.halo
+    halo = job.model.halo
     spent = {"read_s": 0.0, "predict_s": 0.0, "read_mpx": 0.0, "network_mpx": 0.0}
+    given: deque[list[Box]] = deque()  # the windows of the batches that are on their way
+    for outputs, seconds in predict_each(job.model, _inputs(job, windows, given, spent), job.device):
+        spent["predict_s"] += seconds
+        for window, output in zip(given.popleft(), outputs, strict=True):
+            part = window.relative_to(box)
+            maps[(slice(None), *part.slices)] = output[:, halo : halo + part.h, halo : halo + part.w]
+    return spent
+
+
+def _inputs(
+    job: Job, windows: Sequence[Box], given: deque[list[Box]], spent: dict[str, float]
+) -> Iterator[npt.NDArray[np.uint8]]:
+    """What the model sees of the windows (b, h, w, 3), batch after batch, read a row at a time; told in ``given``."""
+    slide = _slide(job.source)
     for row in _rows(windows, job.model.window):
         seen = [seen_by(job.model, window) for window in row]
         strip = _around(seen)
@@ -208,15 +225,10 @@ def predict_windows(job: Job, box: Box, windows: Sequence[Box], maps: npt.NDArra
         pixels = slide.read(strip, job.model.mpp)
         spent["read_s"] += time.perf_counter() - clock
         spent["read_mpx"] += strip.area / 1e6
-        clock = time.perf_counter()
         for some in _batches(seen, job.batch):
             spent["network_mpx"] += sum(seen[i].area for i in some) / 1e6
-            inputs = np.stack([pixels[seen[i].relative_to(strip).slices] for i in some])
-            for i, output in zip(some, predict(job.model, inputs, job.device), strict=True):
-                part = row[i].relative_to(box)
-                maps[(slice(None), *part.slices)] = output[:, halo : halo + part.h, halo : halo + part.w]
-        spent["predict_s"] += time.perf_counter() - clock
-    return spent
+            given.append([row[i] for i in some])
+            yield np.stack([pixels[seen[i].relative_to(strip).slices] for i in some])
 
 
 def _rows(windows: Sequence[Box], side: int) -> list[list[Box]]:
@@ -241,15 +253,6 @@ def _batches(boxes: Sequence[Box], most: int) -> Iterator[Sequence[int]]:
     for _, same in itertools.groupby(range(len(boxes)), lambda i: boxes[i].shape):
         alike = list(same)
         yield from (alike[first : first + most] for first in range(0, len(alike), most))
-
-
-def predict(model: Model, windows: npt.NDArray[np.uint8], device: str) -> npt.NDArray[np.uint8]:
-    """Maps (b, c, h, w) of windows with halo (b, h, w, 3), on ``device``; networks run in half precision on a GPU."""
-    import torch
-
-    with torch.inference_mode(), torch.autocast("cuda", torch.float16, enabled=device == "cuda"):
-        maps: npt.NDArray[np.uint8] = model.predict(torch.from_numpy(windows).to(device)).cpu().numpy()
-    return maps
 
 
 # --- segment ---------------------------------------------------------------------------------------------------------

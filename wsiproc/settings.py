@@ -24,6 +24,7 @@ CHOICES = {
         "tiatoolbox:ruifrok",
     ),
     "device": ("auto", "cpu", "cuda"),
+    "precision": ("auto", "float32"),
     "executor": ("auto", "dask", "processes", "threads", "loop"),
 }
 _MOST_WORKERS = 1024
@@ -52,6 +53,8 @@ class Settings:
     """Side of a region, the unit of work, in px at the model's resolution; a multiple of the model's window."""
     device: str = "auto"
     """``auto``, ``cpu`` or ``cuda``."""
+    precision: str = "auto"
+    """What networks compute in: ``auto``, half the bits where the device is faster with them, or ``float32``."""
     batch: int | None = None
     """Windows a GPU predicts at a time; None chooses by free memory."""
     executor: str = "auto"

@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from tests.array.conftest import clumps
 from tests.models.conftest import picture
 from wsiproc.array.measure import centroids, label_sums
+from wsiproc.devices import Device
+from wsiproc.inference import predict
 from wsiproc.models import load_model
 from wsiproc.models.base import Model
 from wsiproc.plan import work_facts, work_key
-from wsiproc.regions import predict
 from wsiproc.settings import Settings
 
 KINDS = ("classical", "distilled", "activation")
@@ -83,29 +84,29 @@ def test_samples_without_tissue_are_no_reason_to_fail(opened: Model) -> None:
     glass = opened.calibrate([np.full((64, 64, 3), 243, np.uint8)])
     assert glass.calibration()["textbook_vectors"] is True
     side = opened.window + 2 * opened.halo
-    assert predict(glass, np.full((1, side, side, 3), 243, np.uint8), "cpu").shape[0] == 1
+    assert predict(glass, np.full((1, side, side, 3), 243, np.uint8), Device()).shape[0] == 1
 
 
 def test_maps_have_a_plane_a_channel_and_are_repeatable(model: Model, windows: Maps) -> None:
     given_windows = windows.copy()
-    maps = predict(model, windows, "cpu")
+    maps = predict(model, windows, Device())
     assert maps.shape == (3, len(model.channels), *windows.shape[1:3])
     assert maps.dtype == np.uint8
     assert (windows == given_windows).all()
-    assert (maps == predict(model, windows, "cpu")).all()
+    assert (maps == predict(model, windows, Device())).all()
 
 
 def test_a_window_in_a_batch_and_alone_gives_the_same_bytes(model: Model, windows: Maps) -> None:
-    alone = np.concatenate([predict(model, window[None], "cpu") for window in windows])
-    assert (predict(model, windows, "cpu") == alone).all()
+    alone = np.concatenate([predict(model, window[None], Device()) for window in windows])
+    assert (predict(model, windows, Device()) == alone).all()
 
 
 def test_a_window_may_be_cut_to_whole_grains(model: Model, windows: Maps) -> None:
     """What is left of it says the same, but for what lies farther away than the halo and still counts a little."""
     assert model.window % model.grain == 0
     halo, h, w = model.halo, model.grain, 3 * model.grain
-    whole = predict(model, windows[:1], "cpu")[:, :, halo : halo + h, halo : halo + w].astype(int)
-    cut = predict(model, windows[:1, : h + 2 * halo, : w + 2 * halo], "cpu")[:, :, halo : halo + h, halo : halo + w]
+    whole = predict(model, windows[:1], Device())[:, :, halo : halo + h, halo : halo + w].astype(int)
+    cut = predict(model, windows[:1, : h + 2 * halo, : w + 2 * halo], Device())[:, :, halo : halo + h, halo : halo + w]
     apart = np.abs(whole - cut)
     assert apart[:, [channel.stain for channel in model.channels]].max() == 0
     assert apart.max() <= (1 if model.weights_sha256 is None else 64)
@@ -118,13 +119,13 @@ def test_the_number_of_threads_changes_the_last_digit_at_most(model: Model, wind
     maps = []
     for number in (1, 2):
         torch.set_num_threads(number)
-        maps.append(predict(model, windows[:1], "cpu").astype(int))
+        maps.append(predict(model, windows[:1], Device()).astype(int))
     assert np.abs(maps[0] - maps[1]).max() <= 1
 
 
 def test_cells_are_found_and_described(model: Model, windows: Maps) -> None:
     halo = model.halo
-    found = model.instances(predict(model, windows[:1], "cpu")[0, :, halo:-halo, halo:-halo].copy())
+    found = model.instances(predict(model, windows[:1], Device())[0, :, halo:-halo, halo:-halo].copy())
     count = len(found.classes)
     assert count > 100
     assert found.labels.shape == (model.window, model.window)
@@ -176,7 +177,7 @@ def random_maps(channels: int, seed: int, count: int) -> Maps:
 
 def test_unfinished_work_of_other_weights_is_not_continued(opened: Model) -> None:
     def key(model: Any) -> str:
-        return work_key(work_facts("slide", Settings(), model, "cpu"))
+        return work_key(work_facts("slide", Settings(), model, Device()))
 
     assert key(opened) == key(pickle.loads(pickle.dumps(opened)))
     if opened.weights_sha256 is not None:

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from tests.models.conftest import INPUT, NUMBERS, fit_head, picture, unet
+from wsiproc.devices import Device
+from wsiproc.inference import predict
 from wsiproc.models import load_model
 from wsiproc.models.base import Model
 from wsiproc.models.cells import CutRule
@@ -13,7 +15,6 @@ from wsiproc.models.distilled import Distilled
 from wsiproc.models.folder import DistilledFacts, UNetNumbers, load_network, write_folder
 from wsiproc.models.networks import SmallResNet, UNet, fuse_batch_norms
 from wsiproc.plan import work_facts, work_key
-from wsiproc.regions import predict
 from wsiproc.settings import Settings
 
 
@@ -33,7 +34,7 @@ def test_a_network_is_loaded_once_a_process_and_learns_no_more(distilled: Path) 
     model = cast(Distilled, load_model(str(distilled)))
     load_network.cache_clear()
     for _ in range(3):
-        predict(model, np.zeros((1, 64, 64, 3), np.uint8), "cpu")
+        predict(model, np.zeros((1, 64, 64, 3), np.uint8), Device())
     assert load_network.cache_info().misses == 1
     network = load_network(distilled, model.weights_sha256, "cpu")
     assert not network.training
@@ -46,7 +47,7 @@ def test_loading_leaves_the_random_numbers_alone(distilled: Path) -> None:
     torch.manual_seed(0)
     expected = torch.rand(1)
     torch.manual_seed(0)
-    predict(model, np.zeros((1, 64, 64, 3), np.uint8), "cpu")
+    predict(model, np.zeros((1, 64, 64, 3), np.uint8), Device())
     assert torch.rand(1) == expected
 
 
@@ -59,7 +60,7 @@ def test_pale_and_dark_stain_are_brought_to_one_strength(distilled: Path) -> Non
         stained = np.clip(243.0 * 10 ** (-od * strength), 0, 255).round().astype(np.uint8)
         calibrated = model.calibrate([stained])
         gains.append(cast(float, calibrated.calibration()["gain"]) * strength)
-        maps.append(predict(calibrated, stained[None], "cpu")[0, 0] > 127)
+        maps.append(predict(calibrated, stained[None], Device())[0, 0] > 127)
     assert np.ptp(gains) < 0.05
     assert all((mask & maps[1]).sum() / (mask | maps[1]).sum() > 0.9 for mask in maps)
     weak = np.clip(243.0 * 10 ** (-od * 0.3), 0, 255).astype(np.uint8)
@@ -71,7 +72,7 @@ def test_dab_makes_positive_and_negative_nuclei(distilled: Path) -> None:
     model = load_model(str(distilled)).calibrate([tissue])
     assert model.classes == ("Negative", "Positive")
     assert [c.name for c in model.channels] == ["nucleus", "hematoxylin", "dab", "interior"]
-    found = model.instances(predict(model, tissue[None], "cpu")[0])
+    found = model.instances(predict(model, tissue[None], Device())[0])
     assert (np.bincount(found.classes, minlength=2) > 10).all()
 
 
@@ -96,14 +97,14 @@ def test_one_output_makes_no_interior(tmp_path: Path) -> None:
         tmp_path / "m", DistilledFacts(name="m", mpp=0.5, network=numbers, input=INPUT), network.state_dict(), ""
     )
     model = load_model(str(tmp_path / "m")).calibrate([picture()])
-    maps = predict(model, picture()[None], "cpu")[0]
+    maps = predict(model, picture()[None], Device())[0]
     assert len(maps) == len(model.channels) == 3
     assert len(model.instances(maps).classes) > 100
 
 
 def test_other_weights_or_rules_make_another_key_and_another_place_does_not(distilled: Path, tmp_path: Path) -> None:
     def key(model: Model) -> str:
-        return work_key(work_facts("slide", Settings(model="its path"), model, "cpu"))
+        return work_key(work_facts("slide", Settings(model="its path"), model, Device()))
 
     facts = cast(Distilled, load_model(str(distilled))).facts
     state = unet(0).state_dict()

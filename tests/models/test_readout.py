@@ -7,12 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.models.conftest import picture, shallow
+from wsiproc.devices import Device
 from wsiproc.errors import ModelError
+from wsiproc.inference import predict
 from wsiproc.models import load_model
 from wsiproc.models.folder import ActivationFacts, ShallowNumbers, write_folder
 from wsiproc.models.networks import ShallowResNet, SmallResNet
 from wsiproc.models.readout import Clusters, Readout, nucleus_probability, read_map
-from wsiproc.regions import predict
 
 DARK, PALE = (1.0, 0.8, 0.8, 0.4), (0.0, 0.1, 0.1, 0.1)
 
@@ -101,6 +102,6 @@ def test_nothing_beyond_the_halo_matters(activation: Path) -> None:
     inner = slice(96, 160)
     seen = slice(96 - halo, 160 + halo)
     changed[seen, seen] = original[seen, seen]
-    maps = [predict(model, pixels[None], "cpu")[0][:, inner, inner] for pixels in (original, changed)]
+    maps = [predict(model, pixels[None], Device())[0][:, inner, inner] for pixels in (original, changed)]
     assert (maps[0] == maps[1]).all()
     assert maps[0][3].std() > 10, "there is a map to compare"

@@ -134,4 +134,4 @@ def network_input(od: Tensor, gain: float, numbers: InputNumbers) -> Tensor:
     import torch
 
     mean, std = (od.new_tensor(values)[:, None, None] for values in (numbers.mean, numbers.std))
-    return (((od * gain).clamp(min=0).sqrt() - mean) / std).to(memory_format=torch.channels_last)
+    return (od * gain).clamp_(min=0).sqrt_().sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)

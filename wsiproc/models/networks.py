@@ -39,14 +39,47 @@ class UNet(nn.Module):
         """See the class."""
         x, skipped = pictures, []
         for level, block in enumerate(self.down):
-            x = block(nnf.max_pool2d(x, 2) if level else x)
+            x = block(_halved(x) if level else x)
             skipped.append(x)
         x = skipped.pop()
         for block in reversed(self.up):
-            fine = skipped.pop()
-            x = block(torch.cat([nnf.interpolate(x, scale_factor=2.0, mode="nearest"), fine], 1))
+            first, *others = block.children()
+            x = _join(first, x, skipped.pop())
+            for layer in others:
+                x = layer(x)
         logits: Tensor = self.head(x)
         return logits
+
+
+def _halved(x: Tensor) -> Tensor:
+    """The largest of each 2 × 2 pixels; in half precision on a CPU faster than a pooling layer."""
+    even, odd = x[:, :, ::2], x[:, :, 1::2]
+    return torch.maximum(torch.maximum(even[..., ::2], even[..., 1::2]), torch.maximum(odd[..., ::2], odd[..., 1::2]))
+
+
+def _join(conv: nn.Module, deep: Tensor, fine: Tensor) -> Tensor:
+    """``conv`` of ``deep`` (b, c, h, w), each pixel repeated to twice the size, and ``fine`` (b, c', 2h, 2w) behind it.
+
+    Three rows of repeated pixels are two of different ones. So, for each of the four places that a pixel of the result
+    can have in a 2 × 2 block, the kernel's 3 × 3 weights on ``deep`` add up to 2 × 2, and nothing is enlarged: 4
+    products for 9, the same sum but for rounding. Also known as sub-pixel convolution (Shi et al. 2016).
+    """
+    assert isinstance(conv, nn.Conv2d)
+    (h, w), channels = deep.shape[2:], deep.shape[1]
+    kernels = conv.weight[:, :channels]
+    for dim in (2, 4):
+        first, middle, last = kernels.unbind(dim)
+        above = torch.stack([first, middle + last], dim)
+        below = torch.stack([first + middle, last], dim)
+        kernels = torch.stack([above, below])
+    kernels = kernels.transpose(0, 1).flatten(0, 2).contiguous(memory_format=torch.channels_last)
+    places = nnf.conv2d(deep, kernels, padding=1)
+    fine_kernels = conv.weight[:, channels:].contiguous(memory_format=torch.channels_last)
+    joined = nnf.conv2d(fine, fine_kernels, conv.bias, padding=1)
+    enlarged = torch.empty_like(joined)
+    for place, (y, x) in zip(places.chunk(4, 1), itertools.product((0, 1), repeat=2), strict=True):
+        enlarged[:, :, y::2, x::2] = place[:, :, y : y + h, x : x + w]
+    return joined + enlarged
 
 
 class ResidualBlock(nn.Module):

@@ -70,8 +70,8 @@ def read_map(blocks: Sequence[Tensor], readout: Readout, shape: tuple[int, int])
     import torch
 
     sums = [
-        torch.einsum("bchw,c->bhw", block.float(), torch.tensor(row, device=block.device))
-        for block, row in zip(blocks, readout.weights, strict=True)
+        (block.float() * torch.tensor(row, device=block.device)[:, None, None]).sum(1)  # no product of matrices, which
+        for block, row in zip(blocks, readout.weights, strict=True)  # would be done in half precision again
     ]
     total = torch.stack(sums, 1).sum(1, keepdim=True)
     return _enlarge(((total - readout.low) / (readout.high - readout.low)).clamp(0, 1), shape)[:, 0]

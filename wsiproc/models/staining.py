@@ -40,7 +40,7 @@ def optical_density(windows: Tensor, white: Vector) -> Tensor:
 
     glass = torch.tensor(white, device=windows.device).log10()
     planes = windows.permute(0, 3, 1, 2).contiguous().clamp_(min=1).float().log10_()
-    return (glass[:, None, None] - planes).clamp_(min=0)
+    return planes.neg_().add_(glass[:, None, None]).clamp_(min=0)
 
 
 def find_gain(pixels: npt.NDArray[np.uint8], stains: Stains, od99: float) -> float:
@@ -66,7 +66,8 @@ def stained_maps(nucleus: Tensor, od: Tensor, stains: Stains, *others: Tensor) -
     import torch
 
     matrix = torch.as_tensor(unmixing(stains).T[:2], dtype=torch.float32, device=od.device)
-    amounts = [(od * row[:, None, None]).sum(1) / OD_STEP for row in matrix]
+    red, green, blue = od.unbind(1)
+    amounts = [torch.addcmul(red * row[0], green, row[1]).addcmul_(blue, row[2]) for row in matrix / OD_STEP]
     planes = [nucleus * 255, *amounts, *(other * 255 for other in others)]
     return torch.stack(planes, 1).round_().clamp_(0, 255).to(torch.uint8)
 

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
+from wsiproc import devices
 from wsiproc.models.folder import InputNumbers
 from wsiproc.models.learned import network_input
 from wsiproc.psm.composite import Palette, paste_nuclei
@@ -129,7 +130,7 @@ def fast_bfloat16(device: str) -> bool:
     """Whether the device multiplies bfloat16 numbers in hardware; elsewhere it would be slower than float32."""
     if device.startswith("cuda"):
         return bool(torch.cuda.is_bf16_supported())
-    return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
+    return devices.fast_bfloat16()
 
 
 def _schedule(step: int, steps: int) -> float:

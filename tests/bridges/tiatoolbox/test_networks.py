@@ -21,11 +21,12 @@ from tests.models.conftest import solve
 from tests.test_pipeline import assert_same_cells, run_one
 from wsiproc.bridges.tiatoolbox.pretrained import PRETRAINED
 from wsiproc.core.geometry import Box
+from wsiproc.devices import Device
 from wsiproc.errors import ModelError
+from wsiproc.inference import predict
 from wsiproc.io.parquet import read_cells
 from wsiproc.models import load_model
 from wsiproc.models.base import Model
-from wsiproc.regions import predict
 from wsiproc.synthetic import write_synthetic_slide
 
 pytestmark = pytest.mark.tiatoolbox
@@ -107,7 +108,7 @@ def test_maps_are_what_tiatoolbox_infers(model: Model, hovernet: Path) -> None:
 
     rendered, labels = tissue(SEEN, seed=11)
     windows = rendered[None]
-    maps = predict(model, windows, "cpu")
+    maps = predict(model, windows, Device())
     assert maps.shape == (1, len(model.channels), SEEN, SEEN)
     assert [channel.name for channel in model.channels][3:5] == ["horizontal", "vertical"]
     theirs = HoVerNet(num_types=6, mode="fast")
@@ -126,8 +127,8 @@ def test_maps_are_what_tiatoolbox_infers(model: Model, hovernet: Path) -> None:
 def test_windows_in_a_batch_and_alone_give_the_same_bytes(model: Model) -> None:
     rendered, _ = tissue(SEEN + 20, seed=6)
     windows = np.stack([rendered[:SEEN, :SEEN], rendered[20:, 20:]])
-    both = predict(model, windows, "cpu")
-    assert (both == np.concatenate([predict(model, window[None], "cpu") for window in windows])).all()
+    both = predict(model, windows, Device())
+    assert (both == np.concatenate([predict(model, window[None], Device()) for window in windows])).all()
     assert (both[0] != both[1]).any()
 
 
@@ -173,7 +174,7 @@ def test_the_original_without_types_is_what_tiatoolbox_infers(tmp_path: Path) ->
     rendered, _ = tissue(facts.sees, seed=5)
     network = settled(facts.build(), torch.tensor(rendered)[None].permute(0, 3, 1, 2).float())
     torch.save(network.state_dict(), tmp_path / "w.pth")
-    maps = predict(load_model(f"tiatoolbox:hovernet_original-kumar={tmp_path / 'w.pth'}"), rendered[None], "cpu")
+    maps = predict(load_model(f"tiatoolbox:hovernet_original-kumar={tmp_path / 'w.pth'}"), rendered[None], Device())
     assert maps.shape == (1, 5, facts.sees, facts.sees)
     nucleus, hover = HoVerNet.infer_batch(network, torch.tensor(rendered)[None], device="cpu")
     middle = maps[0, :, 95:-95, 95:-95].astype(float)
@@ -192,7 +193,7 @@ def test_micro_net_is_what_tiatoolbox_infers(tmp_path: Path) -> None:
     network.layer["out"][1].weight.data *= 30  # else all is about one half
     torch.save(network.state_dict(), tmp_path / "w.pth")
     model = load_model(f"tiatoolbox:micronet-consep={tmp_path / 'w.pth'}").calibrate([rendered])
-    maps = predict(model, rendered[None], "cpu")
+    maps = predict(model, rendered[None], Device())
     assert maps.shape == (1, 3, facts.sees, facts.sees)
     theirs = MicroNet()
     theirs.load_weights_from_file(tmp_path / "w.pth")
@@ -219,4 +220,4 @@ def test_files_that_hold_something_else_are_refused_by_name(hovernet: Path, tmp_
     for file, said in (*refused, (hovernet, r"hovernet\.pth does not hold the weights of hovernet_fast-monusac: .*tp")):
         model = load_model(f"tiatoolbox:hovernet_fast-monusac={file}")
         with pytest.raises(ModelError, match=said):
-            predict(model, np.zeros((1, SEEN, SEEN, 3), np.uint8), "cpu")
+            predict(model, np.zeros((1, SEEN, SEEN, 3), np.uint8), Device())

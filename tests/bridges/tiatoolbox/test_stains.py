@@ -18,11 +18,12 @@ from tests.models.conftest import picture
 from tests.test_pipeline import assert_same_cells, run_one
 from wsiproc.bridges.tiatoolbox.stains import REFERENCE, ColourLook, StainLook, StainNormalised, colour_table, look_of
 from wsiproc.core.geometry import Box
+from wsiproc.devices import Device
 from wsiproc.errors import OutputError, PlanError, SettingsError
+from wsiproc.inference import predict
 from wsiproc.io.slides import open_slide
 from wsiproc.models.classical import Classical
 from wsiproc.plan import choose_model
-from wsiproc.regions import predict
 from wsiproc.settings import CHOICES, Settings
 
 METHODS = tuple(REFERENCE)
@@ -131,7 +132,7 @@ def test_what_a_window_becomes_does_not_hang_on_the_window(method: str, target: 
     window = tissue[y : y + side, x : x + side]
     red, green, blue = np.moveaxis(window, -1, 0)
     expected = model.model.predict(torch.from_numpy(colours[red, green, blue][None]))
-    assert (predict(model, window[None], "cpu") == expected.numpy()).all()
+    assert (predict(model, window[None], Device()) == expected.numpy()).all()
     assert normalise(tissue, target, method) == model
 
 

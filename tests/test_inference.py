@@ -1,0 +1,151 @@
+"""Batches through a model: devices, precision, order, and what happens where memory runs short."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests.models.conftest import picture
+from wsiproc.devices import Device, choose_device, fast_bfloat16
+from wsiproc.errors import SettingsError
+from wsiproc.inference import UInt8Array, predict, predict_each
+from wsiproc.models import load_model
+from wsiproc.models.base import Model
+from wsiproc.plan import work_facts, work_key
+from wsiproc.settings import Settings
+from wsiproc.slide_queue import run_slides
+from wsiproc.synthetic import write_synthetic_slide
+
+with_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+
+
+@dataclass
+class Counting:
+    """Stands for a model on a device with room for so many windows; gives back their first channel."""
+
+    room: int
+    sizes: list[int] = field(default_factory=list)
+
+    def predict(self, windows: Tensor) -> Tensor:
+        """See Model."""
+        self.sizes.append(len(windows))
+        if len(windows) > self.room:
+            raise torch.cuda.OutOfMemoryError("no room")
+        return windows[..., :1].permute(0, 3, 1, 2)
+
+
+def numbered(count: int) -> UInt8Array:
+    """Windows that can be told apart."""
+    return np.stack([np.full((4, 4, 3), number, np.uint8) for number in range(count)])
+
+
+def default_window() -> tuple[Model, UInt8Array]:
+    model = load_model("default")
+    side = model.window + 2 * model.halo
+    pixels = picture(seed=7, side=side)
+    return model.calibrate([pixels]), pixels[None]
+
+
+def test_a_batch_without_room_is_halved_until_it_fits() -> None:
+    model = Counting(room=2)
+    maps = predict(model, numbered(7), Device())  # type: ignore[arg-type]
+    assert maps[:, 0, 0, 0].tolist() == list(range(7))
+    assert model.sizes[0] == 7
+    assert max(size for size in model.sizes if size <= model.room) == 2
+
+
+def test_a_window_without_room_is_an_error() -> None:
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        predict(Counting(room=0), numbered(2), Device())  # type: ignore[arg-type]
+
+
+def test_batches_come_back_in_order_and_are_taken_when_needed() -> None:
+    taken = []
+
+    def batches() -> Iterator[UInt8Array]:
+        for number in range(5):
+            taken.append(number)
+            yield np.full((1, 4, 4, 3), number, np.uint8)
+
+    found = predict_each(Counting(room=1), batches(), Device())  # type: ignore[arg-type]
+    maps, seconds = next(found)
+    assert taken == [0]
+    assert maps.max() == 0
+    assert seconds >= 0
+    assert [int(maps.max()) for maps, _ in found] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("name", ["default", "psm"])
+def test_half_precision_changes_maps_little(name: str) -> None:
+    """On this processor it may be slow; the numbers are the same."""
+    model, window = default_window()
+    if name == "psm":
+        model = load_model("psm").calibrate([window[0]])
+        window = window[:, : model.window + 2 * model.halo, : model.window + 2 * model.halo]
+    exact = predict(model, window, Device()).astype(int)
+    apart = np.abs(predict(model, window, Device("cpu", "bfloat16")) - exact)
+    assert apart.max() > 0  # or it was no half precision
+    assert apart.mean() < 0.5
+    assert np.percentile(apart, 99) <= 6
+    stains = [channel.stain for channel in model.channels]
+    assert apart[:, stains].max() == 0  # what is measured in cells is never computed in half precision
+
+
+def test_auto_takes_what_the_processor_is_fast_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wsiproc.devices._may_have_gpu", lambda: False)
+    assert choose_device("auto").precision == ("bfloat16" if fast_bfloat16() else "float32")
+    for fast, precision in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr("wsiproc.devices.fast_bfloat16", lambda fast=fast: fast)
+        assert choose_device("cpu") == Device("cpu", precision)
+        assert choose_device("auto", "float32") == Device("cpu", "float32")
+
+
+def test_a_gpu_computes_in_half_precision_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wsiproc.devices._may_have_gpu", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_device("auto") == Device("cuda", "float16")
+    assert choose_device("cuda", "float32") == Device("cuda", "float32")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto").name == "cpu"
+    with pytest.raises(SettingsError, match="finds no CUDA device"):
+        choose_device("cuda")
+
+
+def test_work_of_another_precision_is_other_work() -> None:
+    model = load_model("default")
+    keys = {
+        work_key(work_facts("slide", Settings(), model, device))
+        for device in (Device(), Device("cpu", "bfloat16"), Device("cuda", "float16"))
+    }
+    assert len(keys) == 3
+
+
+def test_a_run_says_in_what_precision_it_was_made(tmp_path: Path) -> None:
+    slide = tmp_path / "small.tif"
+    write_synthetic_slide(slide, (900, 900), mpp=0.25, seed=5, tissue_fraction=0.5)
+    settings = Settings(device="cpu", precision="float32", executor="loop", workers=1)
+    (outcome,) = run_slides([slide], tmp_path / "out", settings)
+    assert outcome.folder is not None
+    run = json.loads((outcome.folder / "run.json").read_text())
+    assert run["precision"] == run["made_with"]["precision"] == "float32"
+
+
+@with_gpu
+def test_a_gpu_gives_batches_in_order_while_others_are_on_their_way() -> None:
+    model, window = default_window()
+    batches = [np.roll(window, 50 * number, axis=1) for number in range(6)]
+    device = choose_device("cuda")
+    found = [maps for maps, seconds in predict_each(model, iter(batches), device) if seconds > 0]
+    assert len(found) == len(batches)
+    for maps, batch in zip(found, batches, strict=True):
+        assert (maps == predict(model, batch, device)).all()
+        apart = np.abs(maps.astype(int) - predict(model, batch, Device()))
+        assert apart.mean() < 0.5
+        assert np.percentile(apart, 99) <= 6
