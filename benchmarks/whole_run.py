@@ -4,9 +4,10 @@
 
 First `wsiproc run` into an empty folder, from the start of Python to the last file. Then the network's forward pass and
 nothing else, after a first one that does not count: over whole windows with their halo wherever tissue is, by one
-process with as many threads, which is what a plain loop does, and by as many processes of one thread; and by these over
-the windows of the run, which are cut to the tissue and to what cells at its edge need. Last what workers spent on all
-else, from the run's own profile, as megapixels of tissue at 0.25 µm a core and second.
+process with as many threads, which is what a plain loop does, in float32 and in the run's precision, and by as many
+processes of one thread; and by these over the windows of the run, which are cut to the tissue and to what cells at its
+edge need. Last what workers spent on all else, from the run's own profile, as megapixels of tissue at 0.25 µm a core and
+second.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +38,7 @@ from wsiproc.settings import Settings
 Shape = tuple[int, int]
 
 
-def forward(model_name: str, shapes: Sequence[Shape], threads: int) -> float:
+def forward(model_name: str, precision: str, shapes: Sequence[Shape], threads: int) -> float:
     """Seconds for the forward passes over windows of these shapes (h, w), one after the other."""
     import torch
 
@@ -47,7 +49,8 @@ def forward(model_name: str, shapes: Sequence[Shape], threads: int) -> float:
     rng = np.random.default_rng(0)
     pictures = {shape: torch.from_numpy(rng.random((1, 3, *shape), np.float32)) for shape in set(shapes)}
     pictures = {shape: p.to(memory_format=torch.channels_last) for shape, p in pictures.items()}
-    with torch.inference_mode():
+    half = precision != "float32"
+    with torch.inference_mode(), torch.autocast("cpu", getattr(torch, precision), enabled=half):
         for picture in pictures.values():
             network(picture)
         started = time.perf_counter()
@@ -56,11 +59,11 @@ def forward(model_name: str, shapes: Sequence[Shape], threads: int) -> float:
     return time.perf_counter() - started
 
 
-def alone(model_name: str, shapes: Sequence[Shape], processes: int, threads: int) -> float:
+def alone(model_name: str, precision: str, shapes: Sequence[Shape], processes: int, threads: int) -> float:
     """Seconds by the clock of as many processes that share the windows."""
     shares = [shapes[index::processes] for index in range(processes)]
     with ProcessPoolExecutor(processes) as pool:
-        return max(pool.map(forward, [model_name] * processes, shares, [threads] * processes))
+        return max(pool.map(partial(forward, model_name, precision), shares, [threads] * processes))
 
 
 def windows(slide: Path, model_name: str, scratch: Path) -> tuple[list[Shape], list[Shape]]:
@@ -92,14 +95,18 @@ def main(slide: Path, workers: int, model: str) -> None:
     others = sum(line.seconds for line in lines(run) if line.what not in (NETWORK, "seam certificate"))
     print(f"{slide.name}: {run['tissue_mm2']:.2f} mm² of tissue, {run['counts']['cells']:,} cells, {workers} workers")
     print(f"whole run {seconds:.1f} s")
-    for what, some, processes, threads in (
-        ("whole windows with tissue", shapes[0], 1, workers),
-        ("whole windows with tissue", shapes[0], workers, 1),
-        ("windows as the run cuts them", shapes[1], workers, 1),
+    half = run["precision"]
+    for precision, what, some, processes, threads in (
+        ("float32", "whole windows with tissue", shapes[0], 1, workers),
+        (half, "whole windows with tissue", shapes[0], 1, workers),
+        (half, "whole windows with tissue", shapes[0], workers, 1),
+        (half, "windows as the run cuts them", shapes[1], workers, 1),
     ):
-        network = alone(model, some, processes, threads)
+        network = alone(model, precision, some, processes, threads)
         mpx = sum(h * w for h, w in some) / 1e6
-        print(f"network alone, {len(some)} {what} ({mpx:.1f} Mpx), {processes} × {threads} threads: ", end="")
+        print(
+            f"network alone, {len(some)} {what} ({mpx:.1f} Mpx), {processes} × {threads} threads, {precision}: ", end=""
+        )
         print(f"{network:.1f} s, {seconds / network:.2f} ×")
     for line in lines(run):
         print(f"  {line.what:18} {line.seconds:7.1f} s of workers {line.share:5.0%}")

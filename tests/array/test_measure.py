@@ -1,5 +1,8 @@
+import itertools
+
 import numpy as np
 import pytest
+import shapely
 from skimage.measure import regionprops
 
 from tests.array.conftest import clumps
@@ -39,3 +42,19 @@ def test_perimeter_and_solidity_of_known_shapes() -> None:
     assert solidity[0] > 0.975
     assert solidity[1] == pytest.approx(1.0, abs=1e-3)
     assert solidity[2] == pytest.approx(1200 / 1400, abs=0.01)
+
+
+def test_lengths_and_hulls_are_those_of_geos() -> None:
+    labels = split_clumps(clumps(5, (300, 300), 120), SplitRule(14, 6, 0.8, 1.0, 30)).labels
+    labels[0, 0], labels[2:4, 0], labels[0, 2:9] = 9001, 9002, 9003  # a pixel, a column, a row
+    numbers = np.unique(labels)[1:]
+    rings = trace(labels, numbers.astype(np.int64))
+    perimeters, solidities = perimeters_and_solidities(rings)
+    assert len(numbers) > 40
+    for i, (start, end) in enumerate(itertools.pairwise(rings.offsets)):
+        corners = rings.vertices[start:end]
+        steps = np.sign(np.roll(corners, -1, axis=0) - corners)
+        cut = np.stack([corners + steps / 2, np.roll(corners, -1, axis=0) - steps / 2], axis=1).reshape(-1, 2)
+        polygon = shapely.Polygon(cut)
+        assert perimeters[i] == pytest.approx(0.948 * polygon.length, rel=1e-12)
+        assert solidities[i] == pytest.approx(polygon.area / polygon.convex_hull.area, rel=1e-12)
