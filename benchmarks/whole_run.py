@@ -6,8 +6,8 @@ First `wsiproc run` into an empty folder, from the start of Python to the last f
 nothing else, after a first one that does not count: over whole windows with their halo wherever tissue is, by one
 process with as many threads, which is what a plain loop does, in float32 and in the run's precision, and by as many
 processes of one thread; and by these over the windows of the run, which are cut to the tissue and to what cells at its
-edge need. Last what workers spent on all else, from the run's own profile, as megapixels of tissue at 0.25 µm a core and
-second.
+edge need. Last what workers spent on all else, from the run's own profile, as megapixels of tissue at 0.25 µm a core
+and second.
 """
 
 from __future__ import annotations
