@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from tests.models.conftest import picture
-from wsiproc.devices import Device, choose_device, fast_bfloat16
+from wsiproc.devices import Cluster, Device, choose_device, fast_bfloat16
 from wsiproc.errors import SettingsError
 from wsiproc.inference import UInt8Array, predict, predict_each
 from wsiproc.models import load_model
 from wsiproc.models.base import Model
-from wsiproc.plan import work_facts, work_key
+from wsiproc.plan import device_for, work_facts, work_key
 from wsiproc.settings import Settings
 from wsiproc.slide_queue import run_slides
 from wsiproc.synthetic import write_synthetic_slide
@@ -125,6 +125,17 @@ def test_work_of_another_precision_is_other_work() -> None:
         for device in (Device(), Device("cpu", "bfloat16"), Device("cuda", "float16"))
     }
     assert len(keys) == 3
+
+
+def test_a_model_without_a_network_keeps_its_own_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that its work can go on on any processor."""
+    monkeypatch.setattr("wsiproc.devices.fast_bfloat16", lambda: True)
+    settings = Settings(device="cpu")
+    assert device_for(load_model("classical"), settings, None) == Device("cpu", "float32")
+    assert device_for(load_model("default"), settings, None) == Device("cpu", "bfloat16")
+    workers = Cluster(Device("cuda", "float16"), 8, 1)
+    assert device_for(load_model("classical"), settings, workers) == Device("cuda", "float32")
+    assert device_for(load_model("default"), settings, workers) == workers.device
 
 
 def test_a_run_says_in_what_precision_it_was_made(tmp_path: Path) -> None:

@@ -69,7 +69,6 @@ MAY_USE = {
         "one_slide",
         "side_by_side",
         "plan",
-        "devices",
         "projection",
         "executors",
         "memory",

@@ -146,7 +146,7 @@ def _picture_settings(model: str, settings: Settings) -> Settings:
     step = math.lcm(load_model(model).window, CHUNK)
     return Settings(
         model, settings.mpp, tissue="all", region=max(1, settings.region // step) * step, device=settings.device,
-        precision=settings.precision,         executor="loop", workers=1,
+        precision=settings.precision, executor="loop", workers=1,
     )  # fmt: skip
 
 

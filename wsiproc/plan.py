@@ -112,7 +112,7 @@ def plan_slide(
     """
     source, model = slide_source(path, settings), choose_model(settings)
     _check_region(settings.region, model)
-    device = choose_device(settings.device, settings.precision) if cluster is None else cluster.device
+    device = device_for(model, settings, cluster)
     seen = look_at(source, model, settings.tissue, settings.roi)
     frame, search = seen.frame, seen.search
     facts = work_facts(seen.slide["fingerprint"], settings, model, device, kinds)
@@ -195,6 +195,12 @@ def choose_model(settings: Settings) -> Model:
 
     method, _, target = settings.stain_norm.removeprefix("tiatoolbox:").partition("=")
     return normalised(model, method, Path(target) if target else None)
+
+
+def device_for(model: Model, settings: Settings, cluster: Cluster | None) -> Device:
+    """Where the model runs and in what precision: its own full one where there is no network. Raises SettingsError."""
+    device = cluster.device if cluster else choose_device(settings.device, settings.precision)
+    return device if model.weights_sha256 else Device(device.name)
 
 
 def require_features(kinds: CellKinds, model: Model, path: Path) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 from wsiproc.cohort import write_cohort
 from wsiproc.core.kinds import CellKinds
 from wsiproc.crews import Crews
-from wsiproc.devices import choose_device
 from wsiproc.discover import find_kinds
 from wsiproc.errors import MemoryLimitError, OutputError, SettingsError, sentence
 from wsiproc.executors import Crew, give_back_memory
@@ -22,7 +21,7 @@ from wsiproc.io.fingerprint import slide_files
 from wsiproc.io.slides import slide_name
 from wsiproc.memory import MemoryWatch
 from wsiproc.one_slide import Event, Hands, Listener, ignore, open_folder, run_plan
-from wsiproc.plan import choose_model, plan_slide, slide_source, work_facts
+from wsiproc.plan import choose_model, device_for, plan_slide, slide_source, work_facts
 from wsiproc.projection import GB
 from wsiproc.settings import Settings
 from wsiproc.side_by_side import meanwhile, side_by_side
@@ -116,10 +115,8 @@ def _run_slide(queue: _Queue, turn: int, folder: Path, listen: Listener) -> Outc
     path, settings = queue.paths[turn], queue.settings
     with slide_source(path, settings).open() as slide:
         cluster = queue.crews.cluster()
-        model, device = (
-            choose_model(settings),
-            (cluster.device if cluster else choose_device(settings.device, settings.precision)),
-        )
+        model = choose_model(settings)
+        device = device_for(model, settings, cluster)
         facts = work_facts(slide.fingerprint(), settings, model, device, queue.kinds)
     if not queue.overwrite:
         run = _finished(folder, facts)
