@@ -15,11 +15,13 @@ import wsiproc.benchmark
 import wsiproc.plan
 from tests.evaluate.datasets_on_disk import picture, true_labels, write_masks, write_points
 from wsiproc.benchmark import Benchmark, Result, run_benchmark
+from wsiproc.devices import Device
 from wsiproc.errors import ModelError, ResolutionError, SettingsError
 from wsiproc.evaluate.compare import evaluate, evaluate_paths
 from wsiproc.evaluate.datasets import load_labels
 from wsiproc.evaluate.layouts import find_dataset
 from wsiproc.evaluate.points import Points, cell_points
+from wsiproc.inference import predict
 from wsiproc.models import load_model
 from wsiproc.models.classical import Classical
 from wsiproc.settings import Settings
@@ -111,6 +113,12 @@ def test_the_baseline_stands_beside_every_model(masks: Path, tmp_path: Path, mon
     def load(name: str) -> Any:
         return Classical(name="fine", mpp=0.25, window=384) if name == "models/fine" else load_model(name)
 
+    def predicted(model: Any, windows: Any, device: Device) -> Any:
+        assert device == Device()  # full precision: these models need it
+        return predict(model, windows, device)
+
+    monkeypatch.setattr("wsiproc.devices.fast_bfloat16", lambda: True)
+    monkeypatch.setattr(wsiproc.benchmark, "predict", predicted)
     for module in (wsiproc.benchmark, wsiproc.plan):
         monkeypatch.setattr(module, "load_model", load)
     done = run_benchmark(

@@ -138,6 +138,24 @@ def test_a_model_without_a_network_keeps_its_own_precision(monkeypatch: pytest.M
     assert device_for(load_model("default"), settings, workers) == workers.device
 
 
+def test_kinds_are_found_in_the_precision_that_a_model_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks of others may fail under autocast on a CPU, and need not be in half precision what they are in full."""
+    monkeypatch.setattr("wsiproc.devices.fast_bfloat16", lambda: True)
+    seen: list[Device] = []
+
+    def looked(model: Model, windows: UInt8Array, device: Device) -> UInt8Array:
+        seen.append(device)
+        return predict(model, windows, device)
+
+    monkeypatch.setattr("wsiproc.discover.predict", looked)
+    slide = tmp_path / "small.tif"
+    write_synthetic_slide(slide, (900, 900), mpp=0.25, seed=5, tissue_fraction=0.9)
+    settings = Settings(model="classical", device="cpu", executor="loop", workers=1, classes=2)
+    (outcome,) = run_slides([slide], tmp_path / "out", settings)
+    assert outcome.folder is not None
+    assert set(seen) == {Device()}
+
+
 def test_a_run_says_in_what_precision_it_was_made(tmp_path: Path) -> None:
     slide = tmp_path / "small.tif"
     write_synthetic_slide(slide, (900, 900), mpp=0.25, seed=5, tissue_fraction=0.5)

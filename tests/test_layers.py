@@ -140,7 +140,7 @@ MAY_USE = {
     "evaluate": {"core"},
     "synthetic": {"core"},
     "psm": {"devices", "projection", "models", "io", "array", "core"},
-    "devices": {"executors"},
+    "devices": {"executors", "models"},
     "memory": {"projection"},
     "projection": {"core"},
     "workfolder": set(),

@@ -272,7 +272,8 @@ def _cost(result: Result) -> dict[str, float]:
 
     work = result.work
     settings = work.settings
-    model, device = load_model(settings.model), choose_device(settings.device, settings.precision)
+    model = load_model(settings.model)
+    device = choose_device(settings.device, settings.precision).suited(model)
     with open_slide(work.picture.image, work.settings.mpp) as slide:
         h, w = grid_shape(slide.shape, slide.mpp, model.mpp)
         middle = Box((h - model.window) // 2, (w - model.window) // 2, model.window, model.window)
@@ -317,7 +318,8 @@ _NOTES = {
     ),
     "cost": (
         "mpp: µm/px at which the model works; s per Mpx: what its `predict` takes for the tissue of 10⁶ px of 0.25 µm, "
-        "the window's halo included, the best of several calls, without reading and without cutting out cells."
+        "the window's halo included, the best of several calls, without reading and without cutting out cells. Models "
+        "that need full precision compute in it."
     ),
 }
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from wsiproc.errors import SettingsError
 from wsiproc.executors import Crew
+from wsiproc.models.base import Model
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,10 @@ class Device:
 
     def __str__(self) -> str:
         return f"{self.name} in {self.precision}"
+
+    def suited(self, model: Model) -> Device:
+        """The same, but in full precision where the model needs that."""
+        return self if model.half_precision else Device(self.name)
 
 
 @dataclass(frozen=True)

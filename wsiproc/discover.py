@@ -156,7 +156,8 @@ def _sample_slides(
 def _sample_cells(path: Path, seen: Survey, settings: Settings, slides: int) -> dict[str, Values]:
     """Measurements of a slide's share of the cells, evenly taken from its share of the sample windows."""
     model, halo = seen.model, seen.model.halo
-    device = choose_device(settings.device if settings.scheduler is None else "auto", settings.precision)
+    choice = settings.device if settings.scheduler is None else "auto"
+    device = choose_device(choice, settings.precision).suited(model)
     most = max(1, _MOST_WINDOWS // slides)
     tables = []
     with slide_source(path, settings).open() as slide:

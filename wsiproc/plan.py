@@ -198,9 +198,8 @@ def choose_model(settings: Settings) -> Model:
 
 
 def device_for(model: Model, settings: Settings, cluster: Cluster | None) -> Device:
-    """Where the model runs and in what precision: its own full one where there is no network. Raises SettingsError."""
-    device = cluster.device if cluster else choose_device(settings.device, settings.precision)
-    return device if model.weights_sha256 else Device(device.name)
+    """Where the model runs, and in what precision. Raises SettingsError."""
+    return (cluster.device if cluster else choose_device(settings.device, settings.precision)).suited(model)
 
 
 def require_features(kinds: CellKinds, model: Model, path: Path) -> None:

@@ -46,10 +46,11 @@ class Model(Protocol):
 
     ``mpp``: µm per pixel that it wants; ``window``: side of the square that ``predict`` fills; ``grain``: where less is
     needed, the sides of a window may be any multiple of it, which divides ``window``; ``halo``: px around a window that
-    it must see; ``margin``: px of maps around a region that its cells can depend on; ``weights_sha256``:
-    hash of the weights, None for a model that has none; ``memory_bytes``: what a worker holds for it beside what every
-    worker holds, such as large weights or another library. Its ``repr`` holds all that decides what it finds, that hash
-    too: it is part of the key by which unfinished work is told from work of another model.
+    it must see; ``margin``: px of maps around a region that its cells can depend on; ``weights_sha256``: hash of the
+    weights, None for a model that has none; ``half_precision``: whether half the bits are known to be enough for it:
+    then ``predict`` may be called under autocast; ``memory_bytes``: what a worker holds for it beside what every worker
+    holds, such as large weights or another library. Its ``repr`` holds all that decides what it finds, that hash too:
+    it is part of the key by which unfinished work is told from work of another model.
     """
 
     @property
@@ -70,6 +71,8 @@ class Model(Protocol):
     def channels(self) -> tuple[Channel, ...]: ...  # noqa: D102
     @property
     def weights_sha256(self) -> str | None: ...  # noqa: D102
+    @property
+    def half_precision(self) -> bool: ...  # noqa: D102
     @property
     def memory_bytes(self) -> int: ...  # noqa: D102
 

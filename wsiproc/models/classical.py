@@ -66,6 +66,7 @@ class Classical:
     mpp: float = 0.5
     window: int = 512
     weights_sha256: None = field(default=None, repr=False)
+    half_precision: bool = field(default=False, repr=False)
     memory_bytes: int = field(default=0, repr=False)
 
     @property

@@ -72,6 +72,11 @@ class Learned:
         return self.facts.weights_sha256
 
     @property
+    def half_precision(self) -> bool:
+        """Yes: the networks find the same cells but for few, and all else is computed in full."""
+        return True
+
+    @property
     def memory_bytes(self) -> int:
         """Nothing worth counting: the networks are small."""
         return 0

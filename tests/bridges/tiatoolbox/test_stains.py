@@ -80,7 +80,7 @@ def test_a_model_behind_a_normaliser_is_another_model() -> None:
     assert pickle.loads(pickle.dumps(some)) == some
     assert some.memory_bytes == Classical().memory_bytes + 3 * 256**3
     assert json.loads(json.dumps(some.calibration()))["stain_norm"]["target"]["strongest"] == list(look.strongest)
-    for fact in ("mpp", "window", "halo", "margin", "classes", "channels", "weights_sha256"):
+    for fact in ("mpp", "window", "halo", "margin", "classes", "channels", "weights_sha256", "half_precision"):
         assert getattr(some, fact) == getattr(Classical(), fact)
 
 

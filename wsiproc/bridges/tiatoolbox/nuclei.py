@@ -88,6 +88,11 @@ class NucleusModel:
         return self.facts.halo
 
     @property
+    def half_precision(self) -> bool:
+        """No: TIAToolbox's networks compute in full, and some of their layers can in nothing else on a CPU."""
+        return False
+
+    @property
     def memory_bytes(self) -> int:
         """See ``Pretrained``."""
         return self.facts.memory_bytes

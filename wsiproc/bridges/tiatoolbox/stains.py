@@ -139,6 +139,11 @@ class StainNormalised:
         return self.model.weights_sha256
 
     @property
+    def half_precision(self) -> bool:
+        """The model's."""
+        return self.model.half_precision
+
+    @property
     def memory_bytes(self) -> int:
         """The model's, and the table of colours."""
         return self.model.memory_bytes + 3 * 256**3
