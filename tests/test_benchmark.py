@@ -117,7 +117,7 @@ def test_the_baseline_stands_beside_every_model(masks: Path, tmp_path: Path, mon
         assert device == Device()  # full precision: these models need it
         return predict(model, windows, device)
 
-    monkeypatch.setattr("wsiproc.devices.fast_bfloat16", lambda: True)
+    monkeypatch.setattr("wsiproc.devices._has", lambda feature: True)
     monkeypatch.setattr(wsiproc.benchmark, "predict", predicted)
     for module in (wsiproc.benchmark, wsiproc.plan):
         monkeypatch.setattr(module, "load_model", load)

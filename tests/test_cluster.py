@@ -87,7 +87,7 @@ def test_cuda_is_refused_with_the_names_of_workers_without(three: Cluster, slide
 
 
 def test_the_device_is_what_all_workers_for_inference_have() -> None:
-    one, other, none = Found(8, True), Found(6, False), Found(None, False)
+    one, other, none = Found(8, True, False), Found(6, False, False), Found(None, False, False)
     assert common_device({"a": one, "b": other}, "auto") == (Device("cuda", "float16"), 6)
     assert common_device({"a": one, "b": other}, "cuda", "float32") == (Device("cuda", "float32"), 6)
     assert common_device({"a": one, "b": none}, "cpu") == (Device("cpu", "float32"), 0)
@@ -97,11 +97,13 @@ def test_the_device_is_what_all_workers_for_inference_have() -> None:
             common_device({"a": one, "b": none}, choice)
 
 
-def test_cpus_use_half_precision_where_all_are_fast_at_it() -> None:
-    fast, slow = Found(None, True), Found(None, False)
-    assert common_device({"a": fast, "b": fast}, "auto")[0] == Device("cpu", "bfloat16")
-    assert common_device({"a": fast, "b": slow}, "auto")[0] == Device("cpu", "float32")
-    assert common_device({"a": fast, "b": fast}, "cpu", "float32")[0] == Device("cpu", "float32")
+def test_cpus_use_the_fewest_bits_that_all_are_fast_at() -> None:
+    new, half, old = Found(None, True, True), Found(None, True, False), Found(None, False, False)
+    assert common_device({"a": new, "b": new}, "auto")[0] == Device("cpu", "int8")
+    assert common_device({"a": new, "b": new}, "auto")[0].otherwise == "bfloat16"
+    assert common_device({"a": new, "b": half}, "auto")[0] == Device("cpu", "bfloat16")
+    assert common_device({"a": new, "b": old}, "auto")[0] == Device("cpu", "float32")
+    assert common_device({"a": new, "b": new}, "cpu", "float32")[0] == Device("cpu", "float32")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into processes")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tests.models.conftest import picture
-from wsiproc.devices import Cluster, Device, choose_device, fast_bfloat16
+from wsiproc.devices import Cluster, Device, choose_device, fast_bfloat16, fast_int8
 from wsiproc.errors import SettingsError
 from wsiproc.inference import UInt8Array, predict, predict_each
 from wsiproc.models import load_model
@@ -100,9 +100,15 @@ def test_half_precision_changes_maps_little(name: str) -> None:
 
 def test_auto_takes_what_the_processor_is_fast_at(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wsiproc.devices._may_have_gpu", lambda: False)
-    assert choose_device("auto").precision == ("bfloat16" if fast_bfloat16() else "float32")
-    for fast, precision in ((True, "bfloat16"), (False, "float32")):
-        monkeypatch.setattr("wsiproc.devices.fast_bfloat16", lambda fast=fast: fast)
+    wide = "bfloat16" if fast_bfloat16() else "float32"
+    assert choose_device("auto").precision == ("int8" if fast_int8() else wide)
+    for features, precision in (
+        ({"avx512bf16", "avx512vnni"}, "int8"),
+        ({"avxvnni"}, "int8"),
+        ({"avx512bf16"}, "bfloat16"),
+        ({"avx2"}, "float32"),
+    ):
+        monkeypatch.setattr("wsiproc.devices._has", features.__contains__)
         assert choose_device("cpu") == Device("cpu", precision)
         assert choose_device("auto", "float32") == Device("cpu", "float32")
 
@@ -122,17 +128,20 @@ def test_work_of_another_precision_is_other_work() -> None:
     model = load_model("default")
     keys = {
         work_key(work_facts("slide", Settings(), model, device))
-        for device in (Device(), Device("cpu", "bfloat16"), Device("cuda", "float16"))
+        for device in (Device(), Device("cpu", "bfloat16"), Device("cpu", "int8"), Device("cuda", "float16"))
     }
-    assert len(keys) == 3
+    assert len(keys) == 4
 
 
 def test_a_model_without_a_network_keeps_its_own_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that its work can go on on any processor."""
-    monkeypatch.setattr("wsiproc.devices.fast_bfloat16", lambda: True)
+    monkeypatch.setattr("wsiproc.devices._has", lambda feature: True)
     settings = Settings(device="cpu")
     assert device_for(load_model("classical"), settings, None) == Device("cpu", "float32")
-    assert device_for(load_model("default"), settings, None) == Device("cpu", "bfloat16")
+    assert device_for(load_model("default"), settings, None) == Device("cpu", "int8")
+    assert device_for(load_model("psm"), settings, None) == Device("cpu", "bfloat16")  # it has no int8
+    monkeypatch.setattr("wsiproc.devices._has", "avxvnni".__eq__)
+    assert device_for(load_model("psm"), settings, None) == Device("cpu", "float32")
     workers = Cluster(Device("cuda", "float16"), 8, 1)
     assert device_for(load_model("classical"), settings, workers) == Device("cuda", "float32")
     assert device_for(load_model("default"), settings, workers) == workers.device
@@ -140,7 +149,7 @@ def test_a_model_without_a_network_keeps_its_own_precision(monkeypatch: pytest.M
 
 def test_kinds_are_found_in_the_precision_that_a_model_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks of others may fail under autocast on a CPU, and need not be in half precision what they are in full."""
-    monkeypatch.setattr("wsiproc.devices.fast_bfloat16", lambda: True)
+    monkeypatch.setattr("wsiproc.devices._has", lambda feature: True)
     seen: list[Device] = []
 
     def looked(model: Model, windows: UInt8Array, device: Device) -> UInt8Array:

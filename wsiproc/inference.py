@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiproc.devices import Device
-from wsiproc.models.base import Model
+from wsiproc.models.base import InWholeNumbers, Model
 
 if TYPE_CHECKING:
     import torch
@@ -58,6 +58,10 @@ def _maps(model: Model, windows: Tensor, device: Device) -> Tensor:
     """The maps of windows that are where the model shall run; a batch that is too large for a GPU is halved."""
     import torch
 
+    if device.precision == "int8":
+        assert isinstance(model, InWholeNumbers)
+        with torch.inference_mode():
+            return model.predict_int8(windows)
     half = device.precision != "float32"
     try:
         with torch.inference_mode(), torch.autocast(device.name, getattr(torch, device.precision), enabled=half):

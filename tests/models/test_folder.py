@@ -94,6 +94,8 @@ def test_facts_that_could_not_be_read_are_not_written(tmp_path: Path) -> None:
         (lambda t: t["network"].update(widths=[10**9]), "network.widths"),
         (lambda t: t["network"].update(outputs=7), "network.outputs"),
         (lambda t: t["split"].update(reach_um=1e9), "split.reach_um"),
+        (lambda t: t.update(int8_peaks=[1.0] * 9), "int8_peaks has 9 numbers; the network has 10 ReLUs"),
+        (lambda t: t.update(int8_peaks=[0.0] * 10), "int8_peaks"),
         (lambda t: t.update(window=510), "multiple of 4"),
         (lambda t: t.update(name="../../../tmp/x"), "name"),
     ],
@@ -105,6 +107,12 @@ def test_facts_that_make_no_sense_are_refused(
     with pytest.raises(ModelError, match=message) as caught:
         read_folder(folder)
     assert str(folder / FACTS) in str(caught.value)
+
+
+def test_a_model_from_before_int8_is_as_good(folder: Path) -> None:
+    before = read_folder(folder)
+    edit(folder, lambda table: table.pop("int8_peaks"))
+    assert read_folder(folder) == before
 
 
 def test_malformed_toml_is_one_sentence(folder: Path) -> None:

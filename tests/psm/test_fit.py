@@ -101,6 +101,7 @@ def test_the_folder_is_a_model_with_its_direct_engine_and_a_card(fitted: Path) -
     assert isinstance(direct, Activation)
     assert (model.name, direct.name, model.mpp, direct.mpp) == ("model", "model psm", 0.5, 0.5)
     assert model.facts.network.widths == (8, 16)
+    assert len(model.facts.int8_peaks) == 6
     assert model.facts.training["sources"] == [{"name": "drawn.tif"}]
     assert model.facts.training["rounds"] == [15, 15]
     assert "drawn.tif" in (fitted / "README.md").read_text(encoding="utf-8")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -94,3 +94,15 @@ class Model(Protocol):
 
     def instances(self, maps: npt.NDArray[np.uint8]) -> Instances:
         """Cells of stitched maps (c, h, w). Local: nothing may depend on pixels farther away than ``margin``."""
+
+
+@runtime_checkable
+class InWholeNumbers(Protocol):
+    """What a model has beside, where its network can also be computed in bytes, on CPUs that multiply those fast."""
+
+    @property
+    def int8(self) -> bool:
+        """Whether this one can."""
+
+    def predict_int8(self, windows: Tensor) -> Tensor:
+        """As ``Model.predict``, on a CPU."""

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from wsiproc.models.base import Channel, Instances
 from wsiproc.models.cells import cut_cells
-from wsiproc.models.folder import DistilledFacts
+from wsiproc.models.folder import DistilledFacts, load_int8_network
 from wsiproc.models.learned import Learned, network_input
 from wsiproc.models.staining import dab_plane
 
@@ -34,6 +34,15 @@ class Distilled(Learned):
     @property
     def _extra_channels(self) -> tuple[Channel, ...]:
         return (Channel("interior", (120, 255, 120)),) if self.facts.network.outputs == 2 else ()
+
+    @property
+    def int8(self) -> bool:
+        """Whether the folder tells how large the values between the layers are."""
+        return bool(self.facts.int8_peaks)
+
+    def predict_int8(self, windows: Tensor) -> Tensor:
+        """See ``InWholeNumbers``."""
+        return self._predict(load_int8_network(self.folder, self.weights_sha256), windows)
 
     def _read(self, network: nn.Module, od: Tensor) -> Sequence[Tensor]:
         import torch

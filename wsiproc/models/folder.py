@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 FACTS, WEIGHTS, CARD = "model.toml", "weights.safetensors", "README.md"
 _SHALLOW_BLOCKS = 2  # in layer1 of a ShallowResNet
+_OPTIONAL = {"int8_peaks"}  # without them a model is slower, and no other one
 _PICKLES = {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"}
 
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
@@ -127,10 +128,21 @@ class ModelFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class DistilledFacts(ModelFacts):
-    """Facts of a trained segmenter, see ``wsiproc.models.distilled``."""
+    """Facts of a trained segmenter, see ``wsiproc.models.distilled``.
+
+    ``int8_peaks``: see ``wsiproc.models.int8``; without them the network is not computed in whole numbers.
+    """
 
     kind: Literal["distilled"] = "distilled"
     network: UNetNumbers = field(default_factory=UNetNumbers)
+    int8_peaks: tuple[Annotated[float, Gt(0), Le(1e6)], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse peaks of another network."""
+        super().__post_init__()
+        layers = 4 * len(self.network.widths) - 2
+        if self.int8_peaks and len(self.int8_peaks) != layers:
+            raise ValueError(f"int8_peaks has {len(self.int8_peaks)} numbers; the network has {layers} ReLUs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +216,8 @@ def _check_facts(path: Path, table: dict[str, Any]) -> ModelFacts:
         facts: ModelFacts = TypeAdapter(KINDS[kind]).validate_json(json.dumps(table, default=str))
     except ValidationError as error:
         raise ModelError(f"{path}: {first_problem(error.errors(include_url=False))}") from error
-    missing = _missing(dataclasses.asdict(facts) | {"training": {}}, table)
+    told = {name: value for name, value in dataclasses.asdict(facts).items() if name not in _OPTIONAL}
+    missing = _missing(told | {"training": {}}, table)
     if missing:
         raise ModelError(f"{path}: {', '.join(missing)} missing; without a value, what the model does is not told")
     return facts
@@ -264,6 +277,18 @@ def load_network(folder: Path, sha256: str, device: str) -> nn.Module:
         if weights.ndim == 4:  # channels last: a quarter faster on a CPU, and what tensor cores want
             weights.data = weights.data.contiguous(memory_format=torch.channels_last)
     return fused
+
+
+@lru_cache(maxsize=4)
+def load_int8_network(folder: Path, sha256: str) -> nn.Module:
+    """The network of a folder in whole numbers, for CPUs, made once a process. Raises ModelError."""
+    from wsiproc.models.int8 import Int8UNet
+    from wsiproc.models.networks import UNet
+
+    network, facts = load_network(folder, sha256, "cpu"), read_folder(folder)
+    assert isinstance(network, UNet)
+    assert isinstance(facts, DistilledFacts)
+    return Int8UNet(network, facts.int8_peaks)
 
 
 def load_weights(folder: Path, facts: ModelFacts, network: nn.Module) -> None:

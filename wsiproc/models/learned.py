@@ -112,9 +112,11 @@ class Learned:
 
     def predict(self, windows: Tensor) -> Tensor:
         """See ``Model``. On a CPU one window at a time, since the size of a batch may change the last digit."""
+        return self._predict(load_network(self.folder, self.weights_sha256, str(windows.device)), windows)
+
+    def _predict(self, network: nn.Module, windows: Tensor) -> Tensor:
         import torch
 
-        network = load_network(self.folder, self.weights_sha256, str(windows.device))
         step = 1 if windows.device.type == "cpu" else len(windows)
         return torch.cat([self._maps(network, part) for part in torch.split(windows, step)])
 

@@ -39,7 +39,7 @@ class UNet(nn.Module):
         """See the class."""
         x, skipped = pictures, []
         for level, block in enumerate(self.down):
-            x = block(_halved(x) if level else x)
+            x = block(halved(x) if level else x)
             skipped.append(x)
         x = skipped.pop()
         for block in reversed(self.up):
@@ -51,7 +51,7 @@ class UNet(nn.Module):
         return logits
 
 
-def _halved(x: Tensor) -> Tensor:
+def halved(x: Tensor) -> Tensor:
     """The largest of each 2 × 2 pixels; in half precision on a CPU faster than a pooling layer."""
     even, odd = x[:, :, ::2], x[:, :, 1::2]
     return torch.maximum(torch.maximum(even[..., ::2], even[..., 1::2]), torch.maximum(odd[..., ::2], odd[..., 1::2]))

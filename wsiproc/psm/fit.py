@@ -39,6 +39,9 @@ from wsiproc.models.folder import (
     load_weights,
     write_folder,
 )
+from wsiproc.models.int8 import find_peaks
+from wsiproc.models.learned import network_input
+from wsiproc.models.networks import UNet
 from wsiproc.models.readout import Clusters, Readout
 from wsiproc.psm.activation_map import calibrate_readout, read_map
 from wsiproc.psm.activation_network import as_input, build_activation_network
@@ -352,12 +355,25 @@ def _write(settings: FitSettings, learned: Learned) -> DistilledFacts:
     cut = replace(
         CUT, threshold=THRESHOLD, positive_dab_od=positive_cut(learned.sources, learned.examples, CUT.positive_dab_od)
     )
-    facts = _facts(settings, learned.recipe, cut)
+    facts = replace(_facts(settings, learned.recipe, cut), int8_peaks=_peaks(learned.net.cpu().eval(), learned.sources))
     facts.training["tiles_read"] = sum(len(source.pixels) for source in learned.sources)
     card, pictures = model_card(learned)
     written = write_folder(settings.out, facts, learned.net.cpu().state_dict(), card, pictures)
     assert isinstance(written, DistilledFacts)
     return written
+
+
+def _peaks(net: nn.Module, sources: Sequence[Tiles]) -> tuple[float, ...]:
+    """How large values in the network get, on two tiles of each source."""
+    assert isinstance(net, UNet)
+    tiles = ((source, number) for source in sources for number in sorted({0, len(source.pixels) // 2}))
+    return find_peaks(net, (_seen(density(*tile), net.stride) for tile in tiles))
+
+
+def _seen(od: Floats, stride: int) -> torch.Tensor:
+    """What the network sees of a tile of optical density × gain (h, w, 3), cut to sides that it can halve."""
+    h, w = (side // stride * stride for side in od.shape[:2])
+    return network_input(torch.from_numpy(od[:h, :w]).permute(2, 0, 1)[None], 1.0, INPUT)
 
 
 def _facts(settings: FitSettings, recipe: dict[str, Any], cut: CutRule) -> DistilledFacts:
