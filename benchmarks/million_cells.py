@@ -30,7 +30,14 @@ from wsiproc.executors import crew
 from wsiproc.io.parquet import write_part
 from wsiproc.io.slides import SlideSource
 from wsiproc.models import load_model
-from wsiproc.pipeline import create_outputs, export_tasks, merge_cells, render_tasks
+from wsiproc.pipeline import (
+    create_maps,
+    create_pictures,
+    export_tasks,
+    merge_cells,
+    render_tasks,
+    save_overview,
+)
 from wsiproc.projection import Frame
 from wsiproc.regions import Job, stain_channels
 
@@ -81,7 +88,9 @@ def make_parts(folder: Path, count: int) -> tuple[Job, list[Region]]:
         write_part(job.part(region), moved(cells, region))
     overview: npt.NDArray[np.uint8] = np.full((1024, 1024, 3), 230, np.uint8)
     um = grid[0] * 0.5 / 1024
-    create_outputs(job, overview, (um, um), np.ones((1024, 1024), bool))
+    save_overview(job, overview, np.ones((1024, 1024), bool))
+    create_maps(job)
+    create_pictures(job, (1024, 1024), (um, um))
     return job, regions
 
 

@@ -78,6 +78,7 @@ MAY_USE = {
         "core",
     },
     "one_slide": {
+        "side_by_side",
         "profile",
         "run_facts",
         "seams",

@@ -12,7 +12,7 @@ from typing import Any
 import html5lib
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -204,6 +204,7 @@ def test_sums_do_not_depend_on_blocks_or_order() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(blocks=st.lists(st.lists(st.floats(width=32), max_size=8), min_size=1, max_size=5))
+@example(blocks=[[-5e-43]])
 def test_a_histogram_loses_no_value(blocks: list[list[float]]) -> None:
     histogram = Histogram(np.zeros((1, 8192), np.int64))
     for block in blocks:

@@ -319,7 +319,7 @@ _NOTES = {
     "cost": (
         "mpp: µm/px at which the model works; s per Mpx: what its `predict` takes for the tissue of 10⁶ px of 0.25 µm, "
         "the window's halo included, the best of several calls, without reading and without cutting out cells. Models "
-        "that need full precision compute in it."
+        "that need more bits than the device is fastest at compute with them."
     ),
 }
 

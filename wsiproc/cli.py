@@ -102,7 +102,7 @@ Device = Annotated[
 Precision = Annotated[
     str | None,
     typer.Option(
-        help="auto, half the bits where the device is faster so, or float32. (default: auto)",
+        help="auto, as few bits as the device is fast at, or float32. (default: auto)",
         autocompletion=completion.choices("precision"),
     ),
 ]

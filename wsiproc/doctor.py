@@ -34,7 +34,7 @@ _SIDE_PX, _MPP = 608, 0.5  # of the slide that is drawn: a window of the default
 _SLIDE_MPP = 0.25  # of the slide that workers are counted for: what scanners call 40x
 _TISSUE_MM2 = 100.0  # of a slide for which there should be room on the disk
 _LOSSY = 12.0  # mean difference in grey levels that a lossy codec may make of a smooth picture
-_HALF_PRECISION = 2.0  # mean difference in grey levels between maps in half and in full precision
+_APART = 2.0  # most that maps with fewer bits may differ from those with all, in grey levels on average
 _EXTRAS = {
     "dask-jobqueue": ("cluster", "workers on Slurm and LSF"),
     "tiatoolbox": ("tiatoolbox", "its readers, tissue maskers, stain normalisers, nucleus models and annotation store"),
@@ -317,7 +317,7 @@ def _maps(slide: Path, device: Device) -> tuple[UInt8Array, float, int]:
 def check_model(slide: Path) -> Diagnosis:
     """The weights against their hash, whether the default model finds nuclei in the drawn slide, and in what precision.
 
-    Where this CPU is faster with half the bits, the maps must be those of full precision but for little.
+    Where this CPU is faster with fewer bits, the maps must be those of full precision but for little.
     """
     from wsiproc.devices import Device, choose_device
     from wsiproc.models import load_model
@@ -337,7 +337,7 @@ def _apart(some: UInt8Array, others: UInt8Array) -> float:
 
 
 def _compared(name: str, found: str, apart: float, remedy: str) -> Diagnosis:
-    if apart > _HALF_PRECISION:
+    if apart > _APART:
         return Diagnosis(name, "problem", f"{found}; its maps differ by {apart:.1f} grey levels", remedy)
     return Diagnosis(name, "ok", found)
 

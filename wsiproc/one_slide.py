@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,11 +23,13 @@ from wsiproc.pipeline import (
     block_places,
     blocks_at,
     cell_tasks,
-    create_outputs,
+    create_maps,
+    create_pictures,
     export_tasks,
     finish,
     merge_cells,
     render_tasks,
+    save_overview,
 )
 from wsiproc.plan import Plan
 from wsiproc.profile import Profile, device_share
@@ -34,6 +37,7 @@ from wsiproc.report import ReportCells, write_report
 from wsiproc.run_facts import Drawn, run_facts
 from wsiproc.seams import SeamPlaces, certificate, check_place
 from wsiproc.settings import Settings
+from wsiproc.side_by_side import meanwhile
 from wsiproc.workfolder import empty, other_facts
 
 
@@ -102,7 +106,10 @@ def run_plan(
     warnings = opened.result()
     lap("prepare")
     profile = Profile()
-    done = _find_cells(plan, hands, profile)
+    shape = plan.tissue.shape[0], plan.tissue.shape[1]
+    with meanwhile(partial(create_pictures, plan.job, shape, plan.overview_mpp)) as created:
+        done = _find_cells(plan, hands, profile)
+    created.result()
     lap("infer and segment")
     merged = _merge(plan, hands)
     give_back_memory()
@@ -135,7 +142,8 @@ def open_folder(plan: Plan) -> list[str]:
     empty(job.folder)
     job.work.mkdir(parents=True)
     np.save(job.work / "search.npy", plan.search)
-    create_outputs(job, plan.overview, plan.overview_mpp, plan.tissue)
+    save_overview(job, plan.overview, plan.tissue)
+    create_maps(job)
     write_json(marker, plan.facts)
     if begun is None:
         return []

@@ -114,38 +114,57 @@ def block_path(job: Job, region: Region) -> Path:
 # --- render ----------------------------------------------------------------------------------------------------------
 
 
-def create_outputs(job: Job, overview: npt.NDArray[np.uint8], overview_mpp: tuple[float, float], tissue: Mask) -> None:
-    """Empty pyramids for maps and labels, and the overview and tissue pyramids, which are small, filled."""
-    levels = level_count(job.frame.grid)
+def create_maps(job: Job) -> None:
+    """The empty pyramid of the maps, all that must be there before the first task."""
     channels = [(c.name, c.colour) for c in job.model.channels]
+    levels = level_count(job.frame.grid)
     ngff.create_image(job.maps, job.frame.grid, job.frame.mpp, levels, channels, shard=job.step)
+
+
+def create_pictures(job: Job, overview: tuple[int, int], overview_mpp: tuple[float, float]) -> None:
+    """Empty pyramids for overview and tissue, which have the shape ``overview``, and for labels."""
+    levels = level_count(job.frame.grid)
     rgb = [("Red", (255, 0, 0)), ("Green", (0, 255, 0)), ("Blue", (0, 0, 255))]
-    ngff.create_image(job.image, (overview.shape[0], overview.shape[1]), overview_mpp, levels, rgb)
+    ngff.create_image(job.image, overview, overview_mpp, levels, rgb)
     ngff.create_labels_group(job.image, ["tissue", "classes", "cells"])
     glass = {0: ("Glass", (0, 0, 0), 0), 1: ("Tissue", (86, 180, 233), 90)}
-    ngff.create_labels(job.image, "tissue", (tissue.shape[0], tissue.shape[1]), overview_mpp, levels, "uint8", glass)
+    ngff.create_labels(job.image, "tissue", overview, overview_mpp, levels, "uint8", glass)
     classes = {0: ("Background", (0, 0, 0), 0)} | {
         value: (name, colour, 160) for value, (name, colour) in enumerate(job.classes.items(), start=1)
     }
     ngff.create_labels(job.image, "classes", job.frame.grid, job.frame.mpp, levels, "uint8", classes)
     ngff.create_labels(job.image, "cells", job.frame.grid, job.frame.mpp, levels, "uint32")
+
+
+def save_overview(job: Job, overview: npt.NDArray[np.uint8], tissue: Mask) -> None:
+    """Keep the overview (h, w, 3) and its tissue (h, w) for whoever draws their pyramids."""
+    np.save(job.work / "overview.npy", overview)
+    np.save(job.work / "tissue.npy", tissue)
+
+
+def draw_overview(job: Job) -> dict[str, Any]:
+    """Fill the pyramids of overview and tissue, which are small."""
+    begin_task()
+    meter = Meter()
+    overview, tissue = np.load(job.work / "overview.npy"), np.load(job.work / "tissue.npy")
     for folder, pixels in (
         (job.image, overview.transpose(2, 0, 1)),
         (job.image / "labels/tissue", tissue.view(np.uint8)),
     ):
         shape = (pixels.shape[-2], pixels.shape[-1])
         ngff.write_pyramid(folder, Box(0, 0, *shape), pixels, BLOCK)
-        for level in range(ngff.direct_levels(BLOCK), levels):
+        for level in range(ngff.direct_levels(BLOCK), level_count(job.frame.grid)):
             ngff.halve_shard(folder, level, Box(0, 0, *level_shape(shape, level)))
+    return meter.facts()
 
 
 def render_tasks(job: Job, infer: Sequence[Region], blocks: Sequence[Block]) -> list[Task]:
-    """Everything that is drawn: label shards from the table, then the coarse levels of labels and maps."""
+    """Everything that is drawn: overview, label shards from the table, then the coarse levels of labels and maps."""
     by_place = block_places(blocks)
     shards = Grid(job.frame.grid, BLOCK)
     # A cell reaches over its block's border by less than its largest diameter.
     drawn = sorted({shard for block in blocks for shard in shards.touching(block.region.box.pad(job.model.margin))})
-    tasks = []
+    tasks = [Task("overview", draw_overview, (job,))]
     for shard in drawn:
         sources = blocks_at(job, shard.box, by_place)
         tasks.append(Task(f"labels 0 {shard.key}", render_labels, (job, shard.box, sources)))

@@ -12,6 +12,7 @@ from typing import Any
 # Kinds of tasks → what their seconds were spent on, where the task does not say it itself.
 _TASKS = {
     "segment": "segment",
+    "overview": "overview",
     "labels": "labels",
     "maps": "coarse maps",
     "geojson": "GeoJSON",
@@ -133,7 +134,7 @@ def advice(run: Mapping[str, Any]) -> Iterable[str]:
     if shares.get(NETWORK, 0.0) > _LIMIT:
         yield _network(run)
         if run.get("settings", {}).get("precision") == "float32":
-            yield "--precision float32 was asked for: GPUs and recent CPUs take half the time without it."
+            yield "--precision float32 was asked for: GPUs and most CPUs take half the time or less without it."
     if shares.get(READ, 0.0) > _LIMIT / 2:
         yield (
             "Reading weighs much: put the slides on a disk of this machine; tiled TIFF and SVS are read several times "

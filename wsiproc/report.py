@@ -64,7 +64,8 @@ class Histogram:
         # frexp: |v| = m·2^e with m < 1, so 2^e is the power of two above |v|
         exponent = max(self.exponent, int(np.frexp(np.abs(known).max(initial=0.0))[1]))
         wide = self._widened(exponent)
-        bins = ((known / 2.0**exponent + 1) * (_FINE_BINS // 2)).astype(np.int64)
+        half = _FINE_BINS // 2  # added to whole numbers only: a value just below zero would be rounded to it
+        bins = np.floor(known / 2.0**exponent * half).astype(np.int64) + half
         new = np.bincount(kinds * _FINE_BINS + bins, minlength=wide.size).reshape(wide.shape)
         return Histogram(wide + new, exponent, self.unfit + int((~finite).sum()))
 

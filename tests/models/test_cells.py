@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.array.conftest import clumps
+from wsiproc.array.instances import split_clumps
 from wsiproc.models.cells import CutRule, SplitLengths, cut_cells
 
 BORDER = 40  # px of glass around the clumps, which is wider than any hole
@@ -39,3 +40,15 @@ def test_a_single_small_nucleus_is_no_ring_of_background() -> None:
     found = cut_cells(maps, CutRule(), SplitLengths(), 0.5)
     assert len(found.classes) == 1
     assert np.array_equal(found.labels > 0, disc)
+
+
+def test_pixels_far_from_every_nucleus_are_told_by_their_place() -> None:
+    """A bar that is longer than any nucleus may be."""
+    maps = np.zeros((1, 60, 200), np.uint8)
+    maps[0, 20:40, 30:170] = 255
+    lengths = SplitLengths(smooth_um=0)
+    found = cut_cells(maps, CutRule(), lengths, 0.5)
+    clipped = split_clumps(maps[0] > 0, lengths.at(0.5)).clipped
+    places = next(places for what, places in found.dropped.items() if what.startswith("pixels more than"))
+    assert len(places) > 100
+    assert np.array_equal(places, np.argwhere(clipped))

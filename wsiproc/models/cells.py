@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from annotated_types import Ge, Gt, Le
@@ -91,7 +92,7 @@ def cut_cells(
         classes[means[:, dab] * OD_STEP > cut.positive_dab_od] = 1
     dropped: dict[str, npt.NDArray[np.integer]] = {
         f"smaller than {rule.min_area * mpp**2:g} µm²": found.small,
-        f"pixels more than {split.reach_um:g} µm from the middle of a nucleus": np.argwhere(found.clipped),
+        f"pixels more than {split.reach_um:g} µm from the middle of a nucleus": _places(found.clipped),
     }
     labels = np.zeros(maps.shape[1:], np.int32)
     labels[box.slices] = found.labels
@@ -103,3 +104,9 @@ def cut_cells(
         labels[box.slices] = numbers[found.labels]
         classes, scores = classes[kept], scores[kept]
     return Instances(labels, classes, scores, {what: np.add(at, corner) for what, at in dropped.items()})
+
+
+def _places(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
+    """Where a mask (h, w) is set: (K, 2), (y, x); OpenCV looks it through several times faster than NumPy."""
+    found = cv2.findNonZero(mask.view(np.uint8))
+    return np.zeros((0, 2), np.int32) if found is None else np.asarray(found, np.int32).reshape(-1, 2)[:, ::-1]
