@@ -14,6 +14,7 @@ import shutil
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,15 +27,17 @@ from wsiproc.array.outline import trace
 from wsiproc.core.cells import CellTable, Rings
 from wsiproc.core.geometry import Grid, Region
 from wsiproc.devices import Device
-from wsiproc.executors import crew
+from wsiproc.executors import Crew, crew
 from wsiproc.io.parquet import write_part
 from wsiproc.io.slides import SlideSource
 from wsiproc.models import load_model
 from wsiproc.pipeline import (
+    Block,
     create_maps,
     create_pictures,
     export_tasks,
-    merge_cells,
+    merge_tasks,
+    number_blocks,
     render_tasks,
     save_overview,
 )
@@ -94,6 +97,13 @@ def make_parts(folder: Path, count: int) -> tuple[Job, list[Region]]:
     return job, regions
 
 
+def merged(job: Job, regions: list[Region], team: Crew) -> list[Block]:
+    """The cells of the regions, merged by a crew."""
+    tasks = [replace(task, after=()) for task in merge_tasks(job, regions)]  # the regions' parts are there
+    results = [result for _, result in team.run(tasks)]
+    return number_blocks({result["block"]: result["merged"] for result in results})
+
+
 def main(count: int, workers: int) -> None:
     """Time the stages and print them."""
     folder = Path(tempfile.mkdtemp()) / "slide"
@@ -101,20 +111,18 @@ def main(count: int, workers: int) -> None:
         job, regions = make_parts(folder, count)
         small, few = make_parts(folder.with_name("small"), 20_000)
         with crew("dask", workers) as team, Watch(psutil.Process()) as watch:
-            before = [block for block, _ in merge_cells(small, few)]
+            before = merged(small, few, team)
             for _ in team.run(export_tasks(small, before) + render_tasks(small, (), before)):
                 pass
             clock = time.perf_counter()
-            blocks, found = [], 0
-            for block, cells in merge_cells(job, regions):
-                blocks.append(block)
-                found += len(cells)
-            merged = time.perf_counter()
+            blocks = merged(job, regions, team)
+            there = time.perf_counter()
             for _ in team.run(export_tasks(job, blocks) + render_tasks(job, (), blocks)):
                 pass
             drawn = time.perf_counter()
         size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and ".work" not in p.parts)
-        stages = f"merge {merged - clock:.1f} s, render and export {drawn - merged:.1f} s"
+        found = sum(block.count for block in blocks)
+        stages = f"merge {there - clock:.1f} s, render and export {drawn - there:.1f} s"
         print(f"{found:,} cells, {workers} workers: {stages}")
         print(f"in all {drawn - clock:.1f} s, {size / 1e6:.0f} MB written")
         print(f"peak of all processes: RSS {watch.rss / GIB:.2f} GiB, PSS {watch.pss / GIB:.2f} GiB")

@@ -17,12 +17,13 @@ import time
 from pathlib import Path
 
 import psutil
-from million_cells import make_parts
+from million_cells import make_parts, merged
 from peak_memory import GIB, Watch
 
+from wsiproc.executors import crew
 from wsiproc.io.geojson import GeoJsonWriter, Piece, features_bytes
-from wsiproc.io.parquet import CellWriter
-from wsiproc.pipeline import merge_cells
+from wsiproc.io.parquet import CellWriter, read_part
+from wsiproc.pipeline import block_path
 
 WSIPROC = [sys.executable, "-m", "wsiproc.cli"]
 
@@ -31,25 +32,24 @@ def finished_slide(folder: Path, count: int) -> int:
     """The files of a finished slide that the commands read; how many cells it has."""
     job, regions = make_parts(folder, count)
     names, colours = list(job.classes), list(job.classes.values())
-    columns: list[str] = []
-    found = 0
-    for _, cells in merge_cells(job, regions[:1]):
-        columns = list(cells.measurements)
+    with crew("loop") as alone:
+        blocks = merged(job, regions, alone)
+    columns = list(read_part(block_path(job, blocks[0].region)).measurements)
     with (
         CellWriter(job.cells, job.classes, columns, job.frame.scale) as table,
         GeoJsonWriter(folder / "cells.geojson.gz") as features,
     ):
-        for block, cells in merge_cells(job, regions):
+        for block in blocks:
+            cells = read_part(block_path(job, block.region))
             table.write(cells)
             features.append(
                 Piece.of(*features_bytes(cells, block.first_id, job.fingerprint, names, colours, job.frame.scale))
             )
-            found += len(cells)
     slide = {"name": "slide", "shape": job.frame.slide, "mpp": job.frame.slide_mpp, "fingerprint": job.fingerprint}
     grid = {"shape": job.frame.grid, "mpp": job.frame.mpp, "scale": job.frame.scale}
     (folder / "run.json").write_text(json.dumps({"key": "k", "slide": slide, "grid": grid}))
     shutil.rmtree(job.work)
-    return found
+    return sum(block.count for block in blocks)
 
 
 def measured(*arguments: object) -> str:

@@ -22,13 +22,13 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-from million_cells import make_parts
+from million_cells import make_parts, merged
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from wsiproc.executors import crew
 from wsiproc.io.whole import write_json
-from wsiproc.pipeline import export_tasks, merge_cells, render_tasks
+from wsiproc.pipeline import export_tasks, render_tasks
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
@@ -61,8 +61,8 @@ def main(cells: int, tiles: int) -> None:
 def make_results(folder: Path, count: int) -> Path:
     """A finished slide with so many cells."""
     job, regions = make_parts(folder, count)
-    blocks = [block for block, _ in merge_cells(job, regions)]
     with crew("dask", 2) as team:
+        blocks = merged(job, regions, team)
         for _ in team.run(export_tasks(job, blocks) + render_tasks(job, (), blocks)):
             pass
     cells = sum(block.count for block in blocks)

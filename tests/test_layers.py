@@ -91,7 +91,6 @@ MAY_USE = {
         "workfolder",
         "settings",
         "io",
-        "core",
     },
     "profile": set(),
     "crews": {"plan", "devices", "executors", "settings"},

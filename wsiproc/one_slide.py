@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from wsiproc.core.geometry import Grid
 from wsiproc.crops import CropPlaces, take_crops
 from wsiproc.executors import Crew, Task, give_back_memory
+from wsiproc.io.parquet import read_part
 from wsiproc.io.whole import write_json
 from wsiproc.memory import MemoryWatch
 from wsiproc.pipeline import (
-    BLOCK,
     Block,
+    block_path,
     block_places,
     blocks_at,
     cell_tasks,
@@ -27,7 +27,8 @@ from wsiproc.pipeline import (
     create_pictures,
     export_tasks,
     finish,
-    merge_cells,
+    merge_tasks,
+    number_blocks,
     render_tasks,
     save_overview,
 )
@@ -111,7 +112,7 @@ def run_plan(
         done = _find_cells(plan, hands, profile)
     created.result()
     lap("infer and segment")
-    merged = _merge(plan, hands)
+    merged = _merge(plan, hands, done["merge"])
     give_back_memory()
     lap("merge")
     drawn = _draw(plan, merged, hands, profile)
@@ -151,9 +152,9 @@ def open_folder(plan: Plan) -> list[str]:
 
 
 def _find_cells(plan: Plan, hands: Hands, profile: Profile) -> dict[str, list[dict[str, Any]]]:
-    """Infer and segment all regions."""
-    done: dict[str, list[dict[str, Any]]] = {"infer": [], "segment": []}
-    tasks = cell_tasks(plan.job, plan.infer, plan.segment)
+    """Infer and segment all regions, and merge their cells; results by kind of task, of each kind in any order."""
+    done: dict[str, list[dict[str, Any]]] = {"infer": [], "segment": [], "merge": []}
+    tasks = cell_tasks(plan.job, plan.infer, plan.segment) + merge_tasks(plan.job, plan.segment)
     cells, mpx = 0, 0.0
     for number, (task, result) in enumerate(hands.run(tasks), start=1):
         done[task.key.split()[0]].append(result)
@@ -174,23 +175,22 @@ class _Merged:
     seams: SeamPlaces
 
 
-def _merge(plan: Plan, hands: Hands) -> _Merged:
-    """Sort and number the cells, and count on the way."""
+def _merge(plan: Plan, hands: Hands, results: Sequence[Mapping[str, Any]]) -> _Merged:
+    """Number the merged cells, and count on the way; ``results`` of merging."""
     job = plan.job
     mpp = float(np.mean(job.frame.mpp))
     merged = _Merged(
-        [],
+        number_blocks({result["block"]: result["merged"] for result in results}),
         ReportCells.empty(job.frame.grid, mpp, len(job.classes)),
         CropPlaces(),
         SeamPlaces(job.step, job.frame.grid, int(plan.key, 16)),
     )
-    total = len({block for region in plan.segment for block in Grid(job.frame.grid, BLOCK).touching(region.box)})
-    for block, cells in merge_cells(job, plan.segment):
-        merged.blocks.append(block)
+    for number, block in enumerate(merged.blocks, start=1):
+        cells = read_part(block_path(job, block.region))
         merged.sums.add(cells)
         merged.places.add(cells)
         merged.seams.add(cells)
-        hands.listen(Event(hands.slide, "merge", len(merged.blocks), total, int(merged.sums.counts.sum())))
+        hands.listen(Event(hands.slide, "merge", number, len(merged.blocks), int(merged.sums.counts.sum())))
         hands.watch.check()
     return merged
 

@@ -10,9 +10,9 @@ again, and ``run.json`` comes last.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,30 +42,29 @@ BLOCK = ngff.SHARD  # cells are merged, and labels drawn, by squares of this sid
 # --- merge -----------------------------------------------------------------------------------------------------------
 
 
-def merged_blocks(job: Job, regions: Sequence[Region]) -> Iterator[tuple[Region, CellTable]]:
-    """All cells, block after block along a Hilbert curve, sorted along it within each block.
+def merge_tasks(job: Job, regions: Sequence[Region]) -> list[Task]:
+    """A task a block that regions touch, each behind the regions whose cells it takes."""
+    parts: dict[Region, list[Region]] = {}
+    for region in regions:
+        for block in Grid(job.frame.grid, BLOCK).touching(region.box):
+            parts.setdefault(block, []).append(region)
+    return [
+        Task(f"merge {block.key}", merge_block, (job, block, tuple(some)), tuple(f"segment {r.key}" for r in some))
+        for block, some in parts.items()
+    ]
 
-    A pure function of the set of cells: how they were cut into parts leaves no trace. Blocks are aligned squares of
-    a power of two, so each is one stretch of the curve and the whole order needs no more memory than a block.
+
+def merge_block(job: Job, block: Region, parts: tuple[Region, ...]) -> dict[str, Any]:
+    """Sort the cells of a block into a file for those who draw it: a pure function of the set of cells.
+
+    How they were cut into parts leaves no trace.
     """
-    blocks = Grid(job.frame.grid, BLOCK)
-    touched = sorted({block for region in regions for block in blocks.touching(region.box)})
-    corners = np.array([(b.box.y, b.box.x) for b in touched], np.int64).reshape(-1, 2)
-    by_place = {(r.row, r.col): r for r in regions}
-    read = lru_cache(maxsize=4)(read_part)
-    for index in np.argsort(hilbert_index(corners)):
-        block = touched[index]
-        parts = [
-            by_place[r.row, r.col] for r in Grid(job.frame.grid, job.step).touching(block.box) if _has(by_place, r)
-        ]
-        tables = [read(job.part(r)) for r in parts]
-        cells = CellTable.concat([t.take(np.flatnonzero(inside(block.box, t.centroids))) for t in tables])
-        if len(cells):
-            yield block, cells.take(_hilbert_order(cells))
-
-
-def _has(by_place: dict[tuple[int, int], Region], region: Region) -> bool:
-    return (region.row, region.col) in by_place
+    begin_task()
+    meter = Meter()
+    tables = [read_part(job.part(part)) for part in parts]
+    cells = CellTable.concat([t.take(np.flatnonzero(inside(block.box, t.centroids))) for t in tables])
+    write_part(block_path(job, block), cells.take(_hilbert_order(cells)))
+    return {"block": block, "merged": len(cells)} | meter.facts()
 
 
 def _hilbert_order(cells: CellTable) -> npt.NDArray[np.int64]:
@@ -86,13 +85,20 @@ class Block:
     count: int
 
 
-def merge_cells(job: Job, regions: Sequence[Region]) -> Iterator[tuple[Block, CellTable]]:
-    """Sort and number all cells; each block is kept in a file for those who draw it, and passed on to be counted."""
-    first = 1
-    for region, cells in merged_blocks(job, regions):
-        write_part(block_path(job, region), cells)
-        yield Block(region, first, len(cells)), cells
-        first += len(cells)
+def number_blocks(merged: Mapping[Region, int]) -> list[Block]:
+    """Blocks with cells along a Hilbert curve, of all with how many each has.
+
+    Blocks are aligned squares of a power of two, so each is one stretch of the curve: cells that are sorted along it
+    within each block are sorted as a whole, and no more than a block is ever held.
+    """
+    corners = np.array([(region.box.y, region.box.x) for region in merged], np.int64).reshape(-1, 2)
+    regions, blocks, first = list(merged), [], 1
+    for place in np.argsort(hilbert_index(corners)):
+        count = merged[regions[place]]
+        if count:
+            blocks.append(Block(regions[place], first, count))
+        first += count
+    return blocks
 
 
 def block_places(blocks: Sequence[Block]) -> dict[tuple[int, int], Block]:

@@ -12,6 +12,7 @@ from typing import Any
 # Kinds of tasks → what their seconds were spent on, where the task does not say it itself.
 _TASKS = {
     "segment": "segment",
+    "merge": "merge",
     "overview": "overview",
     "labels": "labels",
     "maps": "coarse maps",
