@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from wsiproc.synthetic import write_synthetic_slide
 
 HEAVY = {
     "torch", "dask", "distributed", "zarr", "numba", "cv2", "scipy", "skimage", "pyarrow", "shapely", "openslide",
@@ -32,3 +35,16 @@ def test_what_runs_loads_no_torch_and_no_dask_before_they_are_needed() -> None:
     loaded = loaded_by("import wsiproc.slide_queue")
     assert loaded & {"torch", "dask", "distributed", "zarr", "openslide"} == set()
     assert "numba" in loaded, "the probe sees what is loaded"
+
+
+def test_a_run_needs_no_pandas(tmp_path: Path) -> None:
+    """Which takes a worker a quarter of a second to load; Arrow does where it is only offered NumPy's arrays."""
+    write_synthetic_slide(tmp_path / "small.tif", (900, 900), mpp=0.25, seed=5, tissue_fraction=0.5)
+    loaded = loaded_by(
+        "from pathlib import Path; from wsiproc.settings import Settings; from wsiproc.slide_queue import run_slides\n"
+        "settings = Settings(model='classical', executor='loop', workers=1)\n"
+        f"(outcome,) = run_slides([Path({str(tmp_path / 'small.tif')!r})], Path({str(tmp_path / 'out')!r}), settings)\n"
+        "assert outcome.run['counts']['cells'] > 0"
+    )
+    assert "pyarrow" in loaded
+    assert "pandas" not in loaded

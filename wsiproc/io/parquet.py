@@ -24,26 +24,31 @@ from wsiproc.io.whole import WholeFileWriter, whole_file
 def write_part(path: Path, cells: CellTable) -> None:
     """One region's cells (grid frame), whole or not at all: a temporary name, then a rename."""
     columns: dict[str, Any] = {
-        "class": cells.classes,
-        "score": cells.scores,
+        "class": _column(cells.classes),
+        "score": _column(cells.scores),
         "centroid": _rows(cells.centroids),
         "box": _rows(cells.boxes),
-        **{f"m:{name}": values for name, values in cells.measurements.items()},
-        "ring": pa.ListArray.from_arrays((2 * cells.rings.offsets).astype(np.int32), cells.rings.vertices.ravel()),
+        **{f"m:{name}": _column(values) for name, values in cells.measurements.items()},
+        "ring": pa.ListArray.from_arrays(
+            _column((2 * cells.rings.offsets).astype(np.int32)), _column(cells.rings.vertices.ravel())
+        ),
     }
-    with whole_file(path) as temporary:
-        pyarrow.feather.write_feather(pa.table(columns), temporary, compression="zstd", compression_level=1)
+    batch = pa.RecordBatch.from_arrays(list(columns.values()), list(columns))
+    squeezed = pa.ipc.IpcWriteOptions(compression=pa.Codec("zstd", 1))
+    # As Arrow's ``write_feather``, which would first import pandas.
+    with whole_file(path) as temporary, pa.ipc.new_file(temporary, batch.schema, options=squeezed) as writer:
+        writer.write_batch(batch)
 
 
 def read_part(path: Path) -> CellTable:
     """Cells of one region as ``write_part`` left them."""
-    table = pyarrow.feather.read_table(path, memory_map=False).combine_chunks()
+    table = pyarrow.feather.read_table(path, memory_map=False)
     return CellTable(
-        table["class"].to_numpy(),
-        table["score"].to_numpy(),
-        np.asarray(_chunk(table["centroid"], pa.list_(pa.float64(), 2)).flatten()).reshape(-1, 2),
+        numbers(table["class"]),
+        numbers(table["score"]),
+        numbers(table["centroid"], 2),
         _boxes(table),
-        {name[2:]: table[name].to_numpy() for name in table.column_names if name.startswith("m:")},
+        {name[2:]: numbers(table[name]) for name in table.column_names if name.startswith("m:")},
         _rings(table),
     )
 
@@ -53,32 +58,40 @@ def read_drawn(path: Path, near: Box) -> tuple[npt.NDArray[np.intp], DrawnCells]
 
     Of a part that lies beside the box, which mostly has none, little is read.
     """
-    rows = touching(_boxes(pyarrow.feather.read_table(path, ["box"], memory_map=False).combine_chunks()), near)
+    rows = touching(_boxes(pyarrow.feather.read_table(path, ["box"], memory_map=False)), near)
     if not len(rows):
         return rows, DrawnCells(np.zeros(0, np.uint8), np.zeros((0, 4), np.int32), Rings.concat([]))
-    table = pyarrow.feather.read_table(path, ["class", "box", "ring"], memory_map=False).combine_chunks()
-    return rows, DrawnCells(table["class"].to_numpy(), _boxes(table), _rings(table)).take(rows)
+    table = pyarrow.feather.read_table(path, ["class", "box", "ring"], memory_map=False)
+    return rows, DrawnCells(numbers(table["class"]), _boxes(table), _rings(table)).take(rows)
 
 
 def _boxes(table: Any) -> npt.NDArray[np.int32]:
-    return np.asarray(_chunk(table["box"], pa.list_(pa.int32(), 4)).flatten()).reshape(-1, 4)
+    return numbers(table["box"], 4)
 
 
 def _rings(table: Any) -> Rings:
-    ring = _chunk(table["ring"], pa.list_(pa.int32()))
-    lengths = np.asarray(ring.value_lengths()) // 2
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return Rings(offsets, ring.flatten().to_numpy().reshape(-1, 2))
+    ring = table["ring"].combine_chunks()
+    offsets = np.concatenate([[0], np.cumsum(np.from_dlpack(ring.value_lengths()) // 2)]).astype(np.int64)
+    vertices: npt.NDArray[np.int32] = np.from_dlpack(ring.flatten())
+    return Rings(offsets, vertices.reshape(-1, 2))
 
 
 def _rows(values: npt.NDArray[np.generic]) -> Any:
     """An (N, k) array as a column of fixed-size lists."""
-    return pa.FixedSizeListArray.from_arrays(values.ravel(), values.shape[1])
+    return pa.FixedSizeListArray.from_arrays(_column(values.ravel()), values.shape[1])
 
 
-def _chunk(column: Any, kind: Any) -> Any:
-    """The only chunk of a column; an empty one of the right type where the table has no rows."""
-    return column.chunk(0) if column.num_chunks else pa.array([], kind)
+def _column(values: npt.NDArray[np.generic]) -> Any:
+    """Numbers (N,) as an Arrow array. Arrow's own ``array`` would first import pandas."""
+    data = pa.py_buffer(np.ascontiguousarray(values))
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, data])
+
+
+def _texts(texts: Sequence[str]) -> Any:
+    """Texts as an Arrow array, as ``_column``."""
+    encoded = [text.encode() for text in texts]
+    ends = np.cumsum([0, *map(len, encoded)]).astype(np.int32)
+    return pa.Array.from_buffers(pa.string(), len(texts), [None, pa.py_buffer(ends), pa.py_buffer(b"".join(encoded))])
 
 
 class CellWriter(WholeFileWriter):
@@ -120,15 +133,15 @@ class CellWriter(WholeFileWriter):
         centres, boxes = cells.centroids * self._scale, cells.boxes
         bbox = [boxes[:, 1] * sx, boxes[:, 0] * sy, (boxes[:, 1] + boxes[:, 3]) * sx, (boxes[:, 0] + boxes[:, 2]) * sy]
         self._grow(bbox)
-        kind = pa.DictionaryArray.from_arrays(cells.classes.astype(np.int8), self._classes)
+        kind = pa.DictionaryArray.from_arrays(_column(cells.classes.astype(np.int8)), _texts(self._classes))
         return [
-            pa.array(ids.astype(np.uint32)),
+            _column(ids.astype(np.uint32)),
             kind,
-            pa.array(cells.scores),
-            pa.array(centres[:, 1]),
-            pa.array(centres[:, 0]),
-            pa.StructArray.from_arrays([pa.array(side) for side in bbox], fields=list(self._schema.field("bbox").type)),
-            *(pa.array(values) for values in cells.measurements.values()),
+            _column(cells.scores),
+            _column(centres[:, 1]),
+            _column(centres[:, 0]),
+            pa.StructArray.from_arrays([_column(side) for side in bbox], fields=list(self._schema.field("bbox").type)),
+            *(_column(values) for values in cells.measurements.values()),
             _wkb(cells.rings, self._scale),
         ]
 
@@ -214,7 +227,7 @@ class CellReader:
     def places(self, group: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32]]:
         """Centres (N, 2), (y, x) in level-0 px, and areas (N,) in µm², of a row group; nothing else is read."""
         table = self._file.read_row_group(group, columns=["centroid_y", "centroid_x", "area_um2"])
-        return _centres(table), table["area_um2"].to_numpy()
+        return _centres(table), numbers(table["area_um2"])
 
     def read(self, group: int, box: Box | None = None) -> tuple[npt.NDArray[np.uint32], CellTable]:
         """Ids (N,) and cells (grid frame) of a row group: all, or those with their centre in ``box`` (level-0 px)."""
@@ -230,7 +243,7 @@ class CellReader:
 
 def _centres(table: Any) -> npt.NDArray[np.float64]:
     """(N, 2), (y, x) in level-0 px."""
-    return np.stack([table["centroid_y"].to_numpy(), table["centroid_x"].to_numpy()], axis=1)
+    return np.stack([numbers(table["centroid_y"]), numbers(table["centroid_x"])], axis=1)
 
 
 def _cells(table: Any, facts: Any) -> tuple[npt.NDArray[np.uint32], CellTable]:
@@ -239,13 +252,13 @@ def _cells(table: Any, facts: Any) -> tuple[npt.NDArray[np.uint32], CellTable]:
     boxes, rings = _rings_from_wkb(table["geometry"], scale)
     cells = CellTable(
         class_codes(table, facts["classes"]),
-        table["score"].to_numpy(),
+        numbers(table["score"]),
         _centres(table) / scale,
         boxes,
-        {name: table[name].to_numpy() for name in facts["measurements"]},
+        {name: numbers(table[name]) for name in facts["measurements"]},
         rings,
     )
-    return table["id"].to_numpy(), cells
+    return numbers(table["id"]), cells
 
 
 def read_outlines(path: Path, row_group: int) -> DrawnCells:
@@ -275,9 +288,13 @@ def class_codes(table: Any, names: Sequence[str]) -> npt.NDArray[np.uint8]:
     return chosen
 
 
-def numbers(column: Any) -> npt.NDArray[Any]:
-    """The numbers of a column (N,), none of them missing. Arrow's own ``to_numpy`` would first import pandas."""
-    return np.from_dlpack(column.combine_chunks())
+def numbers(column: Any, each: int | None = None) -> npt.NDArray[Any]:
+    """The numbers of a column (N,), none of them missing; (N, ``each``) of one of lists of so many.
+
+    Arrow's own ``to_numpy`` would first import pandas.
+    """
+    whole = column.combine_chunks()
+    return np.from_dlpack(whole) if each is None else np.from_dlpack(whole.flatten()).reshape(-1, each)
 
 
 _WKB_HEAD = 13  # bytes: order, type, number of rings, number of points; then x and y of each point
