@@ -72,7 +72,7 @@ def _boxes(table: Any) -> npt.NDArray[np.int32]:
 def _rings(table: Any) -> Rings:
     ring = table["ring"].combine_chunks()
     offsets = np.concatenate([[0], np.cumsum(np.from_dlpack(ring.value_lengths()) // 2)]).astype(np.int64)
-    vertices: npt.NDArray[np.int32] = np.from_dlpack(ring.flatten())
+    vertices: Any = np.from_dlpack(ring.flatten())
     return Rings(offsets, vertices.reshape(-1, 2))
 
 
