@@ -28,7 +28,7 @@ import numpy as np
 from wsiproc.core.geometry import Box
 from wsiproc.executors import keep_memory
 from wsiproc.models import load_model
-from wsiproc.models.folder import load_network
+from wsiproc.models.folder import load_int8_network, load_network
 from wsiproc.plan import plan_slide
 from wsiproc.profile import NETWORK, lines
 from wsiproc.projection import WindowRule, needed_windows
@@ -45,12 +45,15 @@ def forward(model_name: str, precision: str, shapes: Sequence[Shape], threads: i
     torch.set_num_threads(threads)
     keep_memory()
     model = load_model(model_name)
-    network = load_network(model.folder, model.weights_sha256, "cpu")
+    if precision == "int8":
+        network = load_int8_network(model.folder, model.weights_sha256)
+    else:
+        network = load_network(model.folder, model.weights_sha256, "cpu")
     rng = np.random.default_rng(0)
     pictures = {shape: torch.from_numpy(rng.random((1, 3, *shape), np.float32)) for shape in set(shapes)}
     pictures = {shape: p.to(memory_format=torch.channels_last) for shape, p in pictures.items()}
-    half = precision != "float32"
-    with torch.inference_mode(), torch.autocast("cpu", getattr(torch, precision), enabled=half):
+    half = precision == "bfloat16"
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
         for picture in pictures.values():
             network(picture)
         started = time.perf_counter()
@@ -95,12 +98,12 @@ def main(slide: Path, workers: int, model: str) -> None:
     others = sum(line.seconds for line in lines(run) if line.what not in (NETWORK, "seam certificate"))
     print(f"{slide.name}: {run['tissue_mm2']:.2f} mm² of tissue, {run['counts']['cells']:,} cells, {workers} workers")
     print(f"whole run {seconds:.1f} s")
-    half = run["precision"]
+    own = run["precision"]
     for precision, what, some, processes, threads in (
         ("float32", "whole windows with tissue", shapes[0], 1, workers),
-        (half, "whole windows with tissue", shapes[0], 1, workers),
-        (half, "whole windows with tissue", shapes[0], workers, 1),
-        (half, "windows as the run cuts them", shapes[1], workers, 1),
+        (own, "whole windows with tissue", shapes[0], 1, workers),
+        (own, "whole windows with tissue", shapes[0], workers, 1),
+        (own, "windows as the run cuts them", shapes[1], workers, 1),
     ):
         network = alone(model, precision, some, processes, threads)
         mpx = sum(h * w for h, w in some) / 1e6
