@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load
 from torch import Tensor, nn
 
+import wsiproc.models.int8
 from tests.models.conftest import INPUT, picture, true_tissue
 from wsiproc.devices import Device, fast_int8
+from wsiproc.errors import ModelError
 from wsiproc.inference import predict
 from wsiproc.models import load_model
 from wsiproc.models.base import InWholeNumbers
@@ -168,3 +170,27 @@ def test_a_folder_with_peaks_is_computed_in_whole_numbers(distilled: Path, tmp_p
     assert 0 < np.abs(found - exact)[:, 0].mean() < 6
     made = [load_int8_network(tmp_path / "m", written.weights_sha256) for _ in range(2)]
     assert made[0] is made[1]  # once a process
+
+
+def test_peaks_that_are_wrong_are_found_before_they_spoil_a_run(distilled: Path, tmp_path: Path) -> None:
+    facts = read_folder(distilled)
+    assert isinstance(facts, DistilledFacts)
+    tensors = load((distilled / WEIGHTS).read_bytes())
+    written = write_folder(tmp_path / "m", dataclasses.replace(facts, int8_peaks=(1e-3,) * 10), tensors, "")
+    with pytest.raises(ModelError, match="its int8_peaks may be wrong"):
+        load_int8_network(tmp_path / "m", written.weights_sha256)
+
+
+def test_a_pytorch_without_such_layers_is_told(
+    distilled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object) -> None:
+        raise AttributeError("'_OpNamespace' 'onednn' object has no attribute 'qconv_prepack'")
+
+    facts = read_folder(distilled)
+    assert isinstance(facts, DistilledFacts)
+    tensors = load((distilled / WEIGHTS).read_bytes())
+    written = write_folder(tmp_path / "m", dataclasses.replace(facts, int8_peaks=(1.0,) * 10), tensors, "")
+    monkeypatch.setattr(wsiproc.models.int8, "_Convolution", missing)
+    with pytest.raises(ModelError, match=r"cannot compute 'distilled-test' in bytes .* use --precision float32"):
+        load_int8_network(tmp_path / "m", written.weights_sha256)

@@ -35,6 +35,7 @@ FORMAT = 1
 FACTS, WEIGHTS, CARD = "model.toml", "weights.safetensors", "README.md"
 _SHALLOW_BLOCKS = 2  # in layer1 of a ShallowResNet
 _OPTIONAL = {"int8_peaks"}  # without them a model is slower, and no other one
+_MOST_APART = 0.3  # standard deviations of logits in bytes from those in float32; 0.02 is usual
 _PICKLES = {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"}
 
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
@@ -281,14 +282,32 @@ def load_network(folder: Path, sha256: str, device: str) -> nn.Module:
 
 @lru_cache(maxsize=4)
 def load_int8_network(folder: Path, sha256: str) -> nn.Module:
-    """The network of a folder in whole numbers, for CPUs, made once a process. Raises ModelError."""
-    from wsiproc.models.int8 import Int8UNet
+    """The network of a folder in whole numbers, for CPUs, made once a process.
+
+    Raises ModelError, also where this PyTorch computes something else: it has no public name for such layers.
+    """
+    import torch
+
+    from wsiproc.models.int8 import Int8UNet, difference
     from wsiproc.models.networks import UNet
 
     network, facts = load_network(folder, sha256, "cpu"), read_folder(folder)
     assert isinstance(network, UNet)
     assert isinstance(facts, DistilledFacts)
-    return Int8UNet(network, facts.int8_peaks)
+    try:
+        whole = Int8UNet(network, facts.int8_peaks)
+        apart = difference(network, whole)
+    except (AttributeError, RuntimeError) as error:
+        raise ModelError(
+            f"PyTorch {torch.__version__} cannot compute {facts.name!r} in bytes ({error}): use --precision float32, "
+            "or a newer PyTorch"
+        ) from error
+    if apart > _MOST_APART:
+        raise ModelError(
+            f"{folder}: in bytes the network gives something else (logits {apart:.2f} standard deviations off, at most "
+            f"{_MOST_APART:g} expected). Use --precision float32; if it is your own model, its int8_peaks may be wrong"
+        )
+    return whole
 
 
 def load_weights(folder: Path, facts: ModelFacts, network: nn.Module) -> None:
