@@ -113,6 +113,13 @@ def test_a_mosaic_is_the_slide_side_by_side(tmp_path: Path) -> None:
         assert all(np.abs(copy - one.read(Box(0, 0, 700, 500), 0.5)).mean() < 4 for copy in copies)
 
 
+def test_stages_stand_beside_the_network(tmp_path: Path) -> None:
+    write_synthetic_slide(tmp_path / "some.tif", (600, 600), mpp=0.5, tissue_fraction=0.8)
+    printed = output_of("stages.py", str(tmp_path / "some.tif"), "--model", "classical")
+    assert all(f"| {stage} |" in printed for stage in ("network", "read", "segment", "merge", "labels", "GeoJSON"))
+    assert "all but the network and the seam certificate: " in printed
+
+
 def test_a_whole_run_is_held_against_its_network(tmp_path: Path) -> None:
     write_synthetic_slide(tmp_path / "drawn.tif", (600, 600), mpp=0.5, tissue_fraction=0.8)
     printed = output_of("whole_run.py", str(tmp_path / "drawn.tif"), "--workers", "1")
