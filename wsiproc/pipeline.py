@@ -26,7 +26,7 @@ from wsiproc.array.pyramid import level_count, level_shape
 from wsiproc.coarse import coarse_tasks
 from wsiproc.core.cells import CellTable
 from wsiproc.core.geometry import Box, Grid, Region
-from wsiproc.executors import Meter, Task
+from wsiproc.executors import Meter, Task, worker_name
 from wsiproc.io import ngff
 from wsiproc.io.geojson import GeoJsonWriter, Piece, features_bytes
 from wsiproc.io.parquet import CellWriter, read_drawn, read_part, write_part
@@ -64,7 +64,7 @@ def merge_block(job: Job, block: Region, parts: tuple[Region, ...]) -> dict[str,
     tables = [read_part(job.part(part)) for part in parts]
     cells = CellTable.concat([t.take(np.flatnonzero(inside(block.box, t.centroids))) for t in tables])
     write_part(block_path(job, block), cells.take(_hilbert_order(cells)))
-    return {"block": block, "merged": len(cells)} | meter.facts()
+    return {"block": block, "merged": len(cells), "worker": worker_name()} | meter.facts()
 
 
 def _hilbert_order(cells: CellTable) -> npt.NDArray[np.int64]:

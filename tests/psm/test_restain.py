@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from wsiproc.array.stains import STANDARD, Stains
 from wsiproc.psm.restain import restain
 
 HAEMATOXYLIN, EOSIN = (np.array(v, np.float32) / np.linalg.norm(v) for v in STANDARD["H&E"])
+BLUE, BROWN = (np.array(v, np.float32) / np.linalg.norm(v) for v in STANDARD["H-DAB"])
 
 
 def crop() -> tuple[np.ndarray, np.ndarray]:
@@ -22,6 +23,7 @@ def crop() -> tuple[np.ndarray, np.ndarray]:
 
 
 @given(st.integers(0, 10_000))
+@example(588)
 def test_the_ground_loses_its_eosin_and_labels_stay(seed: int) -> None:
     od, target = crop()
     before, inside = target.copy(), target[..., 0] == 1
@@ -30,7 +32,8 @@ def test_the_ground_loses_its_eosin_and_labels_stay(seed: int) -> None:
     assert np.isfinite(od).all()
     assert (od >= 0).all()
     assert od[~inside].sum(axis=1).max() < od[inside].sum(axis=1).min() + 0.5
-    assert np.median(od[~inside].sum(axis=1)) < 0.5 * EOSIN.sum() / 2
+    # Of the eosin at most a quarter stays, as a tint of both colours.
+    assert np.median(od[~inside].sum(axis=1)) <= 0.5 * 0.25 * (BLUE.sum() + BROWN.sum()) + 1e-6
 
 
 def test_some_nuclei_turn_brown_and_others_stay_blue() -> None:

@@ -102,9 +102,9 @@ def shard_at(level: int, shard: int) -> int:
 def write_pyramid(folder: Path, box: Box, pixels: npt.NDArray[Any], shard: int) -> None:
     """Write ``pixels`` (…, h, w) at ``box``, one whole shard of level 0, and their halves at the direct levels."""
     for level in range(direct_levels(shard)):
-        if not (folder / str(level)).exists():  # a small picture has few; zarr-python would take milliseconds to tell
-            break
         if level:
+            if not (folder / str(level)).exists():  # a small picture has few; zarr-python takes milliseconds to tell
+                break
             pixels = _halve(pixels)
         _write(folder, level, Box(box.y >> level, box.x >> level, *pixels.shape[-2:]), pixels)
 
