@@ -177,7 +177,7 @@ class CorrectedWriter(CellWriter):
         self, cells: CellTable, ids: npt.NDArray[np.integer], corrected: npt.NDArray[np.integer]
     ) -> None:
         """Append cells with their ids (N,) as one row group; ``corrected`` (N,): index into ``CORRECTED``."""
-        what = pa.DictionaryArray.from_arrays(corrected.astype(np.int8), list(CORRECTED))
+        what = pa.DictionaryArray.from_arrays(_column(corrected.astype(np.int8)), _texts(CORRECTED))
         self._append([*self._columns(cells, ids), what])
 
 
