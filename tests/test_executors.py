@@ -9,6 +9,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from wsiproc.errors import PlanError, RetryableError, SlideReadError, WorkerError
@@ -153,6 +154,44 @@ def test_a_task_that_kills_worker_after_worker_is_named(kind: str, monkeypatch: 
     monkeypatch.setattr("wsiproc.executors.handing_out.MOST_DEATHS", 4)  # time; that of Dask's own rounds
     with crew(kind, workers=2) as workers, pytest.raises(WorkerError, match="had 'deadly' in hand"):
         list(workers.run([Task("deadly", die, ())]))
+
+
+SCRIPT = """
+import os, sys, time
+from pathlib import Path
+from wsiproc.executors import Task, crew
+
+def busy(folder):
+    Path(folder, str(os.getpid())).touch()
+    time.sleep(600)
+
+def main():
+    with crew("processes", workers=2) as workers:
+        list(workers.run([Task(str(number), busy, (sys.argv[1],)) for number in range(2)]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_processes_end_with_a_driver_that_is_killed(tmp_path: Path) -> None:
+    script, pids = tmp_path / "script.py", tmp_path / "pids"
+    script.write_text(SCRIPT + 'if __name__ == "__main__":\n    main()\n')
+    pids.mkdir()
+    with subprocess.Popen([sys.executable, str(script), str(pids)]) as driver:
+        deadline = time.monotonic() + 60
+        while len(list(pids.iterdir())) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        workers = [psutil.Process(int(path.name)) for path in pids.iterdir()]
+        driver.kill()
+    assert psutil.wait_procs(workers, timeout=20)[1] == []
+
+
+def test_a_script_that_workers_cannot_import_is_told_what_it_lacks(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT + "main()\n")
+    done = subprocess.run([sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=100)
+    assert "WorkerError: 3 worker processes have ended before they began" in done.stderr
+    assert 'must stand under `if __name__ == "__main__":`' in done.stderr
 
 
 @pytest.mark.parametrize("kind", ["threads", "processes", "dask"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -205,12 +206,13 @@ def test_ctrl_c_ends_the_command_soon_and_says_how_to_go_on(
 ) -> None:
     command = [sys.executable, "-m", "wsiproc.cli", "run", *map(str, slides), "-o", str(tmp_path), "-m", "classical"]
     command += ["--region", "512", "--workers", "2"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True, start_new_session=True) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if "finding cells" in line:
                 break
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)  # a terminal interrupts the workers too
         _, rest = process.communicate(timeout=60)
     assert process.returncode == 130
     assert rest.splitlines()[-1] == "Stopped. The same command goes on from here."

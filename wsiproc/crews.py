@@ -105,4 +105,6 @@ class Crews:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is not None:
+            self.dismiss()
         self._close()

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,6 +32,7 @@ UInt8Array = npt.NDArray[np.uint8]
 Level = Literal["ok", "warning", "problem"]
 
 _SIDE_PX, _MPP = 608, 0.5  # of the slide that is drawn: a window of the default model with its halo fits, just
+_LOOPBACK = "only clusters need it; a firewall may close 127.0.0.1"
 _SLIDE_MPP = 0.25  # of the slide that workers are counted for: what scanners call 40x
 _TISSUE_MM2 = 100.0  # of a slide for which there should be room on the disk
 _LOSSY = 12.0  # mean difference in grey levels that a lossy codec may make of a smooth picture
@@ -74,7 +76,8 @@ def examine(out: Path, quick: bool = False) -> Iterator[Diagnosis]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         yield from _examine_files(Path(folder))
     if not quick:
-        yield _tried("Dask", check_dask, "use --executor processes; a firewall may close 127.0.0.1")
+        yield _tried("workers", partial(check_workers, "workers", "processes"), "use --executor loop")
+        yield _tried("Dask", partial(check_workers, "Dask", "dask"), _LOOPBACK)
     for name in _EXTRAS:
         yield check_extra(name)
 
@@ -382,16 +385,16 @@ def nvidia_driver() -> bool:
     return any(path.exists() for path in devices) or shutil.which("nvidia-smi") is not None
 
 
-def check_dask() -> Diagnosis:
-    """Start a cluster of one worker on this machine, have it answer, and end it."""
+def check_workers(what: str, kind: str) -> Diagnosis:
+    """Start one worker of that kind of executor on this machine, have it answer, and end it."""
     from wsiproc.executors import Task, crew
 
     started = time.perf_counter()
-    with crew("dask", workers=1) as workers:
+    with crew(kind, workers=1) as workers:
         answers = [answer for _, answer in workers.run([Task("hello", os.getpid, ())])]
     if answers == [os.getpid()] or len(answers) != 1:
         raise RuntimeError(f"a worker was asked for its process, and the answers are {answers}")
-    return Diagnosis("Dask", "ok", f"a worker starts, answers and ends in {time.perf_counter() - started:.1f} s")
+    return Diagnosis(what, "ok", f"a worker starts, answers and ends in {time.perf_counter() - started:.1f} s")
 
 
 def check_extra(name: str) -> Diagnosis:

@@ -40,9 +40,10 @@ def shrink(pixels: npt.NDArray[np.uint8], longest_px: int) -> npt.NDArray[np.uin
 
 def cell_density(counts: npt.NDArray[np.integer], bin_mm2: float) -> tuple[npt.NDArray[np.float64], float]:
     """Cells per mm² from counts (h, w) in bins of that area, smoothed a little; and what counts as dense."""
-    from scipy.ndimage import gaussian_filter
+    import cv2
 
-    density = gaussian_filter(counts / bin_mm2, 0.7, mode="constant")
+    smooth = cv2.GaussianBlur(counts / bin_mm2, (7, 7), 0.7, borderType=cv2.BORDER_CONSTANT)
+    density = smooth.astype(np.float64, copy=False)
     density[density < 0.5] = 0  # what is left of the filter's tails
     top = float(np.percentile(density[density > 0], 99)) if (density > 0).any() else 1.0
     return density, top

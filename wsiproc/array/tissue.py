@@ -14,7 +14,6 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import binary_fill_holes
 
 UInt8Array = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
@@ -218,9 +217,17 @@ def _find_pens(density: FloatArray, mpp: float) -> BoolArray:
 def _tidy(mask: BoolArray, mpp: float) -> BoolArray:
     """Close gaps, fill small holes, drop dust. What reaches the picture's border is no hole."""
     closed = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, _disc(_CLOSE_UM / mpp)) > 0
-    holes = np.asarray(binary_fill_holes(closed), np.bool_) & ~closed
+    holes = _holes(closed)
     filled = closed | (holes & ~_drop_small(holes, _LARGEST_HOLE_UM2 / mpp**2))
     return _drop_small(filled, min(_SMALLEST_TISSUE_UM2 / mpp**2, mask.size / 4))
+
+
+def _holes(mask: BoolArray) -> BoolArray:
+    """What 4-connected background (h, w) does not reach the picture's border."""
+    outside = np.pad(mask.astype(np.uint8), 1)
+    cv2.floodFill(outside, None, (0, 0), 1)
+    holes: BoolArray = outside[1:-1, 1:-1] == 0
+    return holes
 
 
 def _drop_small(mask: BoolArray, smallest_px: float) -> BoolArray:

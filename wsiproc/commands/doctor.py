@@ -15,7 +15,7 @@ DOCTOR_EXAMPLES = "Examples:  wsiproc doctor   ·   wsiproc doctor -o /data/resu
 
 def doctor(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder that results would go to.")] = Path("wsiproc-out"),
-    quick: Annotated[bool, typer.Option("--quick", help="Start no worker of Dask.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Start no workers.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For a bug report: JSON, without names of folders.")] = False,
 ) -> None:
     """Say what works on this machine and what to do about the rest; a small slide is drawn, read and searched for it.

@@ -91,15 +91,17 @@ def crew(
 ) -> Iterator[Crew]:
     """Workers for the time of the block.
 
-    ``kind``: one of ``KINDS``; *auto* is Dask, or the plain loop where a single task leaves nothing to share.
+    ``kind``: one of ``KINDS``; *auto* is processes, or the plain loop where a single task leaves nothing to share.
     ``scheduler``: address of an existing Dask cluster, whose workers are then used; ``patience``: how long to wait for
     those that are gone. Raises PlanError where that cluster does not answer or has no workers.
+
+    On one machine plain processes do what a local Dask cluster does, and leave more of its cores to the tasks.
     """
     workers = workers or available_cores()
     if scheduler is not None:
         kind = "dask"
     elif kind == "auto":
-        kind = "loop" if min(workers, tasks) < 2 else "dask"
+        kind = "loop" if min(workers, tasks) < 2 else "processes"
     if kind == "loop":
         yield Crew(kind, 1, None)
     elif kind == "threads":

@@ -128,7 +128,7 @@ def give_back_memory(above: float = 0.0) -> None:
 START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 """How worker processes are started: from a process that has imported what they need and done nothing else."""
 
-_PRELOAD = ["distributed", "wsiproc.rehearsal"]
+_PRELOAD = ["wsiproc.rehearsal"]
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
 """Environment of worker processes, each of which has one core."""
@@ -150,7 +150,7 @@ def warm_up(kind: str, workers: int | None, scheduler: str | None) -> None:
         return
     from multiprocessing import forkserver
 
-    multiprocessing.set_forkserver_preload(_PRELOAD)
+    multiprocessing.set_forkserver_preload([*_PRELOAD, "distributed"] if kind == "dask" else _PRELOAD)
     before = {name: os.environ.get(name) for name in ONE_THREAD}
     os.environ.update(ONE_THREAD)
     try:

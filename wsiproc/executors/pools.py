@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -130,22 +134,67 @@ class ThreadPool:
         return {"this process": question()}
 
 
-class ProcessPool:
-    """Processes of this machine, a pool of one each.
+class _Process:
+    """A process of this machine that does one task at a time; it starts with the first.
 
-    Where one dies, it is known which task it had, and only that is lost; one pool of many loses all at once.
+    They hold a pipe between them: the process says hello through it, and ends when nobody holds the other end.
+    """
+
+    def __init__(self) -> None:
+        self._ours, its = Pipe()
+        self._pool = ProcessPoolExecutor(1, mp_context=worker_context(), initializer=_begin, initargs=(its,))
+
+    def submit(self, task: Task) -> Future[Any]:
+        """Its result in the future; BrokenProcessPool, in the future or at once, where the process has died."""
+        return self._pool.submit(task.call, *task.args)
+
+    def said_hello(self) -> bool:
+        """Whether it came as far as to take a task, be it that it died since."""
+        return self._ours.poll()
+
+    def end(self, at_once: bool) -> None:
+        """Wait for its last task and its end, or ``at_once`` leave it to die, whatever it has in hand."""
+        if at_once:
+            self._ours.close()
+        self._pool.shutdown(wait=not at_once)
+        self._ours.close()
+
+
+def _begin(pipe: Connection[Any, Any]) -> None:
+    """In a new process: say hello, leave Ctrl-C to the one that started it, and end with that, even if it is killed.
+
+    Whatever is in hand then is done again, as after any death.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    pipe.send(None)
+
+    def end() -> None:
+        wait([pipe])
+        os._exit(1)
+
+    threading.Thread(target=end, daemon=True, name="end").start()
+
+
+_STILLBORN = 3  # processes on end that die before they begin, which cannot be chance
+
+
+class ProcessPool:
+    """Processes of this machine, each with one task in hand.
+
+    Where one dies, it is known which task it had, and only that is lost; Python's own pool of many loses all at once.
     """
 
     def __init__(self, workers: int) -> None:
-        self._pools = {str(number): _one_process() for number in range(workers)}
-        self._free = list(reversed(self._pools))
+        self._processes = {str(number): _Process() for number in range(workers)}
+        self._free = list(reversed(self._processes))
         self._waiting: list[tuple[Order, Future[Any]]] = []
         self._lock = threading.RLock()  # a future that is done already calls back at once
+        self._stillborn = 0
         self._dismissed = False
 
     def slots(self) -> tuple[int, int]:
         """As in Pool."""
-        return len(self._pools), 0
+        return len(self._processes), 0
 
     def submit(self, orders: Sequence[Order]) -> list[Future[Any]]:
         """As in Pool."""
@@ -158,9 +207,15 @@ class ProcessPool:
         return outcomes
 
     def check(self) -> None:
-        """Dead processes are replaced at once, until they are dismissed."""
+        """Dead processes are replaced at once, until they are dismissed, or where none ever begins."""
         if self._dismissed:
             raise WorkerError(_DISMISSED)
+        if self._stillborn >= _STILLBORN:
+            raise WorkerError(
+                f"{self._stillborn} worker processes have ended before they began. Each imports the script that "
+                'started it: what calls wsiproc there must stand under `if __name__ == "__main__":`. The command '
+                '`wsiproc run` and executor="loop" need nothing of it'
+            )
 
     def dismiss(self) -> None:
         """As in Pool."""
@@ -187,7 +242,7 @@ class ProcessPool:
     def _match(self) -> tuple[int, str] | None:
         """Place of the first waiting task that a free process may take, and the process."""
         for number, (order, _) in enumerate(self._waiting if self._free else ()):
-            avoid = order.avoid if len(order.avoid) < len(self._pools) else ()
+            avoid = order.avoid if len(order.avoid) < len(self._processes) else ()
             name = next((name for name in reversed(self._free) if name not in avoid), None)
             if name is not None:
                 return number, name
@@ -195,14 +250,15 @@ class ProcessPool:
 
     def _start(self, name: str, task: Task) -> Future[Any]:
         try:
-            return self._pools[name].submit(task.call, *task.args)
+            return self._processes[name].submit(task)
         except BrokenProcessPool:  # it died while it had nothing to do
             self._replace(name)
-            return self._pools[name].submit(task.call, *task.args)
+            return self._processes[name].submit(task)
 
     def _replace(self, name: str) -> None:
-        self._pools[name].shutdown(wait=False)
-        self._pools[name] = _one_process()
+        self._stillborn = 0 if self._processes[name].said_hello() else self._stillborn + 1
+        self._processes[name].end(at_once=True)
+        self._processes[name] = _Process()
 
     def _ended(self, name: str, outcome: Future[Any], running: Future[Any]) -> None:
         """Pass on how a try ended, and the process to the next task."""
@@ -227,12 +283,9 @@ class ProcessPool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        unwanted = self._dismissed or kind is not None  # nobody waits for what they have in hand
         self.dismiss()
         with self._lock:
-            pools = list(self._pools.values())
-        for pool in pools:
-            pool.shutdown()
-
-
-def _one_process() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(1, mp_context=worker_context())
+            processes = list(self._processes.values())
+        for process in processes:
+            process.end(at_once=unwanted)
