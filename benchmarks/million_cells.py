@@ -110,7 +110,7 @@ def main(count: int, workers: int) -> None:
     try:
         job, regions = make_parts(folder, count)
         small, few = make_parts(folder.with_name("small"), 20_000)
-        with crew("dask", workers) as team, Watch(psutil.Process()) as watch:
+        with crew("auto", workers) as team, Watch(psutil.Process()) as watch:
             before = merged(small, few, team)
             for _ in team.run(export_tasks(small, before) + render_tasks(small, (), before)):
                 pass

@@ -69,7 +69,7 @@ def one_slide(slide: Path, scratch: Path) -> None:
         for workers in (1, 2):
             out = scratch / f"{region}-{workers}"
             clock = time.perf_counter()
-            kind = "dask" if workers > 1 else "loop"
+            kind = "processes" if workers > 1 else "loop"
             (outcome,) = run_slides(
                 [slide], out, Settings(model="classical", region=region, workers=workers, executor=kind)
             )

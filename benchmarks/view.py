@@ -61,7 +61,7 @@ def main(cells: int, tiles: int) -> None:
 def make_results(folder: Path, count: int) -> Path:
     """A finished slide with so many cells."""
     job, regions = make_parts(folder, count)
-    with crew("dask", 2) as team:
+    with crew("auto", 2) as team:
         blocks = merged(job, regions, team)
         for _ in team.run(export_tasks(job, blocks) + render_tasks(job, (), blocks)):
             pass
