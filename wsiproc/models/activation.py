@@ -17,7 +17,7 @@ import numpy.typing as npt
 from wsiproc.models.base import Channel, Instances
 from wsiproc.models.cells import cut_cells
 from wsiproc.models.folder import ActivationFacts
-from wsiproc.models.learned import Learned, network_input
+from wsiproc.models.learned import Learned
 from wsiproc.models.readout import nucleus_probability, pixel_features, read_map
 from wsiproc.models.staining import dab_plane
 
@@ -37,8 +37,8 @@ class Activation(Learned):
     def _extra_channels(self) -> tuple[Channel, ...]:
         return (Channel("activation", (255, 160, 60)),)
 
-    def _read(self, network: nn.Module, od: Tensor) -> Sequence[Tensor]:
-        blocks = cast("ShallowResNet", network).shallow(network_input(od, self.gain, self.facts.input))
+    def _read(self, network: nn.Module, pictures: Tensor, od: Tensor) -> Sequence[Tensor]:
+        blocks = cast("ShallowResNet", network).shallow(pictures)
         activation = read_map(blocks, self.facts.readout, (od.shape[2], od.shape[3]))
         clusters = self.facts.clusters
         features = pixel_features(activation, od * self.gain, clusters.smooth_um / self.mpp)

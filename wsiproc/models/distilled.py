@@ -12,7 +12,7 @@ import numpy.typing as npt
 from wsiproc.models.base import Channel, Instances
 from wsiproc.models.cells import cut_cells
 from wsiproc.models.folder import DistilledFacts, load_int8_network
-from wsiproc.models.learned import Learned, network_input
+from wsiproc.models.learned import Learned
 from wsiproc.models.staining import dab_plane
 
 if TYPE_CHECKING:
@@ -44,10 +44,10 @@ class Distilled(Learned):
         """See ``InWholeNumbers``."""
         return self._predict(load_int8_network(self.folder, self.weights_sha256), windows)
 
-    def _read(self, network: nn.Module, od: Tensor) -> Sequence[Tensor]:
+    def _read(self, network: nn.Module, pictures: Tensor, od: Tensor) -> Sequence[Tensor]:
         import torch
 
-        logits: Tensor = network(network_input(od, self.gain, self.facts.input))
+        logits: Tensor = network(pictures)
         return torch.sigmoid(logits.float()).unbind(1)
 
     def instances(self, maps: npt.NDArray[np.uint8]) -> Instances:

@@ -2,25 +2,27 @@
 
 Weights are bytes with a scale for each channel of output, values between layers bytes with a scale for each layer,
 found once a model (Jacob et al. 2018). Sums are exact, so a pixel does not depend on what it is computed together with.
-The first layer is computed in float32: it is small, and all that a pixel's byte tells goes through it.
+The first layer is computed in float32: it is small, and all that a pixel's byte tells goes through it. Where two levels
+are joined the coarser is never enlarged, see ``join_kernels``, and its part of the sum is rounded to a byte of its own.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wsiproc.models.networks import UNet, halved
+from wsiproc.models.byte_values import as_bytes
+from wsiproc.models.networks import UNet, halved, interleave, join_kernels
 
 _Layer = Callable[[Tensor], Tensor]
 
 _STEPS = 255  # of a byte
 _WEIGHT_STEPS = 127  # of a byte with a sign
 _SHARE = 99.99  # per cent of values that a layer's scale reaches; the few above are cut
+_BELOW = 0.5  # of the peak, how far the coarser level's part of a sum may go below zero: lower sums are none, mostly
 
 
 def find_peaks(network: UNet, pictures: Iterable[Tensor]) -> tuple[float, ...]:
@@ -57,15 +59,20 @@ class Int8UNet(nn.Module):
     def __init__(self, network: UNet, peaks: Sequence[float]) -> None:
         super().__init__()
         blocks = [*network.down, *reversed(network.up)]
-        steps = _joined_alike([peak / _STEPS for peak in peaks], len(network.down))
+        steps = [peak / _STEPS for peak in peaks]
         convs = [layer for block in blocks for layer in block if isinstance(layer, nn.Conv2d)]
+        places = list(zip(convs, [0.0, *steps], steps, strict=False))
+        levels = len(network.down)
         self.first = _scaled(convs[0], steps[0])
-        layers: list[_Layer] = [self._first_bytes]
-        for conv, (before, step) in zip(convs[1:], itertools.pairwise(steps), strict=True):
-            layers.append(_Convolution(conv, before, step, torch.uint8))
-        pairs = list(zip(layers[::2], layers[1::2], strict=True))
-        self.down, self.up = pairs[: len(network.down)], pairs[len(network.down) :]
-        self.head = _Convolution(network.head, steps[-1], 1.0, torch.float32)
+        self.down: list[tuple[_Layer, _Layer]] = []
+        for level in range(levels):
+            first, second = places[2 * level : 2 * level + 2]
+            self.down.append((_Convolution(*first) if level else self._first_bytes, _Convolution(*second)))
+        self.up: list[tuple[_Join, _Layer]] = []
+        for level in reversed(range(levels - 1)):
+            (conv, before, step), second = places[2 * (levels + len(self.up)) :][:2]
+            self.up.append((_Join(conv, before, steps[2 * level + 1], step), _Convolution(*second)))
+        self.head = _Convolution(network.head, steps[-1])
 
     def forward(self, pictures: Tensor) -> Tensor:
         """See the class."""
@@ -76,10 +83,8 @@ class Int8UNet(nn.Module):
                 x = layer(x)
             skipped.append(x)
         x = skipped.pop()
-        for block in self.up:
-            x = _joined(x, skipped.pop())
-            for layer in block:
-                x = layer(x)
+        for join, layer in self.up:
+            x = layer(join(x, skipped.pop()))
         return self.head(x)
 
     def _first_bytes(self, pictures: Tensor) -> Tensor:
@@ -87,8 +92,7 @@ class Int8UNet(nn.Module):
 
         What is below zero becomes zero, which is the ReLU.
         """
-        values: Tensor = self.first(pictures).clamp_(0, _STEPS)
-        return torch.from_numpy(values.numpy().astype(np.uint8))  # several times faster than PyTorch's
+        return as_bytes(self.first(pictures).clamp_(0, _STEPS))
 
 
 def difference(network: UNet, whole: Int8UNet) -> float:
@@ -97,15 +101,6 @@ def difference(network: UNet, whole: Int8UNet) -> float:
     with torch.inference_mode():
         exact, found = network(stripes), whole(stripes)
     return float((found - exact).abs().mean() / exact.std().clamp(min=1e-6))
-
-
-def _joined_alike(steps: list[float], levels: int) -> list[float]:
-    """``steps`` of the layers, but where two are joined both have the larger one."""
-    steps = list(steps)
-    for level in range(levels - 1):
-        fine, deep = 2 * level + 1, 2 * (2 * levels - 2 - level) - 1
-        steps[fine] = steps[deep] = max(steps[fine], steps[deep])
-    return steps
 
 
 def _scaled(conv: nn.Conv2d, step: float) -> nn.Conv2d:
@@ -117,36 +112,56 @@ def _scaled(conv: nn.Conv2d, step: float) -> nn.Conv2d:
     return scaled.requires_grad_(False)
 
 
-class _Convolution:
-    """A layer on bytes (b, c, h, w): bytes with ReLU, or ``kind`` float32 without.
+class _Weights:
+    """Kernels (outputs, inputs, h, w) as bytes, and what else a layer on bytes takes; ``step``: of what it is given."""
 
-    ``before``, ``step``: what one step of a byte is worth, before and behind the layer.
+    def __init__(self, kernels: Tensor, bias: Tensor | None, padding: int, step: float) -> None:
+        scales = kernels.abs().amax((1, 2, 3)).clamp(min=1e-12) / _WEIGHT_STEPS
+        whole = (kernels / scales[:, None, None, None]).round_().to(torch.int8)
+        zeros = torch.zeros(len(kernels), dtype=torch.int32)
+        once, around = [1, 1], [padding, padding]
+        packed = torch.ops.onednn.qconv_prepack(whole, scales, step, 0, once, around, once, 1, None)
+        self.given = step, 0, packed, scales, zeros
+        self.rest = bias, once, around, once, 1
+
+
+class _Convolution:
+    """A layer on bytes (b, c, h, w).
+
+    ``before``, ``step``: what one step of a byte is worth, before and behind the layer, which ends in a ReLU; without
+    ``step`` it does not, and gives float32.
     """
 
-    def __init__(self, conv: nn.Conv2d, before: float, step: float, kind: torch.dtype) -> None:
-        weight = conv.weight.detach()
-        self._scales = weight.abs().amax((1, 2, 3)).clamp(min=1e-12) / _WEIGHT_STEPS
-        self._zeros = torch.zeros(len(weight), dtype=torch.int32)
-        steps = (weight / self._scales[:, None, None, None]).round_().to(torch.int8)
-        ones, padding = [1, 1], list(conv.padding)
-        self._weight = torch.ops.onednn.qconv_prepack(steps, self._scales, before, 0, ones, padding, ones, 1, None)
-        self._bias, self._before, self._padding = conv.bias, before, padding
-        self._step, self._kind, self._ending = step, kind, "relu" if kind is torch.uint8 else "none"
+    def __init__(self, conv: nn.Conv2d, before: float, step: float | None = None) -> None:
+        self._weights = _Weights(conv.weight.detach(), conv.bias, int(conv.padding[0]), before)
+        self._behind = (1.0, 0, torch.float32, "none") if step is None else (step, 0, torch.uint8, "relu")
 
     def __call__(self, x: Tensor) -> Tensor:
-        ones = [1, 1]
         found: Tensor = torch.ops.onednn.qconv2d_pointwise(
-            x, self._before, 0, self._weight, self._scales, self._zeros, self._bias, ones, self._padding, ones, 1,
-            self._step, 0, self._kind, self._ending, [], "",
-        )  # fmt: skip
+            x, *self._weights.given, *self._weights.rest, *self._behind, [], ""
+        )
         return found
 
 
-def _joined(deep: Tensor, fine: Tensor) -> Tensor:
-    """``deep`` (b, c, h, w), each pixel repeated to twice the size, and ``fine`` (b, c', 2h, 2w) behind it."""
-    (b, c, h, w), more = deep.shape, fine.shape[1]
-    both = deep.new_empty(b, h, 2, w, 2, c + more)
-    both[..., :c] = deep.permute(0, 2, 3, 1)[:, :, None, :, None]
-    joined = both.view(b, 2 * h, 2 * w, c + more)
-    joined[..., c:] = fine.permute(0, 2, 3, 1)
-    return joined.permute(0, 3, 1, 2)
+class _Join:
+    """A layer, with its ReLU, on a coarser level (b, c, h, w) and a finer one (b, c', 2h, 2w), as the U-Net joins them.
+
+    ``deep``, ``fine``, ``step``: what one step of a byte is worth in either and behind the layer.
+    """
+
+    def __init__(self, conv: nn.Conv2d, deep: float, fine: float, step: float) -> None:
+        channels = conv.in_channels - conv.out_channels
+        weight = conv.weight.detach()
+        self._deep = _Weights(join_kernels(weight[:, :channels]), None, 1, deep)
+        self._fine = _Weights(weight[:, channels:], conv.bias, 1, fine)
+        self._step, self._part = step, (step * (1 + _BELOW), round(_STEPS * _BELOW / (1 + _BELOW)))
+
+    def __call__(self, deep: Tensor, fine: Tensor) -> Tensor:
+        places = torch.ops.onednn.qconv2d_pointwise(
+            deep, *self._deep.given, *self._deep.rest, *self._part, torch.uint8, "none", [], ""
+        )
+        found: Tensor = torch.ops.onednn.qconv2d_pointwise.binary(
+            fine, *self._fine.given, interleave(places), *self._fine.rest, self._step, 0, torch.uint8, *self._part,
+            "sum", 1.0, "relu", [], "",
+        )  # fmt: skip
+        return found

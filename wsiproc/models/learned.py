@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from wsiproc.array.stains import Stains, estimate_stains
 from wsiproc.models.base import GRAIN, Channel
+from wsiproc.models.byte_values import of_each_byte
 from wsiproc.models.cells import cell_margin
 from wsiproc.models.folder import InputNumbers, ModelFacts, load_network
 from wsiproc.models.staining import (
@@ -122,14 +123,17 @@ class Learned:
 
     def _maps(self, network: nn.Module, windows: Tensor) -> Tensor:
         od = optical_density(windows, self.stains.white)
-        nucleus, *others = self._read(network, od)
+        nucleus, *others = self._read(network, of_each_byte(self._seen, windows), od)
         return stained_maps(nucleus, od, self.stains, *others)
 
+    def _seen(self, windows: Tensor) -> Tensor:
+        return network_input(optical_density(windows, self.stains.white), self.gain, self.facts.input)
+
     @abstractmethod
-    def _read(self, network: nn.Module, od: Tensor) -> Sequence[Tensor]:
+    def _read(self, network: nn.Module, pictures: Tensor, od: Tensor) -> Sequence[Tensor]:
         """Probability of a nucleus, then the planes of ``_extra_channels``: (b, h, w) float32 in [0, 1] each.
 
-        ``od``: (b, 3, h, w), before the gain.
+        ``pictures``: what the network sees; ``od``: (b, 3, h, w), before the gain.
         """
 
 

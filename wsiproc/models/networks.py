@@ -65,21 +65,29 @@ def _join(conv: nn.Module, deep: Tensor, fine: Tensor) -> Tensor:
     products for 9, the same sum but for rounding. Also known as sub-pixel convolution (Shi et al. 2016).
     """
     assert isinstance(conv, nn.Conv2d)
-    (h, w), channels = deep.shape[2:], deep.shape[1]
-    kernels = conv.weight[:, :channels]
+    channels = deep.shape[1]
+    places = nnf.conv2d(deep, join_kernels(conv.weight[:, :channels]), padding=1)
+    fine_kernels = conv.weight[:, channels:].contiguous(memory_format=torch.channels_last)
+    return nnf.conv2d(fine, fine_kernels, conv.bias, padding=1) + interleave(places)
+
+
+def join_kernels(kernels: Tensor) -> Tensor:
+    """The 3 × 3 ``kernels`` (outputs, c, 3, 3) on repeated pixels as 2 × 2 ones, place after place: see ``_join``."""
     for dim in (2, 4):
         first, middle, last = kernels.unbind(dim)
         above = torch.stack([first, middle + last], dim)
         below = torch.stack([first + middle, last], dim)
         kernels = torch.stack([above, below])
-    kernels = kernels.transpose(0, 1).flatten(0, 2).contiguous(memory_format=torch.channels_last)
-    places = nnf.conv2d(deep, kernels, padding=1)
-    fine_kernels = conv.weight[:, channels:].contiguous(memory_format=torch.channels_last)
-    joined = nnf.conv2d(fine, fine_kernels, conv.bias, padding=1)
-    enlarged = torch.empty_like(joined)
+    return kernels.transpose(0, 1).flatten(0, 2).contiguous(memory_format=torch.channels_last)
+
+
+def interleave(places: Tensor) -> Tensor:
+    """(b, 4c, h + 1, w + 1), what ``join_kernels`` give with a pixel of padding, as one picture (b, c, 2h, 2w)."""
+    b, c, (h, w) = len(places), places.shape[1] // 4, (side - 1 for side in places.shape[2:])
+    joined = places.new_empty(b, 2 * h, 2 * w, c).permute(0, 3, 1, 2)  # in the layout of channels last
     for place, (y, x) in zip(places.chunk(4, 1), itertools.product((0, 1), repeat=2), strict=True):
-        enlarged[:, :, y::2, x::2] = place[:, :, y : y + h, x : x + w]
-    return joined + enlarged
+        joined[:, :, y::2, x::2] = place[:, :, y : y + h, x : x + w]
+    return joined
 
 
 class ResidualBlock(nn.Module):

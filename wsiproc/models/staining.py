@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from wsiproc.array.stains import Stains, Vector, unmixing
 from wsiproc.core.palette import RGB
 from wsiproc.models.base import OD_STEP, Channel
+from wsiproc.models.byte_values import as_bytes, of_each_byte
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,6 +38,10 @@ def _shrink(picture: npt.NDArray[np.uint8], step: int) -> npt.NDArray[np.uint8]:
 
 def optical_density(windows: Tensor, white: Vector) -> Tensor:
     """(b, h, w, 3) uint8 → (b, 3, h, w) float32, log10 of ``white`` ÷ pixel, never negative."""
+    return of_each_byte(partial(_optical_density, white=white), windows)
+
+
+def _optical_density(windows: Tensor, white: Vector) -> Tensor:
     import torch
 
     glass = torch.tensor(white, device=windows.device).log10()
@@ -69,7 +75,7 @@ def stained_maps(nucleus: Tensor, od: Tensor, stains: Stains, *others: Tensor) -
     red, green, blue = od.unbind(1)
     amounts = [torch.addcmul(red * row[0], green, row[1]).addcmul_(blue, row[2]) for row in matrix / OD_STEP]
     planes = [nucleus * 255, *amounts, *(other * 255 for other in others)]
-    return torch.stack(planes, 1).round_().clamp_(0, 255).to(torch.uint8)
+    return as_bytes(torch.stack(planes, 1).round_().clamp_(0, 255))
 
 
 def stained_channels(stains: Stains) -> tuple[Channel, ...]:

@@ -18,10 +18,11 @@ from tests.models.conftest import picture
 from tests.test_pipeline import assert_same_cells, run_one
 from wsiproc.bridges.tiatoolbox.stains import REFERENCE, ColourLook, StainLook, StainNormalised, colour_table, look_of
 from wsiproc.core.geometry import Box
-from wsiproc.devices import Device
+from wsiproc.devices import Device, fast_int8
 from wsiproc.errors import OutputError, PlanError, SettingsError
 from wsiproc.inference import predict
 from wsiproc.io.slides import open_slide
+from wsiproc.models import load_model
 from wsiproc.models.classical import Classical
 from wsiproc.plan import choose_model
 from wsiproc.settings import CHOICES, Settings
@@ -82,6 +83,21 @@ def test_a_model_behind_a_normaliser_is_another_model() -> None:
     assert json.loads(json.dumps(some.calibration()))["stain_norm"]["target"]["strongest"] == list(look.strongest)
     for fact in ("mpp", "window", "halo", "margin", "classes", "channels", "weights_sha256", "half_precision"):
         assert getattr(some, fact) == getattr(Classical(), fact)
+
+
+@pytest.mark.skipif(not fast_int8(), reason="this processor does not multiply bytes exactly")
+def test_what_a_model_computes_in_bytes_it_computes_behind_a_normaliser_too() -> None:
+    look = REFERENCE["macenko"]
+    source = dataclasses.replace(look, strongest=(1.5, 0.8))
+    device = Device("cpu", "int8")
+    some = StainNormalised(load_model("default"), "macenko", source, look)
+    assert device.suited(some) == device
+    window = picture(seed=7)[None]
+    recoloured = colour_table(some.source, some.target, "cpu").numpy()[tuple(np.moveaxis(window, -1, 0))]
+    assert (recoloured != window).any()
+    assert (predict(some, window, device) == predict(some.model, recoloured, device)).all()
+    plain = StainNormalised(Classical(), "macenko", look, look)
+    assert device.suited(plain).precision == "float32"
 
 
 def test_a_target_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from wsiproc.bridges.tiatoolbox import load
 from wsiproc.core.geometry import Box
 from wsiproc.errors import PlanError, SettingsError
 from wsiproc.io.slides import open_slide
-from wsiproc.models.base import Channel, Instances, Model
+from wsiproc.models.base import Channel, Instances, InWholeNumbers, Model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -172,7 +172,20 @@ class StainNormalised:
 
     def predict(self, windows: Tensor) -> Tensor:
         """See ``Model``."""
-        return self.model.predict(_look_up(colour_table(self.source, self.target, str(windows.device)), windows))
+        return self.model.predict(self._recoloured(windows))
+
+    @property
+    def int8(self) -> bool:
+        """The model's."""
+        return isinstance(self.model, InWholeNumbers) and self.model.int8
+
+    def predict_int8(self, windows: Tensor) -> Tensor:
+        """See ``InWholeNumbers``."""
+        assert isinstance(self.model, InWholeNumbers)
+        return self.model.predict_int8(self._recoloured(windows))
+
+    def _recoloured(self, windows: Tensor) -> Tensor:
+        return _look_up(colour_table(self.source, self.target, str(windows.device)), windows)
 
     def instances(self, maps: UInt8Array) -> Instances:
         """See ``Model``."""

@@ -1,0 +1,40 @@
+"""Pictures of bytes to numbers and back, on a CPU several times faster than PyTorch does it by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def of_each_byte(function: Callable[[Tensor], Tensor], pictures: Tensor) -> Tensor:
+    """``function`` of pictures (b, h, w, 3) uint8, which gives (b, 3, h, w) float32 and looks at each byte alone.
+
+    On a CPU it is asked once for what becomes of each of the 256 bytes in each channel.
+    """
+    import torch
+
+    if pictures.device.type != "cpu":
+        return function(pictures)
+    b, h, w, c = pictures.shape
+    every = torch.arange(256, dtype=torch.uint8).view(1, 256, 1, 1).repeat(1, 1, 1, c)
+    tables = function(every)[0, :, :, 0].numpy()
+    values = np.empty((b, c, h, w), np.float32)
+    for picture, planes in zip(pictures.numpy(), values, strict=True):
+        for channel, table, plane in zip(cv2.split(picture), tables, planes, strict=True):
+            cv2.LUT(channel, np.ascontiguousarray(table), dst=plane)
+    return torch.from_numpy(values)
+
+
+def as_bytes(values: Tensor) -> Tensor:
+    """Values from 0 to 255 as uint8, what is behind the point cut off."""
+    import torch
+
+    if values.device.type != "cpu":
+        return values.to(torch.uint8)
+    return torch.from_numpy(values.numpy().astype(np.uint8))
