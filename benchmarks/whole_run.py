@@ -1,6 +1,6 @@
 """A whole run against the network alone, over the same slide, with as many processes.
 
-    python benchmarks/whole_run.py slide.svs [--workers 2] [--model default]
+    python benchmarks/whole_run.py slide.svs [--workers 2] [--model default] [--precision auto]
 
 First `wsiproc run` into an empty folder, from the start of Python to the last file. Then the network's forward pass and
 nothing else, after a first one that does not count: over whole windows with their halo wherever tissue is, by one
@@ -80,35 +80,35 @@ def windows(slide: Path, model_name: str, scratch: Path) -> tuple[list[Shape], l
     return [(side, side)] * len(whole), [seen_by(job.model, window).shape for window in cut]
 
 
-def whole(slide: Path, workers: int, model: str, out: Path) -> tuple[float, dict]:
+def whole(slide: Path, workers: int, model: str, precision: str, out: Path) -> tuple[float, dict]:
     """Seconds of `wsiproc run`, and its ``run.json``."""
     started = time.perf_counter()
-    command = [sys.executable, "-m", "wsiproc.cli", "run", slide, "-o", out, "-w", workers, "--model", model, "-q"]
+    command = [sys.executable, "-m", "wsiproc.cli", "run", slide, "-o", out, "-w", workers, "--model", model]
+    command += ["--precision", precision, "-q"]
     subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL)
     seconds = time.perf_counter() - started
     return seconds, json.loads(next(out.glob("*/run.json")).read_text())
 
 
-def main(slide: Path, workers: int, model: str) -> None:
+def main(slide: Path, workers: int, model: str, precision: str) -> None:
     """Run, then the network alone, then both side by side."""
     with tempfile.TemporaryDirectory() as scratch:
-        seconds, run = whole(slide, workers, model, Path(scratch))
+        seconds, run = whole(slide, workers, model, precision, Path(scratch))
         shapes = windows(slide, model, Path(scratch))
     tissue_mpx = run["tissue_mm2"] / 0.25**2
     others = sum(line.seconds for line in lines(run) if line.what not in (NETWORK, "seam certificate"))
     print(f"{slide.name}: {run['tissue_mm2']:.2f} mm² of tissue, {run['counts']['cells']:,} cells, {workers} workers")
     print(f"whole run {seconds:.1f} s")
     own = run["precision"]
-    for precision, what, some, processes, threads in (
-        ("float32", "whole windows with tissue", shapes[0], 1, workers),
-        (own, "whole windows with tissue", shapes[0], 1, workers),
+    for of_this, what, some, processes, threads in (
+        *[(each, "whole windows with tissue", shapes[0], 1, workers) for each in dict.fromkeys(["float32", own])],
         (own, "whole windows with tissue", shapes[0], workers, 1),
         (own, "windows as the run cuts them", shapes[1], workers, 1),
     ):
-        network = alone(model, precision, some, processes, threads)
+        network = alone(model, of_this, some, processes, threads)
         mpx = sum(h * w for h, w in some) / 1e6
         print(
-            f"network alone, {len(some)} {what} ({mpx:.1f} Mpx), {processes} × {threads} threads, {precision}: ", end=""
+            f"network alone, {len(some)} {what} ({mpx:.1f} Mpx), {processes} × {threads} threads, {of_this}: ", end=""
         )
         print(f"{network:.1f} s, {seconds / network:.2f} ×")
     for line in lines(run):
@@ -123,5 +123,6 @@ if __name__ == "__main__":
     parser.add_argument("slide", type=Path)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--model", default="default")
+    parser.add_argument("--precision", default="auto")
     arguments = parser.parse_args()
-    main(arguments.slide, arguments.workers, arguments.model)
+    main(arguments.slide, arguments.workers, arguments.model, arguments.precision)
