@@ -198,11 +198,12 @@ def _merge(plan: Plan, hands: Hands, results: Sequence[Mapping[str, Any]]) -> _M
 def _draw(plan: Plan, merged: _Merged, hands: Hands, profile: Profile) -> Drawn:
     """Table, GeoJSON, labels and pyramids, side by side, and the seams looked at again."""
     job, blocks = plan.job, merged.blocks
-    tasks = export_tasks(job, blocks) + render_tasks(job, plan.infer, blocks)
     by_place = block_places(blocks)
-    for place in merged.seams.choose(plan.windows):
-        near = blocks_at(job, place, by_place)
-        tasks.append(Task(f"seam {place.y} {place.x}", check_place, (job, place, near), gpu=True))
+    seen_again = [
+        Task(f"seam {place.y} {place.x}", check_place, (job, place, blocks_at(job, place, by_place)), gpu=True)
+        for place in merged.seams.choose(plan.windows)
+    ]
+    tasks = [*seen_again, *export_tasks(job, blocks), *render_tasks(job, plan.infer, blocks)]  # the longest go first
     left_out, seams = 0, []
     for number, (task, result) in enumerate(hands.run(tasks), start=1):
         profile.add(task.key, result)
