@@ -24,7 +24,7 @@ from wsiproc.array.measure import measurement_names
 from wsiproc.array.outline import fill
 from wsiproc.array.pyramid import level_count, level_shape
 from wsiproc.coarse import coarse_tasks
-from wsiproc.core.cells import CellTable
+from wsiproc.core.cells import CellTable, DrawnCells
 from wsiproc.core.geometry import Box, Grid, Region
 from wsiproc.executors import Meter, Task, worker_name
 from wsiproc.io import ngff
@@ -183,15 +183,23 @@ def render_labels(job: Job, shard: Box, blocks: tuple[Block, ...]) -> dict[str, 
     """Draw one shard of both label maps from the cells that may touch it."""
     begin_task()
     meter = Meter()
-    ids, kinds = np.zeros(shard.shape, np.uint32), np.zeros(shard.shape, np.uint8)
-    for block in blocks:
-        rows, cells = read_drawn(block_path(job, block.region), shard)
-        numbers = (block.first_id + rows).astype(np.uint32)
-        fill(ids, cells.rings.offsets, cells.rings.vertices, numbers, shard.y, shard.x)
-        fill(kinds, cells.rings.offsets, cells.rings.vertices, cells.classes + np.uint8(1), shard.y, shard.x)
-    ngff.write_pyramid(job.image / "labels/cells", shard, ids, BLOCK)
-    ngff.write_pyramid(job.image / "labels/classes", shard, kinds, BLOCK)
+    found = [read_drawn(block_path(job, block.region), shard) for block in blocks]
+    cells = DrawnCells.concat([some for _, some in found])
+    if len(cells):
+        numbers = np.concatenate([block.first_id + rows for block, (rows, _) in zip(blocks, found, strict=True)])
+        box = ngff.part_to_write(_around_all(cells.boxes).intersect(shard), shard, BLOCK)
+        ids, kinds = np.zeros(box.shape, np.uint32), np.zeros(box.shape, np.uint8)
+        fill(ids, cells.rings.offsets, cells.rings.vertices, numbers.astype(np.uint32), box.y, box.x)
+        fill(kinds, cells.rings.offsets, cells.rings.vertices, cells.classes + np.uint8(1), box.y, box.x)
+        ngff.write_pyramid(job.image / "labels/cells", box, ids, BLOCK)
+        ngff.write_pyramid(job.image / "labels/classes", box, kinds, BLOCK)
     return meter.facts()
+
+
+def _around_all(boxes: npt.NDArray[np.int32]) -> Box:
+    """The smallest box that holds all ``boxes`` (N, 4)."""
+    (y, x), (y1, x1) = boxes[:, :2].min(axis=0).tolist(), (boxes[:, :2] + boxes[:, 2:]).max(axis=0).tolist()
+    return Box(y, x, y1 - y, x1 - x)
 
 
 # --- export ----------------------------------------------------------------------------------------------------------

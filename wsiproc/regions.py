@@ -165,12 +165,14 @@ def infer_region(job: Job, region: Region) -> dict[str, Any]:
     begin_task()
     meter = Meter()
     windows = needed_windows(search_mask(job), job.frame.grid, region.box, job.window_rule)
-    maps = np.zeros((len(job.model.channels), *region.box.shape), np.uint8)
     done_mpx = sum(window.area for window in windows) / 1e6
     result: dict[str, Any] = {"key": region.key, "windows": len(windows), "mpx": done_mpx, "failed": None}
     try:
-        result |= predict_windows(job, region.box, windows, maps)
-        ngff.write_pyramid(job.maps, region.box, maps, job.step)
+        if windows:
+            box = ngff.part_to_write(_around(windows), region.box, job.step)
+            maps = np.zeros((len(job.model.channels), *box.shape), np.uint8)
+            result |= predict_windows(job, box, windows, maps)
+            ngff.write_pyramid(job.maps, box, maps, job.step)
     except SlideTimeoutError:
         _slide.cache_clear()  # the read may be stuck for good, and hold what the file needs
         raise

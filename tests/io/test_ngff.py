@@ -1,10 +1,13 @@
 import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import ome_zarr_models
 import yaozarrs
 import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from wsiproc.array.pyramid import halve_mode
 from wsiproc.core.geometry import Box, Grid
@@ -71,6 +74,32 @@ def test_every_level_lies_where_its_pixels_came_from(tmp_path: Path) -> None:
         assert scale["scale"] == [m * 2**level for m in MPP]
         # The first pixel's centre: half a pixel of its level from the slide's corner.
         assert np.allclose(moved["translation"], [m * 2**level / 2 for m in MPP])
+
+
+SIDE = st.integers(1, 1400)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 3000), st.integers(0, 1500), SIDE, SIDE, st.sampled_from([512, 1536, 2048, 4096]))
+def test_the_part_that_is_not_zero_makes_the_bytes_of_the_whole(y: int, x: int, h: int, w: int, shard: int) -> None:
+    """On the last shards of a picture whose sides are odd, too."""
+    shape = (3001, 2103)
+    region = next(r.box for r in Grid(shape, shard) if r.box.contains(min(y, 3000), min(x, 2102)))
+    filled = Box(y, x, h, w).intersect(region)
+    part = ngff.part_to_write(filled, region, shard)
+    assert part.intersect(filled) == filled
+    assert part.intersect(region) == part
+    pixels = np.zeros((2, *region.shape), np.uint8)
+    inside = filled.relative_to(region)
+    pixels[(slice(None), *inside.slices)] = np.random.default_rng(y).integers(0, 256, (2, *inside.shape), np.uint8)
+    files = []
+    for box in (region, part):
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch) / "maps.ome.zarr"
+            ngff.create_image(folder, shape, MPP, 5, [("Red", (255, 0, 0)), ("Green", (0, 255, 0))], shard)
+            ngff.write_pyramid(folder, box, pixels[(slice(None), *box.relative_to(region).slices)], shard)
+            files.append({path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()})
+    assert files[0] == files[1]
 
 
 def test_glass_leaves_no_file(tmp_path: Path) -> None:

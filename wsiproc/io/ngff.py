@@ -99,8 +99,18 @@ def shard_at(level: int, shard: int) -> int:
     return shard >> level if level < direct_levels(shard) else SHARD
 
 
+def part_to_write(box: Box, inside: Box, shard: int) -> Box:
+    """The smallest part of a shard (``inside``, its side ``shard`` px) that holds ``box`` and can be written alone."""
+    step = 1 << (direct_levels(shard) - 1)
+    y, x = box.y // step * step, box.x // step * step
+    return Box(y, x, -(-box.y1 // step) * step - y, -(-box.x1 // step) * step - x).intersect(inside)
+
+
 def write_pyramid(folder: Path, box: Box, pixels: npt.NDArray[Any], shard: int) -> None:
-    """Write ``pixels`` (…, h, w) at ``box``, one whole shard of level 0, and their halves at the direct levels."""
+    """Write ``pixels`` (…, h, w) at ``box``, all of a shard of level 0 that is not zero; and their halves, directly.
+
+    The box is a whole shard or, since zeros are mostly what tissue leaves of it, the ``part_to_write``.
+    """
     for level in range(direct_levels(shard)):
         if level:
             if not (folder / str(level)).exists():  # a small picture has few; zarr-python takes milliseconds to tell
