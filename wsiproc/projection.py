@@ -173,11 +173,11 @@ def disk_bytes(infer_px: int, channels: int, tissue_mm2: float) -> int:
 def run_seconds(windows: float, window_s: float, shards: int, cells: float, workers: int) -> float:
     """Projected time of a run, with the factors of the runs in ``docs/benchmarks.md``.
 
-    Side by side, workers have one thread each and share memory and caches, so a window takes 1.7 times what it takes
+    Side by side, workers have one thread each and share memory and caches, so a window takes 1.5 times what it takes
     alone; a label shard takes 0.2 s and a cell 30 µs to merge and write; starting workers and looking at the slide take
-    6 s.
+    4 s.
     """
-    return 6.0 + (windows * window_s * 1.7 + shards * 0.2 + cells * 3e-5) / workers
+    return 4.0 + (windows * window_s * 1.5 + shards * 0.2 + cells * 3e-5) / workers
 
 
 def require(what: str, needed: float, available: float, remedy: str) -> None:
