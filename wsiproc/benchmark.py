@@ -135,7 +135,7 @@ def run_benchmark(
         for picture in dataset.pictures
     ]
     workers = settings.workers or (1 if settings.device == "cuda" else min(available_cores(), _MAX_WORKERS))
-    with crew("loop" if min(workers, len(works)) < 2 else "processes", workers) as team:
+    with crew("auto", workers, tasks=len(works)) as team:
         results = _score(works, team, listen)
         _draw(results, team)
     return _report(dataset, out, list(named), results)
