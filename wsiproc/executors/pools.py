@@ -213,8 +213,8 @@ class ProcessPool:
         if self._stillborn >= _STILLBORN:
             raise WorkerError(
                 f"{self._stillborn} worker processes have ended before they began. Each imports the script that "
-                'started it: what calls wsiproc there must stand under `if __name__ == "__main__":`. The command '
-                '`wsiproc run` and executor="loop" need nothing of it'
+                "started it: it must be a file, and what calls wsiproc there must stand under `if __name__ == "
+                '"__main__":`. The command `wsiproc run` and executor="loop" need nothing of it'
             )
 
     def dismiss(self) -> None:
