@@ -14,13 +14,13 @@ import json
 import tempfile
 from pathlib import Path
 
+from peers import MPX_A_MM2
+from whole_run import CHECK, all_else
+
 import wsiproc
 from wsiproc.evaluate.tables import markdown_table
 from wsiproc.profile import NETWORK, lines
 from wsiproc.synthetic import write_synthetic_slide
-
-MPX_A_MM2 = 16.0
-CHECK = "seam certificate"  # a second look at what others have done
 
 
 def run_alone(slide: Path, model: str, out: Path) -> dict:
@@ -48,9 +48,8 @@ def print_stages(slide: Path, run: dict) -> None:
         if row.seconds > 0
     ]
     print(markdown_table(table))
-    others = sum(row.seconds for row in rows if row.what not in (NETWORK, CHECK))
     by_clock = ", ".join(f"{stage} {run['seconds'][stage]:.1f} s" for stage in ("plan", "prepare", "merge", "report"))
-    print(f"all but the network and the {CHECK}: {mpx / others:.1f} Mpx a s; by the clock: {by_clock}\n")
+    print(f"all but the network and the {CHECK}: {all_else(run):.1f} Mpx a s; by the clock: {by_clock}\n")
 
 
 def main(slides: list[Path], model: str) -> None:

@@ -105,6 +105,4 @@ class Crews:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None:
-            self.dismiss()
-        self._close()
+        self._open.__exit__(kind, error, trace)

@@ -61,16 +61,16 @@ class Int8UNet(nn.Module):
         blocks = [*network.down, *reversed(network.up)]
         steps = [peak / _STEPS for peak in peaks]
         convs = [layer for block in blocks for layer in block if isinstance(layer, nn.Conv2d)]
-        places = list(zip(convs, [0.0, *steps], steps, strict=False))
-        levels = len(network.down)
+        # Each with what a step is worth before and behind it; before the first there are none.
+        layers = zip(convs, [0.0, *steps[:-1]], steps, strict=True)
         self.first = _scaled(convs[0], steps[0])
         self.down: list[tuple[_Layer, _Layer]] = []
-        for level in range(levels):
-            first, second = places[2 * level : 2 * level + 2]
+        for level in range(len(network.down)):
+            first, second = next(layers), next(layers)
             self.down.append((_Convolution(*first) if level else self._first_bytes, _Convolution(*second)))
         self.up: list[tuple[_Join, _Layer]] = []
-        for level in reversed(range(levels - 1)):
-            (conv, before, step), second = places[2 * (levels + len(self.up)) :][:2]
+        for level in reversed(range(len(network.up))):
+            (conv, before, step), second = next(layers), next(layers)
             self.up.append((_Join(conv, before, steps[2 * level + 1], step), _Convolution(*second)))
         self.head = _Convolution(network.head, steps[-1])
 
