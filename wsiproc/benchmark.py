@@ -41,6 +41,7 @@ from wsiproc.evaluate.points import (
 from wsiproc.evaluate.tables import Line, markdown_table, write_lines
 from wsiproc.executors import Crew, Task, available_cores, crew
 from wsiproc.inference import predict
+from wsiproc.io.mirror import read_mirrored
 from wsiproc.io.ngff import CHUNK
 from wsiproc.io.slides import open_slide
 from wsiproc.models import load_model
@@ -277,8 +278,8 @@ def _cost(result: Result) -> dict[str, float]:
     with open_slide(work.picture.image, work.settings.mpp) as slide:
         h, w = grid_shape(slide.shape, slide.mpp, model.mpp)
         middle = Box((h - model.window) // 2, (w - model.window) // 2, model.window, model.window)
-        model = model.calibrate([slide.read(middle, model.mpp)])
-        window = slide.read(middle.pad(model.halo), model.mpp)[None]
+        model = model.calibrate([read_mirrored(slide, middle, model.mpp)])
+        window = read_mirrored(slide, middle.pad(model.halo), model.mpp)[None]
     columns = {"mpp": model.mpp}
     before = torch.get_num_threads()
     for threads in (1,) if device.name == "cuda" else sorted({1, available_cores()}):

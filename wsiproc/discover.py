@@ -22,6 +22,7 @@ from wsiproc.errors import PlanError, SettingsError, sentence
 from wsiproc.executors import give_back_memory
 from wsiproc.inference import predict
 from wsiproc.io.kinds import read_kinds, write_kinds
+from wsiproc.io.mirror import read_mirrored
 from wsiproc.models.base import Model
 from wsiproc.plan import choose_model, slide_source
 from wsiproc.regions import cell_table, stain_channels
@@ -162,7 +163,7 @@ def _sample_cells(path: Path, seen: Survey, settings: Settings, slides: int) -> 
     tables = []
     with slide_source(path, settings).open() as slide:
         for box in seen.boxes[:: -(-len(seen.boxes) // most)]:
-            pixels = slide.read(Box(box.y, box.x, model.window, model.window).pad(halo), model.mpp)
+            pixels = read_mirrored(slide, Box(box.y, box.x, model.window, model.window).pad(halo), model.mpp)
             maps = predict(model, pixels[None], device)[0, :, halo : halo + box.h, halo : halo + box.w]
             tables.append(_whole_cells(model, np.ascontiguousarray(maps), seen.frame.px_um2))
     cells = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}

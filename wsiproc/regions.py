@@ -27,6 +27,7 @@ from wsiproc.errors import SlideError, SlideReadError, SlideTimeoutError
 from wsiproc.executors import Meter, give_back_memory, keep_memory, worker_name
 from wsiproc.inference import predict_each
 from wsiproc.io import ngff
+from wsiproc.io.mirror import read_mirrored
 from wsiproc.io.parquet import write_part
 from wsiproc.io.slides import Slide, SlideSource
 from wsiproc.io.whole import write_json
@@ -224,7 +225,7 @@ def _inputs(
         seen = [seen_by(job.model, window) for window in row]
         strip = _around(seen)
         clock = time.perf_counter()
-        pixels = slide.read(strip, job.model.mpp)
+        pixels = read_mirrored(slide, strip, job.model.mpp)
         spent["read_s"] += time.perf_counter() - clock
         spent["read_mpx"] += strip.area / 1e6
         for some in _batches(seen, job.batch):
@@ -239,7 +240,7 @@ def _rows(windows: Sequence[Box], side: int) -> list[list[Box]]:
 
 
 def seen_by(model: Model, window: Box) -> Box:
-    """What the model sees of a window: whole grains, at the slide's edge too, and the halo."""
+    """What the model sees of a window: whole grains and the halo, mirrored where the slide ends."""
     h, w = (-(-side // model.grain) * model.grain for side in window.shape)
     return Box(window.y, window.x, h, w).pad(model.halo)
 
