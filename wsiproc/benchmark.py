@@ -24,9 +24,10 @@ from wsiproc._version import __version__
 from wsiproc.core.geometry import Box, grid_shape
 from wsiproc.devices import Device, choose_device
 from wsiproc.errors import OutputError, SettingsError, sentence
+from wsiproc.evaluate import areas
 from wsiproc.evaluate.compare import Row, Scores, evaluate, mean_scores, write_figure
 from wsiproc.evaluate.datasets import load_labels
-from wsiproc.evaluate.layouts import Dataset, Picture, load_truth
+from wsiproc.evaluate.layouts import Dataset, Kind, Picture, load_truth
 from wsiproc.evaluate.points import (
     RADIUS_UM,
     Count,
@@ -62,7 +63,7 @@ class Work:
 
     label: str
     picture: Picture
-    points: bool
+    kind: Kind
     classes: bool
     settings: Settings
     out: Path
@@ -73,19 +74,26 @@ class Work:
         """The folder of the model."""
         return self.out / self.label
 
+    @property
+    def marked(self) -> areas.MarkedPicture:
+        """The picture's entry in its list of areas."""
+        listed = areas.load_marks(self.picture.truth).pictures
+        return next(marked for marked in listed if self.picture.image.as_posix().endswith(marked.file))
+
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one picture: its scores, or the ``error`` that it ended with.
+    """What became of one picture: its scores or tallies, or the ``error`` that it ended with.
 
-    ``rank``: AJI or F1, by which the worst come first; ``folder``: the run's output; ``seconds``: of the whole run
-    when it was done.
+    ``rank``: AJI, F1 or less false cells per mm², by which the worst come first; ``folder``: the run's output;
+    ``seconds``: of the whole run when it was done.
     """
 
     work: Work
     status: str = "failed"
     folder: Path | None = None
     scores: Scores | dict[str, Count] | None = None
+    tallies: areas.Tallies | None = None
     rank: float = 0.0
     cells: int = 0
     seconds: float = 0.0
@@ -127,12 +135,12 @@ def run_benchmark(
     """
     named = _label_models([BASELINE, *(model for model in models if model != BASELINE)])
     mpp = settings.mpp or dataset.mpp
-    with open_slide(dataset.pictures[0].image, mpp):
+    with open_slide(dataset.pictures[0].image, mpp or dataset.pictures[0].mpp):
         pass  # no pixel size, or no such picture: said once, not once a picture
     settings = dataclasses.replace(settings, mpp=mpp, device=choose_device(settings.device).name)
     works = [
-        Work(label, picture, dataset.kind == "points", dataset.classes, each, out.absolute(), overwrite)
-        for label, each in ((label, _picture_settings(model, settings)) for label, model in named.items())
+        Work(label, picture, dataset.kind, dataset.classes, _of_picture(each, picture), out.absolute(), overwrite)
+        for label, each in ((label, _picture_settings(model, settings, dataset)) for label, model in named.items())
         for picture in dataset.pictures
     ]
     workers = settings.workers or (1 if settings.device == "cuda" else min(available_cores(), _MAX_WORKERS))
@@ -142,13 +150,20 @@ def run_benchmark(
     return _report(dataset, out, list(named), results)
 
 
-def _picture_settings(model: str, settings: Settings) -> Settings:
-    """How each picture is run: as a slide of nothing but tissue, in this process, in regions that suit the model."""
+def _picture_settings(model: str, settings: Settings, dataset: Dataset) -> Settings:
+    """How each picture is run: as a slide of nothing but tissue unless the dataset says otherwise, in this process, in
+    regions that suit the model.
+    """
     step = math.lcm(load_model(model).window, CHUNK)
     return Settings(
-        model, settings.mpp, tissue="all", region=max(1, settings.region // step) * step, device=settings.device,
-        precision=settings.precision, executor="loop", workers=1,
+        model, settings.mpp, tissue=dataset.tissue, region=max(1, settings.region // step) * step,
+        device=settings.device, precision=settings.precision, executor="loop", workers=1,
     )  # fmt: skip
+
+
+def _of_picture(settings: Settings, picture: Picture) -> Settings:
+    """``settings`` with the µm/px of one picture, unless all have the same."""
+    return dataclasses.replace(settings, mpp=settings.mpp or picture.mpp)
 
 
 def _label_models(models: Sequence[str]) -> dict[str, str]:
@@ -188,7 +203,10 @@ def score_picture(work: Work) -> Result:
 
 def _compare(work: Work, folder: Path, slide: dict[str, Any]) -> Result:
     """Scores of the cells in a run's ``folder``."""
-    if work.points:
+    if work.kind == "areas":
+        tallies = areas.count_false(cell_points(folder).yx, work.marked)
+        return Result(work, folder=folder, tallies=tallies, rank=-areas.total(tallies).per_mm2)
+    if work.kind == "points":
         truth = load_points(work.picture.truth)
         counts = count_points(cell_points(folder), truth, RADIUS_UM / slide["mpp"], work.classes)
         return Result(work, folder=folder, scores=counts, rank=headline_f1(counts))
@@ -218,7 +236,9 @@ def draw_picture(result: Result, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open_slide(work.picture.image, work.settings.mpp) as slide:
         pixels, shape, mpp = slide.read(Box(0, 0, *slide.shape), slide.mpp), slide.shape, slide.mpp
-    if work.points:
+    if work.kind == "areas":
+        areas.write_area_figure(path, cell_points(folder).yx, work.marked, pixels)
+    elif work.kind == "points":
         found, truth = cell_points(folder), load_points(work.picture.truth)
         write_point_figure(path, found, truth, pixels, RADIUS_UM / mpp, work.classes)
     else:
@@ -247,19 +267,27 @@ def _report(dataset: Dataset, out: Path, labels: Sequence[str], results: Sequenc
 
 
 def _picture_line(result: Result) -> Line:
-    scores = result.scores
-    columns = dataclasses.asdict(scores) if isinstance(scores, Scores) else picture_columns(scores or {})
     return {
         "model": result.work.label,
         "picture": result.work.picture.name,
-        **columns,
+        **_picture_scores(result),
         "cells": result.cells,
         "seconds": result.seconds,
     }
 
 
+def _picture_scores(result: Result) -> Line:
+    if result.tallies is not None:
+        return areas.picture_columns(result.tallies)
+    scores = result.scores
+    return dataclasses.asdict(scores) if isinstance(scores, Scores) else picture_columns(scores or {})
+
+
 def _means(good: Sequence[Result]) -> dict[str, float]:
     """The scores of one model on the dataset."""
+    tallies = [result.tallies for result in good if result.tallies is not None]
+    if tallies:
+        return areas.dataset_columns(tallies)
     rows = [Row(result.work.picture.name, result.scores) for result in good if isinstance(result.scores, Scores)]
     counts = [result.scores for result in good if isinstance(result.scores, dict)]
     if rows:
@@ -313,6 +341,11 @@ _NOTES = {
         "all pictures together; mean picture F1 and the errors are means over pictures, of absolute differences of "
         "counts."
     ),
+    "areas": (
+        "False cells per mm²: of all areas, of all but glass, the same for pictures of either role (*choosing*: "
+        "settings and models may be chosen by them; *reporting*: never), and of each kind. A cell is false where its "
+        "centre lies in an area in which no nucleus is seen. Areas: {areas}."
+    ),
     "classes": (
         " F1, precision and recall without a name are means of positive and negative, matched within the class; "
         "detection ignores the class. Ki-67 is positive / (positive + negative)."
@@ -329,8 +362,11 @@ def _markdown(done: Benchmark, settings: Settings) -> str:
     """The table of models with what one must know to read it."""
     dataset = done.dataset
     count, without = len(dataset.pictures), len(dataset.without)
-    note = _NOTES[dataset.kind].format(radius=RADIUS_UM) + _NOTES["classes"] * dataset.classes
-    resolution = f"{settings.mpp:g} µm/px" if settings.mpp else "µm/px as in the files"
+    listed = areas.load_marks(dataset.pictures[0].truth).pictures if dataset.kind == "areas" else ()
+    note = _NOTES[dataset.kind].format(radius=RADIUS_UM, areas=areas.describe(listed[:count]))
+    note += _NOTES["classes"] * dataset.classes
+    own = dataset.pictures[0].mpp is not None
+    resolution = "µm/px as listed" if own else f"{settings.mpp:g} µm/px" if settings.mpp else "µm/px as in the files"
     parts = [
         f"# {dataset.name}",
         f"{count} pictures of {dataset.folder}"

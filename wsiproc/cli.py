@@ -347,18 +347,22 @@ def evaluate(
 
 @app.command(
     epilog="Examples:  wsiproc benchmark monuseg MoNuSegTestData -m my-model   ·   "
-    "wsiproc benchmark bcdata ki67 -m my-model -m other-model   ·   wsiproc benchmark my-pictures --mpp 0.5"
+    "wsiproc benchmark bcdata ki67 -m my-model -m other-model   ·   wsiproc benchmark my-pictures --mpp 0.5   ·   "
+    "wsiproc benchmark benchmarks/no_nuclei.toml ../shared/data -m my-model"
 )
 def benchmark(
     dataset: Annotated[
         str,
         typer.Argument(
-            help="monuseg or bcdata; or a folder with images/ and labels/ or points/.",
+            help="monuseg or bcdata; a folder with images/ and labels/ or points/; or a TOML list of areas "
+            "without nuclei.",
             show_default=False,
             autocompletion=completion.datasets,
         ),
     ],
-    folder: Annotated[Path | None, typer.Argument(help="Where monuseg or bcdata is.", show_default=False)] = None,
+    folder: Annotated[
+        Path | None, typer.Argument(help="Where monuseg, bcdata or the listed pictures are.", show_default=False)
+    ] = None,
     model: Annotated[
         list[str] | None,
         typer.Option(

@@ -206,11 +206,14 @@ def picture_progress(dataset: Dataset) -> Iterator[Callable[[int, int, Result], 
         yield listen
 
 
+_SCORES = {"labels": "AJI", "points": "F1", "areas": "false cells per mm²"}
+
+
 def _result_line(result: Result, head: str) -> Text:
     """One line about one picture of a benchmark."""
     if result.error:
         return Text(f"{head}: failed: {result.error}", style="red")
-    score = f"{'F1' if result.work.points else 'AJI'} {result.rank:.3f}"
+    score = f"{_SCORES[result.work.kind]} {abs(result.rank):.3f}"
     return Text(f"{head}: {result.status}, {score}, {result.cells:,} cells in {result.seconds:.1f} s")
 
 

@@ -2,7 +2,8 @@
 
 Three forms are found by looking: ``images/`` beside ``labels/`` (instance labels, as :func:`load_labels` reads them),
 ``images/`` beside ``points/`` (CSV: x, y, class), and pictures with ImageScope XML anywhere below, as MoNuSeg is
-published. A dataset's name adds what its files do not say.
+published. A dataset's name adds what its files do not say. A fourth is a list of areas without nuclei (TOML), which
+names its pictures itself.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from typing import Literal
 
 from wsiproc.errors import SettingsError
 from wsiproc.evaluate.aperio import aperio_polygons
+from wsiproc.evaluate.areas import load_marks
 from wsiproc.evaluate.datasets import Labels, is_labelled, load_labels, rasterise, stem
 from wsiproc.evaluate.points import KINDS, load_points
 
-Kind = Literal["labels", "points"]
+Kind = Literal["labels", "points", "areas"]
 
 DATASETS: dict[str, tuple[Kind, float]] = {"monuseg": ("labels", 0.25), "bcdata": ("points", 0.25)}
 """Known names: what their truths are, and the µm/px of their pictures (40x)."""
@@ -28,18 +30,20 @@ _PICTURE = re.compile(r"(\.ome)?\.(png|tiff?|jpe?g|bmp|svs)$", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture and the file that holds its truth."""
+    """A picture and the file that holds its truth; ``mpp`` µm/px where the truth says it."""
 
     name: str
     image: Path
     truth: Path
+    mpp: float | None = None
 
 
 @dataclass(frozen=True)
 class Dataset:
     """Pictures with truths, sorted by name, and the names of those ``without``; ``mpp`` µm/px where it is known.
 
-    ``classes``: whether the truths are points of the classes of Ki-67, to be compared a class at a time.
+    ``classes``: whether the truths are points of the classes of Ki-67, to be compared a class at a time; ``tissue``:
+    how the runs find tissue.
     """
 
     name: str
@@ -49,6 +53,7 @@ class Dataset:
     mpp: float | None
     pictures: tuple[Picture, ...]
     without: tuple[str, ...]
+    tissue: str = "all"
 
 
 def find_dataset(name: str, folder: Path | None = None, limit: int | None = None) -> Dataset:
@@ -56,6 +61,8 @@ def find_dataset(name: str, folder: Path | None = None, limit: int | None = None
 
     SettingsError for unknown names, and for folders without pictures, without truths, or with truths of no picture.
     """
+    if name.lower().endswith(".toml"):
+        return _areas(Path(name), folder, limit)
     kind, mpp = DATASETS.get(name, (None, None))
     if name in DATASETS:
         if folder is None:
@@ -63,7 +70,8 @@ def find_dataset(name: str, folder: Path | None = None, limit: int | None = None
     elif folder is not None or not Path(name).is_dir():
         raise SettingsError(
             f"{name!r} is neither a dataset with a known layout ({', '.join(DATASETS)}) nor a folder; "
-            f"give one of these and a folder, or only a folder with images/ and labels/ or points/"
+            f"give one of these and a folder, only a folder with images/ and labels/ or points/, or a list of areas "
+            "(.toml) and the folder of its pictures"
         )
     folder = folder or Path(name)
     if not folder.is_dir():
@@ -78,6 +86,25 @@ def find_dataset(name: str, folder: Path | None = None, limit: int | None = None
     classes = bool(named) and named <= set(KINDS)
     label = name if name in DATASETS else folder.resolve().name
     return Dataset(label, folder, found, classes, mpp, tuple(pictures), tuple(without))
+
+
+def _areas(marks: Path, folder: Path | None, limit: int | None) -> Dataset:
+    """The pictures of a list of areas, which are sought in ``folder``, by default that of the list."""
+    folder = folder or marks.parent
+    listed = load_marks(marks)
+    images = [folder / picture.file for picture in listed.pictures]
+    missing = [image for image in images if not image.exists()]
+    if missing:
+        raise SettingsError(f"{marks}: {len(missing)} of {len(images)} pictures are not in {folder}: {missing[0]} …")
+    names = [_PICTURE.sub("", image.name) for image in images]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise SettingsError(f"{marks}: pictures of one name: {', '.join(twice[:3])}; their results would be mixed up")
+    pictures = [
+        Picture(name, image, marks, picture.mpp)
+        for name, image, picture in zip(names, images, listed.pictures, strict=True)
+    ]
+    return Dataset(marks.stem, folder, "areas", False, None, tuple(pictures[:limit]), (), listed.tissue)
 
 
 def load_truth(path: Path, shape: tuple[int, int]) -> Labels:

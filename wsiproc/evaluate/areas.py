@@ -1,0 +1,186 @@
+"""Areas that hold no nucleus: every cell that is found there is false, and is counted per mm².
+
+A list of areas is a TOML file of pictures, each with its µm/px, its role and the areas drawn on it; see
+``benchmarks/no_nuclei.toml``.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import shapely
+from PIL import Image, ImageDraw
+
+from wsiproc.errors import SettingsError
+from wsiproc.evaluate.compare import PREDICTION_RGB, TRUTH_RGB
+
+ROLES = ("choosing", "reporting")
+"""Whether settings and models may be chosen by a picture, or it only reports."""
+GLASS = "glass"
+_MARK_PX = 4
+
+
+@dataclass(frozen=True)
+class Area:
+    """What it shows, as in *collagen*, and where it is: ``shape`` (x, y) px of the picture."""
+
+    kind: str
+    shape: shapely.Geometry
+
+
+@dataclass(frozen=True)
+class MarkedPicture:
+    """A picture and its areas: ``file`` below the folder of data, ``mpp`` µm/px, ``role`` one of ``ROLES``."""
+
+    file: str
+    mpp: float
+    role: str
+    areas: tuple[Area, ...]
+
+
+@dataclass(frozen=True)
+class Marks:
+    """A list of areas. ``tissue``: how the run finds tissue; ``all`` where pictures are cut from tissue."""
+
+    tissue: str
+    pictures: tuple[MarkedPicture, ...]
+
+
+@dataclass(frozen=True)
+class Tally:
+    """False cells, and the area in which they were looked for."""
+
+    cells: int = 0
+    mm2: float = 0.0
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(self.cells + other.cells, self.mm2 + other.mm2)
+
+    @property
+    def per_mm2(self) -> float:
+        """False cells per mm²; 0 where there is no area."""
+        return self.cells / self.mm2 if self.mm2 else 0.0
+
+
+Tallies = Mapping[tuple[str, str], Tally]
+"""Tallies of one picture or of several, by role and kind."""
+
+
+def load_marks(path: Path) -> Marks:
+    """The list of areas in a TOML file; SettingsError where it is something else, with the place."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"cannot read a list of areas from {path}: {error}") from error
+    pictures = []
+    for number, entry in enumerate(values.get("picture", ()), start=1):
+        try:
+            pictures.append(_picture(entry))
+        except (KeyError, TypeError, ValueError, AttributeError, shapely.errors.ShapelyError) as error:
+            raise SettingsError(
+                f"{path}: picture {number}: {error!r}; each needs file, mpp, role ({' or '.join(ROLES)}) and areas, "
+                "each of these kind and rings of at least three [x, y]"
+            ) from error
+    if not pictures:
+        raise SettingsError(f"{path}: no [[picture]] in it; see benchmarks/no_nuclei.toml for a list of areas")
+    return Marks(str(values.get("tissue", "all")), tuple(pictures))
+
+
+def _picture(entry: dict[str, Any]) -> MarkedPicture:
+    if entry["role"] not in ROLES:
+        raise ValueError(f"role is {entry['role']!r}")
+    areas = tuple(Area(str(area["kind"]), _shape(area)) for area in entry["areas"])
+    return MarkedPicture(str(entry["file"]), float(entry["mpp"]), str(entry["role"]), areas)
+
+
+def _shape(area: dict[str, Any]) -> shapely.Geometry:
+    """The rings' insides without the discs (x, y, radius) to ignore."""
+    rings = [shapely.Polygon(ring) for ring in area["rings"]]
+    crossed = [ring for ring in rings if not ring.is_valid]
+    if crossed or not rings:
+        raise ValueError(f"a ring crosses itself: {crossed[0].wkt[:60]}" if crossed else "no rings")
+    discs = [shapely.Point(x, y).buffer(radius) for x, y, radius in area.get("ignore", ())]
+    return shapely.difference(shapely.union_all(rings), shapely.union_all(discs))
+
+
+def count_false(yx: npt.NDArray[np.float64], picture: MarkedPicture) -> dict[tuple[str, str], Tally]:
+    """Tallies of the cells with these centres (N, 2), in px of the picture, by role and kind."""
+    tallies: dict[tuple[str, str], Tally] = {}
+    for area in picture.areas:
+        key = (picture.role, area.kind)
+        mm2 = area.shape.area * picture.mpp**2 / 1e6
+        inside = int(shapely.contains_xy(area.shape, yx[:, 1], yx[:, 0]).sum())
+        tallies[key] = tallies.get(key, Tally()) + Tally(inside, mm2)
+    return tallies
+
+
+def total(tallies: Tallies) -> Tally:
+    """All kinds and roles together."""
+    return sum(tallies.values(), Tally())
+
+
+def picture_columns(tallies: Tallies) -> dict[str, str | float]:
+    """Role, false cells, area and density of one picture by name."""
+    (role,) = {role for role, _ in tallies}
+    whole = total(tallies)
+    return {"role": role, "false": whole.cells, "mm2": whole.mm2, "false_per_mm2": whole.per_mm2}
+
+
+def dataset_columns(pictures: Sequence[Tallies]) -> dict[str, float]:
+    """False cells per mm² by name: of all areas, of all but glass, of each role likewise, and of each kind.
+
+    There is more glass than anything else, and it is the easiest.
+    """
+    keys = sorted({key for tallies in pictures for key in tallies})
+    merged = {key: sum((tallies.get(key, Tally()) for tallies in pictures), Tally()) for key in keys}
+    columns = _densities("", merged)
+    for role in ROLES:
+        columns |= _densities(f"{role}_", {key: tally for key, tally in merged.items() if key[0] == role})
+    return columns | {kind: tally.per_mm2 for kind, tally in by_kind(merged).items()}
+
+
+def _densities(prefix: str, tallies: Tallies) -> dict[str, float]:
+    """Density of all, and of all but glass; of nothing none."""
+    if not tallies:
+        return {}
+    but_glass = total({key: tally for key, tally in tallies.items() if key[1] != GLASS})
+    return {f"{prefix}false_per_mm2": total(tallies).per_mm2, f"{prefix}but_glass": but_glass.per_mm2}
+
+
+def by_kind(tallies: Tallies) -> dict[str, Tally]:
+    """Tallies by kind, whatever the role."""
+    kinds = sorted({kind for _, kind in tallies})
+    return {kind: sum((tally for (_, k), tally in tallies.items() if k == kind), Tally()) for kind in kinds}
+
+
+def describe(pictures: Sequence[MarkedPicture]) -> str:
+    """How much of each kind there is, in words: ``collagen 0.068 mm² (31)``, with the number of areas."""
+    nowhere = np.empty((0, 2))
+    merged: dict[str, Tally] = {}
+    for picture in pictures:
+        for kind, tally in by_kind(count_false(nowhere, picture)).items():
+            merged[kind] = merged.get(kind, Tally()) + tally
+    numbers = {kind: sum(area.kind == kind for picture in pictures for area in picture.areas) for kind in merged}
+    return ", ".join(f"{kind} {tally.mm2:.4f} mm² ({numbers[kind]})" for kind, tally in sorted(merged.items()))
+
+
+def write_area_figure(
+    path: Path, yx: npt.NDArray[np.float64], picture: MarkedPicture, pixels: npt.NDArray[np.uint8]
+) -> None:
+    """PNG of ``pixels`` (h, w, 3) with the outlines of the areas in blue and orange crosses on the false cells."""
+    canvas = Image.fromarray(pixels)
+    draw = ImageDraw.Draw(canvas)
+    for area in picture.areas:
+        for part in shapely.get_parts(area.shape):
+            for ring in (part.exterior, *part.interiors):
+                draw.line(list(ring.coords), fill=TRUTH_RGB, width=2)
+        for y, x in yx[shapely.contains_xy(area.shape, yx[:, 1], yx[:, 0])]:
+            for dy in (-_MARK_PX, _MARK_PX):
+                draw.line((x - _MARK_PX, y - dy, x + _MARK_PX, y + dy), fill=PREDICTION_RGB, width=3)
+    canvas.save(path)
