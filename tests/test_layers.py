@@ -155,7 +155,7 @@ MAY_USE = {
 # Upwards or sideways, each with its reason.
 EXCEPTIONS = {
     # Optional readers are built of io's levels, and io opens them on demand, inside a function.
-    ("io/slides.py", "bridges"),
+    ("io/readers.py", "bridges"),
     # An optional tissue mask, chosen by name.
     ("survey.py", "bridges"),
     # An optional stain normaliser, chosen by name.

@@ -140,6 +140,11 @@ ReadTimeout = Annotated[
 ]
 Strict = Annotated[bool | None, typer.Option("--strict", help="Stop a slide at the first region that cannot be read.")]
 
+Force = Annotated[
+    bool | None,
+    typer.Option("--force", help="Work on a slide that looks unsuitable, as one without colour, with a warning."),
+]
+
 
 def _settings(config: Path | None, **given: Any) -> Settings:
     """Settings from a file, then from the options that were given."""
@@ -182,6 +187,7 @@ def run(
     memory_gb: Memory = None,
     read_timeout: ReadTimeout = None,
     strict: Strict = None,
+    force: Force = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Do finished slides again.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the summary.")] = False,
 ) -> None:
@@ -196,7 +202,7 @@ def run(
         config, model=model, mpp=mpp, reader=reader, tissue=tissue, stain_norm=stain_norm, roi=roi,
         classes=_classes(classes), region=region, device=device, precision=precision, batch=batch,
         executor=executor, workers=workers, scheduler=scheduler, memory_gb=memory_gb,
-        read_timeout_s=read_timeout, strict=strict,
+        read_timeout_s=read_timeout, strict=strict, force=force,
     )  # fmt: skip
     warm_up(settings.executor, settings.workers, settings.scheduler)
 
@@ -228,6 +234,7 @@ def plan(
     precision: Precision = None,
     workers: Workers = None,
     memory_gb: Memory = None,
+    force: Force = None,
 ) -> None:
     """Show what `run` would do and need: regions, memory, disk and time, from a few windows tried for real."""
     from wsiproc.plan import forecast, plan_slide
@@ -235,7 +242,7 @@ def plan(
 
     settings = _settings(
         config, model=model, mpp=mpp, reader=reader, tissue=tissue, stain_norm=stain_norm, roi=roi, region=region,
-        device=device, precision=precision, workers=workers, memory_gb=memory_gb,
+        device=device, precision=precision, workers=workers, memory_gb=memory_gb, force=force,
     )  # fmt: skip
     failed = False
     for path in slides:

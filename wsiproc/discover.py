@@ -137,7 +137,7 @@ def _sample_slides(
     for number, path in enumerate(paths):
         tell(number, len(paths))
         try:
-            seen = look_at(slide_source(path, settings), model, settings.tissue, settings.roi)
+            seen = look_at(slide_source(path, settings), model, settings.tissue, settings.roi, settings.force)
             samples.append(_sample_cells(path, seen, settings, len(paths)))
         except Exception as error:
             failures.append(error)

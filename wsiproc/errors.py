@@ -4,6 +4,7 @@
 
     WsiprocError
     ├── SlideError(OSError)            the file: missing, not a slide, unreadable
+    │   ├── SlideKindError             a good file of another kind: no colour, fluorescence, a plate
     │   └── SlideReadError             a place in a good slide that cannot be decoded
     │       └── SlideTimeoutError      … that did not answer in time
     ├── ResolutionError(ValueError)    no µm per pixel, or one that cannot be true
@@ -32,6 +33,10 @@ class WsiprocError(Exception):
 
 class SlideError(WsiprocError, OSError):
     """A path that is no readable slide."""
+
+
+class SlideKindError(SlideError):
+    """A file that can be read and holds something else than a brightfield slide; no other reader would do better."""
 
 
 class SlideReadError(SlideError):

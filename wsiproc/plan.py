@@ -113,7 +113,7 @@ def plan_slide(
     source, model = slide_source(path, settings), choose_model(settings)
     _check_region(settings.region, model)
     device = device_for(model, settings, cluster)
-    seen = look_at(source, model, settings.tissue, settings.roi)
+    seen = look_at(source, model, settings.tissue, settings.roi, settings.force)
     frame, search = seen.frame, seen.search
     facts = work_facts(seen.slide["fingerprint"], settings, model, device, kinds)
     model = seen.model

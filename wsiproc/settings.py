@@ -71,6 +71,9 @@ class Settings:
     strict: bool = False
     """Whether a region that cannot be read stops its slide, instead of being left out and reported."""
 
+    force: bool = False
+    """Whether a slide that looks unsuitable, as one without colour, is worked on with a warning instead of refused."""
+
     def __post_init__(self) -> None:
         """Refuse values that no slide could make sense of."""
         if self.region < 1:

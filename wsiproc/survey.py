@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from wsiproc.array.tissue import find_tissue, grow, looks_fluorescent
+from wsiproc.array.tissue import find_tissue, grow, looks_fluorescent, looks_grey
 from wsiproc.core.geometry import Box, grid_shape
-from wsiproc.errors import PlanError, SlideReadError, SlideTimeoutError
+from wsiproc.errors import PlanError, SlideKindError, SlideReadError, SlideTimeoutError
 from wsiproc.io.grain import read_grain
 from wsiproc.io.roi import read_roi
 from wsiproc.io.slides import Overview, Slide, SlideSource, look_over
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from shapely import MultiPolygon
 
 SAMPLE_WINDOWS = 16
+# A picture with nothing darker is a slide without tissue.
+_GLASS = 200
 
 # Cells are looked for so far beyond the tissue, whose edge is found on a coarse overview and smoothed.
 _BORDER_UM = 40.0
@@ -51,16 +53,18 @@ class Survey:
     warnings: tuple[str, ...]
 
 
-def look_at(source: SlideSource, model: Model, tissue: str, roi: Path | None) -> Survey:
+def look_at(source: SlideSource, model: Model, tissue: str, roi: Path | None, force: bool = False) -> Survey:
     """Read a slide's overview and a few windows of tissue; the same for every way to cut up the work.
 
-    ``tissue``: how it is found; ``roi``: GeoJSON with areas to work in. Places that cannot be read cost themselves
-    only: cells are looked for there too, so that each of their regions is told with its reason. Raises SlideError,
-    ResolutionError, SettingsError, or PlanError where there is no tissue.
+    ``tissue``: how it is found; ``roi``: GeoJSON with areas to work in; ``force``: a slide that looks unsuitable is
+    worked on with a warning, not refused. Places that cannot be read cost themselves only: cells are looked for there
+    too, so that each of their regions is told with its reason. Raises SlideError, ResolutionError, SettingsError, or
+    PlanError where there is no tissue.
     """
     with source.open() as slide:
         seen = look_over(slide)
         overview, overview_mpp = seen.pixels, seen.mpp
+        unsuitable = _colour_warnings(slide, overview, force)
         frame = Frame(slide.shape, grid_shape(slide.shape, slide.mpp, model.mpp), slide.mpp)
         areas = read_roi(roi, slide.shape) if roi else None
         everywhere = _tissue_mask(slide, seen, tissue)
@@ -81,7 +85,7 @@ def look_at(source: SlideSource, model: Model, tissue: str, roi: Path | None) ->
             model=model.calibrate(samples),
             boxes=boxes,
             samples=samples,
-            warnings=_stain_warnings(slide, overview) + _damage_warnings(slide, seen),
+            warnings=slide.warnings + unsuitable + _stain_warnings(slide, overview) + _damage_warnings(slide, seen),
         )
 
 
@@ -112,6 +116,18 @@ def _slide_facts(slide: Slide) -> dict[str, Any]:
         "levels": list(slide.levels),
         "fingerprint": slide.fingerprint(),
     }
+
+
+def _colour_warnings(slide: Slide, overview: npt.NDArray[np.uint8], force: bool) -> tuple[str, ...]:
+    """What to say of a slide without colour; SlideKindError where it is not to be worked on."""
+    if not looks_grey(overview) or overview.min() > _GLASS:
+        return ()
+    what = "it has no colour: a grey picture, or nothing but glass. Stains are told apart by their colours"
+    if not force:
+        raise SlideKindError(
+            f"{slide.path}: {what}: export the slide in colour, or pass --force to work on it as it is"
+        )
+    return (f"{what}, so classes and densities of stains in it mean nothing",)
 
 
 def _stain_warnings(slide: Slide, overview: npt.NDArray[np.uint8]) -> tuple[str, ...]:

@@ -178,7 +178,8 @@ def test_pipes_and_devices_in_an_ome_zarr_are_not_waited_for(tmp_path: Path, sma
         ({"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [1, 1, 1]}}}, "1 × 1 px, too small"),
         ({"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [3, 2**20, 2**20]}}}, "decoded whole"),
         ({"shape": [3, 300]}, "a.zarr"),
-        ({"data_type": "float64"}, "float64"),
+        ({"data_type": "int64"}, "int64"),
+        ({"data_type": "float64"}, "a chunk is damaged"),
         ({"codecs": [{"name": "numcodecs.pickle"}]}, "no OME-Zarr picture"),
         ({"codecs": None}, "no OME-Zarr picture"),
     ],
@@ -311,7 +312,7 @@ def test_a_tag_of_more_values_than_the_file_has_bytes_does_not_end_the_process(
     write_tiff(path, pyramid(picture))
     check_directories(path)
     patch(path, entry(path, 1, "TileByteCounts")[0] + 4, struct.pack("<Q", count))
-    with pytest.raises(SlideError, match=rf"a\.tif: tag 325 .* {count:,} values, .*copy or export"):
+    with pytest.raises(SlideError, match=rf"a\.tif: .*tag 325 .* {count:,} values, .*copy or export"):
         open_slide(path, reader=reader)  # type: ignore[arg-type]
 
 
@@ -344,7 +345,7 @@ def test_the_directories_of_real_slides_are_walked_to_their_end(real_slides: Pat
         tag = max(tiff.pages[-1].aspage().tags, key=lambda tag: tag.offset)
         patch(path, tag.offset + 4, struct.pack("<I", 2**32 - 1))
     with pytest.raises(SlideError, match=f"tag {tag.code} .* 4,294,967,295 values"):
-        open_slide(path)
+        check_directories(path)
 
 
 def test_a_tile_that_claims_to_be_a_huge_jpeg_is_not_decoded(tmp_path: Path, picture: Picture) -> None:

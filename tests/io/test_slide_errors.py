@@ -123,9 +123,10 @@ def test_pixels_that_are_not_square(tmp_path: Path, picture: Picture) -> None:
 @pytest.mark.parametrize(
     ("array", "words"),
     [
-        (np.zeros((64, 64, 3), np.uint16), "uint16"),
+        (np.zeros((64, 64, 3), np.int16), "int16"),
+        (np.zeros((64, 64, 3), np.uint32), "uint32"),
         (np.zeros((5, 64, 64), np.uint8), "RGB"),
-        (np.zeros((64, 64, 3), np.float32), "float32"),
+        (np.full((64, 64, 3), 255, np.float32), r"float32, 255 … 255"),
     ],
 )
 def test_tiff_that_is_no_rgb_picture(tmp_path: Path, array: npt.NDArray[np.generic], words: str) -> None:
@@ -196,12 +197,17 @@ def test_openslide_goes_on_after_a_damaged_tile(tmp_path: Path, picture: Picture
         assert np.array_equal(slide.read(Box(0, 0, 100, 100), MPP), picture[:100, :100])
 
 
+def refused_by_openslide(path: Path) -> None:
+    with pytest.raises(SlideError, match="OpenSlide recognises the format and cannot read"):
+        open_slide(path, reader="openslide")
+
+
 def test_a_file_cut_short(tmp_path: Path, picture: Picture) -> None:
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, picture, photometric="rgb", tile=(128, 128))
     os.truncate(path, path.stat().st_size - 5000)
-    refused(path, "OpenSlide recognises the format and cannot read")
-    with open_slide(path, MPP, "tifffile") as slide, pytest.raises(SlideReadError, match="the file ends"):
+    refused_by_openslide(path)
+    with open_slide(path, MPP) as slide, pytest.raises(SlideReadError, match="the file ends"):
         slide.read(Box(600, 800, 100, 100), MPP)
 
 

@@ -48,6 +48,10 @@ _SMALLEST_PEN_UM2 = 100_000.0
 _PEN_FRINGE_UM = 150.0
 
 
+# JPEG steps so far from grey where it rounds YCbCr.
+_GREY_ROUNDING = 4
+
+
 def find_tissue(overview: UInt8Array, mpp: float, grain: FloatArray | None = None) -> BoolArray:
     """Mask (h, w) of the tissue on an overview (h, w, 3) of ``mpp`` µm/px.
 
@@ -86,6 +90,12 @@ def looks_fluorescent(overview: UInt8Array) -> bool:
     has_glass = np.mean(darkest > 180) > 0.02
     shines = np.percentile(brightest, 99.5) > np.median(brightest) + 20
     return bool(is_dark and not has_glass and shines)
+
+
+def looks_grey(overview: UInt8Array) -> bool:
+    """Whether an overview (h, w, 3) has no colour at all; JPEG's rounding of grey is none."""
+    apart = _most(overview).astype(np.int16) - _least(overview)
+    return bool(apart.max(initial=0) <= _GREY_ROUNDING)
 
 
 def optical_density(rgb: UInt8Array, glass: FloatArray) -> FloatArray:

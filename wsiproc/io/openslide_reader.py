@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from wsiproc.io.resample import Level, UInt8Array, level_downsample, pieces
 
 # OpenSlide interpolates where a place is no whole px of its level; see ``AlignedLevel``.
 _ALIGNED_PX = 512
+_REGION = re.compile(r"openslide\.region\[\d+\]\.width")
 
 
 class OpenSlideFile:
@@ -110,6 +113,12 @@ def flatten(rgba: UInt8Array, background: RGB) -> UInt8Array:
     return ((blend + 127) // 255).astype(np.uint8)
 
 
+def detect_format(path: Path) -> str | None:
+    """The vendor whose format OpenSlide takes the file for; None where it knows none."""
+    found: str | None = openslide.OpenSlide.detect_format(path)
+    return found
+
+
 def open_openslide(path: Path) -> tuple[OpenSlideFile, list[Level], SlideFacts] | None:
     """The levels and facts of a slide; ``None`` if OpenSlide does not know the format.
 
@@ -125,6 +134,8 @@ def open_openslide(path: Path) -> tuple[OpenSlideFile, list[Level], SlideFacts] 
             "(a part is missing beside it) or of an unsupported kind: copy it again or export it as OME-TIFF"
         ) from error
     facts = read_facts(file.handle.properties)
+    if beside := ", ".join(file.handle.associated_images):
+        facts = replace(facts, remarks=facts.remarks | {"left_out": beside})
     _check_tiles(file)
     levels = [_open_level(file, number, facts.background) for number in range(file.handle.level_count)]
     return file, levels, facts
@@ -157,7 +168,18 @@ def read_facts(properties: Mapping[str, str]) -> SlideFacts:
         properties=dict(properties),
         background=_parse_colour(background) if background else WHITE,
         bounds=_read_bounds(properties),
+        warnings=_warnings(properties),
+        remarks={"icc_profile": "in the file; not applied"} if "openslide.icc-size" in properties else {},
     )
+
+
+def _warnings(properties: Mapping[str, str]) -> tuple[str, ...]:
+    """What contradicts itself, or is more than one slide, in what scanners say."""
+    found = []
+    regions = [key for key in properties if _REGION.fullmatch(key)]
+    if len(regions) > 1:
+        found.append(f"it holds {len(regions)} scanned areas, which are worked in as one slide")
+    return tuple(found)
 
 
 def _read_bounds(properties: Mapping[str, str]) -> Box | None:

@@ -22,7 +22,11 @@ WHITE: RGB = (255, 255, 255)
 
 @dataclass(frozen=True)
 class SlideFacts:
-    """What a file says about itself; ``None`` where it is silent. ``mpp`` is (y, x) in µm/px."""
+    """What a file says about itself; ``None`` where it is silent. ``mpp`` is (y, x) in µm/px.
+
+    ``warnings``: what a user must know who trusts the cells, as scenes and focal planes that are left out; ``remarks``:
+    what else ``info`` shows, by name.
+    """
 
     format: str
     mpp: tuple[float, float] | None = None
@@ -30,6 +34,8 @@ class SlideFacts:
     properties: dict[str, str] = field(default_factory=dict)
     background: RGB = WHITE
     bounds: Box | None = None  # the scanned part of the canvas, level-0 px
+    warnings: tuple[str, ...] = ()
+    remarks: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -49,6 +55,8 @@ class PyramidSlide:
     pyramid: Sequence[Level]
     origin: tuple[int, int] = (0, 0)
     background: RGB = WHITE
+    warnings: tuple[str, ...] = ()
+    remarks: dict[str, str] = field(default_factory=dict)
     on_close: Callable[[], None] | None = None
     read_timeout_s: float | None = None
 

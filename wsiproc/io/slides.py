@@ -1,7 +1,6 @@
 """Open any slide: ``open_slide(path)`` gives an object that reads boxes of a grid at the resolution asked for.
 
-Dispatch is by what the file holds, not by its name. OpenSlide knows its formats best; where a file is a plain tiled
-TIFF inside (Aperio, generic), the same tiles are decoded directly, faster and without interpolation.
+Which reader opens a file is found in ``wsiproc/io/readers.py``.
 """
 
 from __future__ import annotations
@@ -9,31 +8,27 @@ from __future__ import annotations
 import os
 import re
 from collections import deque
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Protocol, get_args
+from typing import Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from wsiproc.array.tissue import looks_fluorescent
+from wsiproc.array.tissue import looks_fluorescent, looks_grey
 from wsiproc.core.geometry import Box, grid_shape
-from wsiproc.errors import SettingsError, SlideError, SlideReadError, SlideTimeoutError, WsiprocError
+from wsiproc.errors import SettingsError, SlideError, SlideKindError, SlideReadError, SlideTimeoutError, WsiprocError
 from wsiproc.io.fingerprint import slide_files
 from wsiproc.io.limits import check_overview, check_shapes
 from wsiproc.io.patience import within
-from wsiproc.io.pyramid_slide import PyramidSlide, SlideFacts
-from wsiproc.io.resample import Level, UInt8Array, choose_level, pieces
-from wsiproc.io.resolution import resolve_mpp
+from wsiproc.io.pyramid_slide import PyramidSlide
+from wsiproc.io.readers import Opened, Reader, first_bytes, open_file
+from wsiproc.io.resample import UInt8Array, choose_level, pieces
+from wsiproc.io.resolution import mpp_warnings, resolve_mpp
 
-Reader = Literal["auto", "openslide", "tifffile", "tiatoolbox"]
-
-_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-# Their tiles lie on a plain grid, so that they can be decoded without OpenSlide.
-_PLAIN_TIFF_FORMATS = {"aperio", "generic-tiff"}
+_NUCLEUS_UM = 5.0
 # Around a damaged place, an overview is given up in squares of less than twice this side; in larger ones where so much
 # is damaged that finding out costs more than it tells.
 _SMALLEST_UNREAD_PX, _MOST_FAILURES = 8, 200
@@ -54,6 +49,8 @@ class Slide(Protocol):
     mpp: float
     objective: float | None
     properties: dict[str, str]
+    warnings: tuple[str, ...]
+    remarks: dict[str, str]
 
     @property
     def levels(self) -> tuple[float, ...]:
@@ -91,15 +88,6 @@ class SlideSource:
         return slide
 
 
-@dataclass(frozen=True)
-class _Opened:
-    """What a format's reader found."""
-
-    levels: Sequence[Level]
-    facts: SlideFacts
-    close: Callable[[], None] | None = None
-
-
 def open_slide(path: Path | str, mpp: float | None = None, reader: Reader = "auto") -> PyramidSlide:
     """Open the slide at ``path``; ``mpp`` (µm/px of level 0) replaces what the file says.
 
@@ -116,9 +104,9 @@ def open_slide(path: Path | str, mpp: float | None = None, reader: Reader = "aut
     if reader not in get_args(Reader):
         raise SettingsError(f"reader {reader!r} is unknown; choose one of {', '.join(get_args(Reader))}")
     _check_path(path)
-    opened: _Opened | None = None
+    opened: Opened | None = None
     try:
-        opened = _open(path, reader)
+        opened = open_file(path, reader)
         return _assemble(path, mpp, opened)
     except Exception as error:
         if opened is not None and opened.close is not None:
@@ -138,7 +126,7 @@ def slide_name(path: Path) -> str:
     return f"{name}_" if _DEVICES.fullmatch(name.partition(".")[0]) else name
 
 
-def _assemble(path: Path, given_mpp: float | None, opened: _Opened) -> PyramidSlide:
+def _assemble(path: Path, given_mpp: float | None, opened: Opened) -> PyramidSlide:
     """The slide from its levels, its facts and the user's pixel size."""
     facts = opened.facts
     mpp = resolve_mpp(path, facts.mpp, given_mpp, facts.objective)
@@ -154,6 +142,11 @@ def _assemble(path: Path, given_mpp: float | None, opened: _Opened) -> PyramidSl
             f"{path}: the scanned part {facts.bounds} lies outside the canvas of {h} × {w} px; the file is damaged: "
             "copy or export it again"
         )
+    if min(scanned.shape) * mpp < _NUCLEUS_UM:
+        raise SlideKindError(
+            f"{path}: {scanned.h} × {scanned.w} px of {mpp:g} µm: narrower than a nucleus ({_NUCLEUS_UM:g} µm), so no "
+            "cell can be in it; choose the full-resolution file, or pass the right pixel size with --mpp"
+        )
     slide = PyramidSlide(
         path=path,
         name=slide_name(path),
@@ -165,6 +158,8 @@ def _assemble(path: Path, given_mpp: float | None, opened: _Opened) -> PyramidSl
         pyramid=opened.levels,
         origin=(scanned.y, scanned.x),
         background=facts.background,
+        warnings=(*facts.warnings, *mpp_warnings(mpp, facts.objective)),
+        remarks=dict(facts.remarks),
         on_close=opened.close,
     )
     shape, _ = overview_grid(slide)
@@ -184,106 +179,12 @@ def _check_path(path: Path) -> None:
             next(path.iterdir(), None)
         elif not path.is_file():
             raise SlideError(f"{path}: neither a file nor a folder (a socket, pipe or device); name a slide")
-        elif not _first_bytes(path):
+        elif not first_bytes(path):
             raise SlideError(f"{path}: the file is empty (0 bytes); copy it again")
     except SlideError:
         raise
     except OSError as error:  # no permission, a loop of links, a name too long, a lost network disk
         raise SlideError(f"{path}: cannot be opened: {error.strerror or error}") from error
-
-
-def _first_bytes(path: Path) -> bytes:
-    with path.open("rb") as stream:
-        return stream.read(8)
-
-
-def _open(path: Path, reader: Reader) -> _Opened:
-    """Find the reader for what lies at ``path``."""
-    if reader == "tiatoolbox":
-        from wsiproc.bridges.tiatoolbox.reader import open_tiatoolbox
-
-        levels, facts = open_tiatoolbox(path)
-        return _Opened(levels, facts)
-    if path.is_dir():
-        return _open_folder(path)
-    is_tiff = _first_bytes(path).startswith(_TIFF_STARTS)
-    # OpenSlide would see level 0 only of a pyramid in SubIFDs.
-    if reader == "tifffile" or (reader == "auto" and is_tiff and _is_ome_tiff(path)):
-        return _open_tiff(path, whole=reader == "auto")
-    opened = _open_with_openslide(path, fast=reader == "auto")
-    if opened is None and reader == "auto":
-        opened = _open_tiff(path, whole=True) if is_tiff else _open_image(path)
-    if opened is None:
-        raise SlideError(
-            f"{path}: not a slide that wsiproc can read (it starts with {_first_bytes(path)!r}); it reads what "
-            "OpenSlide reads (SVS, NDPI, MRXS, SCN, DICOM, tiled TIFF …), OME-TIFF, OME-Zarr, TIFF, PNG and JPEG. "
-            "If the file should be one of these, it is damaged: copy or export it again"
-        )
-    return opened
-
-
-def _open_folder(path: Path) -> _Opened:
-    """An OME-Zarr, or a folder with the DICOM files of one slide."""
-    from wsiproc.io.zarr_reader import is_zarr, open_zarr
-
-    if is_zarr(path):
-        levels, facts = open_zarr(path)
-        return _Opened(levels, facts)
-    for file in sorted(path.glob("*.dcm")):
-        # OpenSlide finds the other files of the series by itself.
-        opened = _open_with_openslide(file, fast=False)
-        if opened is not None:
-            return opened
-    raise SlideError(
-        f"{path}: a folder that is no slide: it holds neither an OME-Zarr (zarr.json, .zattrs) nor DICOM files "
-        "(*.dcm); give the slide files in it one by one"
-    )
-
-
-def _open_with_openslide(path: Path, fast: bool) -> _Opened | None:
-    """Through OpenSlide; with ``fast``, the pixels of plain tiled TIFFs are decoded directly."""
-    from wsiproc.io.openslide_reader import open_openslide
-    from wsiproc.io.tiff_directories import check_directories
-
-    is_tiff = _first_bytes(path).startswith(_TIFF_STARTS)
-    if is_tiff:
-        check_directories(path)
-    found = open_openslide(path)
-    if found is None:
-        return None
-    file, levels, facts = found
-    if fast and facts.format in _PLAIN_TIFF_FORMATS:
-        from wsiproc.io.tiff_reader import tiff_levels_like
-
-        direct = tiff_levels_like(path, [level.shape for level in levels])
-        if direct is not None:
-            file.close()
-            return _Opened(direct[1], facts, direct[0].close)
-    if facts.format != "hamamatsu" and is_tiff:  # NDPI has no tiles in the TIFF
-        from wsiproc.io.tiff_reader import check_tile_bytes
-
-        check_tile_bytes(path)
-    return _Opened(levels, facts, file.close)
-
-
-def _is_ome_tiff(path: Path) -> bool:
-    from wsiproc.io.tiff_reader import is_ome_tiff
-
-    return is_ome_tiff(path)
-
-
-def _open_tiff(path: Path, whole: bool) -> _Opened:
-    from wsiproc.io.tiff_reader import open_tiff
-
-    file, levels, facts = open_tiff(path, whole)
-    return _Opened(levels, facts, file.close)
-
-
-def _open_image(path: Path) -> _Opened | None:
-    from wsiproc.io.image_reader import open_image
-
-    found = open_image(path)
-    return None if found is None else _Opened(found[0], found[1])
 
 
 @dataclass(frozen=True)
@@ -351,9 +252,12 @@ def describe(slide: Slide) -> dict[str, object]:
         "objective": slide.objective,
         "size_mm": (h * slide.mpp / 1000, w * slide.mpp / 1000),
         "levels": slide.levels,
+        **slide.remarks,
         "file_bytes": sum(file.stat().st_size for file in slide_files(slide.path)),
         "looks_fluorescent": looks_fluorescent(overview.pixels),
+        "looks_grey": looks_grey(overview.pixels),
     }
     if overview.reason is not None:
         facts["damaged"] = f"{overview.unread.mean():.2%} of the overview; {overview.reason}"
+    facts |= {"warning" if number == 0 else f"warning {number + 1}": text for number, text in enumerate(slide.warnings)}
     return facts

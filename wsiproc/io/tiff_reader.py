@@ -15,17 +15,30 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
+import numpy.typing as npt
 import tifffile
 
 from wsiproc.core.geometry import Box
 from wsiproc.errors import SlideError, SlideReadError
+from wsiproc.io.depth import find_full
 from wsiproc.io.limits import check_shapes, check_tile
+from wsiproc.io.orientation import oriented
 from wsiproc.io.pyramid_slide import SlideFacts
 from wsiproc.io.resample import Level, UInt8Array, level_downsample
-from wsiproc.io.resolution import MICROMETRES
+from wsiproc.io.samples import Samples
+from wsiproc.io.tiff_facts import (
+    converts_to_rgb,
+    find_samples,
+    name_of,
+    ome_image,
+    orientation,
+    read_facts,
+    require_brightfield,
+    said_bits,
+)
+from wsiproc.io.tiff_pages import Picture, choose_picture, page_shape
 
 # Decoded tiles kept: a row of 256² tiles over a 65,000 px wide region, so that neighbours are not decoded twice.
 _CACHE_BYTES = 64 << 20
@@ -33,9 +46,9 @@ _CACHE_BYTES = 64 << 20
 _MAX_PAGES = 10_000
 # Fewer tiles beyond the end of the file are damage to these tiles, not a file cut short.
 _CUT_SHARE = 0.1
+_PLAIN = Samples()
 # What it logs of a damaged file is said in our errors; a program that wants the log adds its own handler.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
-_RGB_PHOTOMETRICS = {"RGB", "YCBCR", "MINISBLACK"}
 
 
 class TiffFile:
@@ -46,17 +59,17 @@ class TiffFile:
         self.tiff = tifffile.TiffFile(path)
         self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         self._lock = threading.Lock()
-        self._tiles: OrderedDict[tuple[int, int], UInt8Array] = OrderedDict()
+        self._tiles: OrderedDict[tuple[int, int], npt.NDArray[Any]] = OrderedDict()
         self._tiles_bytes = 0
 
-    def decode(self, page: tifffile.TiffPage, index: int) -> UInt8Array:
-        """Tile or strip ``index`` of a page: (h, w, samples) uint8, the samples of one plane."""
+    def decode(self, page: tifffile.TiffPage, index: int, blank: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Tile or strip ``index`` of a page: (h, w, samples), the samples of one plane; ``blank`` where it is empty."""
         key = (page.offset, index)
         with self._lock:
             if key in self._tiles:
                 self._tiles.move_to_end(key)
                 return self._tiles[key]
-        tile = self._decode(page, index)
+        tile = self._decode(page, index, blank)
         with self._lock:
             if key not in self._tiles:
                 self._tiles[key] = tile
@@ -65,13 +78,16 @@ class TiffFile:
                 self._tiles_bytes -= self._tiles.popitem(last=False)[1].nbytes
         return tile
 
-    def _decode(self, page: tifffile.TiffPage, index: int) -> UInt8Array:
+    def _decode(self, page: tifffile.TiffPage, index: int, blank: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Fetch and decode; an empty tile (sparse file) is white."""
         try:
             data = self._fetch(page.dataoffsets[index], page.databytecounts[index])
             _require_tile_size(data, page)
             decoded, _, shape = page.decode(data or None, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
-            return np.full(shape[1:], 255, np.uint8) if decoded is None else np.asarray(decoded[0], np.uint8)
+            tile = np.broadcast_to(blank, shape[1:]) if decoded is None else np.asarray(decoded[0])
+            if tile.dtype != page.dtype:  # a codec that gives something else than the directory says
+                raise ValueError(f"samples of type {tile.dtype} where {page.dtype} was said")
+            return tile
         except Exception as error:  # each of the dozens of codecs has an error class of its own
             offset = page.dataoffsets[index] if index < len(page.dataoffsets) else "none"
             raise SlideReadError(
@@ -130,17 +146,24 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
 
 
 class TiffLevel:
-    """A level stored in one page (RGB contiguous, RGB planar or grey), or in one page for each channel."""
+    """A level stored in one page, its samples together or in planes, or in one page for each channel."""
 
-    def __init__(self, file: TiffFile, pages: Sequence[tifffile.TiffPage], downsample: tuple[float, float]) -> None:
+    def __init__(
+        self,
+        file: TiffFile,
+        pages: Sequence[tifffile.TiffPage],
+        downsample: tuple[float, float],
+        samples: Samples = _PLAIN,
+    ) -> None:
         page = pages[0]
-        self._file, self._pages = file, pages
+        self._file, self._pages, self.samples = file, pages, samples
         self.shape: tuple[int, int] = (page.imagelength, page.imagewidth)
         self.downsample = downsample
         self._tile = _tile_shape(page)
         self._across = -(-page.imagewidth // self._tile[1])
         self._down = -(-page.imagelength // self._tile[0])
         self._planes = page.samplesperpixel if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE else 1
+        self._channels = page.samplesperpixel * len(pages)
         check_tile(file.path, self._tile, self.shape, page.samplesperpixel // self._planes)
         wanted = self._across * self._down * self._planes
         for each in pages:
@@ -153,30 +176,38 @@ class TiffLevel:
 
     def read(self, box: Box) -> UInt8Array:
         """See ``Level.read``."""
+        return self.samples.to_rgb(self.read_samples(box))
+
+    def read_samples(self, box: Box) -> npt.NDArray[Any]:
+        """The (h, w, channels) samples of a box as they are in the file."""
         th, tw = self._tile
-        pixels = np.empty((*box.shape, 3), np.uint8)
+        values = np.empty((*box.shape, self._channels), self._pages[0].dtype)
         for row in range(box.y // th, -(-box.y1 // th)):
             for col in range(box.x // tw, -(-box.x1 // tw)):
                 tile = Box(row * th, col * tw, th, tw)
                 part = tile.intersect(box)
                 where = part.relative_to(tile).slices
-                pixels[part.relative_to(box).slices] = self._read_tile(row * self._across + col, where)
-        return pixels
+                values[part.relative_to(box).slices] = self._read_tile(row * self._across + col, where)
+        return values
 
-    def _read_tile(self, index: int, where: tuple[slice, slice]) -> UInt8Array:
-        """Part of a tile with its channels together; grey (one channel) is repeated by the assignment."""
-        planes = [
-            self._file.decode(page, index + plane * self._across * self._down)[where]
-            for page in self._pages
-            for plane in range(self._planes)
-        ]
-        return planes[0][..., :3] if len(planes) == 1 else np.concatenate(planes[:3], axis=-1)
+    def _read_tile(self, index: int, where: tuple[slice, slice]) -> npt.NDArray[Any]:
+        """Part of a tile with its channels together."""
+        blank = self.samples.blank(np.dtype(self._pages[0].dtype), self._channels)
+        each = self._channels // (len(self._pages) * self._planes)
+        planes: list[npt.NDArray[Any]] = []
+        for page in self._pages:
+            for plane in range(self._planes):
+                place = len(planes) * each
+                found = self._file.decode(page, index + plane * self._across * self._down, blank[place : place + each])
+                planes.append(found[where])
+        return planes[0] if len(planes) == 1 else np.concatenate(planes, axis=-1)
 
 
 def open_tiff(path: Path, whole: bool = False) -> tuple[TiffFile, list[Level], SlideFacts]:
-    """The levels and facts of the largest picture in a TIFF, its pyramid in SubIFDs or as reduced pages.
+    """The levels and facts of the largest picture in a TIFF, largest first, whatever their order in the file.
 
-    Raises ``SlideError`` for files that are no RGB uint8 pictures and, if ``whole``, for those that were cut short.
+    Raises ``SlideKindError`` for files that hold no brightfield picture and ``SlideError`` for those that cannot be
+    read and, if ``whole``, for those that were cut short.
     """
     try:
         file = TiffFile(path)
@@ -184,18 +215,22 @@ def open_tiff(path: Path, whole: bool = False) -> tuple[TiffFile, list[Level], S
         raise SlideError(f"{path}: no TIFF that can be read: {error}; copy or export the slide again") from error
     try:
         _require_end(path, file.tiff)
-        series = max(file.tiff.series, key=lambda each: each.size, default=None)
-        if series is None or series.size == 0:
-            raise SlideError(f"{path}: a TIFF without a picture; the file is damaged: copy or export it again")
-        stacks = [_level_pages(path, level) for level in series.levels]
-        if stacks[0][0].is_reduced:
+        picture = choose_picture(path, file.tiff)
+        base = picture.stacks[0][0]
+        if base.is_reduced:
             raise SlideError(
-                f"{path}: its largest picture, {_page_shape(stacks[0][0])} px (h, w), is marked as a smaller copy of "
-                "one that cannot be read; the file is damaged: copy or export it again"
+                f"{path}: its largest picture, {page_shape(base)} px (h, w), is marked as a smaller copy of one that "
+                "cannot be read; the file is damaged: copy or export it again"
             )
+        image = ome_image(file.tiff, picture)
+        if image is not None:
+            require_brightfield(path, image, len(picture.stacks[0]))
         if whole:
-            _require_whole(path, stacks[0])
-        return file, _open_levels(file, stacks), _read_facts(file.tiff, series)
+            _require_whole(path, picture.stacks[0])
+        bits = said_bits(file.tiff, base, image)
+        levels = _converted(file, picture, bits)
+        turn = orientation(base)
+        return file, [oriented(level, turn) for level in levels], read_facts(file.tiff, picture, image)
     except SlideError:
         file.close()
         raise
@@ -204,6 +239,22 @@ def open_tiff(path: Path, whole: bool = False) -> tuple[TiffFile, list[Level], S
         raise SlideError(
             f"{path}: the TIFF directories cannot be read: {error}; the file is damaged: copy or export it again"
         ) from error
+
+
+def _converted(file: TiffFile, picture: Picture, bits: int | None) -> list[TiffLevel]:
+    """The levels of a picture, their samples as RGB of 8 bits; the range of the samples is that of all levels."""
+    path = file.path
+    for pages in picture.stacks:
+        find_samples(path, pages, 1.0)
+    levels = _open_levels(file, picture.stacks)
+    coarsest = levels[-1]
+    dtype = np.dtype(picture.stacks[-1][0].dtype)
+    full, warning = find_full(path, dtype, bits, coarsest.shape, coarsest.read_samples)
+    if warning is not None:
+        picture.warnings.append(warning)
+    for level, pages in zip(levels, picture.stacks, strict=True):
+        level.samples = find_samples(path, pages, full)
+    return levels
 
 
 def _require_end(path: Path, tiff: tifffile.TiffFile) -> None:
@@ -265,18 +316,18 @@ def tiff_levels_like(path: Path, shapes: Sequence[tuple[int, int]]) -> tuple[Tif
     try:
         _require_end(path, file.tiff)
         tiled = [page.aspage() for page in file.tiff.pages if page.aspage().is_tiled]
-        stacks = [[page for page in tiled if _page_shape(page) == shape and _is_plain(page)][:1] for shape in shapes]
+        stacks = [[page for page in tiled if page_shape(page) == shape and _is_plain(page)][:1] for shape in shapes]
         if all(stacks):
-            return file, _open_levels(file, stacks)
+            return file, list(_open_levels(file, stacks))
     except Exception:
         pass
     file.close()
     return None
 
 
-def _open_levels(file: TiffFile, stacks: Sequence[Sequence[tifffile.TiffPage]]) -> list[Level]:
+def _open_levels(file: TiffFile, stacks: Sequence[Sequence[tifffile.TiffPage]]) -> list[TiffLevel]:
     """The levels in these pages, finest first."""
-    shapes = [_page_shape(pages[0]) for pages in stacks]
+    shapes = [page_shape(pages[0]) for pages in stacks]
     check_shapes(file.path, shapes)
     return [
         TiffLevel(file, pages, level_downsample(shapes[0], shape, shapes[0][1] / shape[1]))
@@ -291,98 +342,12 @@ def _tile_shape(page: Any) -> tuple[int, int]:
     return min(int(page.rowsperstrip), int(page.imagelength)), int(page.imagewidth)
 
 
-def _page_shape(page: Any) -> tuple[int, int]:
-    return int(page.imagelength), int(page.imagewidth)
-
-
 def _is_plain(page: Any) -> bool:
     """Whether a page is complete tiled RGB uint8 that can be decoded."""
     return (
         page.dtype == np.uint8
         and page.samplesperpixel == 3
-        and _name(page.photometric) in {"RGB", "YCBCR"}
-        and _converts_to_rgb(page)
+        and name_of(page.photometric) in {"RGB", "YCBCR"}
+        and converts_to_rgb(page)
         and min(page.databytecounts) > 0  # OpenSlide fills the holes of Aperio files from finer levels
     )
-
-
-def _converts_to_rgb(page: Any) -> bool:
-    """Whether decoding gives RGB: YCbCr is converted by the JPEG codecs only."""
-    compression = _name(page.compression)
-    return _name(page.photometric) != "YCBCR" or "JPEG" in compression or "JP2000" in compression
-
-
-def _name(value: Any) -> str:
-    """Name of a TIFF enumeration; tifffile leaves a number that it does not know as it is."""
-    return str(getattr(value, "name", value))
-
-
-def _level_pages(path: Path, level: Any) -> list[Any]:
-    """The one page of a level, or the three of an RGB picture with a page for each channel."""
-    pages = [page.aspage() for page in level.pages if page is not None]
-    page = pages[0]
-    if page.dtype is None or min(_page_shape(page)) < 1:
-        raise SlideError(f"{path}: a TIFF without a picture; the file is damaged: copy or export it again")
-    channels = page.samplesperpixel if len(pages) == 1 else len(pages)
-    what = f"{channels} channels of {page.dtype}, {_name(page.photometric)}, axes {level.axes}"
-    if page.dtype != np.uint8:
-        raise SlideError(
-            f"{path}: the picture has {what}; wsiproc reads 8 bits a channel, and how a deeper camera's range maps to "
-            "them is not in the file: convert it, with the display range that you see, to 8-bit RGB"
-        )
-    if not (channels == 3 or (len(pages) == 1 and channels in {1, 4})):
-        raise SlideError(f"{path}: the picture has {what}; wsiproc reads RGB brightfield slides: export one RGB plane")
-    if _name(page.photometric) not in _RGB_PHOTOMETRICS or not _converts_to_rgb(page):
-        raise SlideError(f"{path}: the picture has {what}; convert it to RGB")
-    return pages
-
-
-def _read_facts(tiff: tifffile.TiffFile, series: Any) -> SlideFacts:
-    """Pixel size and objective from the OME-XML, else the pixel size from the resolution tags."""
-    page = series.levels[0].pages[0].aspage()
-    mpp, objective = None, None
-    if tiff.is_ome and tiff.ome_metadata:
-        mpp, objective = _parse_ome_xml(tiff.ome_metadata, _page_shape(page))
-    properties = {
-        name: str(page.tags[name].value)
-        for name in ("Make", "Model", "Software", "DateTime", "ImageDescription")
-        if name in page.tags and len(str(page.tags[name].value)) < 1000
-    }
-    kind = "ome-tiff" if tiff.is_ome else "generic-tiff"
-    return SlideFacts(kind, mpp or _mpp_from_tags(page), objective, properties)
-
-
-def _mpp_from_tags(page: Any) -> tuple[float, float] | None:
-    """(y, x) µm/px from XResolution and YResolution, if they have a unit."""
-    unit_um = {2: MICROMETRES["inch"], 3: MICROMETRES["cm"]}.get(int(page.resolutionunit))
-    x, y = page.resolution
-    return (unit_um / y, unit_um / x) if unit_um and x > 0 and y > 0 else None
-
-
-def _parse_ome_xml(xml: str, shape: tuple[int, int]) -> tuple[tuple[float, float] | None, float | None]:
-    """Pixel size (y, x) and objective of the OME image of ``shape`` (h, w)."""
-    try:
-        root = ElementTree.fromstring(xml)
-    except ElementTree.ParseError:
-        return None, None
-    powers = {each.get("ID"): each.get("NominalMagnification") for each in root.iter() if _tag(each) == "Objective"}
-    for image in (each for each in root.iter() if _tag(each) == "Image"):
-        pixels = next((each for each in image if _tag(each) == "Pixels"), None)
-        if pixels is None or (pixels.get("SizeY"), pixels.get("SizeX")) != (str(shape[0]), str(shape[1])):
-            continue
-        used = next((each.get("ID") for each in image if _tag(each) == "ObjectiveSettings"), None)
-        power = powers.get(used) if used else next(iter(powers.values()), None)
-        y, x = _physical_size(pixels, "Y"), _physical_size(pixels, "X")
-        return (y, x) if y and x else None, float(power) if power else None
-    return None, None
-
-
-def _physical_size(pixels: ElementTree.Element, axis: str) -> float | None:
-    """PhysicalSize of an axis in µm; the unit is µm unless said otherwise (OME schema)."""
-    size, unit = pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", "µm")
-    return float(size) * MICROMETRES[unit] if size and unit in MICROMETRES else None
-
-
-def _tag(element: ElementTree.Element) -> str:
-    """The element's name without its schema version's namespace."""
-    return element.tag.rpartition("}")[2]
