@@ -83,11 +83,11 @@ def test_overlays_lie_on_the_picture_the_worst_first(scored: tuple[Benchmark, Pa
     assert [path.stem[3:] for path in figures] == sorted(aji, key=aji.__getitem__)
     assert figures[0].name == "01_shifted.png"
     with Image.open(figures[0]) as figure:
-        drawn, before = np.asarray(figure), np.asarray(picture(2))
+        drawn, before = np.asarray(figure), np.asarray(picture(2)).repeat(2, axis=0).repeat(2, axis=1)
     changed = (drawn != before).any(axis=2)
     assert 0.01 < changed.mean() < 0.5
     colours = {tuple(colour) for colour in drawn[changed].tolist()}
-    assert colours == {(0, 114, 178), (230, 159, 0), (0, 0, 0)}
+    assert colours == {(0, 255, 0), (255, 255, 0), (255, 255, 255)}
 
 
 def test_the_table_of_models_is_written_with_what_one_must_know(scored: tuple[Benchmark, Path], masks: Path):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.evaluate.datasets_on_disk import picture, write_masks
+from tests.evaluate.datasets_on_disk import picture, write_masks, write_points
 from wsiproc.core.geometry import Box
 from wsiproc.io.slides import SlideSource
 from wsiproc.synthetic import write_synthetic_slide
@@ -125,3 +125,36 @@ def test_a_whole_run_is_held_against_its_network(tmp_path: Path) -> None:
     printed = output_of("whole_run.py", str(tmp_path / "drawn.tif"), "--workers", "1")
     assert "windows as the run cuts them" in printed
     assert "all but the network:" in printed
+
+
+def test_judges_are_asked_together_and_told_apart(tmp_path: Path) -> None:
+    """The one that is missing is named; a line each, means of organs, gains over the baseline, and the worst drawn."""
+    write_masks(tmp_path / "monuseg_train", ["TCGA-B0-5698-01Z-00-DX1", "TCGA-KB-A93J-01A-01-TS1"])
+    (tmp_path / "judges" / "brca_m2c" / "images").mkdir(parents=True)
+    picture(7).save(tmp_path / "judges" / "brca_m2c" / "images" / "a.png")
+    write_points(tmp_path / "judges" / "brca_m2c" / "points" / "a.csv", [(50, 60, "nucleus")])
+    shutil.copytree(tmp_path / "monuseg_train", tmp_path / "judges" / "tnbc")
+    names = [part for name in ("monuseg", "tnbc", "nucls", "brca-m2c") for part in ("--judge", name)]
+    printed = output_of(
+        "judges.py", str(tmp_path), "-m", "psm", *names, "--overlays", str(tmp_path / "worst"), "--worst", "1"
+    )
+    assert "Left out: nucls, there is no " in printed
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed.splitlines() if line.startswith("|")]
+    judged = [row for row in rows if row[1] in {"chosen on", "unseen"}]
+    assert [(row[0], row[1], row[3]) for row in judged] == [
+        (judge, role, model)
+        for judge, role in (("monuseg", "chosen on"), ("tnbc", "unseen"), ("brca-m2c", "unseen"))
+        for model in ("classical", "psm")
+    ]
+    assert [row[1:4] for row in rows if row[0] == "monuseg" and row[1] in {"kidney", "stomach"}] == [
+        [organ, "1", model] for organ in ("kidney", "stomach") for model in ("classical", "psm")
+    ]
+    aji = {(row[0], row[3]): float(row[4]) for row in judged if row[4]}
+    assert aji["monuseg", "psm"] == aji["tnbc", "psm"] > 0.2
+    (gains,) = (row for row in rows if row[0] == "psm")
+    assert float(gains[1]) == pytest.approx(aji["monuseg", "psm"] - aji["monuseg", "classical"], abs=0.0011)
+    assert float(gains[-1].split()[0]) == min(float(gain) for gain in gains[1:4])
+    overlays = sorted(path.relative_to(tmp_path / "worst").as_posix() for path in (tmp_path / "worst").rglob("*.png"))
+    assert [path.rsplit("/", 1)[0] for path in overlays] == [
+        f"{judge}/{model}" for judge in ("brca-m2c", "monuseg", "tnbc") for model in ("classical", "psm")
+    ]

@@ -2,7 +2,8 @@
 
 ``OUT/<model>/runs/<picture>/`` is what ``wsiproc run`` leaves, so a benchmark that was stopped goes on where it was;
 ``OUT/<model>/figures/`` has overlays, the worst first; ``scores.csv`` a row a model and picture, ``table.md`` a row a
-model. The model ``classical`` is always among them: what does not beat it has learned nothing.
+model, and one for each of its organs where the dataset tells. The model ``classical`` is always among them: what does
+not beat it has learned nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,9 @@ from wsiproc.errors import OutputError, SettingsError, sentence
 from wsiproc.evaluate import areas
 from wsiproc.evaluate.compare import Row, Scores, evaluate, mean_scores, write_figure
 from wsiproc.evaluate.datasets import load_labels
-from wsiproc.evaluate.layouts import Dataset, Kind, Picture, load_truth
+from wsiproc.evaluate.known import Kind, Role
+from wsiproc.evaluate.layouts import Dataset, Picture, load_truth
 from wsiproc.evaluate.points import (
-    RADIUS_UM,
     Count,
     cell_points,
     count_points,
@@ -65,6 +66,7 @@ class Work:
     picture: Picture
     kind: Kind
     classes: bool
+    radius_um: float
     settings: Settings
     out: Path
     overwrite: bool
@@ -102,10 +104,11 @@ class Result:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """The results: one line a model, one a model and picture, and what failed, in sentences."""
+    """The results: one line a model, one a model and organ, one a model and picture; and what failed, in sentences."""
 
     dataset: Dataset
     lines: list[Line]
+    organs: list[Line]
     pictures: list[Line]
     failures: list[str]
 
@@ -133,21 +136,48 @@ def run_benchmark(
     ``workers`` (pictures at a time) and ``region``. A picture that fails costs no other. Raises ModelError,
     SettingsError, ResolutionError or SlideError where nothing could come of it.
     """
+    return run_benchmarks({out: dataset}, models, settings, overwrite=overwrite, listen=listen)[0]
+
+
+def run_benchmarks(
+    datasets: Mapping[Path, Dataset],
+    models: Sequence[str],
+    settings: Settings,
+    *,
+    overwrite: bool = False,
+    listen: Listener = ignore,
+    figures: int = FIGURES,
+    timed: bool = True,
+) -> list[Benchmark]:
+    """As :func:`run_benchmark`, on several datasets by the same workers; each is written to the folder that names it.
+
+    ``figures``: overlays a model and dataset; ``timed``: whether each model's network is timed on each dataset.
+    """
     named = _label_models([BASELINE, *(model for model in models if model != BASELINE)])
-    mpp = settings.mpp or dataset.mpp
-    with open_slide(dataset.pictures[0].image, mpp or dataset.pictures[0].mpp):
-        pass  # no pixel size, or no such picture: said once, not once a picture
-    settings = dataclasses.replace(settings, mpp=mpp, device=choose_device(settings.device).name)
-    works = [
-        Work(label, picture, dataset.kind, dataset.classes, _of_picture(each, picture), out.absolute(), overwrite)
-        for label, each in ((label, _picture_settings(model, settings, dataset)) for label, model in named.items())
-        for picture in dataset.pictures
-    ]
+    settings = dataclasses.replace(settings, device=choose_device(settings.device).name)
+    works = [work for out, dataset in datasets.items() for work in _works(dataset, out, named, settings, overwrite)]
     workers = settings.workers or (1 if settings.device == "cuda" else min(available_cores(), _MAX_WORKERS))
     with crew("auto", workers, tasks=len(works)) as team:
         results = _score(works, team, listen)
-        _draw(results, team)
-    return _report(dataset, out, list(named), results)
+        _draw(results, team, figures)
+    mine = [[result for result in results if result.work.out == out.absolute()] for out in datasets]
+    return [
+        _report(dataset, out, list(named), some, timed)
+        for (out, dataset), some in zip(datasets.items(), mine, strict=True)
+    ]
+
+
+def _works(dataset: Dataset, out: Path, named: dict[str, str], settings: Settings, overwrite: bool) -> list[Work]:
+    """Every picture for every model."""
+    settings = dataclasses.replace(settings, mpp=settings.mpp or dataset.mpp)
+    with open_slide(dataset.pictures[0].image, settings.mpp or dataset.pictures[0].mpp):
+        pass  # no pixel size, or no such picture: said once, not once a picture
+    kind, classes, radius_um = dataset.kind, dataset.classes, dataset.radius_um
+    return [
+        Work(label, picture, kind, classes, radius_um, _of_picture(each, picture), out.absolute(), overwrite)
+        for label, each in ((label, _picture_settings(model, settings, dataset)) for label, model in named.items())
+        for picture in dataset.pictures
+    ]
 
 
 def _picture_settings(model: str, settings: Settings, dataset: Dataset) -> Settings:
@@ -208,20 +238,20 @@ def _compare(work: Work, folder: Path, slide: dict[str, Any]) -> Result:
         return Result(work, folder=folder, tallies=tallies, rank=-areas.total(tallies).per_mm2)
     if work.kind == "points":
         truth = load_points(work.picture.truth)
-        counts = count_points(cell_points(folder), truth, RADIUS_UM / slide["mpp"], work.classes)
+        counts = count_points(cell_points(folder), truth, work.radius_um / slide["mpp"], work.classes)
         return Result(work, folder=folder, scores=counts, rank=headline_f1(counts))
     shape = (slide["shape"][0], slide["shape"][1])
     scores = evaluate(load_labels(folder, shape), load_truth(work.picture.truth, shape))
     return Result(work, folder=folder, scores=scores, rank=scores.aji)
 
 
-def _draw(results: Sequence[Result], team: Crew) -> None:
+def _draw(results: Sequence[Result], team: Crew, figures: int) -> None:
     """Overlays of every model's worst pictures; those of an earlier benchmark go."""
     tasks = []
     for home in dict.fromkeys(result.work.home for result in results):
         shutil.rmtree(home / "figures", ignore_errors=True)
         scored = [result for result in results if result.work.home == home and result.folder is not None]
-        worst = sorted(scored, key=lambda result: result.rank)[:FIGURES]
+        worst = sorted(scored, key=lambda result: result.rank)[:figures]
         for place, result in enumerate(worst, start=1):
             path = home / "figures" / f"{place:02d}_{result.work.picture.name}.png"
             tasks.append(Task(str(path), draw_picture, (result, path)))
@@ -240,7 +270,7 @@ def draw_picture(result: Result, path: Path) -> None:
         areas.write_area_figure(path, cell_points(folder).yx, work.marked, pixels)
     elif work.kind == "points":
         found, truth = cell_points(folder), load_points(work.picture.truth)
-        write_point_figure(path, found, truth, pixels, RADIUS_UM / mpp, work.classes)
+        write_point_figure(path, found, truth, pixels, work.radius_um / mpp, work.classes)
     else:
         write_figure(path, load_labels(folder, shape), load_truth(work.picture.truth, shape), pixels)
 
@@ -248,20 +278,22 @@ def draw_picture(result: Result, path: Path) -> None:
 # --- tables ----------------------------------------------------------------------------------------------------------
 
 
-def _report(dataset: Dataset, out: Path, labels: Sequence[str], results: Sequence[Result]) -> Benchmark:
-    """Lines of both tables, written as files."""
+def _report(dataset: Dataset, out: Path, labels: Sequence[str], results: Sequence[Result], timed: bool) -> Benchmark:
+    """Lines of all tables, written as files."""
     lines: list[Line] = []
+    organs: list[Line] = []
     pictures: list[Line] = []
     failures: list[str] = []
     for label in labels:
         mine = [result for result in results if result.work.label == label]
         good = [result for result in mine if not result.error]
-        cost = _cost(good[0]) if good else {}
+        cost = _cost(good[0]) if good and timed else {}
         lines.append({"model": label, "pictures": len(good), **_means(good), **cost})
+        organs += _organ_lines(label, good, dataset.organs)
         pictures += [_picture_line(result) for result in good]
         failures += [f"{label}, {result.work.picture.name}: {result.error}" for result in mine if result.error]
     write_lines(out / "scores.csv", pictures)
-    done = Benchmark(dataset, lines, pictures, failures)
+    done = Benchmark(dataset, lines, organs, pictures, failures)
     (out / "table.md").write_text(_markdown(done, results[0].work.settings), encoding="utf-8")
     return done
 
@@ -281,6 +313,18 @@ def _picture_scores(result: Result) -> Line:
         return areas.picture_columns(result.tallies)
     scores = result.scores
     return dataclasses.asdict(scores) if isinstance(scores, Scores) else picture_columns(scores or {})
+
+
+def _organ_lines(label: str, good: Sequence[Result], organs: Mapping[str, str]) -> list[Line]:
+    """Means over the pictures of each organ, by its name."""
+    by_organ: dict[str, list[Result]] = {}
+    for result in good:
+        if result.work.picture.name in organs:
+            by_organ.setdefault(organs[result.work.picture.name], []).append(result)
+    return [
+        {"organ": organ, "model": label, "pictures": len(some), **_means(some)}
+        for organ, some in sorted(by_organ.items())
+    ]
 
 
 def _means(good: Sequence[Result]) -> dict[str, float]:
@@ -357,13 +401,18 @@ _NOTES = {
     ),
 }
 
+_ROLES: dict[Role, str] = {
+    "chosen on": "Settings of the bundled models were **chosen on** these pictures.",
+    "unseen": "To the bundled models these pictures are **unseen**: nothing was learned from them or chosen on them.",
+}
+
 
 def _markdown(done: Benchmark, settings: Settings) -> str:
     """The table of models with what one must know to read it."""
     dataset = done.dataset
     count, without = len(dataset.pictures), len(dataset.without)
     listed = areas.load_marks(dataset.pictures[0].truth).pictures if dataset.kind == "areas" else ()
-    note = _NOTES[dataset.kind].format(radius=RADIUS_UM, areas=areas.describe(listed[:count]))
+    note = _NOTES[dataset.kind].format(radius=dataset.radius_um, areas=areas.describe(listed[:count]))
     note += _NOTES["classes"] * dataset.classes
     own = dataset.pictures[0].mpp is not None
     resolution = "µm/px as listed" if own else f"{settings.mpp:g} µm/px" if settings.mpp else "µm/px as in the files"
@@ -371,8 +420,10 @@ def _markdown(done: Benchmark, settings: Settings) -> str:
         f"# {dataset.name}",
         f"{count} pictures of {dataset.folder}"
         + f" ({without} more without truth were left out)" * bool(without)
-        + f", {resolution}; wsiproc {__version__}, device {choose_device(settings.device, settings.precision)}.",
+        + f", {resolution}; wsiproc {__version__}, device {choose_device(settings.device, settings.precision)}."
+        + (f" {_ROLES[dataset.role]}" if dataset.role else ""),
         markdown_table(done.lines).rstrip(),
+        *([markdown_table(sorted(done.organs, key=lambda line: str(line["organ"]))).rstrip()] if done.organs else []),
         note,
         _NOTES["cost"],
     ]

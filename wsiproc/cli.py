@@ -361,14 +361,14 @@ def benchmark(
     dataset: Annotated[
         str,
         typer.Argument(
-            help="monuseg or bcdata; a folder with images/ and labels/ or points/; or a TOML list of areas "
-            "without nuclei.",
+            help="monuseg, tnbc, nucls, nucls-points, brca-m2c or bcdata; a folder with images/ and labels/ or "
+            "points/; or a TOML list of areas without nuclei.",
             show_default=False,
             autocompletion=completion.datasets,
         ),
     ],
     folder: Annotated[
-        Path | None, typer.Argument(help="Where monuseg, bcdata or the listed pictures are.", show_default=False)
+        Path | None, typer.Argument(help="Where that dataset or the listed pictures are.", show_default=False)
     ] = None,
     model: Annotated[
         list[str] | None,
@@ -383,7 +383,7 @@ def benchmark(
         "wsiproc-benchmark"
     ),
     mpp: Annotated[
-        float | None, typer.Option(help="µm per pixel of the pictures. (default: 0.25 for monuseg and bcdata)")
+        float | None, typer.Option(help="µm per pixel of the pictures. (default: that of the named dataset)")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Take the first so many pictures only.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write the table here as well.")] = None,

@@ -48,9 +48,9 @@ def files(*suffixes: str) -> Callable[[str], list[str]]:
 
 def datasets(incomplete: str) -> list[str]:
     """Names of datasets whose layout is known; folders are left to the shell."""
-    from wsiproc.evaluate.layouts import DATASETS
+    from wsiproc.evaluate.known import KNOWN
 
-    return [name for name in DATASETS if name.startswith(incomplete)]
+    return [name for name in KNOWN if name.startswith(incomplete)]
 
 
 def _paths(incomplete: str, wanted: Callable[[Path], bool]) -> list[str]:

@@ -92,7 +92,7 @@ def test_errors_say_what_is_there_and_what_is_missing(masks: Path, tmp_path: Pat
         with pytest.raises(SettingsError, match=said):
             find_dataset(name, folder)
 
-    refused("'pannuke' is neither a dataset with a known layout .monuseg, bcdata. nor a folder", "pannuke", masks)
+    refused("'pannuke' is neither a dataset with a known layout .monuseg, .*bcdata. nor a folder", "pannuke", masks)
     refused("nor a folder", str(tmp_path / "gone"))
     refused("wsiproc benchmark monuseg FOLDER", "monuseg")
     refused("gone: there is no such folder", "monuseg", tmp_path / "gone")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,8 @@ from wsiproc.evaluate.tables import Line, terminal_table, write_lines
 Labels = npt.NDArray[np.integer]
 
 TRUTH_RGB, PREDICTION_RGB, BOTH_RGB = OKABE_ITO[0], OKABE_ITO[1], OKABE_ITO[7]
+ON_TISSUE_RGB = ((0, 255, 0), (255, 255, 0), (255, 255, 255))
+"""Truth, prediction and both where the ground is purple and brown."""
 FIGURES = 12
 """Pictures drawn, from the worst AJI upwards."""
 FIGURE_PX = 1500
@@ -145,13 +148,25 @@ def _lines(rows: Sequence[Row]) -> list[Line]:
 
 
 def write_figure(path: Path, prediction: Labels, truth: Labels, picture: npt.NDArray[np.uint8] | None = None) -> None:
-    """PNG of outlines: truth blue, prediction orange, black where both agree, on ``picture`` (h, w, 3) or white."""
+    """PNG of outlines: truth blue, prediction orange, black where both agree, on white.
+
+    On a ``picture`` (h, w, 3), which is enlarged twice: truth green, prediction yellow, white where both agree.
+    """
     part = _worst_part(prediction, truth).slices
     prediction, truth = prediction[part], truth[part]
-    canvas = np.full((*truth.shape, 3), 255, np.uint8) if picture is None else picture[part].copy()
+    colours = TRUTH_RGB, PREDICTION_RGB, BOTH_RGB
+    canvas = np.full((*truth.shape, 3), 255, np.uint8)
+    if picture is not None:
+        prediction, truth, canvas = (_enlarged(each) for each in (prediction, truth, picture[part]))
+        colours = ON_TISSUE_RGB
     true, pred = _outlines(truth), _outlines(prediction)
-    canvas[true], canvas[pred], canvas[true & pred] = TRUTH_RGB, PREDICTION_RGB, BOTH_RGB
+    canvas[true], canvas[pred], canvas[true & pred] = colours
     Image.fromarray(canvas).save(path)
+
+
+def _enlarged(pixels: Any) -> Any:
+    """Twice as large along both axes, (h, w, …), each pixel four."""
+    return pixels.repeat(2, axis=0).repeat(2, axis=1)
 
 
 def _outlines(labels: Labels) -> npt.NDArray[np.bool_]:

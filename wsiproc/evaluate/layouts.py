@@ -2,28 +2,23 @@
 
 Three forms are found by looking: ``images/`` beside ``labels/`` (instance labels, as :func:`load_labels` reads them),
 ``images/`` beside ``points/`` (CSV: x, y, class), and pictures with ImageScope XML anywhere below, as MoNuSeg is
-published. A dataset's name adds what its files do not say. A fourth is a list of areas without nuclei (TOML), which
-names its pictures itself.
+published. A dataset's name adds what its files do not say: :mod:`wsiproc.evaluate.known`. A fourth is a list of areas
+without nuclei (TOML), which names its pictures itself.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from wsiproc.errors import SettingsError
 from wsiproc.evaluate.aperio import aperio_polygons
 from wsiproc.evaluate.areas import load_marks
 from wsiproc.evaluate.datasets import Labels, is_labelled, load_labels, rasterise, stem
+from wsiproc.evaluate.known import KI67_RADIUS_UM, KNOWN, NUCLEUS_RADIUS_UM, Kind, Role
 from wsiproc.evaluate.points import KINDS, load_points
-
-Kind = Literal["labels", "points", "areas"]
-
-DATASETS: dict[str, tuple[Kind, float]] = {"monuseg": ("labels", 0.25), "bcdata": ("points", 0.25)}
-"""Known names: what their truths are, and the µm/px of their pictures (40x)."""
 
 _PICTURE = re.compile(r"(\.ome)?\.(png|tiff?|jpe?g|bmp|svs)$", re.IGNORECASE)
 
@@ -43,7 +38,8 @@ class Dataset:
     """Pictures with truths, sorted by name, and the names of those ``without``; ``mpp`` µm/px where it is known.
 
     ``classes``: whether the truths are points of the classes of Ki-67, to be compared a class at a time; ``tissue``:
-    how the runs find tissue.
+    how the runs find tissue; ``radius_um``: farthest that a match of points may lie; ``organs``: of pictures by name,
+    where the dataset tells.
     """
 
     name: str
@@ -54,6 +50,9 @@ class Dataset:
     pictures: tuple[Picture, ...]
     without: tuple[str, ...]
     tissue: str = "all"
+    radius_um: float = NUCLEUS_RADIUS_UM
+    role: Role | None = None
+    organs: Mapping[str, str] = field(default_factory=dict)
 
 
 def find_dataset(name: str, folder: Path | None = None, limit: int | None = None) -> Dataset:
@@ -63,29 +62,36 @@ def find_dataset(name: str, folder: Path | None = None, limit: int | None = None
     """
     if name.lower().endswith(".toml"):
         return _areas(Path(name), folder, limit)
-    kind, mpp = DATASETS.get(name, (None, None))
-    if name in DATASETS:
+    known = KNOWN.get(name)
+    if known is not None:
         if folder is None:
             raise SettingsError(f"{name}: say where it is: wsiproc benchmark {name} FOLDER")
     elif folder is not None or not Path(name).is_dir():
         raise SettingsError(
-            f"{name!r} is neither a dataset with a known layout ({', '.join(DATASETS)}) nor a folder; "
+            f"{name!r} is neither a dataset with a known layout ({', '.join(KNOWN)}) nor a folder; "
             f"give one of these and a folder, only a folder with images/ and labels/ or points/, or a list of areas "
             "(.toml) and the folder of its pictures"
         )
     folder = folder or Path(name)
     if not folder.is_dir():
         raise SettingsError(f"{folder}: there is no such folder")
-    found, images, truths = _look(folder, kind)
-    if kind is not None and kind != found:
-        raise SettingsError(f"{folder}: {name} has {kind} as truth, but here are {found}; give the folder alone")
+    found, images, truths = _look(folder, known and known.kind)
+    if known is not None and known.kind != found:
+        raise SettingsError(f"{folder}: {name} has {known.kind} as truth, but here are {found}; give the folder alone")
     pictures, without = _pair(folder, images, truths)
     pictures = pictures[:limit]
     pointed = pictures if found == "points" else []
     named = {str(kind) for picture in pointed for kind in load_points(picture.truth).kinds}
     classes = bool(named) and named <= set(KINDS)
-    label = name if name in DATASETS else folder.resolve().name
-    return Dataset(label, folder, found, classes, mpp, tuple(pictures), tuple(without))
+    if known is None:
+        radius_um = KI67_RADIUS_UM if classes else NUCLEUS_RADIUS_UM
+        name = folder.resolve().name
+        return Dataset(name, folder, found, classes, None, tuple(pictures), tuple(without), radius_um=radius_um)
+    organs = {p.name: organ for p in pictures for start, organ in known.organs.items() if p.name.startswith(start)}
+    return Dataset(
+        name, folder, found, classes, known.mpp, tuple(pictures), tuple(without),
+        radius_um=known.radius_um, role=known.role, organs=organs,
+    )  # fmt: skip
 
 
 def _areas(marks: Path, folder: Path | None, limit: int | None) -> Dataset:

@@ -23,8 +23,6 @@ from wsiproc.evaluate.compare import BOTH_RGB, PREDICTION_RGB, TRUTH_RGB
 KINDS = ("positive", "negative")
 """The classes of Ki-67."""
 ALL = "all"
-RADIUS_UM = 2.5
-"""Farthest that a match may lie: 10 px at 0.25 µm/px, less than the radius of a tumour nucleus."""
 _MARK_PX = 4
 
 
