@@ -136,7 +136,17 @@ def test_judges_are_asked_together_and_told_apart(tmp_path: Path) -> None:
     shutil.copytree(tmp_path / "monuseg_train", tmp_path / "judges" / "tnbc")
     names = [part for name in ("monuseg", "tnbc", "nucls", "brca-m2c") for part in ("--judge", name)]
     printed = output_of(
-        "judges.py", str(tmp_path), "-m", "psm", "-w", "1", *names, "--overlays", str(tmp_path / "worst"), "--worst", "1"
+        "judges.py",
+        str(tmp_path),
+        "-m",
+        "psm",
+        "-w",
+        "1",
+        *names,
+        "--overlays",
+        str(tmp_path / "worst"),
+        "--worst",
+        "1",
     )
     assert "Left out: nucls, there is no " in printed
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed.splitlines() if line.startswith("|")]

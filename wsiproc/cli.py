@@ -14,6 +14,7 @@ from wsiproc import completion
 from wsiproc._version import __version__
 from wsiproc.commands.doctor import DOCTOR_EXAMPLES, doctor
 from wsiproc.commands.export import EXPORT_EXAMPLES, export
+from wsiproc.commands.immuno import RECLASSIFY_EXAMPLES, CompartmentName, PositiveDab, StainName, reclassify
 from wsiproc.commands.import_cells import IMPORT_EXAMPLES, import_cells
 from wsiproc.commands.profile import PROFILE_EXAMPLES, profile
 from wsiproc.commands.qupath import QUPATH_EXAMPLES, qupath
@@ -174,6 +175,9 @@ def run(
     mpp: Mpp = None,
     reader: ReaderName = None,
     tissue: Tissue = None,
+    stain: StainName = None,
+    compartment: CompartmentName = None,
+    positive_dab: PositiveDab = None,
     stain_norm: StainNorm = None,
     roi: Roi = None,
     classes: Classes = None,
@@ -199,10 +203,10 @@ def run(
     from wsiproc.executors import warm_up
 
     settings = _settings(
-        config, model=model, mpp=mpp, reader=reader, tissue=tissue, stain_norm=stain_norm, roi=roi,
-        classes=_classes(classes), region=region, device=device, precision=precision, batch=batch,
-        executor=executor, workers=workers, scheduler=scheduler, memory_gb=memory_gb,
-        read_timeout_s=read_timeout, strict=strict, force=force,
+        config, model=model, mpp=mpp, reader=reader, tissue=tissue, stain=stain, compartment=compartment,
+        positive_dab=positive_dab, stain_norm=stain_norm, roi=roi, classes=_classes(classes), region=region,
+        device=device, precision=precision, batch=batch, executor=executor, workers=workers,
+        scheduler=scheduler, memory_gb=memory_gb, read_timeout_s=read_timeout, strict=strict, force=force,
     )  # fmt: skip
     warm_up(settings.executor, settings.workers, settings.scheduler)
 
@@ -227,6 +231,9 @@ def plan(
     mpp: Mpp = None,
     reader: ReaderName = None,
     tissue: Tissue = None,
+    stain: StainName = None,
+    compartment: CompartmentName = None,
+    positive_dab: PositiveDab = None,
     stain_norm: StainNorm = None,
     roi: Roi = None,
     region: RegionPx = None,
@@ -241,8 +248,9 @@ def plan(
     from wsiproc.progress import print_plan
 
     settings = _settings(
-        config, model=model, mpp=mpp, reader=reader, tissue=tissue, stain_norm=stain_norm, roi=roi, region=region,
-        device=device, precision=precision, workers=workers, memory_gb=memory_gb, force=force,
+        config, model=model, mpp=mpp, reader=reader, tissue=tissue, stain=stain, compartment=compartment,
+        positive_dab=positive_dab, stain_norm=stain_norm, roi=roi, region=region, device=device, precision=precision,
+        workers=workers, memory_gb=memory_gb, force=force,
     )  # fmt: skip
     failed = False
     for path in slides:
@@ -445,6 +453,7 @@ app.command(epilog=EXPORT_EXAMPLES)(export)
 app.command(epilog=PROFILE_EXAMPLES)(profile)
 app.command(epilog=QUPATH_EXAMPLES)(qupath)
 app.command("import", epilog=IMPORT_EXAMPLES)(import_cells)
+app.command(epilog=RECLASSIFY_EXAMPLES)(reclassify)
 app.command(epilog=VIEW_EXAMPLES)(view)
 app.command(epilog=DOCTOR_EXAMPLES)(doctor)
 

@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from wsiproc.core.immuno import h_score, slide_index
 from wsiproc.core.palette import css_colour
 from wsiproc.io.whole import whole_file
 
 CSV, HTML = "cohort.csv", "cohort.html"
 _FIRST = ("slide", "status", "cells", "tissue_mm2", "cells_per_mm2")
-_LAST = ("positive_index", "failed_regions", "model", "stain", "seconds", "warnings", "reason", "folder", "path")
+_LAST = (
+    "positive_index", "h_score", "compartment", "positive_dab_od", "failed_regions", "model", "stain", "seconds",
+    "warnings", "reason", "folder", "path",
+)  # fmt: skip
 
 Row = dict[str, Any]
 
@@ -35,6 +39,15 @@ def write_cohort(out: Path, failed: Mapping[str, str]) -> None:
     rows = [_row(folder, run, classes) for folder, run in runs] + lost
     _replace(out / CSV, _csv(rows, classes))
     _replace(out / HTML, _page(rows, classes, [run for _, run in runs]))
+
+
+def write_cohort_again(out: Path) -> None:
+    """Both files anew where they are, with the failures that they name; nothing where there are none."""
+    if not (out / CSV).exists():
+        return
+    with (out / CSV).open(encoding="utf-8", newline="") as file:
+        failed = {row["path"]: row["reason"] for row in csv.DictReader(file) if row.get("status") == "failed"}
+    write_cohort(out, failed)
 
 
 def _runs(out: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -58,7 +71,7 @@ def _row(folder: str, run: dict[str, Any], classes: Sequence[str]) -> Row:
         "tissue_mm2": round(area, 4),
         "cells_per_mm2": round(counts["cells"] / area, 2) if area else "",
         **of_class,
-        "positive_index": _positive_index(counts["classes"]),
+        **_scores(run),
         "failed_regions": len(run["regions"]["failed"]),
         "model": run["model"]["name"],
         "stain": run["model"]["calibration"].get("stain", ""),
@@ -69,10 +82,15 @@ def _row(folder: str, run: dict[str, Any], classes: Sequence[str]) -> Row:
     }
 
 
-def _positive_index(counts: Mapping[str, int]) -> float | str:
-    """Share of positive cells, 0 to 1, as of Ki-67; empty where the classes are others or there are no cells."""
-    both = counts.get("Positive", 0) + counts.get("Negative", 0)
-    return round(counts.get("Positive", 0) / both, 4) if both and "Positive" in counts else ""
+def _scores(run: Mapping[str, Any]) -> Row:
+    """What DAB says of a slide; empty where there is none."""
+    index, score, facts = slide_index(run), h_score(run["counts"]["classes"]), run.get("immuno") or {}
+    return {
+        "positive_index": "" if index is None else round(index, 4),
+        "h_score": "" if score is None else round(score, 1),
+        "compartment": facts.get("compartment", ""),
+        "positive_dab_od": " ".join(f"{cut:g}" for cut in facts.get("positive_dab_od", [])),
+    }
 
 
 def _csv(rows: Sequence[Row], classes: Sequence[str]) -> str:
@@ -128,7 +146,8 @@ def _failures(rows: Sequence[Row]) -> str:
 
 
 def _slides(rows: Sequence[Row], classes: Sequence[str], colours: Mapping[str, str]) -> str:
-    heads = ["Slide", "Cells", "mm²", "Cells/mm²", *map(escape, classes), "Shares", "Positive", "To know"]
+    scores = ["Positive", "H-score", "Of", "Above"]
+    heads = ["Slide", "Cells", "mm²", "Cells/mm²", *map(escape, classes), "Shares", *scores, "To know"]
     top = f"<th>{heads[0]}</th>" + "".join(f'<th class="n">{head}</th>' for head in heads[1:])
     lines = "".join(_line(row, classes, colours) for row in rows)
     return f"<section><h2>Slides</h2><table><thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table></section>\n"
@@ -140,6 +159,7 @@ def _line(row: Row, classes: Sequence[str], colours: Mapping[str, str]) -> str:
     values += [_number(row[f"cells_{name}"]) for name in classes]
     values.append(_shares([row[f"cells_{name}"] or 0 for name in classes], [colours[name] for name in classes]))
     values.append(f"{100 * index:.1f} %" if index != "" else "–")
+    values += [str(row[name]) if row[name] != "" else "–" for name in ("h_score", "compartment", "positive_dab_od")]
     values.append(str(row["warnings"]) if row["warnings"] else "–")
     link = f'<a href="{quote(row["folder"])}/report.html">{escape(row["slide"])}</a>'
     return f"<tr><th>{link}</th>{''.join(f'<td class=n>{value}</td>' for value in values)}</tr>"

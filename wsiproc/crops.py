@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -52,17 +52,36 @@ class CropPlaces:
 
 
 def take_crops(job: Job, slide: Slide, blocks: Sequence[Block], places: CropPlaces) -> list[Crop]:
-    """The pictures, read from the slide at the model's resolution, with the outlines of all cells in view.
-
-    One that reaches into a damaged place is left out, and so are all from the first read on that hangs.
-    """
+    """The pictures of a slide that is being worked on, its cells from the merged ``blocks``."""
     by_place = block_places(blocks)
+
+    def near(box: Box) -> Iterator[CellTable]:
+        return (read_part(block_path(job, block.region)) for block in blocks_at(job, box, by_place))
+
+    return draw_crops(slide, places, near, job.frame.grid, float(np.mean(job.frame.mpp)), job.model.mpp)
+
+
+def draw_crops(
+    slide: Slide,
+    places: CropPlaces,
+    near: Callable[[Box], Iterable[CellTable]],
+    grid: tuple[int, int],
+    mpp: float,
+    read_mpp: float,
+) -> list[Crop]:
+    """The pictures, read from the slide at ``read_mpp``, with the outlines of all cells in view.
+
+    ``near``: tables that hold all cells which touch a box (grid px); ``grid`` (h, w) of ``mpp`` µm/px. One that reaches
+    into a damaged place is left out, and so are all from the first read on that hangs.
+    """
     wanted = [(place, f"typical {i + 1}", False) for i, place in enumerate(places.typical())]
     wanted += [(place, f"score {score:.2f} at the centre", True) for score, _, place in places.doubtful]
     crops = []
     for place, caption, doubtful in wanted:
         try:
-            crops.append(_crop(job, slide, by_place, place, caption, doubtful))
+            box = _around(place, grid, mpp)
+            rings, classes = _outlines(box, near(box))
+            crops.append(Crop(slide.read(box, read_mpp), rings, classes, caption, mpp, doubtful))
         except SlideTimeoutError:
             break
         except SlideReadError:
@@ -70,20 +89,18 @@ def take_crops(job: Job, slide: Slide, blocks: Sequence[Block], places: CropPlac
     return crops
 
 
-def _crop(
-    job: Job, slide: Slide, by_place: Mapping[tuple[int, int], Block], place: Place, caption: str, doubtful: bool
-) -> Crop:
-    mpp = float(np.mean(job.frame.mpp))
+def _around(place: Place, grid: tuple[int, int], mpp: float) -> Box:
     side = round(SIDE_UM / mpp)
-    h, w = job.frame.grid
-    corner = (np.clip(int(v) - side // 2, 0, max(0, limit - side)) for v, limit in zip(place, (h, w), strict=True))
-    y, x = (int(v) for v in corner)
-    box = Box(y, x, side, side).clip(job.frame.grid)
+    y, x = (int(np.clip(int(v) - side // 2, 0, max(0, limit - side))) for v, limit in zip(place, grid, strict=True))
+    return Box(y, x, side, side).clip(grid)
+
+
+def _outlines(box: Box, tables: Iterable[CellTable]) -> tuple[list[npt.NDArray[np.number]], list[int]]:
+    """Outlines of the cells that touch a box, in its own frame, and their classes."""
     rings: list[npt.NDArray[np.number]] = []
     classes: list[int] = []
-    for block in blocks_at(job, box, by_place):
-        cells = read_part(block_path(job, block.region))
+    for cells in tables:
         for row in cells.touching(box):
             rings.append(cells.rings[int(row)] - (box.y, box.x))
             classes.append(int(cells.classes[row]))
-    return Crop(slide.read(box, job.model.mpp), rings, classes, caption, mpp, doubtful)
+    return rings, classes

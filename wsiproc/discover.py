@@ -137,7 +137,9 @@ def _sample_slides(
     for number, path in enumerate(paths):
         tell(number, len(paths))
         try:
-            seen = look_at(slide_source(path, settings), model, settings.tissue, settings.roi, settings.force)
+            seen = look_at(
+                slide_source(path, settings), model, settings.tissue, settings.roi, settings.stain, settings.force
+            )
             samples.append(_sample_cells(path, seen, settings, len(paths)))
         except Exception as error:
             failures.append(error)

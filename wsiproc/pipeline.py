@@ -20,19 +20,19 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiproc.array.hilbert import hilbert_index
-from wsiproc.array.measure import measurement_names
 from wsiproc.array.outline import fill
 from wsiproc.array.pyramid import level_count, level_shape
 from wsiproc.coarse import coarse_tasks
 from wsiproc.core.cells import CellTable, DrawnCells
 from wsiproc.core.geometry import Box, Grid, Region
+from wsiproc.core.palette import RGB
 from wsiproc.executors import Meter, Task, worker_name
 from wsiproc.io import ngff
 from wsiproc.io.geojson import GeoJsonWriter, Piece, features_bytes
 from wsiproc.io.parquet import CellWriter, read_drawn, read_part, write_part
 from wsiproc.io.whole import remove_unfinished, write_json
 from wsiproc.projection import Mask
-from wsiproc.regions import Job, begin_task, infer_region, inside, segment_region, stain_channels, unread
+from wsiproc.regions import Job, begin_task, infer_region, inside, segment_region, unread
 from wsiproc.workfolder import RUN
 
 _TRIES = 3  # of a region whose reading hangs
@@ -135,11 +135,18 @@ def create_pictures(job: Job, overview: tuple[int, int], overview_mpp: tuple[flo
     ngff.create_labels_group(job.image, ["tissue", "classes", "cells"])
     glass = {0: ("Glass", (0, 0, 0), 0), 1: ("Tissue", (86, 180, 233), 90)}
     ngff.create_labels(job.image, "tissue", overview, overview_mpp, levels, "uint8", glass)
-    classes = {0: ("Background", (0, 0, 0), 0)} | {
-        value: (name, colour, 160) for value, (name, colour) in enumerate(job.classes.items(), start=1)
-    }
-    ngff.create_labels(job.image, "classes", job.frame.grid, job.frame.mpp, levels, "uint8", classes)
+    create_class_labels(job.image, job.classes, job.frame.grid, job.frame.mpp)
     ngff.create_labels(job.image, "cells", job.frame.grid, job.frame.mpp, levels, "uint32")
+
+
+def create_class_labels(
+    image: Path, classes: Mapping[str, RGB], grid: tuple[int, int], mpp: tuple[float, float]
+) -> None:
+    """The empty label pyramid of classes (colours by name)."""
+    values = {0: ("Background", (0, 0, 0), 0)} | {
+        value: (name, colour, 160) for value, (name, colour) in enumerate(classes.items(), start=1)
+    }
+    ngff.create_labels(image, "classes", grid, mpp, level_count(grid), "uint8", values)
 
 
 def save_overview(job: Job, overview: npt.NDArray[np.uint8], tissue: Mask) -> None:
@@ -215,9 +222,7 @@ def export_tasks(job: Job, blocks: Sequence[Block]) -> list[Task]:
 def write_table(job: Job, blocks: tuple[Block, ...]) -> dict[str, Any]:
     """Write ``cells.parquet``, a row group a block."""
     meter = Meter()
-    with CellWriter(
-        job.cells, job.classes, measurement_names(list(stain_channels(job.model))), job.frame.scale
-    ) as writer:
+    with CellWriter(job.cells, job.classes, job.measurements, job.frame.scale) as writer:
         for block in blocks:
             writer.write(read_part(block_path(job, block.region)))
     return meter.facts()

@@ -42,12 +42,13 @@ from wsiproc.projection import (
     worker_bytes,
 )
 from wsiproc.regions import Job, stain_channels
+from wsiproc.scoring import SlideScoring, slide_scoring
 from wsiproc.settings import Settings
 from wsiproc.survey import Survey, look_at
 
 # Settings that change what is written; a folder made with others of these cannot be continued. The model counts as what
 # it is, not as the path where it lies.
-_DECISIVE = ("mpp", "reader", "tissue", "region")
+_DECISIVE = ("mpp", "reader", "tissue", "region", "stain", "compartment", "positive_dab")
 _GPU_BYTES_A_WINDOW, _MOST_WINDOWS_AT_ONCE = 5e8, 32
 
 
@@ -74,6 +75,7 @@ class Plan:
     tissue: Mask
     search: Mask
     samples: Sequence[npt.NDArray[np.uint8]]
+    scoring: SlideScoring | None
     read_s: float
     memory_bytes: int
     warnings: tuple[str, ...]
@@ -113,13 +115,16 @@ def plan_slide(
     source, model = slide_source(path, settings), choose_model(settings)
     _check_region(settings.region, model)
     device = device_for(model, settings, cluster)
-    seen = look_at(source, model, settings.tissue, settings.roi, settings.force)
+    seen = look_at(source, model, settings.tissue, settings.roi, settings.stain, settings.force)
     frame, search = seen.frame, seen.search
     facts = work_facts(seen.slide["fingerprint"], settings, model, device, kinds)
     model = seen.model
     if kinds is not None:
         require_features(kinds, model, path)
-    job = _job(seen, source, out, settings, device, _batch(settings, device, cluster), kinds)
+    scoring = None
+    if kinds is None:
+        scoring = slide_scoring(model, seen.samples, settings.compartment, settings.cuts)
+    job = _job(seen, source, out, settings, device, _batch(settings, device, cluster), kinds, scoring)
     infer, segment = split_regions(search, frame.grid, job.step, job.sight)
     windows = {region: needed_windows(search, frame.grid, region.box, job.window_rule) for region in infer}
     work = {region: sum(window.area for window in some) for region, some in windows.items()}
@@ -144,7 +149,8 @@ def plan_slide(
         samples=seen.samples,
         read_s=seen.read_s,
         memory_bytes=driver + (0 if cluster else workers * each),  # those of a cluster take theirs elsewhere
-        warnings=seen.warnings,
+        scoring=scoring,
+        warnings=(*seen.warnings, *(scoring.warnings() if scoring else ())),
     )
     _check_plan(plan, settings)
     return plan
@@ -158,6 +164,7 @@ def _job(
     device: Device,
     batch: int,
     kinds: CellKinds | None,
+    scoring: SlideScoring | None,
 ) -> Job:
     return Job(
         source=source,
@@ -170,6 +177,7 @@ def _job(
         batch=batch,
         roi=seen.roi,
         kinds=kinds,
+        scoring=None if scoring is None else scoring.rule,
         strict=settings.strict,
     )
 

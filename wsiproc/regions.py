@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from wsiproc.array.measure import LabelSums, centroids, label_sums, measure
+from wsiproc.array.measure import LabelSums, centroids, label_sums, measure, measurement_names
 from wsiproc.array.outline import trace
+from wsiproc.array.ring import ring_sums
 from wsiproc.core.cells import CellTable, Rings
 from wsiproc.core.geometry import Box, Region
+from wsiproc.core.immuno import RING_COLUMNS, RING_COMPLETE, RING_DAB, Scoring
 from wsiproc.core.kinds import CellKinds
 from wsiproc.core.palette import RGB, class_colour
 from wsiproc.devices import Device
@@ -57,14 +59,23 @@ class Job:
     batch: int
     roi: MultiPolygon | None
     kinds: CellKinds | None = None
+    scoring: Scoring | None = None
     strict: bool = False
 
     @property
     def classes(self) -> Mapping[str, RGB]:
-        """Colours of the classes of cells by name: the kinds that were discovered, else the model's own classes."""
+        """Colours of the classes of cells by name: discovered kinds, else classes by DAB, else the model's own."""
         if self.kinds is not None:
             return dict(zip(self.kinds.names, self.kinds.colours, strict=True))
+        if self.scoring is not None:
+            return self.scoring.classes
         return {name: class_colour(name, index) for index, name in enumerate(self.model.classes)}
+
+    @property
+    def measurements(self) -> list[str]:
+        """Columns that are measured for each cell."""
+        ring = RING_COLUMNS if self.scoring is not None else ()
+        return [*measurement_names(list(stain_channels(self.model))), *ring]
 
     @property
     def sight(self) -> int:
@@ -304,9 +315,28 @@ def cells_inside(job: Job, box: Box, around: Box, maps: npt.NDArray[np.uint8]) -
     cells = cell_table(job.model, found, sums, np.flatnonzero(kept), (around.y, around.x), job.frame.px_um2)
     if job.kinds is not None:
         cells = dataclasses.replace(cells, classes=job.kinds.nearest(cells.measurements))
+    elif job.scoring is not None:
+        measured = cells.measurements | _around_nuclei(job, job.scoring, found.labels, sums, kept, around, maps)
+        cells = dataclasses.replace(cells, measurements=measured, classes=job.scoring.classify(measured))
     local = box.relative_to(around)
     dropped = {reason: int(inside(local, places.astype(float)).sum()) for reason, places in found.dropped.items()}
     return cells, dropped | {"outside the tissue or region of interest": int(here.sum() - kept.sum())}
+
+
+def _around_nuclei(
+    job: Job,
+    scoring: Scoring,
+    labels: npt.NDArray[np.int32],
+    sums: LabelSums,
+    kept: Mask,
+    around: Box,
+    maps: npt.NDArray[np.uint8],
+) -> dict[str, npt.NDArray[np.float32]]:
+    """DAB in the rings around the ``kept`` cells, by column; ``sums``: of all ``labels``, in the frame of the grid."""
+    dab = maps[stain_channels(job.model)["dab"]]
+    rings = ring_sums(labels, sums, (around.y, around.x), maps[0], dab, float(np.mean(job.frame.mpp)))
+    columns = {RING_DAB: rings.means() * OD_STEP, RING_COMPLETE: rings.completeness(scoring.ring_cut / OD_STEP)}
+    return {name: values[kept].astype(np.float32) for name, values in columns.items()}
 
 
 def inside(box: Box, points: npt.NDArray[np.floating]) -> Mask:

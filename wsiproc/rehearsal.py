@@ -17,6 +17,7 @@ import wsiproc.seams  # noqa: F401 - with all that tasks import
 from wsiproc.array.measure import centroids, label_sums, measure, measurement_names
 from wsiproc.array.outline import fill, trace
 from wsiproc.array.pyramid import halve_mean, halve_mode
+from wsiproc.array.ring import ring_sums
 from wsiproc.core.cells import CellTable
 from wsiproc.io.geojson import features_bytes
 from wsiproc.models.base import OD_STEP
@@ -32,6 +33,7 @@ def _rehearse() -> None:
         found = cut_cells(maps, CutRule(), SplitLengths(), 0.5, None, interior)
     sums = label_sums(found.labels, 1, maps)
     rings = trace(found.labels, np.array([1]))
+    ring_sums(found.labels, sums, (0, 0), maps[0], maps[2], 0.5)
     stains = {"hematoxylin": 1, "eosin": 2}
     measured = measure(sums, rings, 0.25, stains, OD_STEP)
     assert list(measured) == measurement_names(list(stains))

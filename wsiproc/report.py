@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiproc.core.cells import CellTable
+from wsiproc.core.immuno import h_score, slide_index
 from wsiproc.core.palette import RGB, css_colour
 from wsiproc.io.whole import whole_file
 from wsiproc.report_figures import (
@@ -202,10 +203,11 @@ def _header(run: dict[str, Any], name: str) -> str:
         ("Tissue", f"{area:,.2f} <small>mm²</small>"),
         ("Cell density", f"{_per_mm2(counts['cells'], area)} <small>cells/mm²</small>"),
     ]
-    kinds = counts["classes"]
-    if {"Positive", "Negative"} <= kinds.keys() and kinds["Positive"] + kinds["Negative"]:
-        share = kinds["Positive"] / (kinds["Positive"] + kinds["Negative"])
-        numbers.append(("Positive index", f"{100 * share:.1f} <small>%</small>"))
+    index, score = slide_index(run), h_score(counts["classes"])
+    if index is not None:
+        numbers.append(("Positive index", f"{100 * index:.1f} <small>%</small>"))
+    if score is not None:
+        numbers.append(("H-score", f"{score:.0f} <small>of 300</small>"))
     listed = "".join(f"<div><dt>{title}</dt><dd>{value}</dd></div>" for title, value in numbers)
     return (
         f'<header class="top"><p class="eyebrow">wsiproc report</p><h1>{name}</h1>'
@@ -265,9 +267,27 @@ def _classes(run: dict[str, Any]) -> str:
             [chip + escape(name), f"{count:,}", f"{100 * share:.1f} %", _per_mm2(count, area), _bar(share, colour)]
         )
     note = "Densities are per area of tissue."
-    if {"Positive", "Negative"} <= counts["classes"].keys():
-        note += " Positive index: positive ÷ (positive + negative) cells."
+    if run.get("immuno"):
+        note += " " + _scored_by(run)
     return _section("Classes", _table(["Class", "Cells>", "Share>", "Cells/mm²>", ""], rows), note)
+
+
+def _scored_by(run: dict[str, Any]) -> str:
+    """What makes a cell positive, as HTML."""
+    facts = run["immuno"]
+    where = {"nucleus": "its nucleus", "membrane": "the ring around its nucleus, along half of it or more"}
+    cuts = facts["positive_dab_od"]
+    above = f"{cuts[0]:g}" if len(cuts) == 1 else f"{cuts[0]:g} (1+), {cuts[1]:g} (2+) or {cuts[2]:g} (3+)"
+    text = (
+        f"A cell is positive where the mean optical density of DAB in "
+        f"{where.get(facts['compartment'], 'the ring around its nucleus')} exceeds {above} "
+        f"({facts['positive_dab_from']}); compartment: {facts['compartment']} ({facts['compartment_from']})."
+    )
+    if slide_index(run) is not None:
+        text += " Positive index: positive ÷ all cells."
+    if len(cuts) > 1:
+        text += " H-score: per cent of 1+ cells + 2 × 2+ + 3 × 3+."
+    return escape(text)
 
 
 def _slide(
@@ -427,6 +447,7 @@ def _provenance(run: dict[str, Any]) -> str:
         ("Model", {key: value for key, value in run["model"].items() if key != "calibration"}),
         ("Calibration", run["model"].get("calibration", {})),
         ("Kinds of cells", run["kinds"] or {}),
+        ("Scoring by DAB", run.get("immuno") or {}),
         ("Settings", run["settings"]),
         ("Versions", run["versions"]),
     ]

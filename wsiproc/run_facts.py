@@ -53,6 +53,7 @@ def run_facts(
         "model": _model_facts(job.model),
         "classes": {name: list(colour) for name, colour in job.classes.items()},
         "kinds": None if job.kinds is None else job.kinds.facts(),
+        "immuno": None if plan.scoring is None else plan.scoring.facts(),
         "settings": {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(settings).items()},
         "device": job.device.name,
         "precision": job.device.precision,

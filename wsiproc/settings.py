@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from wsiproc.core.immuno import COMPARTMENTS, checked_cuts
 from wsiproc.core.kinds import FEWEST_KINDS, MOST_KINDS
 from wsiproc.errors import SettingsError
 
@@ -23,6 +24,8 @@ CHOICES = {
         "tiatoolbox:vahadane",
         "tiatoolbox:ruifrok",
     ),
+    "stain": ("auto", "he", "hdab"),
+    "compartment": ("auto", *COMPARTMENTS),
     "device": ("auto", "cpu", "cuda"),
     "precision": ("auto", "float32"),
     "executor": ("auto", "dask", "processes", "threads", "loop"),
@@ -42,6 +45,12 @@ class Settings:
     """Library that opens the slide."""
     tissue: str = "auto"
     """How tissue is found: ``auto``, ``all``, ``tiatoolbox:otsu`` or ``tiatoolbox:morphological``."""
+    stain: str = "auto"
+    """Stain of the slide: ``he``, ``hdab`` (haematoxylin and DAB), or ``auto``, which tells it by its colours."""
+    compartment: str = "auto"
+    """Where DAB makes a cell positive: ``nucleus``, ``membrane``, ``cytoplasm``, or ``auto``, where it lies."""
+    positive_dab: float | tuple[float, ...] | None = None
+    """Optical density of DAB above which a cell is positive, or three, for weak, moderate and strong; None finds it."""
     stain_norm: str = "none"
     """What brings the slide's stain to another before the model sees it: ``none``, or one of TIAToolbox's methods,
     which ``=`` and the path of a picture of the wanted stain may follow."""
@@ -96,10 +105,18 @@ class Settings:
                 f"classes is {self.classes}; give {FEWEST_KINDS} to {MOST_KINDS} kinds of cells to find, or the path "
                 "of a classes.toml"
             )
+        if self.cuts is not None:
+            checked_cuts(self.cuts)
         for name, choices in CHOICES.items():
             chosen = getattr(self, name)
             if chosen not in choices and not (name == "stain_norm" and chosen.partition("=")[0] in choices[1:]):
                 raise SettingsError(f"{name} is {chosen!r}; choose one of {', '.join(choices)}")
+
+    @property
+    def cuts(self) -> tuple[float, ...] | None:
+        """``positive_dab`` as one or three numbers."""
+        given = self.positive_dab
+        return given if given is None or isinstance(given, tuple) else (float(given),)
 
 
 _PATHS = ("roi", "classes")
@@ -131,13 +148,22 @@ def _checked(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
             raise SettingsError(f"{where}unknown setting {name!r}; known are {', '.join(known)}")
         if not _fits(value, known[name]):
             raise SettingsError(f"{where}{name} = {value!r} should be of type {known[name]}")
-    return {name: Path(value) if name in _PATHS and isinstance(value, str) else value for name, value in values.items()}
+    return {name: _converted(name, value) for name, value in values.items()}
+
+
+def _converted(name: str, value: Any) -> Any:
+    """A TOML value as the setting holds it."""
+    if isinstance(value, list):
+        return tuple(value)
+    return Path(value) if name in _PATHS and isinstance(value, str) else value
 
 
 def _fits(value: object, kind: str) -> bool:
     """Whether a TOML value suits an annotation such as ``int | None``."""
     if kind.startswith("Literal"):
         return isinstance(value, str)
+    if isinstance(value, list | tuple):
+        return "tuple" in kind and all(type(each) in (int, float) for each in value)
     accepted: dict[str, tuple[type, ...]] = {"str": (str,), "Path": (str,), "int": (int,), "float": (int, float)}
     if isinstance(value, bool):
         return kind == "bool"

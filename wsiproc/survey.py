@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from wsiproc.array.stains import Kind
 from wsiproc.array.tissue import find_tissue, grow, looks_fluorescent, looks_grey
 from wsiproc.core.geometry import Box, grid_shape
 from wsiproc.errors import PlanError, SlideKindError, SlideReadError, SlideTimeoutError
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 SAMPLE_WINDOWS = 16
 # A picture with nothing darker is a slide without tissue.
 _GLASS = 200
+STAINS: dict[str, Kind | None] = {"auto": None, "he": "H&E", "hdab": "H-DAB"}
+"""Names of stains in the settings."""
 
 # Cells are looked for so far beyond the tissue, whose edge is found on a coarse overview and smoothed.
 _BORDER_UM = 40.0
@@ -53,13 +56,15 @@ class Survey:
     warnings: tuple[str, ...]
 
 
-def look_at(source: SlideSource, model: Model, tissue: str, roi: Path | None, force: bool = False) -> Survey:
+def look_at(
+    source: SlideSource, model: Model, tissue: str, roi: Path | None, stain: str = "auto", force: bool = False
+) -> Survey:
     """Read a slide's overview and a few windows of tissue; the same for every way to cut up the work.
 
-    ``tissue``: how it is found; ``roi``: GeoJSON with areas to work in; ``force``: a slide that looks unsuitable is
-    worked on with a warning, not refused. Places that cannot be read cost themselves only: cells are looked for there
-    too, so that each of their regions is told with its reason. Raises SlideError, ResolutionError, SettingsError, or
-    PlanError where there is no tissue.
+    ``tissue``: how it is found; ``roi``: GeoJSON with areas to work in; ``stain``: as in the settings; ``force``: a
+    slide that looks unsuitable is worked on with a warning, not refused. Places that cannot be read cost themselves
+    only: cells are looked for there too, so that each of their regions is told with its reason. Raises SlideError,
+    ResolutionError, SettingsError, or PlanError where there is no tissue.
     """
     with source.open() as slide:
         seen = look_over(slide)
@@ -82,10 +87,10 @@ def look_at(source: SlideSource, model: Model, tissue: str, roi: Path | None, fo
             tissue=inside,
             search=_restrict(grow(everywhere, _BORDER_UM / overview_mpp[0]) | seen.unread, areas, slide.shape),
             read_s=(time.perf_counter() - started) / len(boxes),
-            model=model.calibrate(samples),
+            model=model.calibrate(samples, STAINS[stain]),
             boxes=boxes,
             samples=samples,
-            warnings=slide.warnings + unsuitable + _stain_warnings(slide, overview) + _damage_warnings(slide, seen),
+            warnings=slide.warnings + unsuitable + _damage_warnings(slide, seen),
         )
 
 
@@ -119,24 +124,18 @@ def _slide_facts(slide: Slide) -> dict[str, Any]:
 
 
 def _colour_warnings(slide: Slide, overview: npt.NDArray[np.uint8], force: bool) -> tuple[str, ...]:
-    """What to say of a slide without colour; SlideKindError where it is not to be worked on."""
-    if not looks_grey(overview) or overview.min() > _GLASS:
+    """What to say of a slide without the colours of a brightfield stain; SlideKindError where it is not worked on."""
+    if looks_fluorescent(overview):
+        what = "it looks like fluorescence (bright on black); models expect a brightfield stain such as H&E"
+        remedy, then = "run brightfield slides", "so the cells are not to be trusted"
+    elif looks_grey(overview) and overview.min() <= _GLASS:
+        what = "it has no colour: a grey picture, or nothing but glass. Stains are told apart by their colours"
+        remedy, then = "export the slide in colour", "so classes and densities of stains in it mean nothing"
+    else:
         return ()
-    what = "it has no colour: a grey picture, or nothing but glass. Stains are told apart by their colours"
     if not force:
-        raise SlideKindError(
-            f"{slide.path}: {what}: export the slide in colour, or pass --force to work on it as it is"
-        )
-    return (f"{what}, so classes and densities of stains in it mean nothing",)
-
-
-def _stain_warnings(slide: Slide, overview: npt.NDArray[np.uint8]) -> tuple[str, ...]:
-    if not looks_fluorescent(overview):
-        return ()
-    return (
-        f"{slide.path.name} looks like fluorescence (bright on black); the model expects a brightfield stain such as "
-        "H&E, so the cells are not to be trusted",
-    )
+        raise SlideKindError(f"{slide.path}: {what}: {remedy}, or pass --force to work on it as it is")
+    return (f"{what}, {then}",)
 
 
 def _damage_warnings(slide: Slide, overview: Overview) -> tuple[str, ...]:

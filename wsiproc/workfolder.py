@@ -13,9 +13,9 @@ from filelock import FileLock, Timeout
 
 from wsiproc.errors import OutputError, WsiprocError
 
-RUN, WORK = "run.json", ".work"
+RUN, WORK, STAGED = "run.json", ".work", ".reclassified"
 # What a run writes into the folder, the mark of completion first.
-_OUTPUTS = (RUN, WORK, "report.html", "cells.parquet", "cells.geojson.gz", "maps.ome.zarr", "slide.ome.zarr")
+_OUTPUTS = (RUN, WORK, STAGED, "report.html", "cells.parquet", "cells.geojson.gz", "maps.ome.zarr", "slide.ome.zarr")
 _REMEDIES = {
     errno.ENOSPC: "the disk is full: make room on it",
     errno.EDQUOT: "your quota of disk space is used up: make room",

@@ -24,7 +24,14 @@ OKABE_ITO: tuple[RGB, ...] = (
 TOL_MUTED: tuple[RGB, ...] = ((136, 34, 85), (51, 34, 136), (153, 153, 51), (17, 119, 51))
 
 # QuPath ignores a file's colours for these names and uses its own, close to these.
-NAMED: dict[str, RGB] = {"Positive": (213, 94, 0), "Negative": (0, 114, 178), "Nucleus": (0, 158, 115)}
+NAMED: dict[str, RGB] = {
+    "Positive": (213, 94, 0),
+    "Negative": (0, 114, 178),
+    "Nucleus": (0, 158, 115),
+    "1+": (240, 228, 66),
+    "2+": (230, 159, 0),
+    "3+": (213, 94, 0),
+}
 
 
 def class_colour(name: str, index: int) -> RGB:

@@ -47,7 +47,12 @@ _GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"  # RFC 1952: deflate, no name, no
 
 CELL_ID = "Cell ID"
 PROBABILITY = "Probability"
-_LABELS = {"dab_od_mean": "DAB OD mean", "dab_od_std": "DAB OD std dev"}
+_LABELS = {
+    "dab_od_mean": "DAB OD mean",
+    "dab_od_std": "DAB OD std dev",
+    "ring_dab_od_mean": "Ring: DAB OD mean",
+    "ring_dab_completeness": "Ring: DAB completeness",
+}
 _UNITS = {"_um2": " µm^2", "_um": " µm", "_od_mean": " OD mean", "_od_std": " OD std dev"}
 
 

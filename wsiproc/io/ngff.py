@@ -129,6 +129,12 @@ def read_box(folder: Path, level: int, box: Box) -> npt.NDArray[Any]:
     return _read(_array(folder, level), box)
 
 
+def read_all(folder: Path) -> npt.NDArray[Any]:
+    """All pixels (…, h, w) of level 0 of a small picture."""
+    array = _array(folder, 0)
+    return _read(array, Box(0, 0, *array.shape[-2:]))
+
+
 def halve_shard(folder: Path, level: int, box: Box) -> None:
     """Fill ``box`` of ``level`` from the level before: the mean for images, the commonest value for labels.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from wsiproc.core.geometry import Box
 from wsiproc.core.palette import RGB
 from wsiproc.errors import OutputError
 from wsiproc.io.whole import WholeFileWriter, whole_file
+
+_WRITTEN: dict[str, Any] = {"compression": "zstd", "compression_level": 1, "use_dictionary": ["class"]}
 
 
 def write_part(path: Path, cells: CellTable) -> None:
@@ -108,9 +110,7 @@ class CellWriter(WholeFileWriter):
         self._classes, self._scale, self._next_id = list(classes), scale, 1
         self._bounds: list[float] | None = None
         self._schema = self._columns_of(classes, measurements, scale)
-        self._writer = pyarrow.parquet.ParquetWriter(
-            self._temporary, self._schema, compression="zstd", compression_level=1, use_dictionary=["class"]
-        )
+        self._writer = pyarrow.parquet.ParquetWriter(self._temporary, self._schema, **_WRITTEN)
 
     def _columns_of(self, classes: Mapping[str, RGB], measurements: Sequence[str], scale: tuple[float, float]) -> Any:
         """The schema of the file."""
@@ -161,6 +161,34 @@ class CellWriter(WholeFileWriter):
     def abandon(self) -> None:
         """Close the file as it is."""
         self._writer.close()
+
+
+def write_classes(
+    path: Path,
+    target: Path,
+    classes: Mapping[str, RGB],
+    classify: Callable[[Mapping[str, npt.NDArray[np.float32]]], npt.NDArray[np.uint8]],
+) -> None:
+    """``path`` again as ``target``, as ``CellWriter`` would have written it had its cells had other ``classes``.
+
+    ``classify``: class of each cell from the measurements of a row group.
+    """
+    file = pyarrow.parquet.ParquetFile(path)
+    facts = table_facts(file)
+    schema = _schema(classes, facts["measurements"], (facts["scale"][0], facts["scale"][1]))
+    place = schema.get_field_index("class")
+    with (
+        whole_file(target) as temporary,
+        pyarrow.parquet.ParquetWriter(temporary, schema, **_WRITTEN) as writer,
+    ):
+        for group in range(file.metadata.num_row_groups):
+            table = file.read_row_group(group)
+            codes = classify({name: numbers(table[name]) for name in facts["measurements"]})
+            kind = pa.DictionaryArray.from_arrays(_column(codes.astype(np.int8)), _texts(list(classes)))
+            columns = [kind if i == place else column.combine_chunks() for i, column in enumerate(table.columns)]
+            table = pa.Table.from_arrays(columns, schema=schema)
+            writer.write_table(table, row_group_size=max(1, len(table)))
+        writer.add_key_value_metadata({"geo": file.metadata.metadata[b"geo"].decode()})
 
 
 CORRECTED = ("unchanged", "class", "outline", "new")

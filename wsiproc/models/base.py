@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from wsiproc.array.stains import Kind
 from wsiproc.core.palette import RGB
 
 if TYPE_CHECKING:
@@ -76,10 +77,11 @@ class Model(Protocol):
     @property
     def memory_bytes(self) -> int: ...  # noqa: D102
 
-    def calibrate(self, samples: Sequence[npt.NDArray[np.uint8]]) -> Model:
+    def calibrate(self, samples: Sequence[npt.NDArray[np.uint8]], stain: Kind | None = None) -> Model:
         """The model with every number that it takes from the slide, estimated once from ``samples``.
 
-        ``samples``: (h, w, 3) uint8 windows of tissue at the model's mpp. Raises PlanError where they show nothing
+        ``samples``: (h, w, 3) uint8 windows of tissue at the model's mpp; ``stain``: which it is, None to have it told
+        by its colours. Raises PlanError where they show nothing
         to calibrate on.
         """
 
@@ -94,6 +96,14 @@ class Model(Protocol):
 
     def instances(self, maps: npt.NDArray[np.uint8]) -> Instances:
         """Cells of stitched maps (c, h, w). Local: nothing may depend on pixels farther away than ``margin``."""
+
+
+@runtime_checkable
+class Recolours(Protocol):
+    """What a model has besides, where it sees pictures in other colours than those of the slide."""
+
+    def recoloured(self, pictures: Sequence[npt.NDArray[np.uint8]]) -> list[npt.NDArray[np.uint8]]:
+        """Pictures (h, w, 3) as the model sees them."""
 
 
 @runtime_checkable

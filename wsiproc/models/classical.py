@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from wsiproc.array.stains import Stains, estimate_stains
+from wsiproc.array.stains import Kind, Stains, estimate_stains
 from wsiproc.models.base import GRAIN, Channel, Instances
 from wsiproc.models.cells import CutRule, SplitLengths, cell_margin, cut_cells
 from wsiproc.models.gaussian import gaussian
@@ -98,11 +98,11 @@ class Classical:
     def _pitch(self) -> int:
         return max(1, round(_CELL_UM / self.mpp))
 
-    def calibrate(self, samples: Sequence[npt.NDArray[np.uint8]]) -> Classical:
+    def calibrate(self, samples: Sequence[npt.NDArray[np.uint8]], stain: Kind | None = None) -> Classical:
         """With stains, level and threshold of the slide that ``samples`` (h, w, 3) are from."""
         import torch
 
-        stained = replace(self, stains=estimate_stains(sample_pixels(samples, self.mpp)))
+        stained = replace(self, stains=estimate_stains(sample_pixels(samples, self.mpp), stain))
         pictures = [torch.tensor(sample)[None] for sample in samples]
         absorbed = [optical_density(picture, stained.stains.white) for picture in pictures]
         tissue = [od.sum(1) > TISSUE_OD for od in absorbed]

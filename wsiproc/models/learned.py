@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import numpy.typing as npt
 
-from wsiproc.array.stains import Stains, estimate_stains
+from wsiproc.array.stains import Kind, Stains, estimate_stains
 from wsiproc.models.base import GRAIN, Channel
 from wsiproc.models.byte_values import of_each_byte
 from wsiproc.models.cells import cell_margin
@@ -101,10 +101,10 @@ class Learned:
     def _extra_channels(self) -> tuple[Channel, ...]:
         return ()
 
-    def calibrate(self, samples: Sequence[npt.NDArray[np.uint8]]) -> Self:
+    def calibrate(self, samples: Sequence[npt.NDArray[np.uint8]], stain: Kind | None = None) -> Self:
         """With the stains and the gain of the slide that ``samples`` (h, w, 3) are from."""
         pixels = sample_pixels(samples, self.mpp)
-        stains = estimate_stains(pixels)
+        stains = estimate_stains(pixels, stain)
         return replace(self, stains=stains, gain=find_gain(pixels, stains, self.facts.input.od99))
 
     def calibration(self) -> dict[str, object]:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from wsiproc.array.pyramid import level_shape
 from wsiproc.core.cells import DrawnCells, touching
 from wsiproc.core.geometry import Box, grid_shape
+from wsiproc.core.immuno import slide_index
 from wsiproc.core.palette import RGB, css_colour
 from wsiproc.errors import OutputError, SlideError
 from wsiproc.io import ngff
@@ -75,14 +76,12 @@ class ShownSlide:
     def card(self) -> dict[str, Any]:
         """What a list of slides says about this one."""
         counts, area = self.run["counts"], self.run["tissue_mm2"]
-        kinds = counts["classes"]
-        known = kinds.get("Positive", 0) + kinds.get("Negative", 0)
         return {
             "name": self.name,
             "cells": counts["cells"],
             "tissue_mm2": area,
             "per_mm2": counts["cells"] / area if area else None,
-            "positive_index": kinds["Positive"] / known if {"Positive", "Negative"} <= kinds.keys() and known else None,
+            "positive_index": slide_index(self.run),
             "warnings": len(self.run["warnings"]),
         }
 

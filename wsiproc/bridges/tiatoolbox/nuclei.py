@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiproc.array.measure import label_sums
-from wsiproc.array.stains import Stains, estimate_stains
+from wsiproc.array.stains import Kind, Stains, estimate_stains
 from wsiproc.bridges.tiatoolbox.pretrained import MPP, PREFIX, Pretrained, find_weights, load_network
 from wsiproc.core.palette import class_colour
 from wsiproc.models.base import Channel, Instances
@@ -116,9 +116,9 @@ class NucleusModel:
     def _extra_channels(self) -> tuple[Channel, ...]:
         return ()
 
-    def calibrate(self, samples: Sequence[npt.NDArray[np.uint8]]) -> Self:
+    def calibrate(self, samples: Sequence[npt.NDArray[np.uint8]], stain: Kind | None = None) -> Self:
         """With the stains of the slide that ``samples`` (h, w, 3) are from, for the planes that are measured."""
-        return replace(self, stains=estimate_stains(sample_pixels(samples, self.mpp)))
+        return replace(self, stains=estimate_stains(sample_pixels(samples, self.mpp), stain))
 
     def calibration(self) -> dict[str, object]:
         """The stains."""
@@ -208,14 +208,14 @@ class MicroNet(NucleusModel):
         """What the cutting out of cells can depend on."""
         return cell_margin(_CUT, _SHAPE_SPLIT, self.mpp)
 
-    def calibrate(self, samples: Sequence[npt.NDArray[np.uint8]]) -> Self:
+    def calibrate(self, samples: Sequence[npt.NDArray[np.uint8]], stain: Kind | None = None) -> Self:
         """With the stains, level and spread of the slide that ``samples`` (h, w, 3) are from."""
         values = np.concatenate([sample.ravel() for sample in samples])
         counts = np.bincount(values, minlength=256) / len(values)
         levels = np.arange(256) / 255
         mean = float(counts @ levels)
         spread = max(float(counts @ (levels - mean) ** 2) ** 0.5, 1 / 255)  # glass alone has none
-        return replace(super().calibrate(samples), level=round(mean, 6), spread=round(spread, 6))
+        return replace(super().calibrate(samples, stain), level=round(mean, 6), spread=round(spread, 6))
 
     def calibration(self) -> dict[str, object]:
         """Stains, level and spread."""

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from wsiproc.array.stains import Kind
 from wsiproc.bridges.tiatoolbox import load
 from wsiproc.core.geometry import Box
 from wsiproc.errors import PlanError, SettingsError
@@ -148,7 +149,7 @@ class StainNormalised:
         """The model's, and the table of colours."""
         return self.model.memory_bytes + 3 * 256**3
 
-    def calibrate(self, samples: Sequence[UInt8Array]) -> StainNormalised:
+    def calibrate(self, samples: Sequence[UInt8Array], stain: Kind | None = None) -> StainNormalised:
         """With the look of the slide that ``samples`` (h, w, 3) are from, and the model calibrated on the new colours.
 
         Raises PlanError where the samples show no stain.
@@ -163,7 +164,13 @@ class StainNormalised:
             ) from error
         table = colour_table(source, self.target, "cpu")
         recoloured = [_look_up(table, torch.tensor(sample)).numpy() for sample in samples]
-        return replace(self, source=source, model=self.model.calibrate(recoloured))
+        return replace(self, source=source, model=self.model.calibrate(recoloured, stain))
+
+    def recoloured(self, pictures: Sequence[UInt8Array]) -> list[UInt8Array]:
+        """See ``Recolours``."""
+        import torch
+
+        return [self._recoloured(torch.tensor(picture)).numpy() for picture in pictures]
 
     def calibration(self) -> dict[str, object]:
         """The model's, on the new colours, and both looks."""

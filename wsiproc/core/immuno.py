@@ -1,0 +1,94 @@
+"""How cells are scored where an antibody is stained brown (DAB): which are positive, and how strongly.
+
+The one definition for runs, reports, cohorts, viewer and exports: a cell is positive where the mean optical density of
+DAB in the compartment that counts exceeds a cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from wsiproc.core.palette import RGB, class_colour
+from wsiproc.errors import SettingsError
+
+Compartment = Literal["nucleus", "membrane", "cytoplasm"]
+COMPARTMENTS: tuple[Compartment, ...] = get_args(Compartment)
+
+NUCLEUS_DAB, RING_DAB, RING_COMPLETE = "dab_od_mean", "ring_dab_od_mean", "ring_dab_completeness"
+RING_COLUMNS = (RING_DAB, RING_COMPLETE)
+"""Columns of cells that are measured in a ring around each nucleus, where there is DAB."""
+
+NEGATIVE, POSITIVE, STRENGTHS = "Negative", "Positive", ("1+", "2+", "3+")
+_HALF = 0.5  # of the ring; a neighbour's membrane touches less
+_LARGEST_CUT = 3.0
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """The rule by which the cells of a slide are negative or positive.
+
+    ``cuts``: optical density of DAB above which a cell is positive; or three, above which it is weak, moderate and
+    strong (1+, 2+, 3+). ``ring_cut``: density above which a sector of the ring counts as stained: of the slide, not of
+    the user, so that the completeness of the ring is a measurement. Its ``repr`` is all that decides the classes.
+    """
+
+    compartment: Compartment
+    cuts: tuple[float, ...]
+    ring_cut: float
+
+    @property
+    def classes(self) -> dict[str, RGB]:
+        """Colours of the classes by name, in the order of their indexes."""
+        names = (NEGATIVE, POSITIVE) if len(self.cuts) == 1 else (NEGATIVE, *STRENGTHS)
+        return {name: class_colour(name, index) for index, name in enumerate(names)}
+
+    def classify(self, measurements: Mapping[str, npt.NDArray[np.float32]]) -> npt.NDArray[np.uint8]:
+        """Index of the class of each cell (N,), a matter of its own measurements alone.
+
+        A membrane also has to be stained along half of the ring. A nucleus without room for a ring is negative.
+        """
+        density = measurements[NUCLEUS_DAB if self.compartment == "nucleus" else RING_DAB]
+        grades = np.zeros(len(density), np.uint8)
+        for cut in self.cuts:
+            grades += density > np.float32(cut)  # nothing is above a cut that could not be measured
+        if self.compartment == "membrane":
+            grades[~(measurements[RING_COMPLETE] >= _HALF)] = 0
+        return grades
+
+
+def checked_cuts(cuts: tuple[float, ...]) -> tuple[float, ...]:
+    """One cut, or three that rise; SettingsError for others."""
+    if len(cuts) not in (1, 3) or not all(0 < cut <= _LARGEST_CUT for cut in cuts) or sorted(set(cuts)) != list(cuts):
+        given = ", ".join(f"{cut:g}" for cut in cuts)
+        raise SettingsError(
+            f"positive_dab is {given or 'empty'}; give one optical density of DAB, as 0.2, or three that rise, for "
+            f"weak, moderate and strong, as 0.2, 0.4, 0.6; each above 0 and at most {_LARGEST_CUT:g}"
+        )
+    return tuple(float(cut) for cut in cuts)
+
+
+def slide_index(run: Mapping[str, Any]) -> float | None:
+    """The positive index of a slide as ``run.json`` counts it; None too where DAB lies in no compartment to score."""
+    if (run.get("immuno") or {}).get("index", True):
+        return positive_index(run["counts"]["classes"])
+    return None
+
+
+def positive_index(counts: Mapping[str, int]) -> float | None:
+    """Share of positive cells, 0 to 1, as of Ki-67; None where the classes are others or there are no cells."""
+    positive = sum(counts.get(name, 0) for name in (POSITIVE, *STRENGTHS))
+    both = positive + counts.get(NEGATIVE, 0)
+    return positive / both if both and counts.keys() & {POSITIVE, *STRENGTHS} and NEGATIVE in counts else None
+
+
+def h_score(counts: Mapping[str, int]) -> float | None:
+    """Per cent of weak cells + 2 × moderate + 3 × strong, 0 to 300; None where cells are not told apart so."""
+    total = counts.get(NEGATIVE, 0) + sum(counts.get(name, 0) for name in STRENGTHS)
+    if not total or not counts.keys() >= {NEGATIVE, *STRENGTHS}:
+        return None
+    return 100 * sum(grade * counts[name] for grade, name in enumerate(STRENGTHS, start=1)) / total
