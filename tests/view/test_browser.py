@@ -155,8 +155,8 @@ def test_a_cell_is_picked_and_described(page: Any, shown: Shown, results: Path) 
     page.mouse.click(*middle)
     until(page, "!document.querySelector('#cell').hidden")
     card = page.inner_text("#cell")
-    assert f"{row['class']} {row['id']}" in card
-    assert f"{row['area_um2']:.3f}".rstrip("0").rstrip(".") in card
+    assert f"{row['class']} {row['id']:,}" in card
+    assert f"{float(f'{row.area_um2:.3g}'):g}" in card
     assert f"cell={row['id']}" in page.url
     page.keyboard.press("Escape")
     assert page.locator("#cell").is_hidden()

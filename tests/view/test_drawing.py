@@ -10,9 +10,11 @@ from wsiproc.array.measure import centroids, label_sums
 from wsiproc.array.outline import trace
 from wsiproc.core.cells import CellTable
 from wsiproc.core.geometry import Box
+from wsiproc.view.colouring import GREY, HIDDEN, SHADES, Look, palette, scale_colours
 from wsiproc.view.drawing import dots, jpeg, label_outlines, mask_edge, outlines, png, tinted
 
 COLOURS = [(0, 114, 178), (213, 94, 0)]
+PALETTE = palette(Look(), COLOURS)
 FADING = 64  # opacity of the outermost pixels of a smooth line
 
 
@@ -38,7 +40,7 @@ def discs(count: int, side: int = 200, seed: int = 0) -> tuple[np.ndarray, CellT
 def test_filled_cells_cover_their_pixels_in_their_colours(zoom: int) -> None:
     labels, cells = discs(20)
     box = Box(40, 20, 120, 150)
-    picture = outlines(cells, COLOURS, box, zoom, filled=True)
+    picture = outlines(cells, PALETTE, box, zoom, fill=110)
     assert picture.shape == (120 * zoom, 150 * zoom, 4)
     truth = np.kron(labels[box.slices], np.ones((zoom, zoom), np.int32))
     shown = picture[..., 3] > 0
@@ -56,7 +58,7 @@ def test_filled_cells_cover_their_pixels_in_their_colours(zoom: int) -> None:
 @pytest.mark.parametrize("zoom", [1, 2, 4])
 def test_outlines_leave_the_inside_free_and_run_along_the_edge(zoom: int) -> None:
     labels, cells = discs(20)
-    picture = outlines(cells, COLOURS, Box(0, 0, 200, 200), zoom, filled=False)
+    picture = outlines(cells, PALETTE, Box(0, 0, 200, 200), zoom, fill=0)
     truth = np.kron((labels > 0).astype(np.uint8), np.ones((zoom, zoom), np.uint8))
     width = 2 * zoom + 3
     edge = (cv2.dilate(truth, np.ones((width, width))) > 0) & (cv2.erode(truth, np.ones((width, width))) == 0)
@@ -69,8 +71,8 @@ def test_a_cell_on_the_border_of_two_tiles_is_drawn_by_both() -> None:
     _, cells = discs(20)
     y, x, h, w = (int(v) for v in cells.boxes[3])
     middle = x + w // 2
-    left, right = (outlines(cells, COLOURS, box, 2, True) for box in (Box(0, 0, 200, middle), Box(0, middle, 200, 200)))
-    whole = outlines(cells, COLOURS, Box(0, 0, 200, 200 + middle), 2, True)
+    left, right = (outlines(cells, PALETTE, box, 2, 110) for box in (Box(0, 0, 200, middle), Box(0, middle, 200, 200)))
+    whole = outlines(cells, PALETTE, Box(0, 0, 200, 200 + middle), 2, 110)
     both = np.concatenate([left, right], axis=1)
     far = np.abs(np.arange(both.shape[1]) - 2 * middle) > 2  # where lines are smoothed, the cut shows a little
     assert np.array_equal(both[:, far], whole[:, far])
@@ -81,14 +83,14 @@ def test_a_cell_on_the_border_of_two_tiles_is_drawn_by_both() -> None:
 def test_label_outlines_are_the_last_pixels_of_each_cell_and_hidden_classes_are_not_there() -> None:
     labels, cells = discs(20)
     padded = np.pad(labels.astype(np.uint32), 1)
-    classes = np.where(padded > 0, cells.classes[np.maximum(padded.astype(int) - 1, 0)] + 1, 0).astype(np.uint8)
     inside = cv2.erode((labels > 0).astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))) > 0
-    picture = label_outlines(padded, classes, COLOURS, frozenset(), filled=False)
+    picture = label_outlines(padded, cells.classes, PALETTE, fill=0)
     assert ((picture[..., 3] > 0) == ((labels > 0) & ~inside)).all()
-    filled = label_outlines(padded, classes, COLOURS, frozenset(), filled=True)
+    filled = label_outlines(padded, cells.classes, PALETTE, fill=110)
     assert ((filled[..., 3] > 0) == (labels > 0)).all()
-    one = label_outlines(padded, classes, COLOURS, frozenset([0]), filled=True)
-    assert ((one[..., 3] > 0) == (classes[1:-1, 1:-1] == 2)).all()
+    second = np.where(cells.classes == 0, HIDDEN, cells.classes).astype(np.uint8)
+    one = label_outlines(padded, second, PALETTE, fill=110)
+    assert ((one[..., 3] > 0) == np.isin(labels, np.flatnonzero(cells.classes == 1) + 1)).all()
 
 
 @given(
@@ -102,7 +104,8 @@ def test_dots_show_every_pixel_with_a_centre_and_no_other(
     box = Box(10, 20, 80, 110)
     centres = np.array([[y, x] for y, x, _ in cells], np.float32).reshape(-1, 2)
     kinds = np.array([kind for *_, kind in cells], np.uint8)
-    picture = dots(centres, kinds, COLOURS, box, shrink, hidden, 0.003)
+    codes = np.where(np.isin(kinds, list(hidden)), HIDDEN, kinds).astype(np.uint8)
+    picture = dots(centres, codes, PALETTE, box, shrink, 0.003, scale=False)
     assert picture.shape == (-(-80 // shrink), -(-110 // shrink), 4)
     inside = [
         (int((np.float32(y) - 10) // shrink), int((np.float32(x) - 20) // shrink))
@@ -115,8 +118,20 @@ def test_dots_show_every_pixel_with_a_centre_and_no_other(
 
 def test_dots_mix_the_colours_of_their_cells() -> None:
     centres, kinds = np.zeros((4, 2), np.float32), np.array([0, 1, 1, 1], np.uint8)
-    (pixel,) = dots(centres, kinds, COLOURS, Box(0, 0, 8, 8), 8, frozenset(), 0.003).reshape(-1, 4)
+    (pixel,) = dots(centres, kinds, PALETTE, Box(0, 0, 8, 8), 8, 0.003, scale=False).reshape(-1, 4)
     assert pixel[:3].tolist() == [round((a + 3 * b) / 4) for a, b in zip(*COLOURS, strict=True)]
+
+
+def test_dots_of_a_scale_show_the_shade_of_the_mean_and_grey_only_where_all_are() -> None:
+    centres = np.array([(0, 0), (0, 1), (0, 9), (0, 17), (0, 18)], np.float32)
+    codes = np.array([10, 20, GREY, GREY, 40], np.uint8)
+    colours = palette(Look(measure="area_um2", paint=True), COLOURS)
+    first, second, third = dots(centres, codes, colours, Box(0, 0, 8, 24), 8, 0.003, scale=True)[0]
+    shades = scale_colours()
+    assert len(shades) == SHADES
+    assert [tuple(pixel[:3].tolist()) for pixel in (first, third)] == [shades[15], shades[40]]
+    assert len(set(second[:3].tolist())) > 1 or second[0] > 100  # the grey of what is not kept
+    assert tuple(second[:3].tolist()) not in shades
 
 
 def test_maps_and_masks_are_clear_where_there_is_nothing() -> None:

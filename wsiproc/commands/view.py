@@ -9,7 +9,7 @@ import typer
 
 VIEW_EXAMPLES = (
     "Examples:  wsiproc view results   ·   wsiproc view results/slide --slides /mnt/slides   ·   "
-    "wsiproc view results --no-browser --port 8000"
+    "wsiproc view results --write   ·   wsiproc view results --no-browser --port 8000"
 )
 _PORT = 8421
 
@@ -28,6 +28,13 @@ def view(
     allow_origin: Annotated[
         list[str] | None, typer.Option(help="Web page whose scripts may read /zarr too; * allows all.")
     ] = None,
+    write: Annotated[
+        bool,
+        typer.Option(
+            "--write",
+            help="Let the page keep areas.geojson and corrections.geojson beside the results.",
+        ),
+    ] = False,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open the page.")] = False,
 ) -> None:
     """Show finished slides in the browser: cells, maps, density and tissue over the slide; until Ctrl-C."""
@@ -42,7 +49,7 @@ def view(
     found, problems = find_slides(results, slides)
     for problem in problems:
         typer.echo(f"Not shown, {problem}", err=True)
-    app = build_app(found, allow_origin or (), host)
+    app = build_app(found, allow_origin or (), host, write)
 
     def started(address: str) -> None:
         count = f"{len(found)} slides" if len(found) > 1 else next(iter(found))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from wsiproc.core.cells import DrawnCells, Rings
 from wsiproc.core.geometry import Box
 from wsiproc.io.parquet import class_codes, numbers, read_outlines, read_row, table_facts
 
-# Of all slides together: outlines of blocks, some 7 MB each in dense tissue, and centres, 9 bytes a cell.
-_BLOCKS_KEPT, _CENTRES_KEPT = 16, 2
+# Of all slides together: outlines of blocks, some 7 MB each in dense tissue; centres, 9 bytes a cell; columns, 4 bytes.
+_BLOCKS_KEPT, _CENTRES_KEPT, _COLUMNS_KEPT = 16, 2, 6
+SCORE = "score"
+"""The column that every table has; the others are its measurements."""
 
 
 class CellBlocks:
@@ -26,10 +29,17 @@ class CellBlocks:
         file = pyarrow.parquet.ParquetFile(path)
         groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
         self._ends = np.cumsum([group.num_rows for group in groups])
-        self._bounds = _bounds(groups) / np.tile(table_facts(file)["scale"], 2)
+        facts = table_facts(file)
+        self._bounds = _bounds(groups) / np.tile(facts["scale"], 2)
+        self.measurements: list[str] = [SCORE, *facts["measurements"]]
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
+
+    @property
+    def blocks(self) -> range:
+        """Numbers of all blocks."""
+        return range(len(self._ends))
 
     def touching(self, box: Box) -> list[int]:
         """Numbers of the blocks with cells that may touch ``box`` (grid px)."""
@@ -57,6 +67,15 @@ class CellBlocks:
         """Centres of all cells (N, 2), (y, x) in grid px, and their classes (N,)."""
         return _read_centres(self._path)
 
+    def column(self, name: str) -> npt.NDArray[np.float32]:
+        """One of ``measurements`` of all cells (N,)."""
+        return _read_column(self._path, name)
+
+    def columns(self, names: Sequence[str], blocks: Sequence[int]) -> dict[str, npt.NDArray[np.float32]]:
+        """Some of ``measurements`` of the cells of ``blocks`` (at least one), one block after the other."""
+        table = pyarrow.parquet.ParquetFile(self._path).read_row_groups(list(blocks), columns=list(names))
+        return {name: numbers(table[name]) for name in names}
+
 
 @lru_cache(maxsize=_BLOCKS_KEPT)
 def _read_block(path: Path, number: int) -> DrawnCells:
@@ -74,6 +93,12 @@ def _read_centres(path: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.u
     if not len(table):
         return centres, np.zeros(0, np.uint8)
     return centres, class_codes(table, facts["classes"])
+
+
+@lru_cache(maxsize=_COLUMNS_KEPT)
+def _read_column(path: Path, name: str) -> npt.NDArray[np.float32]:
+    table = pyarrow.parquet.ParquetFile(path).read(columns=[name])
+    return numbers(table[name]) if len(table) else np.zeros(0, np.float32)
 
 
 def _bounds(groups: list[Any]) -> npt.NDArray[np.float64]:

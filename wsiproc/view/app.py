@@ -1,4 +1,4 @@
-"""The server behind the page: read-only, on this machine's own address unless told otherwise."""
+"""The server behind the page, on this machine's own address unless told otherwise; read-only but for two files."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from stat import S_ISREG
-from typing import Any
 
-import orjson
 from anyio.to_thread import current_default_thread_limiter
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -20,9 +18,12 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from wsiproc.errors import WsiprocError
+from wsiproc.errors import SettingsError, WsiprocError
 from wsiproc.report_figures import density_gradient
+from wsiproc.view.answers import HEADERS, coordinate, json_answer, picture_answer, read_look, whole_number
+from wsiproc.view.colouring import painted, scale_gradient
 from wsiproc.view.drawing import Pixels, blank, jpeg, png
+from wsiproc.view.questions import Questions
 from wsiproc.view.shown import FINEST, TILE_PX, ShownSlide
 
 # Pages whose scripts may read the OME-Zarr that is served: the public viewers that users open it with, no other site.
@@ -35,22 +36,24 @@ ZARR_VIEWERS = (
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 _MOST_THUMBNAIL_PX = 1024
 _THREADS = 4
-_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
+_FILL_CLASSES, _FILL_SHADES = 110, 200  # opacity of the insides of cells
 
 
-def build_app(slides: Mapping[str, ShownSlide], origins: Sequence[str] = (), host: str = "127.0.0.1") -> Starlette:
+def build_app(
+    slides: Mapping[str, ShownSlide], origins: Sequence[str] = (), host: str = "127.0.0.1", write: bool = False
+) -> Starlette:
     """The page, its data, and ``/zarr``, for slides by name.
 
     ``origins``: web pages, besides the usual viewers, whose scripts may read ``/zarr``; ``*`` allows all. Requests
     under another host name than this machine's own are refused while ``host`` is a loopback address, so that no page
-    elsewhere can reach the server through a name of its own.
+    elsewhere can reach the server through a name of its own. ``write``: areas and corrections may be written beside
+    the results; ``SettingsError`` where ``host`` is not a loopback address.
     """
-    pages = _Pages(slides)
+    local = host in ("127.0.0.1", "localhost", "::1")
+    if write and not local:
+        raise SettingsError(f"--write is for this machine only, and --host {host} shows the slides to others")
+    questions = Questions(slides, write)
+    pages = _Pages(slides, questions)
     allowed = ["*"] if "*" in origins else [*ZARR_VIEWERS, *origins]
     cors = Middleware(
         CORSMiddleware,
@@ -68,13 +71,22 @@ def build_app(slides: Mapping[str, ShownSlide], origins: Sequence[str] = (), hos
         Route("/api/slides/{name}", pages.facts),
         Route("/api/slides/{name}/thumbnail.jpg", pages.thumbnail),
         Route("/api/slides/{name}/cell", pages.cell),
+        Route("/api/slides/{name}/spread", questions.spread),
+        Route("/api/slides/{name}/positivity", questions.positivity),
+        Route("/api/slides/{name}/walk", questions.walk),
+        Route("/api/slides/{name}/crop/{number:int}.jpg", questions.crop),
+        Route("/api/slides/{name}/measure", questions.measure, methods=["POST"]),
+        Route("/api/slides/{name}/areas", questions.areas),
+        Route("/api/slides/{name}/areas", questions.save_areas, methods=["PUT"]),
+        Route("/api/slides/{name}/corrections", questions.corrections),
+        Route("/api/slides/{name}/corrections", questions.correct, methods=["PUT"]),
         Route("/api/slides/{name}/tissue.png", pages.tissue),
         Route("/api/slides/{name}/density.png", pages.density),
         Route("/api/slides/{name}/slide/{level:int}/{row:int}/{col:int}.jpg", pages.slide_tile),
         Route("/api/slides/{name}/cells/{level}/{row:int}/{col:int}.png", pages.cell_tile),
         Route("/api/slides/{name}/maps/{channel:int}/{level:int}/{row:int}/{col:int}.png", pages.map_tile),
     ]
-    hosts = [*_LOOPBACK] if host in ("127.0.0.1", "localhost", "::1") else ["*"]
+    hosts = [*_LOOPBACK] if local else ["*"]
     middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=hosts)]
     explained = {WsiprocError: _explained}
     return Starlette(routes=routes, middleware=middleware, exception_handlers=explained, lifespan=_few_threads)
@@ -88,23 +100,15 @@ async def _few_threads(app: Starlette) -> AsyncIterator[None]:
 
 
 def _explained(request: Request, error: Exception) -> Response:
-    return Response(str(error), 500, media_type="text/plain; charset=utf-8", headers=_HEADERS)
-
-
-def _json(value: Any) -> Response:
-    return Response(orjson.dumps(value), media_type="application/json", headers=_HEADERS)
-
-
-def _picture(data: bytes, kind: str, **headers: str) -> Response:
-    """A picture that a browser may keep for as long as the page is open."""
-    return Response(data, media_type=kind, headers=_HEADERS | {"Cache-Control": "private, max-age=600"} | headers)
+    status = 400 if isinstance(error, SettingsError) else 500
+    return Response(str(error), status, media_type="text/plain; charset=utf-8", headers=HEADERS)
 
 
 class _Pages:
     """What answers requests. Plain functions, which the server runs in threads."""
 
-    def __init__(self, slides: Mapping[str, ShownSlide]) -> None:
-        self._slides = slides
+    def __init__(self, slides: Mapping[str, ShownSlide], questions: Questions) -> None:
+        self._slides, self._questions = slides, questions
         self._zarr = {
             (name, part): StaticFiles(directory=shown.folder / part)
             for name, shown in slides.items()
@@ -121,34 +125,42 @@ class _Pages:
     def page(self, request: Request) -> Response:
         """The page itself."""
         page = (files("wsiproc.view") / "static/index.html").read_text(encoding="utf-8")
-        return Response(page.replace("{{gradient}}", density_gradient()), media_type="text/html", headers=_HEADERS)
+        filled = {"gradient": density_gradient(), "shades": scale_gradient(), "token": self._questions.token}
+        filled["write"] = "1" if self._questions.write else ""
+        for name, text in filled.items():
+            page = page.replace("{{" + name + "}}", text)
+        return Response(page, media_type="text/html", headers=HEADERS | {"Cache-Control": "no-store"})
 
     def listed(self, request: Request) -> Response:
         """All slides, a card each."""
-        return _json([shown.card() for shown in self._slides.values()])
+        return json_answer([shown.card() for shown in self._slides.values()])
 
     def facts(self, request: Request) -> Response:
         """All about one slide."""
-        return _json(self._slide(request).facts() | {"tile_px": TILE_PX, "finest": FINEST})
+        return json_answer(self._slide(request).facts() | {"tile_px": TILE_PX, "finest": FINEST})
 
     def thumbnail(self, request: Request) -> Response:
         """The slide in small."""
-        longest = min(_MOST_THUMBNAIL_PX, max(16, _number(request.query_params.get("px", "256"))))
-        return _picture(jpeg(self._slide(request).thumbnail(longest)), "image/jpeg")
+        longest = min(_MOST_THUMBNAIL_PX, max(16, whole_number(request.query_params.get("px", "256"))))
+        return picture_answer(jpeg(self._slide(request).thumbnail(longest)), "image/jpeg")
 
     def slide_tile(self, request: Request) -> Response:
         """Pixels of the slide."""
         place = request.path_params
-        return _picture(jpeg(self._slide(request).slide_tile(place["level"], place["row"], place["col"])), "image/jpeg")
+        return picture_answer(
+            jpeg(self._slide(request).slide_tile(place["level"], place["row"], place["col"])), "image/jpeg"
+        )
 
     def cell_tile(self, request: Request) -> Response:
         """Cells, as outlines or dots."""
         place, query = request.path_params, request.query_params
-        level = _number(place["level"])
+        level = whole_number(place["level"])
         if level < FINEST:
             raise HTTPException(404)
-        hidden = frozenset(_number(kind) for kind in query.get("hide", "").split(",") if kind)
-        tile = self._slide(request).cell_tile(level, place["row"], place["col"], hidden, query.get("filled") == "1")
+        look = read_look(query)
+        # Shades are told apart by their colour alone, so that less of the tissue may shine through.
+        fill = (_FILL_SHADES if painted(look) else _FILL_CLASSES) if query.get("filled") == "1" else 0
+        tile = self._slide(request).cell_tile(level, place["row"], place["col"], look, fill)
         return self._overlay(tile)
 
     def map_tile(self, request: Request) -> Response:
@@ -159,16 +171,16 @@ class _Pages:
         return self._overlay(shown.map_tile(place["channel"], place["level"], place["row"], place["col"]))
 
     def _overlay(self, tile: Pixels | None) -> Response:
-        return _picture(self._clear if tile is None else png(tile), "image/png")
+        return picture_answer(self._clear if tile is None else png(tile), "image/png")
 
     def tissue(self, request: Request) -> Response:
         """Where tissue was found."""
-        return _picture(png(self._slide(request).tissue()), "image/png")
+        return picture_answer(png(self._slide(request).tissue()), "image/png")
 
     def density(self, request: Request) -> Response:
         """Cells per mm²; the density of the deepest colour is in a header."""
         picture, top = self._slide(request).density()
-        return _picture(png(picture), "image/png", **{"X-Deepest": f"{top:.0f}"})
+        return picture_answer(png(picture), "image/png", **{"X-Deepest": f"{top:.0f}"})
 
     def zarr(self, request: Request) -> Response:
         """A file of an OME-Zarr, or the range of it that was asked for; none outside its folder, and no links."""
@@ -183,25 +195,12 @@ class _Pages:
     def cell(self, request: Request) -> Response:
         """The cell at a point (x, y in level-0 px), or with an id; null where there is none."""
         shown, query = self._slide(request), request.query_params
-        number = _number(query["id"]) if "id" in query else shown.cell_at(_real(query.get("y")), _real(query.get("x")))
-        return _json(shown.describe_cell(number) if number else None)
-
-
-def _number(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise HTTPException(400, f"{text!r} is no whole number") from None
-
-
-def _real(text: str | None) -> float:
-    try:
-        value = float(text or "")
-    except ValueError:
-        value = float("nan")
-    if not abs(value) < 1e9:
-        raise HTTPException(400, "give x and y, in px of the slide, or id")
-    return value
+        number = (
+            whole_number(query["id"])
+            if "id" in query
+            else shown.cell_at(coordinate(query.get("y")), coordinate(query.get("x")))
+        )
+        return json_answer(shown.describe_cell(number) if number else None)
 
 
 def serve(app: Starlette, host: str, port: int, started: Callable[[str], None]) -> None:

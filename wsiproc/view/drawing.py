@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +9,11 @@ import numpy.typing as npt
 from wsiproc.core.cells import DrawnCells
 from wsiproc.core.geometry import Box
 from wsiproc.core.palette import RGB
+from wsiproc.view.colouring import GREY, HIDDEN, SHADES
 
 Pixels = npt.NDArray[np.uint8]
 
 _SUBPIXEL_BITS = 4  # of the coordinates that OpenCV draws
-_FILLED_ALPHA = 110
 _FAINTEST, _DENSEST = 50, 215  # opacity of a pixel with hardly a cell, and with dense tissue
 
 
@@ -24,26 +22,31 @@ def blank(shape: tuple[int, int]) -> Pixels:
     return np.zeros((*shape, 4), np.uint8)
 
 
-def outlines(cells: DrawnCells, colours: Sequence[RGB], box: Box, zoom: int, filled: bool) -> Pixels:
+def outlines(cells: DrawnCells, colours: Pixels, box: Box, zoom: int, fill: int) -> Pixels:
     """Outlines of cells in a ``box`` (grid px), ``zoom`` screen px a grid px: (h · zoom, w · zoom, 4).
 
-    Drawn from the exact rings, whose corners are smoothed by half a pixel so that they look like outlines, not stairs.
+    ``cells.classes`` are codes, indexes of ``colours`` (256, 3); none of them is hidden. ``fill``: opacity of their
+    insides, 0 to 255. Drawn from the exact rings, whose corners are smoothed by half a pixel so that they look like
+    outlines, not stairs.
     """
-    picture = blank((box.h * zoom, box.w * zoom))
-    for kind in np.unique(cells.classes):
-        rings = [cells.rings[int(row)] for row in np.flatnonzero(cells.classes == kind)]
-        points = [_drawn((smooth(ring) - (box.y, box.x)) * zoom) for ring in rings]
-        colour = (*colours[kind], 255)
-        if filled:
-            inside = np.zeros(picture.shape[:2], np.uint8)
-            cv2.fillPoly(inside, points, 1, shift=_SUBPIXEL_BITS)
-            picture[inside > 0] = (*colours[kind], _FILLED_ALPHA)
-        # Drawn on its own mask, since a line that fades into clear pixels would fade into black.
-        line = np.zeros(picture.shape[:2], np.uint8)
-        cv2.polylines(line, points, True, 255, min(2, zoom), cv2.LINE_AA, _SUBPIXEL_BITS)
-        seen = line > picture[..., 3]
-        picture[seen, :3] = colour[:3]
-        picture[..., 3] = np.maximum(picture[..., 3], line)
+    shape = (box.h * zoom, box.w * zoom)
+    points = [_drawn((smooth(cells.rings[row]) - (box.y, box.x)) * zoom) for row in range(len(cells))]
+    # What is seen of a pixel is drawn on a mask of its own, since a line that fades into clear pixels would fade into
+    # black; its colour is that of the line next to it.
+    inside, beside, line = (np.zeros(shape, np.uint8) for _ in range(3))
+    width = min(2, zoom)
+    for code in np.unique(cells.classes).tolist():
+        some = [points[row] for row in np.flatnonzero(cells.classes == code)]
+        if fill:
+            cv2.fillPoly(inside, some, code + 1, shift=_SUBPIXEL_BITS)
+        cv2.polylines(beside, some, True, code + 1, width + 2, cv2.LINE_8, _SUBPIXEL_BITS)
+    cv2.polylines(line, points, True, 255, width, cv2.LINE_AA, _SUBPIXEL_BITS)
+    table = np.zeros((257, 4), np.uint8)
+    table[1:, :3], table[1:, 3] = colours, fill
+    picture = table[inside]
+    on = line > picture[..., 3]
+    picture[on] = table[beside[on]]
+    picture[on, 3] = line[on]
     return picture
 
 
@@ -62,55 +65,70 @@ def smooth(ring: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
     return points
 
 
-def label_outlines(
-    labels: npt.NDArray[np.uint32], classes: Pixels, colours: Sequence[RGB], hidden: frozenset[int], filled: bool
-) -> Pixels:
-    """Cells (h, w, 4) from their labels and classes (h + 2, w + 2), which reach one pixel over on each side.
+def label_outlines(labels: npt.NDArray[np.uint32], codes: Pixels, colours: Pixels, fill: int) -> Pixels:
+    """Cells (h, w, 4) from their labels (h + 2, w + 2), which reach one pixel over on each side.
 
-    ``classes`` counts from 1; ``hidden`` from 0, as in the table.
+    ``codes`` (N,): of the cells with the labels 1 … N; ``colours`` (256, 3): of the codes;
+    ``fill``: opacity of their insides, 0 to 255.
     """
     inner = labels[1:-1, 1:-1]
     edge = (inner != labels[:-2, 1:-1]) | (inner != labels[2:, 1:-1])
     edge |= (inner != labels[1:-1, :-2]) | (inner != labels[1:-1, 2:])
-    table = np.zeros((256, 4), np.uint8)
-    for kind, colour in enumerate(colours):
-        if kind not in hidden:
-            table[kind + 1] = (*colour, 255)
-    picture = table[classes[1:-1, 1:-1]]
+    table = np.empty((256, 4), np.uint8)
+    table[:, :3], table[:, 3], table[HIDDEN] = colours, 255, 0
+    found = np.where(inner > 0, codes[np.maximum(inner, 1) - 1], HIDDEN).astype(np.uint8)
+    picture = table[found]
     inside = (inner > 0) & ~edge
-    picture[inside, 3] = np.minimum(picture[inside, 3], _FILLED_ALPHA if filled else 0)
-    picture[inner == 0] = 0
+    picture[inside, 3] = np.minimum(picture[inside, 3], fill)
     return picture
 
 
 def dots(
-    centres: npt.NDArray[np.float32],
-    classes: Pixels,
-    colours: Sequence[RGB],
-    box: Box,
-    shrink: int,
-    hidden: frozenset[int],
-    dense: float,
+    centres: npt.NDArray[np.float32], codes: Pixels, colours: Pixels, box: Box, shrink: int, dense: float, scale: bool
 ) -> Pixels:
     """Cells from far away, (⌈h ÷ shrink⌉, ⌈w ÷ shrink⌉, 4): colours of the centres on each pixel, mixed.
 
-    ``centres`` (N, 2), (y, x), and ``box`` in grid px; ``dense``: cells a grid px of dense tissue, whose pixels are all
-    but opaque, while one cell on a small pixel is a dot.
+    ``centres`` (N, 2), (y, x), and ``box`` in grid px; ``codes`` (N,) and ``colours`` (256, 3) as in ``outlines``, or
+    hidden; ``dense``: cells a grid px of dense tissue, whose pixels are all but opaque, while one cell on a small
+    pixel is a dot. ``scale``: codes are shades of a scale, so that the shade of their mean is shown.
     """
     h, w = -(-box.h // shrink), -(-box.w // shrink)
-    y, x = ((centres - (box.y, box.x)) // shrink).astype(np.int64).T
-    shown = (y >= 0) & (y < h) & (x >= 0) & (x < w)
-    if hidden:
-        shown &= ~np.isin(classes, list(hidden))
-    place = (y * w + x)[shown]
-    counts = np.stack([np.bincount(place[classes[shown] == k], minlength=h * w) for k in range(len(colours))], axis=1)
-    total = counts.sum(axis=1)
-    there = total > 0
+    place, shown = _places(centres, codes, box, shrink, (h, w))
+    codes = codes[shown]
+    total = np.bincount(place, minlength=h * w)
     picture = blank((h, w)).reshape(-1, 4)
-    picture[there, :3] = np.rint(counts[there] @ np.array(colours, np.float64) / total[there, None])
+    there = np.flatnonzero(total)
+    if scale:
+        picture[there, :3] = colours[_mean_shade(place, codes, total)[there]]
+    else:
+        used = np.unique(codes)
+        mixed = np.zeros((len(there), 3))
+        for code in used.tolist():
+            of_code = np.bincount(place[codes == code], minlength=h * w) if len(used) > 1 else total
+            mixed += of_code[there, None] * colours[code].astype(np.float64)
+        picture[there, :3] = np.rint(mixed / total[there, None])
     share = np.minimum(total[there] / max(1.0, dense * shrink**2), 1)
     picture[there, 3] = np.rint(_FAINTEST + (_DENSEST - _FAINTEST) * share)
     return picture.reshape(h, w, 4)
+
+
+def _places(
+    centres: npt.NDArray[np.float32], codes: Pixels, box: Box, shrink: int, shape: tuple[int, int]
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+    """Pixels, counted row by row, of the cells that are shown; and which (N,) those are."""
+    inside = (centres[:, 0] >= box.y) & (centres[:, 1] >= box.x) & (codes != HIDDEN)
+    y = ((centres[:, 0] - np.float32(box.y)) * np.float32(1 / shrink)).astype(np.int32)
+    x = ((centres[:, 1] - np.float32(box.x)) * np.float32(1 / shrink)).astype(np.int32)
+    shown = inside & (y < shape[0]) & (x < shape[1])
+    return (y * np.int32(shape[1]) + x)[shown], shown
+
+
+def _mean_shade(place: npt.NDArray[np.int32], codes: Pixels, total: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The code of the mean of each pixel's cells; grey where all of them are grey."""
+    coloured = codes < SHADES
+    number = np.bincount(place[coloured], minlength=len(total)) if not coloured.all() else total
+    summed = np.bincount(place[coloured], codes[coloured], minlength=len(total))
+    return np.where(number > 0, np.rint(summed / np.maximum(number, 1)), GREY).astype(np.int64)
 
 
 def tinted(values: Pixels, colour: RGB) -> Pixels:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from dataclasses import replace
+from functools import cached_property, lru_cache
 from itertools import count
 from pathlib import Path
 from threading import Lock
@@ -19,11 +21,24 @@ from wsiproc.core.cells import DrawnCells, touching
 from wsiproc.core.geometry import Box, grid_shape
 from wsiproc.core.immuno import slide_index
 from wsiproc.core.palette import RGB, css_colour
-from wsiproc.errors import OutputError, SlideError
+from wsiproc.errors import OutputError, SettingsError, SlideError
 from wsiproc.io import ngff
 from wsiproc.io.cell_blocks import CellBlocks
 from wsiproc.io.slides import Slide, open_slide
 from wsiproc.report_figures import cell_density, density_pixels, shrink
+from wsiproc.view.colouring import (
+    DAB,
+    HIDDEN,
+    NEGATIVE,
+    POSITIVE,
+    STRENGTHS,
+    Codes,
+    Look,
+    codes,
+    painted,
+    palette,
+    standing_out,
+)
 from wsiproc.view.drawing import (
     Pixels,
     dots,
@@ -41,6 +56,8 @@ _TISSUE: RGB = (0, 158, 115)
 _ON_SLIDE: RGB = (0, 114, 178)
 _DENSE_PER_MM2 = 12_000
 _DENSITY_BINS, _FINEST_BIN_UM = 600, 50.0
+_PALE_TISSUE: RGB = (226, 190, 210)
+_LOOKS_KEPT = 6  # of all slides together; a byte a cell
 
 
 class ShownSlide:
@@ -52,7 +69,7 @@ class ShownSlide:
         self._slides = slides
         self.grid: tuple[int, int] = (self.run["grid"]["shape"][0], self.run["grid"]["shape"][1])
         self.scale: tuple[float, float] = (self.run["grid"]["scale"][0], self.run["grid"]["scale"][1])
-        self.colours: list[RGB] = [(r, g, b) for r, g, b in self.run["classes"].values()]
+        self.names: list[str] = list(self.run["classes"])
         self._opening = Lock()
 
     # --- facts ---
@@ -61,6 +78,22 @@ class ShownSlide:
     def cells(self) -> CellBlocks:
         """The cell table."""
         return CellBlocks(self.folder / "cells.parquet")
+
+    @cached_property
+    def colours(self) -> list[RGB]:
+        """Of the classes: those of all outputs, made lighter or darker where they would be lost on this tissue."""
+        return [standing_out((r, g, b), self._tissue_colour) for r, g, b in self.run["classes"].values()]
+
+    @cached_property
+    def _tissue_colour(self) -> RGB:
+        """The mean of the overview over tissue; a pale pink where no tissue was found."""
+        small = self._overview(len(ngff.level_shapes(self.folder / "slide.ome.zarr")) - 1)
+        mask = self.tissue_mask()
+        inside = cv2.resize(mask, small.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0
+        if not inside.any():
+            return _PALE_TISSUE
+        r, g, b = (round(float(part)) for part in small[inside].mean(axis=0))
+        return r, g, b
 
     @cached_property
     def channels(self) -> list[tuple[str, RGB]]:
@@ -72,6 +105,11 @@ class ShownSlide:
     def levels(self) -> int:
         """How many levels the pyramids of labels and maps have."""
         return len(ngff.level_shapes(self.folder / "maps.ome.zarr"))
+
+    @property
+    def has_dab(self) -> bool:
+        """Whether cells are positive and negative, and their density of DAB was measured."""
+        return {POSITIVE, NEGATIVE} <= set(self.names) and DAB in self.cells.measurements
 
     def card(self) -> dict[str, Any]:
         """What a list of slides says about this one."""
@@ -96,12 +134,17 @@ class ShownSlide:
             "grid": {"shape": self.grid, "scale": self.scale, "levels": self.levels},
             "classes": [
                 {"name": name, "colour": css_colour(colour), "cells": counts.get(name, 0)}
-                for name, colour in zip(self.run["classes"], self.colours, strict=True)
+                for name, colour in zip(self.names, self.colours, strict=True)
             ],
             "maps": [{"name": name, "colour": css_colour(colour)} for name, colour in self.channels],
             "regions": self.run["regions"]["boxes"],
             "failed": self.run["regions"]["failed"],
             "messages": self.run["warnings"],
+            "measurements": self.cells.measurements,
+            "has_dab": self.has_dab,
+            "folder": shlex.quote(str(self.folder.resolve())),
+            "tissue_colour": css_colour(_TISSUE),
+            "strengths": {name: css_colour(colour) for name, colour in STRENGTHS.items()},
             "model": self.run["model"]["name"],
             "version": self.run["wsiproc"],
             "slide_there": self.slide is not None,
@@ -139,7 +182,7 @@ class ShownSlide:
             raise OutputError(f"{self.name} has no such tile")
         return slide.read(box, mpp) if slide is not None else self._from_overview(box, 2**level)
 
-    def _from_overview(self, box: Box, shrink: int) -> Pixels:
+    def _from_overview(self, box: Box, shrink: float) -> Pixels:
         """A box (px of ``shrink`` level-0 px) cut out of the overview, however blurred."""
         shape = np.array(self.overview.shape[:2])
         factor = shape / np.array(self.run["slide"]["shape"]) * shrink
@@ -169,8 +212,26 @@ class ShownSlide:
 
     # --- overlays ---
 
-    def cell_tile(self, level: int, row: int, col: int, hidden: frozenset[int], filled: bool) -> Pixels | None:
-        """A tile (h, w, 4) of the cells, ``2 ** level`` grid px a px; None where there are none.
+    def codes(self, look: Look) -> Codes:
+        """The code of each cell (N,) in a look."""
+        return _codes(self, look)
+
+    def palette(self, look: Look) -> Pixels:
+        """The colours of codes (256, 3)."""
+        return palette(look, self.colours)
+
+    def values(self, look: Look) -> npt.NDArray[np.float32] | None:
+        """The look's measurement of all cells (N,); None where it has none."""
+        return None if look.measure is None else self.measured(look.measure)
+
+    def measured(self, name: str) -> npt.NDArray[np.float32]:
+        """A measurement of all cells (N,)."""
+        if name not in self.cells.measurements:
+            raise SettingsError(f"{self.name} has no measurement {name!r}; it has {', '.join(self.cells.measurements)}")
+        return self.cells.column(name)
+
+    def cell_tile(self, level: int, row: int, col: int, look: Look, fill: int) -> Pixels | None:
+        """A tile (h, w, 4) of the cells, ``2 ** level`` grid px a px; None where there are none. ``fill``: as drawn.
 
         From close by the exact outlines, from farther off the label pyramid, from far away the centres.
         """
@@ -180,29 +241,33 @@ class ShownSlide:
         if not blocks:
             return None
         if level >= min(_AS_DOTS, self.levels):
-            return self._dots(blocks, box, 2**level, hidden)
+            return self._dots(blocks, box, 2**level, look)
         if level > _FROM_TABLE:
-            return self._from_labels(level, row, col, hidden, filled)
-        near = [block.take(touching(block.boxes, box)) for block in map(self.cells.block, blocks)]
+            return self._from_labels(level, row, col, look, fill)
+        codes, near = self.codes(look), []
+        for number in blocks:
+            block = self.cells.block(number)
+            rows = touching(block.boxes, box)
+            here = codes[self.cells.rows(number)][rows]
+            seen = here != HIDDEN
+            near.append(replace(block.take(rows[seen]), classes=here[seen]))
         cells = DrawnCells.concat(near)
-        if hidden:
-            cells = cells.take(np.flatnonzero(~np.isin(cells.classes, list(hidden))))
-        return outlines(cells, self.colours, box, 2**-level, filled) if len(cells) else None
+        return outlines(cells, self.palette(look), box, 2**-level, fill) if len(cells) else None
 
-    def _dots(self, blocks: list[int], box: Box, shrink: int, hidden: frozenset[int]) -> Pixels:
-        centres, classes = self.cells.centres()
-        parts = [self.cells.rows(block) for block in blocks]
-        some = np.concatenate([centres[part] for part in parts]), np.concatenate([classes[part] for part in parts])
+    def _dots(self, blocks: list[int], box: Box, shrink: int, look: Look) -> Pixels:
+        centres, _ = self.cells.centres()
+        codes = self.codes(look)
+        if len(blocks) < len(self.cells.blocks):
+            parts = [self.cells.rows(block) for block in blocks]
+            centres, codes = (np.concatenate([column[part] for part in parts]) for column in (centres, codes))
         dense = _DENSE_PER_MM2 * float(np.prod(self.run["grid"]["mpp"])) / 1e6
-        return dots(*some, self.colours, box, shrink, hidden, dense)
+        return dots(centres, codes, self.palette(look), box, shrink, dense, painted(look))
 
-    def _from_labels(self, level: int, row: int, col: int, hidden: frozenset[int], filled: bool) -> Pixels | None:
+    def _from_labels(self, level: int, row: int, col: int, look: Look, fill: int) -> Pixels | None:
         shape = level_shape(self.grid, level)
         box = Box(row * TILE_PX, col * TILE_PX, TILE_PX, TILE_PX).clip(shape)
         labels = self._padded("cells", level, box, shape)
-        if not labels.any():
-            return None
-        return label_outlines(labels, self._padded("classes", level, box, shape), self.colours, hidden, filled)
+        return label_outlines(labels, self.codes(look), self.palette(look), fill) if labels.any() else None
 
     def _padded(self, name: str, level: int, box: Box, shape: tuple[int, int]) -> npt.NDArray[Any]:
         """Labels of a box and one px around it, the slide's edge repeated."""
@@ -223,9 +288,14 @@ class ShownSlide:
 
     def tissue(self) -> Pixels:
         """Where tissue was found, (h, w, 4), over the whole slide."""
+        return mask_edge(self.tissue_mask(), _TISSUE)
+
+    def tissue_mask(self) -> Pixels:
+        """1 where tissue was found, (h, w), over the whole slide."""
         folder = self.folder / "slide.ome.zarr/labels/tissue"
         h, w = ngff.level_shapes(folder)[0]
-        return mask_edge(ngff.read_box(folder, 0, Box(0, 0, h, w)), _TISSUE)
+        mask: Pixels = ngff.read_box(folder, 0, Box(0, 0, h, w))
+        return mask
 
     def density(self) -> tuple[Pixels, float]:
         """Cells per mm² in colours, (h, w, 4), over the whole slide, and the density of the deepest colour."""
@@ -247,22 +317,50 @@ class ShownSlide:
             return 0
         return int(ngff.read_box(self.folder / "slide.ome.zarr/labels/cells", 0, Box(row, col, 1, 1))[0, 0])
 
+    def crop(self, number: int, side_px: int, side_um: float) -> Pixels | None:
+        """The slide around a cell (side, side, 3), its outline drawn on it; None where there is no such cell."""
+        found = self.cells.cell(number)
+        if found is None:
+            return None
+        row, rings = found
+        slide_mpp, mpp = self.run["slide"]["mpp"], side_um / side_px
+        centre = np.array([row["centroid_y"], row["centroid_x"]]) * (slide_mpp / mpp)
+        corner = np.rint(centre - side_px / 2).astype(int)
+        box = Box(int(corner[0]), int(corner[1]), side_px, side_px)
+        slide = self._slide()
+        picture = slide.read(box, mpp) if slide is not None else self._from_overview(box, mpp / slide_mpp)
+        outline = smooth(rings[0]) * self.scale * (slide_mpp / mpp) - corner
+        points = np.rint((outline[:, ::-1] - 0.5) * 16).astype(np.int32)
+        picture = np.ascontiguousarray(picture)
+        for colour, width in (((255, 255, 255), 3), (self.colours[self.names.index(row["class"])], 1)):
+            cv2.polylines(picture, [points], True, colour, width, cv2.LINE_AA, 4)
+        return picture
+
     def describe_cell(self, number: int) -> Mapping[str, Any] | None:
         """What is known of a cell, its outline and centre as (x, y) in level-0 px; None where there is none."""
         found = self.cells.cell(number)
         if found is None:
             return None
         row, rings = found
-        kind = list(self.run["classes"]).index(row.pop("class"))
+        kind = self.names.index(row.pop("class"))
         return {
             "id": row.pop("id"),
-            "class": list(self.run["classes"])[kind],
+            "class": self.names[kind],
+            "kind": kind,
             "colour": css_colour(self.colours[kind]),
             "score": row.pop("score"),
             "centre": [row.pop("centroid_x"), row.pop("centroid_y")],
             "outline": np.round((smooth(rings[0]) * self.scale)[:, ::-1], 2).tolist(),
             "measurements": row,
         }
+
+
+@lru_cache(maxsize=_LOOKS_KEPT)
+def _codes(shown: ShownSlide, look: Look) -> Codes:
+    """As ``ShownSlide.codes``; kept, since the tiles of a view all need it."""
+    _, classes = shown.cells.centres()
+    dab = shown.measured(DAB) if look.cuts else None
+    return codes(look, shown.names, classes, shown.values(look), dab)
 
 
 def find_slides(folders: Sequence[Path], slides: Path | None) -> tuple[dict[str, ShownSlide], list[str]]:

@@ -1,0 +1,237 @@
+"""What the page asks of a slide's cells: the spread of a measurement, positivity, an order, what lies in an area."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import shapely
+from scipy import ndimage
+
+from wsiproc.core.geometry import Box
+from wsiproc.errors import SettingsError
+from wsiproc.io.areas import mask_shape
+from wsiproc.io.roi import read_roi
+from wsiproc.view.colouring import DAB, GREY, HIDDEN, NEGATIVE, POSITIVE, STRENGTHS, Look, kept, positivity, strengths
+from wsiproc.view.shown import ShownSlide
+
+BINS = 64
+_TAILS = 0.2  # percent at each end that the histogram puts into its outermost bins
+_MOST_CORNERS = 50_000
+_FAR_PX = 1e8
+_ORDERS_KEPT = 3  # of all slides together; 4 bytes a cell
+_MOST_PIECES = 40
+
+Ids = npt.NDArray[np.int32]
+
+
+# --- measurements ---
+
+
+def spread(shown: ShownSlide, look: Look) -> dict[str, Any]:
+    """The histogram of the look's measurement over the classes that are shown, and how many cells are kept.
+
+    ``edges`` (``BINS`` + 1): from the 0.2nd to the 99.8th percentile; what lies beyond is in the outermost bins.
+    """
+    values = shown.values(look)
+    if values is None:
+        raise SettingsError("name a measurement: measure=…")
+    low, high = _ends(shown, str(look.measure))
+    here = values[_visible(shown, look)]
+    place = np.clip((here - np.float32(low)) * np.float32(BINS / (high - low)), 0, BINS - 1)
+    counts = np.bincount(np.nan_to_num(place).astype(np.uint8), minlength=BINS)
+    return {
+        "low": low,
+        "high": high,
+        "counts": counts.tolist(),
+        "cells": len(here),
+        "kept": int(kept(look.keep, here).sum()),
+    }
+
+
+def _visible(shown: ShownSlide, look: Look) -> npt.NDArray[np.bool_]:
+    """Which cells (N,) are of a class that is shown."""
+    _, classes = shown.cells.centres()
+    gone = np.zeros(256, np.bool_)
+    gone[list(look.hidden)] = True
+    return ~gone[classes]
+
+
+@lru_cache(maxsize=64)
+def _ends(shown: ShownSlide, name: str) -> tuple[float, float]:
+    """Where the histogram of a measurement begins and ends; never one point."""
+    values = shown.measured(name)
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return 0.0, 1.0
+    low, high = (float(end) for end in np.percentile(finite, [_TAILS, 100 - _TAILS]))
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def stain_share(shown: ShownSlide, look: Look) -> Mapping[str, Any]:
+    """Positivity at the look's cuts, or at that of the run; ``cut``: that of the run; ``spread``: of DAB."""
+    cut = border(shown)
+    if cut is None:
+        raise SettingsError(f"the cells of {shown.name} are not positive and negative by a threshold of DAB")
+    _, classes = shown.cells.centres()
+    told = positivity(look.cuts or (cut,), shown.names, classes, shown.measured(DAB))
+    stained = [shown.names.index(name) for name in (POSITIVE, NEGATIVE)]
+    others = frozenset(range(len(shown.names))) - frozenset(stained)
+    return {**told, "cut": cut, "spread": spread(shown, Look(hidden=others, measure=DAB))}
+
+
+@lru_cache(maxsize=64)
+def border(shown: ShownSlide) -> float | None:
+    """The density of DAB above which the run called cells positive, as its cells show it: the roundest number there.
+
+    None where it is not DAB that tells them, or where there are none.
+    """
+    if not shown.has_dab or not len(shown.cells):
+        return None
+    _, classes = shown.cells.centres()
+    dab = shown.measured(DAB)
+    positive, negative = (dab[classes == shown.names.index(name)] for name in (POSITIVE, NEGATIVE))
+    low, high = float(negative.max(initial=0)), float(positive.min(initial=3))
+    if low >= high:
+        return None
+    for digits in range(1, 6):
+        round_one: float = math.ceil(low * 10**digits) / 10**digits
+        if low <= round_one < high:
+            return round_one
+    return low
+
+
+# --- one cell after the other ---
+
+
+@lru_cache(maxsize=_ORDERS_KEPT)
+def order(shown: ShownSlide, look: Look, by: str, falling: bool) -> Ids:
+    """Ids of the cells that the look shows in colour, by a measurement; equal ones by id."""
+    codes = shown.codes(look)
+    rows = np.flatnonzero((codes != HIDDEN) & (codes != GREY))
+    values = shown.measured(by)[rows]
+    places = np.argsort(-values if falling else values, kind="stable")
+    return (rows[places] + 1).astype(np.int32)
+
+
+def walk(shown: ShownSlide, ids: Ids, rank: int, count: int, near: int | None) -> dict[str, Any]:
+    """``count`` cells of an order from a rank on; ``near``: from the rank of this id, moved by ``rank``.
+
+    A cell that is not in the order stands before its beginning, so that the next one is the first.
+    """
+    if near is not None:
+        found = np.flatnonzero(ids == near)
+        rank = int(found[0]) + rank if len(found) else max(0, rank - 1)
+    rank = max(0, min(rank, len(ids) - 1))
+    chosen = ids[rank : rank + count].tolist()
+    return {"rank": rank, "of": len(ids), "cells": [shown.describe_cell(number) for number in chosen]}
+
+
+# --- areas ---
+
+
+def parse_area(geometry: Any, shown: ShownSlide) -> Any:
+    """A GeoJSON geometry (level-0 px, x before y) as valid polygons on the slide; ``SettingsError`` for any other."""
+    try:
+        shape = shapely.from_geojson(orjson.dumps(geometry))
+        corners = shapely.get_coordinates(shape)
+    except (TypeError, ValueError, shapely.errors.ShapelyError) as error:
+        raise SettingsError(f"not the GeoJSON of an area: {error}") from error
+    if not isinstance(shape, shapely.Polygon | shapely.MultiPolygon) or len(corners) > _MOST_CORNERS:
+        raise SettingsError(f"an area is a polygon of at most {_MOST_CORNERS:,} corners, not a {shape.geom_type}")
+    if not (np.abs(corners) < _FAR_PX).all():
+        raise SettingsError("an area has coordinates in px of the slide")
+    h, w = shown.run["slide"]["shape"]
+    inside = shapely.intersection(shapely.make_valid(shape), shapely.box(0, 0, w, h))
+    parts = [part for part in shapely.get_parts(inside) if part.geom_type == "Polygon" and part.area > 0]
+    if not parts:
+        raise SettingsError("the area lies outside the slide, or is a line")
+    return parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts)
+
+
+def measure_area(shown: ShownSlide, shape: Any, cuts: tuple[float, ...] = ()) -> dict[str, Any]:
+    """What lies in an area: mm², cells of each class by their centres, per mm², share of positive, medians.
+
+    ``cuts``: thresholds of DAB by which positive and negative are told anew, as in ``Look``.
+    """
+    blocks, inside = _inside(shown, shape)
+    area_mm2 = shape.area * shown.run["slide"]["mpp"] ** 2 / 1e6
+    columns = shown.cells.columns(shown.cells.measurements, blocks) if blocks else {}
+    columns = {name: values[inside] for name, values in columns.items()}
+    _, classes = shown.cells.centres()
+    kinds = np.concatenate([classes[shown.cells.rows(block)] for block in blocks])[inside] if blocks else classes[:0]
+    if cuts and shown.has_dab and len(kinds):
+        kinds = strengths(cuts, shown.names, kinds, columns[DAB])
+    names = [*shown.names, *(STRENGTHS if len(cuts) > 1 else ())]
+    counts = dict(zip(names, np.bincount(kinds, minlength=len(names)).tolist(), strict=False))
+    positive = sum(counts.get(name, 0) for name in (POSITIVE, *STRENGTHS))
+    stained = positive + counts.get(NEGATIVE, 0)
+    return {
+        "area_mm2": area_mm2,
+        "cells": len(kinds),
+        "per_mm2": len(kinds) / area_mm2 if area_mm2 else None,
+        "classes": counts,
+        "positive_share": positive / stained if stained and {POSITIVE, NEGATIVE} <= set(shown.names) else None,
+        "medians": {name: _median(values) for name, values in columns.items()} if len(kinds) else {},
+    }
+
+
+def _median(values: npt.NDArray[np.float32]) -> float | None:
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if len(finite) else None
+
+
+def _inside(shown: ShownSlide, shape: Any) -> tuple[list[int], npt.NDArray[np.bool_]]:
+    """Blocks that an area touches, and which of their cells have their centre in it."""
+    (x0, y0, x1, y1), (sy, sx) = shape.bounds, shown.scale
+    y, x = math.floor(y0 / sy), math.floor(x0 / sx)
+    blocks = shown.cells.touching(Box(y, x, math.ceil(y1 / sy) - y + 1, math.ceil(x1 / sx) - x + 1))
+    if not blocks:
+        return [], np.zeros(0, np.bool_)
+    centres, _ = shown.cells.centres()
+    some = np.concatenate([centres[shown.cells.rows(block)] for block in blocks])
+    cy, cx = some[:, 0] * np.float64(sy), some[:, 1] * np.float64(sx)
+    inside = (cy >= y0) & (cy <= y1) & (cx >= x0) & (cx <= x1)
+    shapely.prepare(shape)
+    inside[inside] = shapely.contains_xy(shape, cx[inside], cy[inside])
+    return blocks, inside
+
+
+def suggested_areas(shown: ShownSlide) -> list[dict[str, Any]]:
+    """Areas that need no drawing: the region of interest of the run, and pieces of tissue, the largest first."""
+    found = []
+    roi = shown.run["settings"].get("roi")
+    if roi is not None:
+        h, w = shown.run["slide"]["shape"]
+        with suppress(SettingsError):  # it is gone, or another one by now: no region of this run
+            found.append(("Region of interest", read_roi(Path(roi), (h, w))))
+    found += [(f"Tissue {place}", shape) for place, shape in enumerate(_tissue_pieces(shown), 1)]
+    return [{"name": name, "geometry": as_geometry(shape)} for name, shape in found]
+
+
+def _tissue_pieces(shown: ShownSlide) -> list[Any]:
+    """Outlines of the largest pieces of tissue."""
+    mask = shown.tissue_mask() > 0
+    h, w = shown.run["slide"]["shape"]
+    scale = (h / mask.shape[0], w / mask.shape[1])
+    pieces, _ = ndimage.label(mask, np.ones((3, 3)))
+    sizes = np.bincount(pieces.ravel())[1:]
+    windows = ndimage.find_objects(pieces)
+    largest = np.argsort(-sizes, kind="stable")[:_MOST_PIECES].tolist()
+    corners = [(windows[piece][0].start, windows[piece][1].start) for piece in largest]
+    return [
+        mask_shape(pieces[windows[piece]] == piece + 1, scale, corner)
+        for piece, corner in zip(largest, corners, strict=True)
+    ]
+
+
+def as_geometry(shape: Any) -> Any:
+    """A shapely geometry as GeoJSON, rounded to 0.1 px."""
+    return orjson.loads(shapely.to_geojson(shapely.set_precision(shape, 0.1)))
