@@ -16,12 +16,14 @@ import psutil
 import pytest
 import tensorstore
 
+import wsiproc.view
 from tests.view.conftest import ODD, Shown, viewing
 from wsiproc.core.geometry import Box
 from wsiproc.io import ngff
 from wsiproc.io.slides import open_slide
 
 IHC = "api/slides/ihc"
+STATIC = Path(wsiproc.view.__file__).parent / "static"
 
 
 def picture(shown: Shown, path: str) -> np.ndarray:
@@ -52,7 +54,7 @@ def test_the_page_says_what_it_may_load(shown: Shown) -> None:
     assert b"http://" not in body
     assert b"https://" not in body
     for file in (
-        "static/view.js",
+        *(f"static/{path.name}" for path in STATIC.glob("*.js")),
         "static/view.css",
         "static/openseadragon.min.js",
         "static/openseadragon.LICENSE.txt",

@@ -192,8 +192,10 @@ def test_cells_come_in_the_order_of_a_measurement(shown: Shown, table: Any) -> N
         wanted = table.sort_values(by, ascending=not falling, kind="stable")
         told = shown.json(f"{IHC}/walk?by={by}&falling={falling}&count=20")
         assert told["of"] == len(table)
-        values = [cell["score"] if by == "score" else cell["measurements"][by] for cell in told["cells"]]
-        assert values == pytest.approx(wanted[by].iloc[:20].tolist())
+        assert [cell["value"] for cell in told["cells"]] == pytest.approx(wanted[by].iloc[:20].tolist())
+        first = table[table["id"] == told["cells"][0]["id"]].iloc[0]
+        assert told["cells"][0]["class"] == first["class"]
+        assert told["cells"][0]["centre"] == pytest.approx([first["centroid_x"], first["centroid_y"]], abs=0.1)
     ids = [cell["id"] for cell in shown.json(f"{IHC}/walk?count=3")["cells"]]
     assert shown.json(f"{IHC}/walk?id={ids[0]}&rank=1")["cells"][0]["id"] == ids[1]
     assert shown.json(f"{IHC}/walk?id={ids[1]}&rank=-1")["cells"][0]["id"] == ids[0]

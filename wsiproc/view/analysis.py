@@ -121,8 +121,10 @@ def order(shown: ShownSlide, look: Look, by: str, falling: bool) -> Ids:
     return (rows[places] + 1).astype(np.int32)
 
 
-def walk(shown: ShownSlide, ids: Ids, rank: int, count: int, near: int | None) -> dict[str, Any]:
+def walk(shown: ShownSlide, ids: Ids, by: str, rank: int, count: int, near: int | None) -> dict[str, Any]:
     """``count`` cells of an order from a rank on; ``near``: from the rank of this id, moved by ``rank``.
+
+    Each with its centre as (x, y) in level-0 px, and its value of the measurement ``by``.
 
     A cell that is not in the order stands before its beginning, so that the next one is the first.
     """
@@ -130,8 +132,15 @@ def walk(shown: ShownSlide, ids: Ids, rank: int, count: int, near: int | None) -
         found = np.flatnonzero(ids == near)
         rank = int(found[0]) + rank if len(found) else max(0, rank - 1)
     rank = max(0, min(rank, len(ids) - 1))
-    chosen = ids[rank : rank + count].tolist()
-    return {"rank": rank, "of": len(ids), "cells": [shown.describe_cell(number) for number in chosen]}
+    rows = ids[rank : rank + count] - 1
+    centres, classes = shown.cells.centres()
+    places = (centres[rows] * shown.scale)[:, ::-1].round(1).tolist()
+    values = shown.measured(by)[rows].tolist()
+    cells = [
+        {"id": row + 1, "class": shown.names[kind], "centre": place, "value": value}
+        for row, kind, place, value in zip(rows.tolist(), classes[rows].tolist(), places, values, strict=True)
+    ]
+    return {"rank": rank, "of": len(ids), "cells": cells}
 
 
 # --- areas ---

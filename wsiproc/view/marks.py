@@ -72,7 +72,10 @@ class Marks:
         with self._writing:
             if state != self.areas()["state"]:
                 raise ConflictError(f"{self._areas} was changed by something else meanwhile: load the page again")
-            write_areas(self._areas, written)
+            if written:
+                write_areas(self._areas, written)
+            else:
+                self._areas.unlink(missing_ok=True)
             return self.areas()
 
     # --- corrections ---

@@ -56,12 +56,13 @@ class Questions:
     def walk(self, request: Request) -> Response:
         """Cells one after the other in the order of a measurement."""
         shown, query = self._slide(request), request.query_params
-        ids = order(shown, read_look(query), query.get("by", "score"), query.get("falling") == "1")
+        by = query.get("by", "score")
+        ids = order(shown, read_look(query), by, query.get("falling") == "1")
         if not len(ids):
             return json_answer({"rank": 0, "of": 0, "cells": []})
         count = min(_MOST_CELLS, max(1, whole_number(query.get("count", "1"))))
         near = whole_number(query["id"]) if "id" in query else None
-        return json_answer(walk(shown, ids, whole_number(query.get("rank", "0")), count, near))
+        return json_answer(walk(shown, ids, by, whole_number(query.get("rank", "0")), count, near))
 
     def crop(self, request: Request) -> Response:
         """A picture of a cell and what is around it."""

@@ -31,7 +31,7 @@ const verdicts = (cell) => {
   const said = corrections.cells[cell.id];
   const mark = (verdict, text, key) => button(text, `${text} (${key})`, () => correct(cell, said?.verdict === verdict ? null : verdict), { ariaPressed: String(said?.verdict === verdict) });
   const kinds = [...new Set([...state.facts.classes.map((kind) => kind.name).filter((kind) => kind !== cell.class), ...(said?.class ? [said.class] : [])])];
-  const select = element("select", { id: "other-class", ariaLabel: "Of another class" }, element("option", { value: "", textContent: "other class…" }), ...kinds.map((kind) => element("option", { value: kind, textContent: kind })), element("option", { value: "+", textContent: "new class…" }));
+  const select = element("select", { id: "other-class", ariaLabel: "Of another class" }, element("option", { value: "", textContent: "class…" }), ...kinds.map((kind) => element("option", { value: kind, textContent: kind })), element("option", { value: "+", textContent: "new class…" }));
   select.value = said?.class ?? "";
   select.onchange = () => {
     const kind = select.value === "+" ? window.prompt("Name of the class:")?.trim() : select.value;
@@ -119,9 +119,10 @@ const orderQuery = () => {
   return query;
 };
 
-const visit = (cell, place) => {
-  goTo(...cell.centre, umPerPixel() > 2 * CLOSE_UM ? CLOSE_UM : null);
-  pick(cell, place);
+// `stop`: { id, centre } of a cell in the order.
+const visit = async (stop, place) => {
+  goTo(...stop.centre, umPerPixel() > 2 * CLOSE_UM ? CLOSE_UM : null);
+  pick(await get(api(state.facts.name, `/cell?id=${stop.id}`)), place);
 };
 
 export const walk = async (by) => {
@@ -130,7 +131,7 @@ export const walk = async (by) => {
   query.set("id", state.picked?.id ?? 0);
   try {
     const told = await get(`${api(state.facts.name, "/walk")}?${query}`);
-    if (told.of) visit(told.cells[0], told);
+    if (told.of) await visit(told.cells[0], told);
     else toast("No cell is shown");
   } catch (error) {
     complain(error);
@@ -140,10 +141,9 @@ export const walk = async (by) => {
 // --- gallery ---
 
 const crop = (cell, place) => {
-  const by = $("order").value;
-  const value = brief(by === "score" ? cell.score : cell.measurements[by]);
+  const value = brief(cell.value);
   const said = verdictOf(cell);
-  const shown = button("", `${name(cell)}, ${title(by)} ${value}${said ? `, marked ${said}` : ""}`, () => visit(cell, place), { ariaCurrent: String(cell.id === state.picked?.id) });
+  const shown = button("", `${name(cell)}, ${title($("order").value)} ${value}${said ? `, marked ${said}` : ""}`, () => visit(cell, place).catch(complain), { ariaCurrent: String(cell.id === state.picked?.id) });
   shown.dataset.id = cell.id;
   shown.append(element("img", { src: api(state.facts.name, `/crop/${cell.id}.jpg?px=112&um=28`), loading: "lazy", alt: "", width: 84, height: 84 }), element("span", {}, said ? `${GLYPHS[said]} ${value}` : value));
   return shown;
@@ -227,7 +227,7 @@ export const startCells = () => {
   };
   $("order").onchange = again;
   $("falling").onchange = again;
-  $("corrections").append(button("Copy", "Copy the command", () => copy(corrections.command, "Command")));
+  $("corrections").querySelector(".command").append(button("Copy", "Copy the command", () => copy(corrections.command, "Command")));
 };
 
 // After the slide is there: what stands over it.

@@ -1,6 +1,6 @@
 // The pictures over the slide, one on the other, each with its opacity and its legend.
 
-import { $, api, chip, complain, element, number } from "./dom.js";
+import { $, api, chip, complain, element, number, title } from "./dom.js";
 import { stage } from "./frames.js";
 import { draw, path } from "./overlay.js";
 import { keptInAddress, lookQuery, state, writeAddress } from "./state.js";
@@ -22,7 +22,7 @@ const layerSources = () => {
     { id: "regions", title: "Regions", on: false, opacity: 1, source: null },
     ...facts.maps.map((map, index) => ({
       id: `map-${map.name}`,
-      title: `Map: ${map.name}`,
+      title: `Map: ${title(map.name)}`,
       gradient: `linear-gradient(to right, transparent, ${map.colour})`,
       ends: ["0", "1"],
       on: false,

@@ -24,7 +24,7 @@ const drawing = async (width, height) => {
   const there = from.querySelectorAll("path, text"), copies = made.querySelectorAll("path, text");
   there.forEach((shape, index) => {
     const style = getComputedStyle(shape);
-    const kept = ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-opacity", "stroke-dasharray", "vector-effect", "font", "text-anchor", "paint-order", "opacity"];
+    const kept = ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-opacity", "stroke-dasharray", "vector-effect", "font", "text-anchor", "paint-order", "opacity", "translate"];
     copies[index].setAttribute("style", kept.map((name) => `${name}:${style.getPropertyValue(name)}`).join(";"));
   });
   return asImage(`data:image/svg+xml;charset=utf-8,${encodeURIComponent(new XMLSerializer().serializeToString(made))}`);

@@ -99,14 +99,15 @@ const at = (event) => {
 };
 
 let dragging = false;
+const busy = () => tool === "hand" || !stage.viewer.isOpen();
 const press = (event) => {
-  if (tool === "hand") return;
+  if (busy()) return;
   dragging = false;
   if (tool === "freehand") points = [at(event)];
 };
 
 const drag = (event) => {
-  if (tool === "hand") return;
+  if (busy()) return;
   event.preventDefaultAction = true;
   const point = at(event);
   if (tool === "polygon") return;
@@ -120,14 +121,14 @@ const drag = (event) => {
 };
 
 const release = (event) => {
-  if (tool === "hand" || !dragging) return;
+  if (busy() || !dragging) return;
   dragging = false;
   if (tool !== "freehand") points.push(at(event));
   finish();
 };
 
 const click = (event) => {
-  if (tool === "hand") return false;
+  if (busy()) return false;
   event.preventDefaultAction = true;
   if (event.quick && tool !== "freehand") setPoint(at(event));
   return true;

@@ -82,9 +82,10 @@ const tellSlide = () => {
   const facts = state.facts;
   document.title = `${facts.name} · wsiproc`;
   $("name").textContent = facts.name;
-  const density = facts.per_mm2 === null ? "" : ` · ${number(facts.per_mm2)} cells/mm²`;
-  const index = facts.positive_index === null ? "" : ` · ${number(100 * facts.positive_index, 1)} % positive`;
-  $("summary").textContent = `${number(facts.cells)} cells · ${number(facts.tissue_mm2, 2)} mm²${density}${index}`;
+  const told = [`${number(facts.cells)} cells`, `${number(facts.tissue_mm2, 2)} mm²`];
+  if (facts.per_mm2 !== null) told.push(`${number(facts.per_mm2)} cells/mm²`);
+  if (facts.positive_index !== null) told.push(`${number(100 * facts.positive_index, 1)} % positive`);
+  $("summary").replaceChildren(...told.map((text) => element("span", {}, text)));
   $("version").textContent = `model ${facts.model}, wsiproc ${facts.version}`;
   const messages = [...facts.messages];
   if (!facts.slide_there) messages.unshift("The slide file is not where it was; its overview stands in. Say where it is: wsiproc view … --slides FOLDER");
@@ -190,7 +191,7 @@ const MOVES = { ArrowLeft: [-0.1, 0], ArrowRight: [0.1, 0], ArrowUp: [0, -0.1], 
 const onKey = (event) => {
   const from = event.target;
   const writing = from.matches("input[type=search], input[type=text], input[type=number], select") && event.key !== "Escape";
-  if (writing || $("keys").open || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (writing || !viewer.isOpen() || $("keys").open || event.ctrlKey || event.metaKey || event.altKey) return;
   const pressable = from.matches("input, button, summary, a, select");
   if (MOVES[event.key]) {
     if (from.matches("input")) return;
@@ -238,7 +239,12 @@ const makeViewer = () => {
   viewer.addHandler("canvas-click", (event) => {
     if (!toolClick(event) && event.quick) pickAt(event.position);
   });
-  new OpenSeadragon.MouseTracker({ element: viewer.container, moveHandler: (event) => (hover(event.position), toolHover(event.position)) });
+  const moved = ({ position }) => {
+    if (!viewer.isOpen()) return;
+    hover(position);
+    toolHover(position);
+  };
+  new OpenSeadragon.MouseTracker({ element: viewer.container, moveHandler: moved });
 };
 
 const start = async () => {
