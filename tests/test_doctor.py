@@ -31,7 +31,6 @@ from wsiproc.doctor import (
     check_versions,
     examine,
 )
-from wsiproc.executors import container_cores, container_memory_bytes
 from wsiproc.synthetic import write_synthetic_slide
 
 CHECKS = (
@@ -131,55 +130,18 @@ def test_without_a_place_for_temporary_files_nothing_else_is_tried(
     assert found["disk for temporary files"].remedy.startswith("set TMPDIR")
 
 
-def control_group(root: Path, **files: str) -> Path:
-    """A tree of ``proc`` and ``sys`` with these files; ``__`` stands for a slash and ``_dot_`` for a dot."""
-    for name, text in files.items():
-        path = root / name.replace("__", "/").replace("_dot_", ".")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{text}\n")
-    return root
-
-
-def test_limits_of_containers_are_found_in_both_versions(tmp_path: Path) -> None:
-    second = control_group(
-        tmp_path / "v2",
-        proc__self__cgroup="0::/job/step",
-        sys__fs__cgroup__job__step__memory_dot_max="max",
-        sys__fs__cgroup__job__memory_dot_max="4000000000",
-        sys__fs__cgroup__job__step__cpu_dot_max="150000 100000",
-        sys__fs__cgroup__job__cpu_dot_max="max 100000",
-    )
-    assert container_memory_bytes(second) == 4_000_000_000
-    assert container_cores(second) == 1.5
-    first = control_group(
-        tmp_path / "v1",
-        proc__self__cgroup="4:memory:/docker/abc\n3:cpu,cpuacct:/docker/abc",
-        sys__fs__cgroup__memory__memory_dot_limit_in_bytes="2000000000",  # in the container, the path is not there
-        sys__fs__cgroup__cpu__cpu_dot_cfs_quota_us="200000",
-        sys__fs__cgroup__cpu__cpu_dot_cfs_period_us="100000",
-    )
-    assert container_memory_bytes(first) == 2_000_000_000
-    assert container_cores(first) == 2.0
-    free = control_group(
-        tmp_path / "free",
-        proc__self__cgroup="4:memory:/\n3:cpu:/",
-        sys__fs__cgroup__memory__memory_dot_limit_in_bytes="9223372036854771712",
-        sys__fs__cgroup__cpu__cpu_dot_cfs_quota_us="-1",
-        sys__fs__cgroup__cpu__cpu_dot_cfs_period_us="100000",
-    )
-    assert container_memory_bytes(free) is None
-    assert container_cores(free) is None
-    assert container_memory_bytes(tmp_path / "nothing") is None
-
-
-def test_what_a_container_allows_is_told_with_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsiproc.executors.container_memory_bytes", lambda: 1_500_000_000)
-    monkeypatch.setattr("wsiproc.executors.container_cores", lambda: 0.5)
+def test_what_bounds_cores_and_memory_is_named_with_its_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "4096")
     memory, cores = check_memory(), check_cores()
-    assert (memory.level, cores.level) == ("warning", "warning")
-    assert memory.found.endswith("the container allows 1.5 GB")
-    assert memory.remedy.startswith("--memory 1.5GB")
-    assert cores.remedy.startswith("--workers 1")
+    assert (memory.level, cores.level) == ("ok", "ok")
+    assert cores.found == "1 of 64 may be used (Slurm: 1)"
+    assert " 4.3 GB free (Slurm: 4.3 GB): 1 worker of " in memory.found
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "1024")
+    tight = check_memory()
+    assert tight.level == "warning"
+    assert " 1.1 GB free (Slurm: 1.1 GB): a worker of up to " in tight.found
 
 
 def test_libraries_that_are_missing_or_too_old_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,37 +139,37 @@ def check_versions() -> Diagnosis:
 
 
 def check_cores() -> Diagnosis:
-    """Cores that may be used, and whether a container allows less time than they have."""
-    from wsiproc.executors import available_cores, container_cores
+    """Cores that may be used, and what allows no more."""
+    from wsiproc.executors import available_cores, core_limits
 
-    cores, allowed, there = available_cores(), container_cores(), os.cpu_count() or 1
-    found = f"{cores} of {there} may be used"
-    if allowed is not None and allowed < cores:
-        remedy = f"--workers {max(1, int(allowed))}: more would only wait for each other"
-        return Diagnosis("cores", "warning", f"{found}, but the container gives the time of {allowed:.3g}", remedy)
+    limits, cores = core_limits(), available_cores()
+    tightest = min(limits, key=lambda source: limits[source])
+    found = f"{cores} of {limits['machine']:g} may be used"
+    if limits[tightest] < limits["machine"]:
+        found += f" ({tightest}: {limits[tightest]:.3g})"
     return Diagnosis("cores", "ok", found)
 
 
 def check_memory() -> Diagnosis:
-    """Memory there is, and the workers that a run of the default model would start by it."""
+    """Memory there is, what allows no more of it, and the workers that a run of the default model would start by it."""
     import psutil
 
-    from wsiproc.executors import container_memory_bytes
+    from wsiproc.executors import memory_limits
     from wsiproc.plan import memory_limit, workers_that_fit
     from wsiproc.projection import GB, driver_bytes
     from wsiproc.settings import Settings
 
-    limit, total = container_memory_bytes(), psutil.virtual_memory().total
-    free = memory_limit(Settings())
+    total, free = psutil.virtual_memory().total, memory_limit(Settings())
     found = f"{total / GB:.1f} GB, {free / GB:.1f} GB free"
+    tightest = min(memory_limits(), key=lambda room: room.limit, default=None)
+    if tightest is not None and tightest.limit < total:
+        found += f" ({tightest.source}: {tightest.limit / GB:.1f} GB)"
     room, each = free - driver_bytes(1), _worker_bytes()
     workers = workers_that_fit(each, room)
-    found += f": {workers} worker{'s' * (workers > 1)} of {each / GB:.2f} GB at most would be started"
-    if limit is not None and limit < min(total, driver_bytes(1) + workers * each):
-        remedy = f"--memory {limit / GB:.1f}GB: a container ends what takes more than it allows"
-        return Diagnosis("memory", "warning", f"{found}; the container allows {limit / GB:.1f} GB", remedy)
     if room < each:
-        return Diagnosis("memory", "warning", found, "end other programs, or give a smaller --region")
+        needed = f"a worker of up to {each / GB:.2f} GB and {driver_bytes(1) / GB:.2f} GB beside it do not fit"
+        return Diagnosis("memory", "warning", f"{found}: {needed}", "end other programs, or give a smaller --region")
+    found += f": {workers} worker{'s' * (workers > 1)} of {each / GB:.2f} GB at most would be started"
     return Diagnosis("memory", "ok", found)
 
 

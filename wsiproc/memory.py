@@ -1,4 +1,4 @@
-"""What all processes of a run hold in memory, watched while it goes on."""
+"""What all processes of a run may hold in memory, and what they do hold, watched while it goes on."""
 
 from __future__ import annotations
 
@@ -11,12 +11,32 @@ from typing import Self
 import psutil
 
 from wsiproc.errors import MemoryLimitError
+from wsiproc.executors import memory_limits
 from wsiproc.projection import GB
 
 _EVERY_S = 0.5
-
-
+_BEFORE_THE_END = 0.95  # of a limit beyond which processes are killed
 _RISE = 1.05  # of resident memory that is worth a closer look
+
+
+def free_bytes() -> float:
+    """Bytes that this process and its descendants may hold: what they do, with what is free here and in its limits."""
+    held = bytes_held(psutil.Process())
+    return min([float(psutil.virtual_memory().available + held), *_rooms(held)])
+
+
+def enforced_bytes(given: float | None) -> float | None:
+    """What a run is kept to while it goes on: the memory that it is ``given``, and no more than its limits have room.
+
+    None: neither. Memory of the machine itself that is not free now may well be later, and nobody is ended for it.
+    """
+    kept = [_BEFORE_THE_END * room for room in _rooms(bytes_held(psutil.Process()))]
+    return min(kept if given is None else [*kept, given], default=None)
+
+
+def _rooms(held: int) -> list[float]:
+    """Bytes that each limit of control groups and Slurm leaves to processes that hold ``held`` bytes now."""
+    return [float(max(0, room.limit - max(0, room.taken - held))) for room in memory_limits()]
 
 
 def bytes_held(process: psutil.Process) -> int:

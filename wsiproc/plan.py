@@ -25,7 +25,7 @@ from wsiproc.executors import available_cores
 from wsiproc.inference import predict
 from wsiproc.io.ngff import CHUNK
 from wsiproc.io.slides import SlideSource
-from wsiproc.memory import bytes_held
+from wsiproc.memory import free_bytes
 from wsiproc.models import load_model
 from wsiproc.models.base import Model
 from wsiproc.pipeline import BLOCK
@@ -283,9 +283,7 @@ def _full_window(sample: npt.NDArray[np.uint8], window: int, halo: int) -> npt.N
 
 def memory_limit(settings: Settings) -> float:
     """Bytes that a run may hold: what is free or held by it already, and no more than it was given."""
-    import psutil
-
-    room = float(psutil.virtual_memory().available + bytes_held(psutil.Process()))
+    room = free_bytes()
     return min(room, settings.memory_gb * GB) if settings.memory_gb is not None else room
 
 

@@ -19,7 +19,7 @@ from wsiproc.errors import MemoryLimitError, OutputError, SettingsError, sentenc
 from wsiproc.executors import Crew, give_back_memory
 from wsiproc.io.fingerprint import slide_files
 from wsiproc.io.slides import slide_name
-from wsiproc.memory import MemoryWatch
+from wsiproc.memory import MemoryWatch, enforced_bytes
 from wsiproc.one_slide import Event, Hands, Listener, ignore, open_folder, run_plan
 from wsiproc.plan import choose_model, device_for, plan_slide, slide_source, work_facts
 from wsiproc.projection import GB
@@ -124,7 +124,7 @@ def _run_slide(queue: _Queue, turn: int, folder: Path, listen: Listener) -> Outc
             return Outcome(path, folder.name, "already done", folder, run)
     listen(Event(folder.name, "plan", 0, 1))
     clock = time.perf_counter()
-    with MemoryWatch(settings.memory_gb * GB if settings.memory_gb is not None else None) as watch:
+    with MemoryWatch(enforced_bytes(None if settings.memory_gb is None else settings.memory_gb * GB)) as watch:
         plan = plan_slide(path, folder.parent, settings, queue.kinds, cluster, queue.at_once)
         give_back_memory()
         if queue.overwrite:
@@ -142,8 +142,8 @@ def _run_slide(queue: _Queue, turn: int, folder: Path, listen: Listener) -> Outc
             except MemoryLimitError as error:
                 if crew is None or not queue.crews.fewer(crew):
                     raise MemoryLimitError(
-                        f"{path}: {error}. Use fewer --workers, a smaller --region, or more --memory; what is done "
-                        "is kept, and the same command goes on from there"
+                        f"{path}: {error}. Use fewer --workers, a smaller --region, more --memory, or a higher "
+                        "limit of the container or job; what is done is kept, and the same command goes on from there"
                     ) from error
 
 

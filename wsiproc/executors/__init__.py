@@ -20,14 +20,12 @@ from wsiproc.errors import PlanError
 from wsiproc.executors.handing_out import hand_out, run_in_loop
 from wsiproc.executors.host import (
     Meter,
-    available_cores,
-    container_cores,
-    container_memory_bytes,
     give_back_memory,
     keep_memory,
     warm_up,
     worker_name,
 )
+from wsiproc.executors.limits import available_cores, core_limits, memory_limits
 from wsiproc.executors.pools import Patience, Pool, ProcessPool, Task, ThreadPool
 
 __all__ = [
@@ -37,11 +35,11 @@ __all__ = [
     "Patience",
     "Task",
     "available_cores",
-    "container_cores",
-    "container_memory_bytes",
+    "core_limits",
     "crew",
     "give_back_memory",
     "keep_memory",
+    "memory_limits",
     "warm_up",
     "worker_name",
 ]

@@ -17,6 +17,7 @@ import tifffile
 
 from wsiproc.core.geometry import Box, Grid
 from wsiproc.errors import SettingsError
+from wsiproc.executors import available_cores
 from wsiproc.synthetic.scene import LOOKS, Scene, Stain, Truth
 from wsiproc.synthetic.tiff import TILE_PX, Encoder, Progress, in_order, write_pyramid
 
@@ -60,14 +61,15 @@ def write_synthetic_slide(
     """Write ``path`` (pyramidal TIFF), ``<stem>.truth.parquet`` and, with ``labels``, ``<stem>.labels.tif``.
 
     The other arguments are those of :class:`Scene`; the same ones give the same pixels and the same truth.
-    ``workers`` threads (default: all cores); ``progress(tiles done, tiles)``. Memory is a few rows of tiles.
+    ``workers`` threads (default: all cores that may be used); ``progress(tiles done, tiles)``. Memory is a few rows of
+    tiles.
     SettingsError for impossible arguments, OSError where a file cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() not in {".tif", ".tiff"}:
         raise SettingsError(f"{path}: a synthetic slide is a TIFF; give it a name that ends in .tif")
     scene = Scene(shape, mpp, seed, tissue_fraction, stain, look, crowding, positive_fraction, debris)
-    workers = workers or os.cpu_count() or 1
+    workers = workers or available_cores()
     path.parent.mkdir(parents=True, exist_ok=True)
     encoder = Encoder(scene.glass, LOOKS[look].jpeg_quality)
     write_pyramid(path, shape, mpp, partial(_draw, scene), encoder, scene.to_json(), workers, progress)

@@ -1,0 +1,121 @@
+"""What of this machine a process may use: cores and memory, as control groups and Slurm bound them.
+
+Everything that starts workers or projects memory asks here, so that all of it sees the same limits.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path("/")
+_UNLIMITED = 2**60  # version 1 says "no limit" with the largest number of pages that it knows
+_MIB = 1 << 20  # Slurm's unit of memory
+
+
+@dataclass(frozen=True)
+class MemoryRoom:
+    """A limit on memory: ``source``, ``limit`` in bytes, and how much of it is ``taken`` and cannot be reclaimed."""
+
+    source: str
+    limit: int
+    taken: int
+
+
+def available_cores(root: Path = ROOT, environ: Mapping[str, str] = os.environ) -> int:
+    """Workers that are worth starting: the cores that this process may use, at least 1; see ``core_limits``.
+
+    A share of a core counts as one, else the time that a container allows would not be used up.
+    """
+    return max(1, math.ceil(min(core_limits(root, environ).values())))
+
+
+def core_limits(root: Path = ROOT, environ: Mapping[str, str] = os.environ) -> dict[str, float]:
+    """What bounds the cores of this process, by source.
+
+    The affinity is what taskset, cpuset groups and most schedulers set; a quota of a control group allows the time of
+    so many cores, on any. ``root``: where ``proc`` and ``sys`` are.
+    """
+    limits: dict[str, float] = {"machine": os.cpu_count() or 1}
+    if hasattr(os, "sched_getaffinity"):
+        limits["affinity"] = len(os.sched_getaffinity(0))
+    quotas = [quota for folder in _control_groups(root, "cpu") if (quota := _quota(folder)) is not None]
+    if quotas:
+        limits["control group"] = min(quotas)
+    slurm = _number(environ.get("SLURM_CPUS_PER_TASK", "")) or _number(environ.get("SLURM_CPUS_ON_NODE", ""))
+    if slurm:
+        limits["Slurm"] = slurm
+    return limits
+
+
+def memory_limits(root: Path = ROOT, environ: Mapping[str, str] = os.environ) -> list[MemoryRoom]:
+    """Limits of the control groups (v1 or v2) of this process and those above them, and Slurm's, where there are any.
+
+    Whoever takes more is ended. ``root``: where ``proc`` and ``sys`` are. What Slurm's job holds elsewhere is unknown.
+    """
+    rooms = [
+        MemoryRoom("control group", min(limits), _taken(folder))
+        for folder in _control_groups(root, "memory")
+        if (limits := _memory_limits_of(folder))
+    ]
+    slurm = _number(environ.get("SLURM_MEM_PER_NODE", ""))  # 0: all of the node
+    if not slurm and (each := _number(environ.get("SLURM_MEM_PER_CPU", ""))):
+        slurm = each * _number(environ.get("SLURM_CPUS_ON_NODE", "1"))
+    return [*rooms, MemoryRoom("Slurm", slurm * _MIB, 0)] if slurm else rooms
+
+
+def _quota(folder: Path) -> float | None:
+    parts = _text(folder / "cpu.max").split() or [_text(folder / f"cpu.cfs_{x}_us") for x in ("quota", "period")]
+    if len(parts) != 2 or not all(_number(part) for part in parts):
+        return None
+    return int(parts[0]) / int(parts[1])
+
+
+def _memory_limits_of(folder: Path) -> list[int]:
+    """Bytes that a group may hold: above ``memory.high`` it is slowed down, above the others ended."""
+    limits = [_number(_text(folder / name)) for name in ("memory.max", "memory.high", "memory.limit_in_bytes")]
+    limits.append(_facts(folder).get("hierarchical_memory_limit", 0))  # of groups above, also where none can be seen
+    return [limit for limit in limits if 0 < limit < _UNLIMITED]
+
+
+def _taken(folder: Path) -> int:
+    """Bytes in use but for pages of files, which go when their room is needed."""
+    used = _number(_text(folder / "memory.current")) or _number(_text(folder / "memory.usage_in_bytes"))
+    facts = _facts(folder)
+    # Version 1 counts groups below under names of their own.
+    files = sum(facts.get(f"total_{name}", facts.get(name, 0)) for name in ("active_file", "inactive_file"))
+    return max(0, used - files)
+
+
+def _facts(folder: Path) -> dict[str, int]:
+    lines = (line.split() for line in _text(folder / "memory.stat").splitlines())
+    return {parts[0]: _number(parts[1]) for parts in lines if len(parts) == 2}
+
+
+def _control_groups(root: Path, controller: str) -> Iterator[Path]:
+    """Folders of the control groups of this process, each with those above it; what is not there is harmless."""
+    base = root / "sys/fs/cgroup"
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        mount = base / controller if controllers else base
+        # In a container the path may be that of the host, while the mount shows the group itself; "/.." is above it.
+        own = mount if ".." in path.split("/") else mount / path.lstrip("/")
+        yield from (folder for folder in (own, *own.parents) if folder.is_relative_to(mount))
+
+
+def _number(text: str) -> int:
+    """A number as it stands in such a file; 0 where there is none."""
+    return int(text) if text.isascii() and text.isdecimal() else 0
+
+
+def _text(path: Path) -> str:
+    """What a small file holds; nothing where it cannot be read."""
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
