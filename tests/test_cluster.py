@@ -24,6 +24,7 @@ from wsiproc.settings import Settings
 from wsiproc.slide_queue import run_slides
 from wsiproc.synthetic import write_synthetic_slide
 
+NONE = "it has no VNNI"
 GPU_WORKER = ("--resources", "GPU=1", "--name", "with GPU")
 
 
@@ -87,7 +88,7 @@ def test_cuda_is_refused_with_the_names_of_workers_without(three: Cluster, slide
 
 
 def test_the_device_is_what_all_workers_for_inference_have() -> None:
-    one, other, none = Found(8, True, False), Found(6, False, False), Found(None, False, False)
+    one, other, none = Found(8, True, NONE), Found(6, False, NONE), Found(None, False, NONE)
     assert common_device({"a": one, "b": other}, "auto") == (Device("cuda", "float16"), 6)
     assert common_device({"a": one, "b": other}, "cuda", "float32") == (Device("cuda", "float32"), 6)
     assert common_device({"a": one, "b": none}, "cpu") == (Device("cpu", "float32"), 0)
@@ -98,7 +99,7 @@ def test_the_device_is_what_all_workers_for_inference_have() -> None:
 
 
 def test_cpus_use_the_fewest_bits_that_all_are_fast_at() -> None:
-    new, half, old = Found(None, True, True), Found(None, True, False), Found(None, False, False)
+    new, half, old = Found(None, True, ""), Found(None, True, NONE), Found(None, False, NONE)
     assert common_device({"a": new, "b": new}, "auto")[0] == Device("cpu", "int8")
     assert common_device({"a": new, "b": new}, "auto")[0].otherwise == "bfloat16"
     assert common_device({"a": new, "b": half}, "auto")[0] == Device("cpu", "bfloat16")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +20,7 @@ from wsiproc.errors import SettingsError
 from wsiproc.inference import UInt8Array, predict, predict_each
 from wsiproc.models import load_model
 from wsiproc.models.base import Model
+from wsiproc.models.int8 import self_test
 from wsiproc.plan import device_for, work_facts, work_key
 from wsiproc.settings import Settings
 from wsiproc.slide_queue import run_slides
@@ -100,6 +103,7 @@ def test_half_precision_changes_maps_little(name: str) -> None:
 
 def test_auto_takes_what_the_processor_is_fast_at(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wsiproc.devices._may_have_gpu", lambda: False)
+    monkeypatch.setattr("wsiproc.devices.int8_failure", str)
     wide = "bfloat16" if fast_bfloat16() else "float32"
     assert choose_device("auto").precision == ("int8" if fast_int8() else wide)
     for features, precision in (
@@ -111,6 +115,74 @@ def test_auto_takes_what_the_processor_is_fast_at(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr("wsiproc.devices._has", features.__contains__)
         assert choose_device("cpu") == Device("cpu", precision)
         assert choose_device("auto", "float32") == Device("cpu", "float32")
+
+
+@pytest.mark.skipif(not fast_int8(), reason="this processor does not multiply bytes exactly")
+def test_a_pytorch_whose_operators_differ_is_told_and_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_self_test: None
+) -> None:
+    """Arguments in another order, as releases have had them; a run goes on in more bits and says why."""
+    real = torch.ops.onednn.qconv2d_pointwise.binary
+    monkeypatch.setattr(torch.ops.onednn.qconv2d_pointwise, "binary", lambda *given: real(*given[1:], given[0]))
+    found = choose_device("cpu")
+    assert found == Device("cpu", "bfloat16" if fast_bfloat16() else "float32")
+    assert f"PyTorch {torch.__version__} cannot compute in bytes here (" in found.note
+    assert found.suited(load_model("default")).note == found.note
+    assert not found.suited(load_model("psm")).note  # it computes in no bytes anyway
+    with pytest.raises(SettingsError, match=r"precision is int8, but PyTorch .* cannot .*; use --precision auto"):
+        choose_device("cpu", "int8")
+    slide = tmp_path / "small.tif"
+    write_synthetic_slide(slide, (700, 700), mpp=0.5, seed=5, tissue_fraction=0.5)
+    (outcome,) = run_slides([slide], tmp_path / "out", Settings(device="cpu", executor="loop", workers=1))
+    assert outcome.folder is not None
+    run = json.loads((outcome.folder / "run.json").read_text())
+    assert run["precision"] == found.precision
+    assert found.note in run["warnings"]
+
+
+@pytest.mark.skipif(not fast_int8(), reason="this processor does not multiply bytes exactly")
+def test_operators_that_compute_something_else_are_not_used(
+    monkeypatch: pytest.MonkeyPatch, fresh_self_test: None
+) -> None:
+    real = torch.ops.onednn.qconv2d_pointwise.binary
+    monkeypatch.setattr(torch.ops.onednn.qconv2d_pointwise, "binary", lambda *given: real(*given) // 2)
+    assert "computes something else in bytes here (" in choose_device("cpu").note
+
+
+@pytest.fixture
+def fresh_self_test() -> Iterator[None]:
+    """As in a process that has not tried yet."""
+    self_test.cache_clear()
+    yield
+    self_test.cache_clear()
+
+
+@pytest.mark.skipif(not fast_int8(), reason="this processor does not multiply bytes exactly")
+@pytest.mark.parametrize(("release", "loaded"), [("2.13", False), ("9.9", True)])
+def test_pytorch_is_loaded_for_the_choice_only_where_its_release_was_not_tried(release: str, loaded: bool) -> None:
+    code = (
+        f"import sys, wsiproc.devices as d; d._torch_release = lambda: {release!r}; d._may_have_gpu = lambda: False\n"
+        "print(d.choose_device('auto').precision, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["int8", str(loaded)]
+
+
+def test_a_precision_that_a_device_has_not_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose_device("cpu", "bfloat16") == Device("cpu", "bfloat16")
+    with pytest.raises(SettingsError, match="float16, which networks on cpu are not computed in; choose one of auto"):
+        choose_device("cpu", "float16")
+    monkeypatch.setattr("wsiproc.devices._may_have_gpu", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(SettingsError, match="int8, which networks on cuda are not computed in"):
+        choose_device("cuda", "int8")
+    monkeypatch.setattr("wsiproc.devices._has", lambda feature: False)
+    with pytest.raises(SettingsError, match=r"this processor does not multiply bytes exactly \(no VNNI\); use"):
+        choose_device("cpu", "int8")
+    asked = Device("cpu", "int8", None)
+    assert asked.suited(load_model("classical")) == Device()  # it has no network
+    with pytest.raises(SettingsError, match="model 'default psm' cannot be computed so; use --precision auto"):
+        asked.suited(load_model("psm"))
 
 
 def test_a_gpu_computes_in_half_precision_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,6 +208,7 @@ def test_work_of_another_precision_is_other_work() -> None:
 def test_a_model_without_a_network_keeps_its_own_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that its work can go on on any processor."""
     monkeypatch.setattr("wsiproc.devices._has", lambda feature: True)
+    monkeypatch.setattr("wsiproc.devices.int8_failure", str)
     settings = Settings(device="cpu")
     assert device_for(load_model("classical"), settings, None) == Device("cpu", "float32")
     assert device_for(load_model("default"), settings, None) == Device("cpu", "int8")

@@ -154,7 +154,7 @@ def run_benchmarks(
     ``figures``: overlays a model and dataset; ``timed``: whether each model's network is timed on each dataset.
     """
     named = _label_models([BASELINE, *(model for model in models if model != BASELINE)])
-    settings = dataclasses.replace(settings, device=choose_device(settings.device).name)
+    settings = dataclasses.replace(settings, device=choose_device(settings.device, "float32").name)
     works = [work for out, dataset in datasets.items() for work in _works(dataset, out, named, settings, overwrite)]
     workers = settings.workers or (1 if settings.device == "cuda" else min(available_cores(), _MAX_WORKERS))
     with crew("auto", workers, tasks=len(works)) as team:

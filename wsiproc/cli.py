@@ -103,7 +103,7 @@ Device = Annotated[
 Precision = Annotated[
     str | None,
     typer.Option(
-        help="auto, as few bits as the device is fast at, or float32. (default: auto)",
+        help="auto, as few bits as the device is fast at; float32, bfloat16, float16, int8. (default: auto)",
         autocompletion=completion.choices("precision"),
     ),
 ]
@@ -302,7 +302,7 @@ def fit(
     from wsiproc.psm.fit import fit as learn
     from wsiproc.psm.recipe import fit_settings
 
-    chosen = choose_device(_settings(None, device=device).device).name
+    chosen = choose_device(_settings(None, device=device).device, "float32").name
     settings = fit_settings(config, sources or [], out, mpp=mpp, quick=quick, base=base, seed=seed, device=chosen)
     with fit_progress(quiet) as listen:
         learn(settings, listen)

@@ -2,45 +2,69 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from wsiproc.errors import SettingsError
 from wsiproc.executors import Crew
 from wsiproc.models.base import InWholeNumbers, Model
 
+# Releases of PyTorch whose operators on bytes have passed the tests: there loading it, which takes a second, is spared.
+_TRIED_INT8 = ("2.13",)
+_GPU_PRECISIONS = ("float32", "bfloat16", "float16")
+_CPU_PRECISIONS = ("float32", "bfloat16", "int8")
+
 
 @dataclass(frozen=True)
 class Device:
     """``name``: ``cpu`` or ``cuda``; ``precision``: in what networks compute, the name of a PyTorch type.
 
-    ``otherwise``: the precision for networks that cannot be computed in int8.
+    ``otherwise``: the precision for networks that cannot be computed in int8, None where int8 was asked for; ``note``:
+    why the precision is wider than this processor would have it.
     """
 
     name: str = "cpu"
     precision: str = "float32"
-    otherwise: str = field(default="float32", compare=False)
+    otherwise: str | None = field(default="float32", compare=False)
+    note: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         return f"{self.name} in {self.precision}"
 
     def suited(self, model: Model) -> Device:
-        """The same, but in a wider precision where the model needs that."""
-        if self.precision == "int8":
-            able = isinstance(model, InWholeNumbers) and model.int8
-            return self if able else Device(self.name, self.otherwise).suited(model)
-        return self if model.half_precision else Device(self.name)
+        """The same, but in a wider precision where the model needs that.
+
+        Raises SettingsError where int8 was asked for and the model's network cannot be computed so.
+        """
+        able = isinstance(model, InWholeNumbers) and model.int8
+        if not model.half_precision:
+            return Device(self.name)
+        if self.precision != "int8":
+            return self if able or not self.note else Device(self.name, self.precision)
+        if able:
+            return self
+        if self.otherwise is None:
+            raise SettingsError(
+                f"precision is int8, but model {model.name!r} cannot be computed so; use --precision auto"
+            )
+        return Device(self.name, self.otherwise)
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a machine has: free memory of its GPU, None without one; what its CPU is fast at multiplying."""
+    """What a machine has: free memory of its GPU, None without one; what its CPU is fast at multiplying.
+
+    ``no_int8``: why not bytes, empty where it is; ``broken``: whether the CPU could, but its PyTorch does not.
+    """
 
     gpu_bytes: int | None
     bfloat16: bool
-    int8: bool
+    no_int8: str
+    broken: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,12 +77,15 @@ class Cluster:
 
 
 def choose_device(choice: str, precision: str = "auto") -> Device:
-    """The device of this machine, as the settings ask; raises SettingsError where CUDA is asked for and not there."""
+    """The device of this machine, as the settings ask.
+
+    Raises SettingsError where CUDA is asked for and not there, or a precision that the device has not.
+    """
     if _has_gpu(choice):
         return _gpu(precision)
     if choice == "cuda":
         raise SettingsError("device is cuda, but PyTorch finds no CUDA device; use --device cpu or auto")
-    return _cpu(precision, fast_bfloat16(), fast_int8())
+    return _cpu(precision, [_look_at_cpu(precision)])
 
 
 def _has_gpu(choice: str) -> bool:
@@ -77,15 +104,59 @@ def _may_have_gpu() -> bool:
 
 def _gpu(choice: str) -> Device:
     """A GPU, with half the bits unless told otherwise."""
-    return Device("cuda", "float16" if choice == "auto" else choice)
+    return Device("cuda", "float16" if choice == "auto" else _known(choice, "cuda", _GPU_PRECISIONS))
 
 
-def _cpu(choice: str, bfloat16: bool, int8: bool) -> Device:
-    """A CPU, with as few bits as it is fast at unless told otherwise."""
+def _cpu(choice: str, machines: Collection[Found]) -> Device:
+    """CPUs, with as few bits as all of them are fast at unless told otherwise."""
+    reasons = [machine.no_int8 for machine in machines if machine.no_int8]
+    if choice == "int8":
+        if reasons:
+            raise SettingsError(f"precision is int8, but {reasons[0]}; use --precision auto")
+        return Device("cpu", "int8", None)
     if choice != "auto":
-        return Device("cpu", choice)
-    wide = "bfloat16" if bfloat16 else "float32"
-    return Device("cpu", "int8", wide) if int8 else Device("cpu", wide)
+        return Device("cpu", _known(choice, "cpu", _CPU_PRECISIONS))
+    wide = "bfloat16" if all(machine.bfloat16 for machine in machines) else "float32"
+    if not reasons:
+        return Device("cpu", "int8", wide)
+    broken = next((machine.no_int8 for machine in machines if machine.broken), None)
+    note = f"networks compute in {wide}, which is slower: {broken}. Another PyTorch may do better" if broken else ""
+    return Device("cpu", wide, note=note)
+
+
+def _known(precision: str, name: str, precisions: Sequence[str]) -> str:
+    if precision not in precisions:
+        raise SettingsError(
+            f"precision is {precision}, which networks on {name} are not computed in; choose one of auto, "
+            f"{', '.join(precisions)}"
+        )
+    return precision
+
+
+def _look_at_cpu(precision: str = "auto") -> Found:
+    """What the CPU of this process is fast at, as far as it matters for a choice."""
+    if precision not in ("auto", "int8"):
+        return Found(None, False, "")
+    if not fast_int8():
+        return Found(None, fast_bfloat16(), "this processor does not multiply bytes exactly (no VNNI)")
+    why = int8_failure()
+    return Found(None, fast_bfloat16(), why, broken=bool(why))
+
+
+def int8_failure() -> str:
+    """Why PyTorch computes nothing in bytes here that can be used; empty where it does."""
+    if "torch" not in sys.modules and _torch_release() in _TRIED_INT8:
+        return ""
+    from wsiproc.models.int8 import self_test
+
+    return self_test()
+
+
+def _torch_release() -> str:
+    try:
+        return ".".join(version("torch").split(".")[:2])
+    except PackageNotFoundError:
+        return ""
 
 
 def fast_bfloat16() -> bool:
@@ -113,7 +184,7 @@ def free_gpu_bytes() -> int | None:
 
 def look() -> Found:
     """What the machine of this process has."""
-    return Found(free_gpu_bytes(), fast_bfloat16(), fast_int8())
+    return dataclasses.replace(_look_at_cpu(), gpu_bytes=free_gpu_bytes())
 
 
 def cluster_facts(workers: Crew, choice: str, precision: str) -> Cluster:
@@ -133,8 +204,7 @@ def common_device(found: Mapping[str, Found], choice: str, precision: str = "aut
     """
     without = sorted(name for name, machine in found.items() if machine.gpu_bytes is None)
     if choice == "cpu" or (choice == "auto" and len(without) == len(found)):
-        machines = found.values()
-        return _cpu(precision, all(each.bfloat16 for each in machines), all(each.int8 for each in machines)), 0
+        return _cpu(precision, found.values()), 0
     if without:
         raise SettingsError(
             f"{len(without)} of {len(found)} workers for inference find no CUDA device: {', '.join(without[:5])}. "

@@ -331,6 +331,8 @@ def check_model(slide: Path) -> Diagnosis:
     if not here[2]:
         raise ValueError(f"{found}, but it finds no nuclei where some are drawn")
     found += f"; {here[2]} nuclei in a window of {model.window} px, {here[1]:.2f} s on one CPU in {device.precision}"
+    if device.note:
+        return Diagnosis("model", "warning", f"{found}; {device.note}", "install the PyTorch of constraints.txt")
     return _compared("model", found, _apart(exact[0], here[0]), "use --precision float32")
 
 

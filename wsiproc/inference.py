@@ -38,6 +38,9 @@ def predict_each(model: Model, batches: Iterable[UInt8Array], device: Device) ->
     if device.name == "cpu":
         yield from (_on_cpu(model, windows, device) for windows in batches)
         return
+    import torch
+
+    torch.backends.cudnn.allow_tf32 = False  # else PyTorch computes convolutions in 19 bits of float32's 32
     gpu, waiting = _Gpu(), deque[_Pending]()
     for windows in batches:
         waiting.append(gpu.submit(model, windows, device))

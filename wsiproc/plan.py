@@ -132,6 +132,7 @@ def plan_slide(
     room = memory_limit(settings) - driver
     crew_size = cluster.threads if cluster else settings.workers or workers_that_fit(each, room)
     workers = min(crew_size, len(infer))
+    notes = [device.note] if device.note else []
     plan = Plan(
         job=job,
         facts=facts,
@@ -150,7 +151,7 @@ def plan_slide(
         read_s=seen.read_s,
         memory_bytes=driver + (0 if cluster else workers * each),  # those of a cluster take theirs elsewhere
         scoring=scoring,
-        warnings=(*seen.warnings, *(scoring.warnings() if scoring else ())),
+        warnings=(*seen.warnings, *notes, *(scoring.warnings() if scoring else ())),
     )
     _check_plan(plan, settings)
     return plan

@@ -27,7 +27,7 @@ CHOICES = {
     "stain": ("auto", "he", "hdab"),
     "compartment": ("auto", *COMPARTMENTS),
     "device": ("auto", "cpu", "cuda"),
-    "precision": ("auto", "float32"),
+    "precision": ("auto", "float32", "bfloat16", "float16", "int8"),
     "executor": ("auto", "dask", "processes", "threads", "loop"),
 }
 _MOST_WORKERS = 1024
@@ -63,7 +63,8 @@ class Settings:
     device: str = "auto"
     """``auto``, ``cpu`` or ``cuda``."""
     precision: str = "auto"
-    """What networks compute in: ``auto``, half the bits where the device is faster with them, or ``float32``."""
+    """What networks compute in: ``auto``, as few bits as the device is fast at, or ``float32``, ``bfloat16``,
+    ``float16`` (GPUs) or ``int8`` (CPUs)."""
     batch: int | None = None
     """Windows a GPU predicts at a time; None chooses by free memory."""
     executor: str = "auto"
