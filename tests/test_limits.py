@@ -9,11 +9,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 import wsiproc.executors.limits as limits
 from tests.test_cli import wsiproc
+from wsiproc.devices import use_allowed_cores
 from wsiproc.errors import PlanError
 from wsiproc.executors import available_cores, core_limits, memory_limits
 from wsiproc.memory import bytes_held, enforced_bytes, free_bytes
@@ -187,6 +189,20 @@ def test_without_limits_a_run_is_kept_to_what_it_was_given(tmp_path: Path, monke
     monkeypatch.setattr("wsiproc.memory.memory_limits", list)
     assert enforced_bytes(None) is None
     assert enforced_bytes(3.0) == 3.0
+
+
+def test_training_starts_no_more_threads_than_may_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        monkeypatch.setattr("wsiproc.devices.available_cores", lambda: 3)
+        use_allowed_cores()
+        assert torch.get_num_threads() == 3
+        monkeypatch.setattr("wsiproc.devices.available_cores", lambda: 64)
+        use_allowed_cores()
+        assert torch.get_num_threads() == 3  # as the user had it
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_job_of_slurm_gets_as_many_workers_as_cores(

@@ -297,13 +297,14 @@ def fit(
 
     Stopped halfway? The same command goes on where it was.
     """
-    from wsiproc.devices import choose_device
+    from wsiproc.devices import choose_device, use_allowed_cores
     from wsiproc.progress import fit_progress
     from wsiproc.psm.fit import fit as learn
     from wsiproc.psm.recipe import fit_settings
 
     chosen = choose_device(_settings(None, device=device).device, "float32").name
     settings = fit_settings(config, sources or [], out, mpp=mpp, quick=quick, base=base, seed=seed, device=chosen)
+    use_allowed_cores()
     with fit_progress(quiet) as listen:
         learn(settings, listen)
     typer.echo(f"{out}: use it with  wsiproc run SLIDE --model {out}   (what it learned from: {out / 'README.md'})")

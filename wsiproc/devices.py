@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from wsiproc.errors import SettingsError
-from wsiproc.executors import Crew
+from wsiproc.executors import Crew, available_cores
 from wsiproc.models.base import InWholeNumbers, Model
 
 # Releases of PyTorch whose operators on bytes have passed the tests: there loading it, which takes a second, is spared.
@@ -173,6 +173,13 @@ def _has(feature: str) -> bool:
     from llvmlite import binding
 
     return bool(binding.get_host_cpu_features().get(feature))
+
+
+def use_allowed_cores() -> None:
+    """Have PyTorch start no more threads than may run; by itself it does not know the quota of a container."""
+    import torch
+
+    torch.set_num_threads(min(torch.get_num_threads(), available_cores()))
 
 
 def free_gpu_bytes() -> int | None:
