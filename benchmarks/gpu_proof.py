@@ -5,10 +5,10 @@
 
 Needed are this repository and a Python with PyTorch and NumPy; of the other libraries, those that are missing come as
 wheels, gathered by ``collect_wheels.py`` and unpacked into a temporary folder: nothing is installed. Slides are drawn.
-Each item is a process of its own, so that one that crashes, hangs or breaks the CUDA context does not affect the others.
-Items are *proved*, *failed* or *not here*, each with its reason; the exit code is 1 where one failed. Everything that was
-measured is in ``proof.json``, which is written anew after each item. ``--device cpu --small`` is the same on a CPU, in
-little: it proves that the kit works; what needs CUDA says so.
+Each item is a process of its own, so that one that crashes, hangs or breaks the CUDA context does not affect the
+others. Items are *proved*, *failed* or *not here*, each with its reason; the exit code is 1 where one failed. All that
+was measured is in ``proof.json``, which is written anew after each item. ``--device cpu --small`` is the same on a CPU,
+in little: it proves that the kit works; what needs CUDA says so.
 """
 
 from __future__ import annotations

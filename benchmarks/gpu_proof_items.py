@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -23,10 +21,10 @@ from statistics import median
 import numpy as np
 import torch
 from gpu_proof import FAILED, NOT_HERE, PROVED
-from kill_runs import digests
+from kill_runs import digests, kill_family
 from precision import overlaps
 
-from wsiproc.core.geometry import Box
+from wsiproc.core.geometry import Box, Grid
 from wsiproc.devices import Device, choose_device
 from wsiproc.executors import available_cores, memory_limits
 from wsiproc.inference import predict, predict_each
@@ -37,7 +35,7 @@ from wsiproc.models.byte_values import of_each_byte
 from wsiproc.models.folder import load_network
 from wsiproc.profile import lines
 from wsiproc.synthetic import Scene, write_synthetic_slide
-from wsiproc.synthetic.tiff import Encoder, write_pyramid
+from wsiproc.synthetic.tiff import CHUNK_TILES, TILE_PX, Encoder, write_pyramid
 
 MPX_A_MM2 = 16.0  # at 0.25 µm/px
 # Most that maps may differ from those of a CPU in float32, in grey levels: on average, and all but one in 100 pixels.
@@ -110,21 +108,20 @@ def calibrated_windows(count: int, mpp: float = 0.5) -> tuple[Model, np.ndarray]
 
 def mosaic(path: Path, side: int, times: int) -> None:
     """A slide of 0.25 µm/px: the same drawn tissue ``times`` by ``times``."""
-    scene = Scene((side, side), 0.25, 5, 0.9)
-    with_glass = np.full((side, side, 3), scene.glass, np.uint8)
-    step = 1024
-    boxes = [Box(y, x, step, step).clip((side, side)) for y in range(0, side, step) for x in range(0, side, step)]
+    scene, step = Scene((side, side), 0.25, 5, 0.9), 1024
+    picture = np.full((side, side, 3), scene.glass, np.uint8)
 
     def fill(box: Box) -> None:
         if not scene.is_glass(box):
-            with_glass[box.slices] = scene.render(box)
+            picture[box.slices] = scene.render(box)
 
     with ThreadPoolExecutor(available_cores()) as pool:
-        list(pool.map(fill, boxes))
+        list(pool.map(fill, [region.box for region in Grid((side, side), step)]))
+    # With its beginning once more behind its end, what is asked for is always a slice.
+    around = np.pad(picture, ((0, TILE_PX), (0, TILE_PX * CHUNK_TILES), (0, 0)), mode="wrap")
 
     def draw(box: Box) -> np.ndarray:
-        rows, cols = (np.arange(first, first + size) % side for first, size in ((box.y, box.h), (box.x, box.w)))
-        return with_glass[np.ix_(rows, cols)]
+        return around[Box(box.y % side, box.x % side, box.h, box.w).slices]
 
     write_pyramid(path, (side * times, side * times), 0.25, draw, Encoder(scene.glass, 85), "drawn", available_cores())
 
@@ -218,15 +215,12 @@ def kill(proof: Proof) -> None:
     more = ("--region", region, "--workers", min(4, available_cores()), "--executor", "processes")
     whole, killed = proof.scratch / "whole", proof.scratch / "killed"
     undisturbed = finished(slide, whole, proof.device, *more)
-    process = subprocess.Popen(
-        wsiproc_run(slide, killed, proof.device, *more), stdout=subprocess.DEVNULL, start_new_session=True
-    )
+    process = subprocess.Popen(wsiproc_run(slide, killed, proof.device, *more), stdout=subprocess.DEVNULL)
     while process.poll() is None and len(list(killed.glob("*/.work/*.infer.json"))) < 2:
         time.sleep(0.01)
     ended = process.poll() is not None
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    if not ended:
+        kill_family(process)
     proof.expect(not ended, "the run ended before it could be killed")
     left = len(list(killed.glob("*/.work/*.infer.json")))
     again = finished(slide, killed, proof.device, *more)

@@ -62,7 +62,7 @@ def _one(
         return None
     except subprocess.TimeoutExpired:
         moment = _moment(out)
-        _kill(process)
+        kill_family(process)
     markers = {path.name for path in out.rglob("*.infer.json")} | {path.name for path in out.rglob("*.segment.json")}
     again = _command(slide, out, workers, region)
     assert again.wait() == 0
@@ -95,7 +95,8 @@ def _command(slide: Path, out: Path, workers: int, region: int) -> subprocess.Po
     return subprocess.Popen(command, stdout=subprocess.DEVNULL)
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
+def kill_family(process: subprocess.Popen[bytes]) -> None:
+    """End a process and all that it has started, with ``kill -9``."""
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     for one in family:
         one.send_signal(signal.SIGKILL)
