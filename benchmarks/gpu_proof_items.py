@@ -486,29 +486,27 @@ def fit(proof: Proof) -> None:
 
 @contextmanager
 def watched(proof: Proof) -> Iterator[list[float]]:
-    """Per cent of each half second in which the GPU was busy, as the driver tells; empty where it does not."""
+    """Per cent of the time before each look in which the GPU was busy, as its driver tells; none where it does not."""
     shares: list[float] = []
     tool = shutil.which("nvidia-smi") if proof.cuda else None
-    if tool is None:
-        yield shares
-        return
-    command = [tool, "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-i", "0", "-lms", "500"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    over = threading.Event()
 
-    def read() -> None:
-        assert process.stdout is not None
-        for line in process.stdout:
+    def look() -> None:
+        command = [str(tool), "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-i", "0"]
+        while not over.wait(1.0):
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
             with suppress(ValueError):
-                shares.append(float(line))
+                shares.append(float(done.stdout))
 
-    reader = threading.Thread(target=read, daemon=True)
-    reader.start()
+    looking = threading.Thread(target=look, daemon=True)
+    if tool is not None:
+        looking.start()
     try:
         yield shares
     finally:
-        process.terminate()
-        process.wait()
-        reader.join(5)
+        over.set()
+        if tool is not None:
+            looking.join(10)
 
 
 def large(proof: Proof) -> None:
@@ -528,7 +526,8 @@ def large(proof: Proof) -> None:
     proof.figures |= {"workers": run["profile"]["workers"], "precision": run["precision"]}
     proof.figures |= {"workers' share in the network": run["profile"]["device_busy"]}
     if shares:
-        proof.figures |= {"GPU busy": float(np.mean(shares)) / 100, "at most": max(shares) / 100}
+        busy = [share for share in shares if share]  # while there was work for it: not at the start, nor at the end
+        proof.figures |= {"GPU busy": float(np.mean(shares)) / 100, "GPU busy at work": float(np.mean(busy or 0)) / 100}
     proof.figures["peak GB"] = run["memory"]["peak_bytes"] / 1e9
     proof.rows += [
         {"stage": line.what, "s of workers": line.seconds, "share": f"{line.share:.0%}"} for line in lines(run)

@@ -52,7 +52,19 @@ def test_it_runs_on_a_cpu_without_the_libraries_that_are_not_carried(tmp_path: P
     with zipfile.ZipFile(wheels / "refusing-1.0-py3-none-any.whl", "w") as archive:
         archive.write(site / "sitecustomize.py", "sitecustomize.py")
     command = [sys.executable, BENCHMARKS / "gpu_proof.py", "--device", "cpu", "--small", "--out", tmp_path / "out"]
-    command += ["--wheels", wheels, "--patience", "4", "--only", "machine", "graph", "batch", "large"]
+    command += [
+        "--wheels",
+        wheels,
+        "--patience",
+        "4",
+        "--budget-s",
+        "270",
+        "--only",
+        "machine",
+        "graph",
+        "batch",
+        "large",
+    ]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 proved, 0 failed, 1 not here" in done.stdout
@@ -69,12 +81,14 @@ def test_it_runs_on_a_cpu_without_the_libraries_that_are_not_carried(tmp_path: P
 def test_an_item_that_hangs_is_ended_and_one_that_crashes_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = argparse.Namespace(device="cpu", small=True)
+    arguments = argparse.Namespace(device="cpu", small=True, patience=0.06)
     monkeypatch.setattr(gpu_proof, "__file__", str(tmp_path / "gpu_proof.py"))
     items = tmp_path / "gpu_proof_items.py"
     items.write_text("import time\nprint('on my way', flush=True)\ntime.sleep(100)\n")
-    found = gpu_proof.run_item("maps", arguments, tmp_path, 3.0)
-    assert (found["status"], found["why"]) == ("failed", "not done after 3 s: on my way")
+    found = gpu_proof.run_item("maps", arguments, tmp_path, 6.0)
+    assert (found["status"], found["why"]) == ("failed", "not done after 6 s: on my way")
+    arguments.patience = 1.0  # its time was cut short by what went before
+    assert gpu_proof.run_item("maps", arguments, tmp_path, 6.0)["status"] == "not here"
     items.write_text("import os, signal\nprint('so far', flush=True)\nos.kill(os.getpid(), signal.SIGSEGV)\n")
     found = gpu_proof.run_item("maps", arguments, tmp_path, 60.0)
     assert (found["status"], found["why"]) == ("failed", "its process ended with -11: so far")
