@@ -33,8 +33,8 @@ def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def run(slide: Path, out: Path, **settings: Any) -> Path:
-    (outcome,) = run_slides([slide], out, Settings(model="classical", executor="loop", region=1024, **settings))
+def run(slide: Path, out: Path, region: int = 1024, **settings: Any) -> Path:
+    (outcome,) = run_slides([slide], out, Settings(model="classical", executor="loop", region=region, **settings))
     assert outcome.folder is not None, outcome.error
     return outcome.folder
 
@@ -98,6 +98,14 @@ def test_there_and_back_again(folder: Path, finished: Path) -> None:
     assert told(folder)["counts"] == told(finished)["counts"]
     same = {name for name, data in contents(finished).items() if contents(folder)[name] == data}
     assert same == contents(finished).keys()
+
+
+def test_cut_and_rings_do_not_depend_on_regions(finished: Path, slide: Path, tmp_path: Path) -> None:
+    small = run(slide, tmp_path, region=512)
+    assert told(small)["immuno"] == told(finished)["immuno"]
+    assert told(small)["regions"]["total"] > told(finished)["regions"]["total"]
+    for name in ("cells.parquet", "cells.geojson.gz"):
+        assert (small / name).read_bytes() == (finished / name).read_bytes()
 
 
 class KilledError(Exception):
