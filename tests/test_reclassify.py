@@ -139,6 +139,19 @@ def test_killed_anywhere_the_same_command_goes_on(
     assert_same(folder, wanted)
 
 
+def test_the_command_takes_one_density_or_three(folder: Path) -> None:
+    from typer.testing import CliRunner
+
+    from wsiproc.cli import app
+
+    for written in (["0.1,0.2,0.3"], ["0.1", "0.2", "0.3"]):
+        done = CliRunner().invoke(app, ["reclassify", str(folder), "--positive-dab", *written])
+        assert done.exit_code == 0, done.output
+        assert "1+" in done.output
+        assert told(folder)["immuno"]["positive_dab_od"] == [0.1, 0.2, 0.3]
+    assert CliRunner().invoke(app, ["reclassify", str(folder), "--positive-dab", "much"]).exit_code == 2
+
+
 def test_the_cohort_is_told(folder: Path) -> None:
     write_cohort(folder.parent, {"/slides/broken.svs": "cannot be read"})
     before = (folder.parent / "cohort.csv").read_text(encoding="utf-8")

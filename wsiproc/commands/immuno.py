@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,8 @@ from wsiproc.errors import WsiprocError
 
 RECLASSIFY_EXAMPLES = (
     "Examples:  wsiproc reclassify wsiproc-out --positive-dab 0.25   ·   "
-    "wsiproc reclassify wsiproc-out/slide --positive-dab 0.2,0.4,0.6 --compartment membrane"
+    "wsiproc reclassify wsiproc-out/slide --positive-dab 0.2 0.4 0.6   ·   "
+    "wsiproc reclassify wsiproc-out/slide --compartment membrane"
 )
 
 
@@ -54,7 +56,12 @@ PositiveDab = Annotated[
 
 
 def reclassify(
-    folders: Annotated[list[Path], typer.Argument(help="Folders that `run` wrote, or folders of them.")],
+    folders: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Folders that `run` wrote, or folders of them; numbers here are further densities of --positive-dab."
+        ),
+    ],
     positive_dab: PositiveDab = None,
     compartment: CompartmentName = None,
 ) -> None:
@@ -68,10 +75,13 @@ def reclassify(
     from wsiproc.reclassify import reclassify as change
 
     failed = False
-    for folder in folders:
+    cuts = [] if positive_dab is None else [positive_dab] if isinstance(positive_dab, float) else [*positive_dab]
+    cuts += [float(str(text)) for text in folders if _is_number(text)]
+    given = None if not cuts else cuts[0] if len(cuts) == 1 else tuple(cuts)
+    for folder in [folder for folder in folders if not _is_number(folder)]:
         for output in find_outputs(folder):
             try:
-                done = change(output, compartment, positive_dab)
+                done = change(output, compartment, given)
             except WsiprocError as error:
                 failed = True
                 print_error(error)
@@ -81,3 +91,8 @@ def reclassify(
             for warning in done.warnings:
                 typer.echo(f"  warning: {warning}")
     raise typer.Exit(int(failed))
+
+
+def _is_number(text: Path) -> bool:
+    """Whether an argument is a density, as in ``--positive-dab 0.2 0.4 0.6``, and not a folder."""
+    return re.fullmatch(r"\d*\.?\d+", str(text)) is not None and not text.exists()

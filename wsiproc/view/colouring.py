@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from wsiproc.core.palette import RGB, css_colour
+from wsiproc.core import immuno
+from wsiproc.core.palette import NAMED, RGB, css_colour
 from wsiproc.errors import SettingsError
 
 Codes = npt.NDArray[np.uint8]
@@ -18,9 +19,9 @@ Range = tuple[float, float]
 SHADES = 64  # of the scale of a measurement
 HIDDEN, GREY = 255, 254  # codes
 _GREY: RGB = (150, 156, 164)
-STRENGTHS: dict[str, RGB] = {"1+": (240, 196, 50), "2+": (230, 134, 0), "3+": (176, 38, 20)}
+STRENGTHS: dict[str, RGB] = {name: NAMED[name] for name in immuno.STRENGTHS}
 """Weak, moderate and strong, as pathologists write them; each darker than the one before."""
-POSITIVE, NEGATIVE, DAB = "Positive", "Negative", "dab_od_mean"
+POSITIVE, NEGATIVE, DAB = immuno.POSITIVE, immuno.NEGATIVE, immuno.NUCLEUS_DAB
 _LEAST_CONTRAST = 45.0  # ΔE of CIE 1976 between an outline and the tissue; 2.3 can just be seen
 
 
