@@ -1,6 +1,6 @@
 """Spoil small slides in thousands of ways and use each as a user would: does wsiproc survive, and say what is wrong?
 
-    python benchmarks/fuzz.py [svs] [ndpi] [tiff] [ome-zarr] [--files 1000] [--seed 1] [--real slides/]
+    python benchmarks/fuzz.py [svs] [ndpi] [tiff] [ome-zarr] [mrxs] [dicom] [--files 1000] [--seed 1] [--real slides/]
 
 Each spoiled file is opened, described and read in a process of its own, with limits on time and memory; one in
 ``--run-every`` goes through the whole of ``wsiproc run`` as well. Good is a clear refusal (an error of wsiproc's own)
@@ -38,7 +38,17 @@ from typing import Any
 
 import cv2
 import numpy as np
-from hostile import OUTSIDE, OUTSIDE_RGB, SEEDS, copy, spoil_file, spoil_folder, write_outside, write_seeds
+from hostile import (
+    OUTSIDE,
+    OUTSIDE_RGB,
+    SEEDS,
+    copy,
+    spoil_file,
+    spoil_folder,
+    spoil_parts,
+    write_outside,
+    write_seeds,
+)
 
 from wsiproc.core.geometry import Box, grid_shape
 from wsiproc.errors import ResolutionError, SlideReadError, WsiprocError
@@ -83,7 +93,10 @@ def prepare(reader: str, number: int, seeds: list[Path], scratch: Path, seed: in
         (folder / OUTSIDE).mkdir()
     slide = folder / good.name
     copy(good, slide)
-    done = spoil_folder(slide, folder / OUTSIDE, rng) if slide.is_dir() else spoil_file(slide, good, rng)
+    if reader in {"mrxs", "dicom"}:
+        done = spoil_parts(slide if slide.is_dir() else slide.with_suffix(""), folder / OUTSIDE, rng)
+    else:
+        done = spoil_folder(slide, folder / OUTSIDE, rng) if slide.is_dir() else spoil_file(slide, good, rng)
     return Trial(number, folder, slide, f"{good.name}: {done}", number % run_every == 0, snapshot(folder))
 
 
@@ -130,7 +143,7 @@ def use(slide: Path, limits: Limits, whole: bool, say: Any) -> None:
 
 def read_all(path: Path) -> str:
     """Read a slide with each reader that might be chosen for it; how far the default one went."""
-    others: tuple[Reader, ...] = () if path.is_dir() else ("openslide", "tifffile")
+    others: tuple[Reader, ...] = () if path.is_dir() or path.suffix == ".mrxs" else ("openslide", "tifffile")
     outcome, *_ = [read(path, reader) for reader in ("auto", *others)]
     return outcome
 

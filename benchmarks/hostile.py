@@ -19,6 +19,7 @@ import cv2
 import imagecodecs
 import numpy as np
 import numpy.typing as npt
+import scanners
 import tifffile
 import zarr
 from PIL import Image
@@ -188,7 +189,21 @@ SEEDS: dict[str, dict[str, Callable[[Path, Picture], None]]] = {
         "gzip.ome.zarr": lambda path, picture: write_zarr(path, picture, "0.5", zarr.codecs.GzipCodec()),
         "sharded.ome.zarr": write_sharded_zarr,
     },
+    "mrxs": {
+        "jpeg.mrxs": scanners.write_mrxs,
+        "placed.mrxs": lambda p, picture: scanners.write_mrxs(p, picture, positions="buffer", unscanned={(1, 1)}),
+        "stitched.mrxs": lambda p, picture: scanners.write_mrxs(p, picture, kind="PNG", positions="stitching"),
+    },
+    "dicom": {
+        "jpeg": lambda p, picture: _in_folder(p, picture, compressed=True),
+        "raw": lambda p, picture: _in_folder(p, picture, levels=2, sparse=True),
+        "concatenated": lambda p, picture: _in_folder(p, picture, files_a_level=2, compressed=True),
+    },
 }
+
+
+def _in_folder(path: Path, picture: Picture, **more: Any) -> None:
+    scanners.write_dicom(path, picture, **more)
 
 
 def _synthetic(path: Path) -> None:
@@ -206,7 +221,7 @@ def write_seeds(reader: str, folder: Path, real: Path | None) -> list[Path]:
             size = sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) or path.stat().st_size
             if size < 5_000_000:
                 copy(path, folder / f"real {path.name}")
-    return sorted(folder.iterdir())
+    return sorted(folder / name for name in SEEDS[reader]) + sorted(folder.glob("real *"))
 
 
 def copy(source: Path, target: Path) -> None:
@@ -217,6 +232,8 @@ def copy(source: Path, target: Path) -> None:
             path.chmod(0o755)
     else:
         shutil.copyfile(source, target)
+        if source.suffix == ".mrxs":
+            copy(source.with_suffix(""), target.with_suffix(""))
 
 
 def write_outside(folder: Path) -> None:
@@ -537,3 +554,91 @@ def _replace(path: Path, outside: Path, rng: Random) -> str:
         }
         victim.symlink_to(targets[way])
     return f"{victim.relative_to(path)} {way}"
+
+
+# --- mutations of slides of several files ----------------------------------------------------------------------------
+
+
+def spoil_parts(folder: Path, outside: Path, rng: Random) -> str:
+    """Mutate files of a MIRAX or DICOM slide, among them its tables; what was done, in words."""
+    done = []
+    for _ in range(rng.choice((1, 1, 1, 2, 4))):
+        files = sorted(path for path in folder.iterdir() if path.is_file() and not path.is_symlink())
+        if not files:
+            break
+        tables = [path for path in files if path.name in {"Slidedat.ini", "Index.dat"}]
+        path = rng.choice(tables if tables and rng.random() < 0.7 else files)
+        way = rng.choice((_part_bytes, _part_bytes, _part_numbers, _part_numbers, _part_numbers, _part_as_a_whole))
+        if path.suffix == ".ini" and rng.random() < 0.8:
+            way = _part_text
+        done.append(f"{path.name}: {way(path, outside, rng)}")
+    return "; ".join(done)
+
+
+def _part_bytes(path: Path, outside: Path, rng: Random) -> str:
+    """Cut short, or bits flipped, near the start or anywhere."""
+    data = bytearray(path.read_bytes())
+    if rng.random() < 0.3 or not data:
+        return _write(path, data[: int(len(data) * rng.random())], "cut short")
+    last = len(data) if rng.random() < 0.4 else min(len(data), 2000)
+    count = rng.choice((1, 3, 10, 100))
+    for _ in range(count):
+        data[rng.randrange(last)] ^= 1 << rng.randrange(8)
+    return _write(path, data, f"{count} bits in the first {last} bytes")
+
+
+def _part_numbers(path: Path, outside: Path, rng: Random) -> str:
+    """A number of 2 or 4 bytes at an even place, near the start or anywhere, gets an extreme value."""
+    data = bytearray(path.read_bytes())
+    if len(data) < 16:
+        return "nothing"
+    form = rng.choice(("<I", "<I", "<H"))
+    limit = 1 << (8 * struct.calcsize(form))
+    first = 45 if path.name == "Index.dat" else 0  # after the id, everything is numbers of 4 bytes
+    last = len(data) if rng.random() < 0.4 or first else min(len(data), 2000)
+    place = first % 4 + rng.randrange(max(1, (last - first - 4) // 4)) * 4 + first // 4 * 4
+    place = min(place, len(data) - 4)
+    value = rng.choice((rng.choice(_EXTREMES), rng.randrange(limit), rng.randrange(len(data) + 2))) % limit
+    data[place : place + struct.calcsize(form)] = struct.pack(form, value)
+    return _write(path, data, f"{value} at {place}")
+
+
+def _part_text(path: Path, outside: Path, rng: Random) -> str:
+    """A value of Slidedat.ini becomes an extreme, another line's, the name of a file outside, or nothing."""
+    lines = path.read_text("utf-8", "surrogateescape").splitlines()
+    if not lines:
+        return "nothing"
+    number = rng.randrange(len(lines))
+    key, _, value = lines[number].partition("=")
+    other = rng.choice(lines).partition("=")[2]
+    away = rng.choice((f"../{outside.name}/secret.txt", str(outside), "..", ".", ""))
+    extremes = (*map(str, _EXTREMES), "-1", "0.5", "1e308", "-1e308", "nan", "inf", "x" * 10_000, "\N{NO-BREAK SPACE}1")
+    lines[number] = rng.choice(
+        (f"{key}= {rng.choice(extremes)}", f"{key}={other}", f"{key}= {away}", "", value, "[GENERAL]")
+    )
+    path.write_text("\n".join(lines), "utf-8", "surrogateescape")
+    return f"line {number}: {lines[number][:60]}"
+
+
+def _part_as_a_whole(path: Path, outside: Path, rng: Random) -> str:
+    """Gone, empty, a copy of another, a pipe, a folder, a link to itself or to nowhere."""
+    way = rng.randrange(7)
+    others = [each for each in sorted(path.parent.iterdir()) if each.is_file()]
+    content = rng.choice(others).read_bytes()
+    path.unlink()
+    if way == 1:
+        path.touch()
+    elif way == 2:
+        path.write_bytes(content)
+    elif way == 3:
+        os.mkfifo(path)
+    elif way == 4:
+        path.mkdir()
+    elif way > 4:
+        path.symlink_to(path.name if way == 5 else "/nowhere")
+    return ("gone", "empty", "another", "pipe", "folder", "link to itself", "link to nowhere")[way]
+
+
+def _write(path: Path, data: bytes, done: str) -> str:
+    path.write_bytes(data)
+    return done

@@ -20,6 +20,7 @@ from wsiproc.io.resample import Level, UInt8Array, level_downsample, pieces
 
 # OpenSlide interpolates where a place is no whole px of its level; see ``AlignedLevel``.
 _ALIGNED_PX = 512
+_GLASS = 128  # the darkest that glass is
 _REGION = re.compile(r"openslide\.region\[\d+\]\.width")
 
 
@@ -192,9 +193,9 @@ def _read_bounds(properties: Mapping[str, str]) -> Box | None:
 
 
 def _parse_colour(rrggbb: str) -> RGB:
-    """``'FFFFFF'`` → (255, 255, 255)."""
+    """``'FFFFFF'`` → (255, 255, 255); for a dark colour, white: where nothing was scanned, nothing is seen."""
     r, g, b = bytes.fromhex(rrggbb)
-    return r, g, b
+    return (r, g, b) if min(r, g, b) >= _GLASS else WHITE
 
 
 def _number(properties: Mapping[str, str], key: str) -> float | None:

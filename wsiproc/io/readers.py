@@ -17,6 +17,7 @@ from wsiproc.core.geometry import Box
 from wsiproc.errors import SlideError, SlideKindError, SlideReadError, SlideTimeoutError
 from wsiproc.io.pyramid_slide import SlideFacts
 from wsiproc.io.resample import Level
+from wsiproc.io.slide_folders import check_folder, is_dicom, is_zarr, series_in
 
 Reader = Literal["auto", "openslide", "tifffile", "tiatoolbox"]
 
@@ -69,7 +70,8 @@ def _attempts(path: Path, reader: Reader) -> dict[str, Attempt]:
     if reader != "auto":
         return openslide if reader == "openslide" else tiff
     if not first_bytes(path).startswith(_TIFF_STARTS):
-        return {**openslide, "Pillow": lambda: _open_image(path)}
+        # What a scanner's file is to Pillow is no slide: that of MIRAX is the picture of its label and glass.
+        return openslide if _is_of_scanner(path) else {"Pillow": lambda: _open_image(path)}
     # OpenSlide would see level 0 only of a pyramid in SubIFDs.
     return {**tiff, **openslide} if _is_ome_tiff(path) or _is_of_no_vendor(path) else {**openslide, **tiff}
 
@@ -140,30 +142,58 @@ def _require_samples(levels: Sequence[Level]) -> None:
 
 def _open_folder(path: Path) -> Opened:
     """An OME-Zarr, or a folder with the DICOM files of one slide."""
-    from wsiproc.io.zarr_reader import is_zarr, open_zarr
-
     if is_zarr(path):
+        from wsiproc.io.zarr_reader import open_zarr
+
         levels, facts = open_zarr(path)
         return Opened(levels, facts)
-    for file in sorted(path.glob("*.dcm")):
-        # OpenSlide finds the other files of the series by itself.
-        opened = _open_with_openslide(file, fast=False)
+    found = series_in(path)
+    failures: dict[str, SlideError] = {}
+    for files in found.values():
+        try:
+            # OpenSlide finds the other files of the series by itself.
+            opened = _open_with_openslide(files[0], fast=False)
+        except SlideError as error:
+            failures[files[0].name] = error
+            continue
         if opened is not None:
-            return opened
+            others = [other[0].name for other in found.values() if other is not files]
+            return _without(opened, others)
+    if failures:
+        first = next(iter(failures.values()))
+        if len(failures) == 1:
+            raise first
+        raise SlideError(
+            f"{path}: none of its {len(failures)} slides can be read. {_all_said(path, failures)}"
+        ) from first
     raise SlideError(
-        f"{path}: a folder that is no slide: it holds neither an OME-Zarr (zarr.json, .zattrs) nor DICOM files "
-        "(*.dcm); give the slide files in it one by one"
+        f"{path}: a folder that is no slide: it holds neither an OME-Zarr (zarr.json, .zattrs) nor DICOM files of a "
+        "slide; give the slide files in it one by one"
     )
+
+
+def _without(opened: Opened, others: list[str]) -> Opened:
+    """What was opened, with a warning about the other slides in the same folder."""
+    warnings = tuple(
+        f"its folder holds another slide ({name} …), which is left out: give that file to have it too"
+        for name in others
+    )
+    return replace(opened, facts=replace(opened.facts, warnings=(*opened.facts.warnings, *warnings)))
 
 
 def _open_with_openslide(path: Path, fast: bool) -> Opened | None:
     """Through OpenSlide; with ``fast``, the pixels of plain tiled TIFFs are decoded directly."""
+    from wsiproc.io.mirax_layout import check_mirax
     from wsiproc.io.openslide_reader import open_openslide
     from wsiproc.io.tiff_directories import check_directories
 
     is_tiff = first_bytes(path).startswith(_TIFF_STARTS)
     if is_tiff:
         check_directories(path)
+    elif path.suffix == ".mrxs":
+        check_mirax(path)
+    elif is_dicom(path):
+        check_folder(path.parent)
     found = open_openslide(path)
     if found is None:
         return None
@@ -180,6 +210,13 @@ def _open_with_openslide(path: Path, fast: bool) -> Opened | None:
 
         check_tile_bytes(path)
     return Opened(levels, facts, file.close)
+
+
+def _is_of_scanner(path: Path) -> bool:
+    """Whether OpenSlide knows the format of a file that is no TIFF."""
+    from wsiproc.io.openslide_reader import detect_format
+
+    return path.suffix.lower() == ".mrxs" or detect_format(path) is not None
 
 
 def _is_of_no_vendor(path: Path) -> bool:

@@ -58,11 +58,6 @@ class ZarrLevel:
         return pixels.transpose([kept.index(axis) for axis in "yxc"])
 
 
-def is_zarr(path: Path) -> bool:
-    """Whether a folder is the root of a zarr hierarchy."""
-    return any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zattrs", ".zarray"))
-
-
 def open_zarr(path: Path) -> tuple[list[Level], SlideFacts]:
     """The levels and facts of the first multiscale picture, the levels by their sizes.
 
