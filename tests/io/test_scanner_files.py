@@ -130,7 +130,7 @@ def edit_ini(folder: Path, old: str, new: str) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("IMAGENUMBER_X = 5", "IMAGENUMBER_X = 2000000000", "2,000,000,000"),
+        ("IMAGENUMBER_X = 5", "IMAGENUMBER_X = 2000000000", "8,000,000,000 images"),
         ("HIER_0_COUNT = 3", "HIER_0_COUNT = 2000000000", "2,000,000,000 levels"),
         ("FILE_COUNT = 1", "FILE_COUNT = 2000000000", "2,000,000,000 data files"),
         ("DIGITIZER_WIDTH = 128", "DIGITIZER_WIDTH = 2000000000", "px in an image"),

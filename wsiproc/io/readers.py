@@ -17,7 +17,7 @@ from wsiproc.core.geometry import Box
 from wsiproc.errors import SlideError, SlideKindError, SlideReadError, SlideTimeoutError
 from wsiproc.io.pyramid_slide import SlideFacts
 from wsiproc.io.resample import Level
-from wsiproc.io.slide_folders import check_folder, is_dicom, is_zarr, series_in
+from wsiproc.io.slide_folders import check_dicom, is_dicom, is_zarr, series_in
 
 Reader = Literal["auto", "openslide", "tifffile", "tiatoolbox"]
 
@@ -193,7 +193,7 @@ def _open_with_openslide(path: Path, fast: bool) -> Opened | None:
     elif path.suffix == ".mrxs":
         check_mirax(path)
     elif is_dicom(path):
-        check_folder(path.parent)
+        check_dicom(path)
     found = open_openslide(path)
     if found is None:
         return None

@@ -5,9 +5,13 @@ A DICOM slide is a series: a file or several for each level, and label and overv
 
 from __future__ import annotations
 
+import itertools
+import struct
 from pathlib import Path
 
 from wsiproc.errors import SlideError
+
+_PIXELS, _ITEM, _UNDEFINED = b"\xe0\x7f\x10\x00", b"\xfe\xff\x00\xe0", 0xFFFFFFFF
 
 
 def is_zarr(path: Path) -> bool:
@@ -54,11 +58,45 @@ def series_files(path: Path) -> list[Path]:
     return [path] if series is None else series_in(path.parent)[series]
 
 
-def check_folder(folder: Path) -> None:
-    """Raise ``SlideError`` where a pipe or device lies beside DICOM files: OpenSlide opens all that is there."""
-    for path in folder.iterdir():
-        if path.exists() and not path.is_file() and not path.is_dir():
+def check_dicom(path: Path) -> None:
+    """Raise ``SlideError`` where what lies beside a DICOM file would make OpenSlide wait, or end the process.
+
+    It opens all that is there, pipes too, and believes where a table says that the frames are.
+    """
+    for other in path.parent.iterdir():
+        if other.exists() and not other.is_file() and not other.is_dir():
             raise SlideError(
-                f"{folder}: {path.name} in it is a pipe, socket or device, for which a reader of DICOM would wait; "
+                f"{path}: {other.name} beside it is a pipe, socket or device, for which a reader of DICOM would wait; "
                 "move the DICOM files to a folder of their own"
             )
+    for file in series_files(path):
+        _check_frames(file)
+
+
+def _check_frames(path: Path) -> None:
+    """Raise ``SlideError`` where the table of compressed frames (PS3.5, A.4) is out of order or leads elsewhere."""
+    import pydicom
+
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as stream:
+            head = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=["NumberOfFrames"])
+            frames = int(head.get("NumberOfFrames", 1))
+            tag, length = struct.unpack("<4s4xI", stream.read(12))
+            if tag != _PIXELS or length != _UNDEFINED:
+                return
+            tag, length = struct.unpack("<4sI", stream.read(8))
+            start = stream.tell() + length
+            table = struct.unpack(f"<{length // 4}I", stream.read(length // 4 * 4)) if length <= size else (size,)
+            stream.seek(start)
+            first = stream.read(4)
+    except Exception:  # OpenSlide says what is wrong with it
+        return
+    in_order = not table or (table[0] == 0 and all(a < b for a, b in itertools.pairwise(table)))
+    if (
+        tag != _ITEM
+        or first != _ITEM
+        or not in_order
+        or (table and (len(table) != frames or start + table[-1] >= size))
+    ):
+        raise SlideError(f"{path}: the table of its frames is damaged: copy or export the slide again")
