@@ -118,7 +118,7 @@ def page(path: Path, run: dict[str, Any], cells: ReportCells, some: list[Crop]) 
     tissue = np.zeros((800, 400), bool)
     tissue[100:500, 50:350] = True
     tissue[200:300, 100:200] = False
-    write_report(path / "report.html", run, overview, tissue, cells, some)
+    write_report(path / "report.html", run, overview, tissue, {"pen": ~tissue}, cells, some)
     assert [file.name for file in path.iterdir()] == ["report.html"]
     text = (path / "report.html").read_text(encoding="utf-8")
     parser = Balance()

@@ -6,6 +6,7 @@ Cells in sampled windows of every slide are measured and grouped; what is kept i
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -163,7 +164,7 @@ def _sample_cells(path: Path, seen: Survey, settings: Settings, slides: int) -> 
     device = choose_device(choice, settings.precision).suited(model)
     most = max(1, _MOST_WINDOWS // slides)
     tables = []
-    with slide_source(path, settings).open() as slide:
+    with dataclasses.replace(slide_source(path, settings), fill=seen.fill).open() as slide:
         for box in seen.boxes[:: -(-len(seen.boxes) // most)]:
             pixels = read_mirrored(slide, Box(box.y, box.x, model.window, model.window).pad(halo), model.mpp)
             maps = predict(model, pixels[None], device)[0, :, halo : halo + box.h, halo : halo + box.w]

@@ -125,7 +125,7 @@ def run_plan(
     hands.listen(Event(hands.slide, "report", 0, 1))
     with plan.job.source.open() as slide:
         crops = take_crops(plan.job, slide, merged.blocks, merged.places)
-    write_report(plan.job.folder / "report.html", run, plan.overview, plan.tissue, merged.sums, crops)
+    write_report(plan.job.folder / "report.html", run, plan.overview, plan.tissue, plan.left_out, merged.sums, crops)
     lap("report")
     run["seconds"] = seconds | {"total": round(sum(seconds.values()), 3)}
     run["memory"] = {"peak_bytes": hands.watch.peak, "limit_bytes": hands.watch.limit}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -17,6 +18,7 @@ import numpy.typing as npt
 
 from wsiproc._version import __version__
 from wsiproc.array.measure import measurement_names
+from wsiproc.array.tissue import LEFT_OUT
 from wsiproc.core.geometry import Grid, Region
 from wsiproc.core.kinds import CellKinds
 from wsiproc.devices import Cluster, Device, choose_device, free_gpu_bytes
@@ -74,6 +76,7 @@ class Plan:
     overview_mpp: tuple[float, float]
     tissue: Mask
     search: Mask
+    seen: npt.NDArray[np.uint8]
     samples: Sequence[npt.NDArray[np.uint8]]
     scoring: SlideScoring | None
     read_s: float
@@ -89,6 +92,17 @@ class Plan:
     def tissue_mm2(self) -> float:
         """Area of the tissue."""
         return float(self.tissue.sum() * self.overview_mpp[0] * self.overview_mpp[1] / 1e6)
+
+    @property
+    def left_out(self) -> dict[str, Mask]:
+        """Masks on the overview of what is neither tissue nor glass, by what it was taken for."""
+        return {kind.name.lower(): np.asarray(self.seen == kind) for kind in LEFT_OUT}
+
+    @property
+    def left_out_mm2(self) -> dict[str, float]:
+        """The area of each."""
+        px_mm2 = self.overview_mpp[0] * self.overview_mpp[1] / 1e6
+        return {name: float(mask.sum() * px_mm2) for name, mask in self.left_out.items()}
 
     @property
     def disk_bytes(self) -> int:
@@ -147,6 +161,7 @@ def plan_slide(
         overview_mpp=seen.overview_mpp,
         tissue=seen.tissue,
         search=search,
+        seen=seen.seen,
         samples=seen.samples,
         read_s=seen.read_s,
         memory_bytes=driver + (0 if cluster else workers * each),  # those of a cluster take theirs elsewhere
@@ -168,7 +183,7 @@ def _job(
     scoring: SlideScoring | None,
 ) -> Job:
     return Job(
-        source=source,
+        source=dataclasses.replace(source, fill=seen.fill),
         folder=out.absolute() / seen.slide["name"],
         fingerprint=seen.slide["fingerprint"],
         frame=seen.frame,

@@ -5,7 +5,7 @@ It shows what was found, where, how sure the model was, and what was left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from importlib.resources import files
@@ -149,22 +149,24 @@ def write_report(
     run: dict[str, Any],
     overview: npt.NDArray[np.uint8],
     tissue: npt.NDArray[np.bool_],
+    left_out: Mapping[str, npt.NDArray[np.bool_]],
     cells: ReportCells,
     crops: Sequence[Crop],
 ) -> None:
     """Write the page, at most some 4 MB, whole or not at all.
 
-    ``run`` as in ``run.json``; ``overview`` (h, w, 3) and ``tissue`` (h, w) show the whole slide; at most 24 ``crops``
-    are shown.
+    ``run`` as in ``run.json``; ``overview`` (h, w, 3) and ``tissue`` (h, w) show the whole slide, and
+    ``left_out`` masks (h, w) of what else was recognised, by name; at most 24 ``crops`` are shown.
     """
     with whole_file(path) as temporary:
-        temporary.write_text(_page(run, overview, tissue, cells, crops), encoding="utf-8")
+        temporary.write_text(_page(run, overview, tissue, left_out, cells, crops), encoding="utf-8")
 
 
 def _page(
     run: dict[str, Any],
     overview: npt.NDArray[np.uint8],
     tissue: npt.NDArray[np.bool_],
+    left_out: Mapping[str, npt.NDArray[np.bool_]],
     cells: ReportCells,
     crops: Sequence[Crop],
 ) -> str:
@@ -172,7 +174,7 @@ def _page(
     body = [
         _warnings(run["warnings"]),
         _classes(run),
-        _slide(run, shrink(overview, _THUMBNAIL_PX), tissue, cells),
+        _slide(run, shrink(overview, _THUMBNAIL_PX), tissue, left_out, cells),
         _crops(run, crops[:_MOST_CROPS]),
         _histograms(run, cells),
         _left_out(run),
@@ -291,7 +293,11 @@ def _scored_by(run: dict[str, Any]) -> str:
 
 
 def _slide(
-    run: dict[str, Any], thumbnail: npt.NDArray[np.uint8], tissue: npt.NDArray[np.bool_], cells: ReportCells
+    run: dict[str, Any],
+    thumbnail: npt.NDArray[np.uint8],
+    tissue: npt.NDArray[np.bool_],
+    left_out: Mapping[str, npt.NDArray[np.bool_]],
+    cells: ReportCells,
 ) -> str:
     """Two pictures of the whole slide: what was looked at, and how dense the cells are."""
     h, w = thumbnail.shape[:2]
@@ -303,6 +309,7 @@ def _slide(
     drawn = "".join(
         f'<path class="{kind}" d="{path}"/>'
         for kind, path in (
+            *((f"out {name}", mask_path(mask, (h, w))) for name, mask in left_out.items() if mask.any()),
             ("regions", _boxes(done, to_px)),
             ("tissue", mask_path(tissue, (h, w))),
             ("failed", _boxes(failed, to_px)),
@@ -311,7 +318,7 @@ def _slide(
     first = (
         f'<figure class="slide"><svg {_frame(h, w)} aria-label="The slide with its tissue">'
         f'<image id="slide" width="{w}" height="{h}" href="{data_uri(thumbnail)}"/>{drawn}{bar}</svg>'
-        f"<figcaption>{_slide_keys(len(done), len(failed))}</figcaption></figure>"
+        f"<figcaption>{_slide_keys(len(done), len(failed), run.get('left_out_mm2', {}))}</figcaption></figure>"
     )
     note = "Level-0 extent of the slide. Cells are searched in the processed regions and kept inside the tissue."
     return _section("Where", f'<div class="pair">{first}{_density(run, cells, to_px, (h, w), bar)}</div>', note)
@@ -325,8 +332,16 @@ def _boxes(boxes: Sequence[Sequence[int]], to_px: npt.NDArray[np.float64]) -> st
     return box_path(np.array(boxes, np.float64).reshape(-1, 4) * np.tile(to_px, 2))
 
 
-def _slide_keys(done: int, failed: int) -> str:
+_LEFT_OUT = {"fill": "fill: not scanned or masked", "pen": "pen", "shadow": "shadow, bubble, dust or edge"}
+
+
+def _slide_keys(done: int, failed: int, left_out_mm2: Mapping[str, float]) -> str:
     keys = [("--tissue", "", "tissue"), ("--region", "", f"{done:,} processed regions")]
+    keys += [
+        (f"--{name}", "full", f"left out: {_LEFT_OUT[name]}, {area:,.2f} mm²")
+        for name, area in left_out_mm2.items()
+        if area
+    ]
     if failed:
         keys.append(("--bad", "full", f"{failed:,} failed {'region' if failed == 1 else 'regions'}, no cells there"))
     return "".join(

@@ -60,6 +60,7 @@ def run_facts(
         "grid": {"shape": list(frame.grid), "mpp": list(frame.mpp), "scale": list(frame.scale)},
         "overview": {"shape": list(plan.overview.shape[:2]), "mpp": list(plan.overview_mpp)},
         "tissue_mm2": plan.tissue_mm2,
+        "left_out_mm2": plan.left_out_mm2,
         "regions": {
             "step": job.step,
             "total": len(Grid(frame.grid, job.step)),

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from wsiproc.array.fill import Fill, find_fill, without_fill
 from wsiproc.array.stains import Kind
-from wsiproc.array.tissue import find_tissue, grow, looks_fluorescent, looks_grey
+from wsiproc.array.tissue import Seen, grow, looks_fluorescent, looks_grey, tell_apart
 from wsiproc.core.geometry import Box, grid_shape
 from wsiproc.errors import PlanError, SlideKindError, SlideReadError, SlideTimeoutError
 from wsiproc.io.grain import read_grain
@@ -38,8 +39,8 @@ _BORDER_UM = 40.0
 class Survey:
     """What one look tells. ``model``: calibrated on ``samples`` (h, w, 3), which are the windows ``boxes`` (grid px).
 
-    ``tissue``, ``search``: where tissue is and where to look for cells, on the ``overview`` (h, w, 3); ``read_s``:
-    seconds that a sample took to read.
+    ``tissue``, ``search``: where tissue is and where to look for cells, on the ``overview`` (h, w, 3); ``seen``: what
+    each px of it is taken for; ``fill``: what is read as glass; ``read_s``: seconds that a sample took to read.
     """
 
     slide: dict[str, Any]
@@ -49,6 +50,8 @@ class Survey:
     roi: MultiPolygon | None
     tissue: Mask
     search: Mask
+    seen: npt.NDArray[np.uint8]
+    fill: Fill | None
     model: Model
     boxes: Sequence[Box]
     samples: Sequence[npt.NDArray[np.uint8]]
@@ -68,11 +71,13 @@ def look_at(
     """
     with source.open() as slide:
         seen = look_over(slide)
+        slide.fill = None if looks_fluorescent(seen.pixels) else find_fill(seen.pixels)
         overview, overview_mpp = seen.pixels, seen.mpp
         unsuitable = _colour_warnings(slide, overview, force)
         frame = Frame(slide.shape, grid_shape(slide.shape, slide.mpp, model.mpp), slide.mpp)
         areas = read_roi(roi, slide.shape) if roi else None
-        everywhere = _tissue_mask(slide, seen, tissue)
+        kinds = tell_apart(overview, sum(overview_mpp) / 2, read_grain(slide, seen) if tissue == "auto" else None)
+        everywhere = _tissue_mask(slide, seen, tissue, kinds)
         inside = _restrict(everywhere, areas, slide.shape)
         _require_tissue(inside, source.path, areas)
         boxes = sample_windows(inside, frame.grid, model.window, SAMPLE_WINDOWS)
@@ -85,7 +90,9 @@ def look_at(
             overview_mpp=overview_mpp,
             roi=areas,
             tissue=inside,
-            search=_restrict(grow(everywhere, _BORDER_UM / overview_mpp[0]) | seen.unread, areas, slide.shape),
+            search=_restrict(_around(everywhere, kinds, overview_mpp[0]) | seen.unread, areas, slide.shape),
+            seen=kinds,
+            fill=slide.fill,
             read_s=(time.perf_counter() - started) / len(boxes),
             model=model.calibrate(samples, STAINS[stain]),
             boxes=boxes,
@@ -147,16 +154,21 @@ def _damage_warnings(slide: Slide, overview: Overview) -> tuple[str, ...]:
     )
 
 
-def _tissue_mask(slide: Slide, seen: Overview, method: str) -> Mask:
-    """Tissue in the overview by the method that the user chose."""
-    mpp = sum(seen.mpp) / 2
+def _tissue_mask(slide: Slide, seen: Overview, method: str, kinds: npt.NDArray[np.uint8]) -> Mask:
+    """Tissue in the overview by the method that the user chose; ``kinds``: what its px (h, w) are taken for."""
     if method == "auto":
-        return find_tissue(seen.pixels, mpp, read_grain(slide, seen))
+        return np.asarray(kinds == Seen.TISSUE)
     if method == "all":
-        return np.ones(seen.pixels.shape[:2], bool)
+        return np.ones(kinds.shape, bool)
     from wsiproc.bridges.tiatoolbox.tissue import tissue_mask
 
-    return tissue_mask(seen.pixels, method.removeprefix("tiatoolbox:"), mpp)  # type: ignore[arg-type]
+    pixels = seen.pixels if slide.fill is None else without_fill(seen.pixels, slide.fill)
+    return tissue_mask(pixels, method.removeprefix("tiatoolbox:"), sum(seen.mpp) / 2)  # type: ignore[arg-type]
+
+
+def _around(tissue: Mask, kinds: npt.NDArray[np.uint8], mpp: float) -> Mask:
+    """Where to look for cells: tissue and a border, but no pen beside it."""
+    return tissue | (grow(tissue, _BORDER_UM / mpp) & (kinds != Seen.PEN))
 
 
 def _restrict(tissue: Mask, roi: MultiPolygon | None, slide_shape: tuple[int, int]) -> Mask:

@@ -8,8 +8,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from wsiproc.array.tissue import find_tissue, grow, looks_fluorescent
+from wsiproc.array.tissue import Seen, find_tissue, grow, looks_fluorescent, tell_apart
 
 UInt8Array = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
@@ -89,6 +91,47 @@ def test_pens_are_no_tissue(ink: tuple[int, int, int]) -> None:
     found = find_tissue(slide, MPP)
     assert found[stroke > 0].mean() < 0.02
     assert overlap(found, true & (faded[..., 0] < 0.01)) > 0.85
+
+
+INKS = {
+    "blue": (20, 60, 200), "dark blue": (40, 60, 160), "green": (30, 120, 70), "bright green": (30, 160, 40),
+    "red": (205, 35, 40), "purple": (120, 30, 160), "black": (45, 45, 50),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("width_um", [60, 200, 600])
+@pytest.mark.parametrize("ink", INKS)
+@settings(max_examples=2, deadline=None)
+@given(ends=st.tuples(*[st.integers(40, 560)] * 2))
+def test_a_pen_across_tissue_is_left_out_and_the_tissue_beside_it_kept(
+    ink: str, width_um: int, ends: tuple[int, int]
+) -> None:
+    slide = empty_slide()
+    true = add_tissue(slide, HE)
+    stroke = np.zeros(SHAPE, np.uint8)
+    cv2.line(stroke, (30, ends[0]), (770, ends[1]), 1, round(width_um / MPP))
+    faded = cv2.GaussianBlur(stroke.astype(np.float32), (0, 0), 1.5)[..., None]
+    slide[:] = (slide * (np.asarray(INKS[ink]) / 255.0) ** faded).astype(np.uint8)
+    seen = tell_apart(slide, MPP)
+    assert (seen[stroke > 0] == Seen.TISSUE).mean() < 0.02
+    assert (seen[stroke > 0] == Seen.PEN).mean() > 0.9
+    far = cv2.distanceTransform(1 - stroke, cv2.DIST_L2, 5) * MPP > 200
+    before = find_tissue_without(true)
+    lost = before & far & (seen != Seen.TISSUE)
+    assert lost.sum() < 0.02 * max(1, (before & far).sum())
+
+
+def find_tissue_without(true: BoolArray) -> BoolArray:
+    """The tissue that is surely found where no pen is near: that of the truth but for its rim."""
+    return np.asarray(cv2.erode(true.astype(np.uint8), np.ones((9, 9), np.uint8)), np.bool_)
+
+
+def test_a_slide_with_nothing_but_pen_has_no_tissue() -> None:
+    """Also not where the pen has one colour, as a computer draws it."""
+    slide = np.full((256, 256, 3), 245, np.uint8)
+    cv2.line(slide, (25, 25), (225, 200), (20, 60, 200), 15)
+    cv2.circle(slide, (75, 175), 20, (30, 160, 40), 8)
+    assert not find_tissue(slide, 2.0).any()
 
 
 def test_shadows_scratches_and_dust_are_no_tissue() -> None:

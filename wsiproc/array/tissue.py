@@ -4,20 +4,24 @@ No threshold is taken from a histogram alone: Otsu's method splits any picture i
 included. Stain is *colour* in optical density (Beer and Lambert: the light that is missing); glass, padding, dust and
 the shadows of coverslips are grey, of whatever brightness. So tissue is what is more coloured than the glass's own
 noise, and is not the colour of a pen. Tissue so pale that it is grey is found by its grain: glass and shadows are
-smooth, and the edges of coverslips are thin.
+smooth, and the edges of coverslips are thin. Fill is looked for first, and is glass to all that follows.
 """
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from wsiproc.array.fill import find_fill, where_filled, without_fill
+
 UInt8Array = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float32]
+Inks = dict[str, tuple[BoolArray, BoolArray]]
 
 # A nucleus is 5–10 µm: at 8 µm/px single cells melt into the colour of their tissue.
 WORKING_MPP = 8.0
@@ -42,24 +46,56 @@ _CLOSE_UM = 32.0
 _LARGEST_HOLE_UM2 = 50_000.0
 # Dust, debris: smaller than a 100 µm square, which holds about a hundred cells.
 _SMALLEST_TISSUE_UM2 = 10_000.0
-# A pen's stroke is 1 mm wide; pigment, pooled blood and carbon of the colour of ink come in smaller pieces.
+# A pen's stroke is as large as this; pigment, pooled blood and carbon of the colour of ink come in smaller pieces.
 _SMALLEST_PEN_UM2 = 100_000.0
-# A stroke fades out over this distance.
-_PEN_FRINGE_UM = 150.0
+# A fine line is less; it is longer than such pieces, and nowhere wide.
+_SHORTEST_LINE_UM, _WIDEST_LINE_UM = 600.0, 150.0
+# A stroke fades out over this distance, and a line within less.
+_PEN_FRINGE_UM, _LINE_FRINGE_UM = 150.0, 40.0
+# A stroke shows its own colour in so large a place, and in so great a share of its area; the rest lies over tissue.
+_SMALLEST_SEED_UM2, _LEAST_SURE = 1_000.0, 0.2
+# So much of an ink's density is left where its stroke is thinner.
+_LEAST_OF_INK = 0.85
+# Where this share of all that is stained elsewhere has the hue of an ink, that is the hue of the stain.
+_MOST_OF_HUE = 0.3
+# What is darker than glass by this optical density, and neither tissue, pen nor fill, is shadow or debris.
+_LEAST_SHADOW = 0.08
+
+
+class Seen(IntEnum):
+    """What a place of a slide is taken for."""
+
+    GLASS = 0
+    TISSUE = 1
+    FILL = 2
+    """Unscanned or masked: a constant colour."""
+    PEN = 3
+    SHADOW = 4
+    """Edges of cover-glasses, bubbles, dust, stripes: dark, without colour of their own, or too small."""
 
 
 # JPEG steps so far from grey where it rounds YCbCr.
 _GREY_ROUNDING = 4
 
 
+LEFT_OUT = (Seen.FILL, Seen.PEN, Seen.SHADOW)
+
+
 def find_tissue(overview: UInt8Array, mpp: float, grain: FloatArray | None = None) -> BoolArray:
-    """Mask (h, w) of the tissue on an overview (h, w, 3) of ``mpp`` µm/px.
+    """Mask (h, w) of the tissue on an overview (h, w, 3) of ``mpp`` µm/px; see ``tell_apart``."""
+    return np.asarray(tell_apart(overview, mpp, grain) == Seen.TISSUE)
+
+
+def tell_apart(overview: UInt8Array, mpp: float, grain: FloatArray | None = None) -> UInt8Array:
+    """What each px (h, w) of an overview (h, w, 3) of ``mpp`` µm/px is taken for, as a value of ``Seen``.
 
     ``grain``: (h, w) of ``local_grain``, where it was measured on finer pixels than the overview's; above 5 µm/px pale
-    tissue is missed without it. Meant for 2–30 µm/px. Works for H&E and IHC on white, tinted or grey glass with white
-    or black padding; leaves out strokes of blue, green, red and black pens.
+    tissue is missed without it. Meant for 2–30 µm/px. Works for H&E and IHC on white, tinted or grey glass with fill of
+    any colour; leaves out strokes of blue, green, red, purple and black pens, beside and over tissue.
     """
-    small, small_mpp = _to_working_mpp(overview, mpp)
+    fill = find_fill(overview)
+    filled = np.zeros(overview.shape[:2], np.bool_) if fill is None else where_filled(overview, fill)
+    small, small_mpp = _to_working_mpp(overview if fill is None else without_fill(overview, fill), mpp)
     smooth = np.asarray(cv2.GaussianBlur(small, (0, 0), 0.8), np.uint8)
     is_glass = _find_glass(small, smooth)
     glass = _glass_colour(smooth, is_glass)
@@ -69,10 +105,21 @@ def find_tissue(overview: UInt8Array, mpp: float, grain: FloatArray | None = Non
     grain = _around(local_grain(overview) if grain is None else grain, small.shape[:2])
     is_stained = colour > _above_noise(colour[is_glass], _LEAST_COLOUR)
     is_grainy = _without_lines(grain > _above_noise(grain[is_glass], _LEAST_GRAIN), small_mpp)
-    excluded = _find_pens(density, small_mpp) | _is_dark(smooth)
+    # A pen drawn by a computer has one colour, as fill has: it is told by its hue, and black and grey are fill.
+    inky = small if fill is None else _to_working_mpp(without_fill(overview, fill.grey), mpp)[0]
+    inky = np.asarray(cv2.GaussianBlur(inky, (0, 0), 0.8), np.uint8)
+    inky_density = optical_density(inky, np.full(3, glass.max(), np.float32))
+    inks = _inks(inky_density)
+    pen = _find_pens(inks, inky_density, is_stained, small_mpp)
+    excluded = pen | _is_dark(smooth)
     mask = _tidy((is_stained | is_grainy) & ~excluded, small_mpp) & ~excluded
-    full = cv2.resize(mask.astype(np.uint8), overview.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-    return np.asarray(full, np.bool_)
+    seen = np.where(_least(density) > _LEAST_SHADOW, Seen.SHADOW, Seen.GLASS).astype(np.uint8)
+    seen[mask] = Seen.TISSUE
+    pen |= _nothing_but_ink(mask, is_stained, inks["green"][1])
+    seen[pen] = Seen.PEN
+    full = np.asarray(cv2.resize(seen, overview.shape[1::-1], interpolation=cv2.INTER_NEAREST), np.uint8)
+    full[filled & (full != Seen.PEN)] = Seen.FILL
+    return full
 
 
 def grow(mask: BoolArray, radius_px: float) -> BoolArray:
@@ -195,33 +242,72 @@ def _is_dark(smooth: UInt8Array) -> BoolArray:
     return np.asarray(_most(smooth) < 30, np.bool_)
 
 
-def _find_pens(density: FloatArray, mpp: float) -> BoolArray:
-    """Strokes of ink (h, w) by their colour in optical density (h, w, 3), with their fading edges.
+def _find_pens(inks: Inks, density: FloatArray, stained: BoolArray, mpp: float) -> BoolArray:
+    """Strokes and lines of ink (h, w) by their colour in optical density (h, w, 3), with their fading edges.
 
     Haematoxylin and eosin take most from green, DAB takes most from blue. A blue pen takes red and hardly blue, a
-    green one least from green, a red one green and blue alike and hardly red, a black one all alike.
+    green one least from green, a red one green and blue alike and hardly red, a purple one green and hardly blue, a
+    black one all alike; over tissue all of them lean to what that takes. Ink is denser than tissue at some 8 µm/px.
     """
-    r, g, b = (density[..., channel] for channel in range(3))
-    strong = {
-        "blue": (r > 0.8) & (r > 1.15 * g) & (b < 0.4 * r),
-        "green": (r > 0.5) & (g < 0.75 * r) & (g < 0.9 * b),
-        "red": (g > 1.2) & (b > 0.85 * g) & (b < 1.2 * g) & (r < 0.25 * g),
-        "black": (_least(density) > 1.0) & (_spread(density) < 0.25 * _most(density)),
-    }
-    weak = {
-        "blue": (r > 1.05 * g) & (b < 0.6 * r),
-        "green": (g < 0.85 * r) & (g < b),
-        "red": (b > 0.75 * g) & (r < 0.4 * g),
-        "black": _spread(density) < 0.35 * _most(density),
-    }
-    fringe = _disc(_PEN_FRINGE_UM / mpp)
-    pens = np.zeros(r.shape, np.bool_)
-    for name, stroke in strong.items():
-        closed = cv2.morphologyEx(stroke.astype(np.uint8), cv2.MORPH_CLOSE, _disc(_CLOSE_UM / mpp)) > 0
-        large = _drop_small(closed, _SMALLEST_PEN_UM2 / mpp**2)
-        if large.any():
-            pens |= large | (weak[name] & (cv2.dilate(large.astype(np.uint8), fringe) > 0))
+    pens = np.zeros(stained.shape, np.bool_)
+    for strong, weak in inks.values():
+        found = _strokes(strong, density, mpp)
+        if not found.any():
+            continue
+        elsewhere = stained & ~grow(found, _PEN_FRINGE_UM / mpp)
+        if elsewhere.sum() * mpp**2 > _SMALLEST_TISSUE_UM2 and weak[elsewhere].mean() > _MOST_OF_HUE:
+            continue
+        large = _drop_small(found, _SMALLEST_PEN_UM2 / mpp**2)
+        fringe = grow(large, _PEN_FRINGE_UM / mpp) | grow(found, _LINE_FRINGE_UM / mpp)
+        pens |= grow(found, 1) | (weak & fringe)
     return pens
+
+
+def _nothing_but_ink(mask: BoolArray, stained: BoolArray, green: BoolArray) -> BoolArray:
+    """The connected parts of a mask (h, w) most of whose stained px have the colour of a green pen, however small.
+
+    It is no stain's colour. Those of a blue and a purple pen are: whole sections look so.
+    """
+    number, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+    inked = np.bincount(labels[green & stained], minlength=number)
+    is_ink = inked > 0.5 * np.bincount(labels[stained], minlength=number)
+    is_ink[0] = False
+    return np.asarray(is_ink[labels], np.bool_)
+
+
+def _inks(density: FloatArray) -> Inks:
+    """For each ink, where (h, w) its colour is sure, and where it may be."""
+    r, g, b = (density[..., channel] for channel in range(3))
+    most, least = _most(density), _least(density)
+    return {
+        "blue": ((r > 0.8) & (r > 1.05 * g) & (b < 0.45 * r), (r > 1.05 * g) & (b < 0.6 * r)),
+        "green": ((r > 0.5) & (g < 0.75 * r) & (g < 0.95 * b), (g < 0.85 * r) & (g < b)),
+        "red": ((g > 1.2) & (b > 0.8 * g) & (b < 1.2 * g) & (r < 0.25 * g), (b > 0.75 * g) & (r < 0.4 * g)),
+        "purple": ((g > 1.1) & (b < 0.4 * g) & (r > 0.25 * g) & (r < 1.05 * g), (b < 0.4 * g) & (r > 0.3 * g)),
+        # Thick DAB is as dark, but takes more from blue than from red.
+        "black": ((least > 1.0) & (most - least < 0.25 * most) & (b - r < 0.12 * most), most - least < 0.35 * most),
+    }
+
+
+def _strokes(strong: BoolArray, density: FloatArray, mpp: float) -> BoolArray:
+    """Strokes (h, w) of an ink: connected parts that are large, or long and nowhere wide.
+
+    They begin where its colour is ``strong`` and go on over tissue, where the ink's own density is the least in every
+    channel of ``density`` (h, w, 3).
+    """
+    seeds = _drop_small(strong, _SMALLEST_SEED_UM2 / mpp**2)
+    if not seeds.any():
+        return seeds
+    covered = np.all(density >= _LEAST_OF_INK * np.median(density[seeds], axis=0), axis=-1) | seeds
+    closed = cv2.morphologyEx(covered.astype(np.uint8), cv2.MORPH_CLOSE, _disc(_CLOSE_UM / mpp))
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(closed, connectivity=8)
+    px = stats[:, cv2.CC_STAT_AREA]
+    across = np.hypot(stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT]) * mpp
+    is_line = (across >= _SHORTEST_LINE_UM) & (px * mpp**2 <= across * _WIDEST_LINE_UM)
+    is_sure = np.bincount(labels[seeds], minlength=len(px)) >= _LEAST_SURE * px
+    kept = ((px * mpp**2 >= _SMALLEST_PEN_UM2) | is_line) & is_sure
+    kept[0] = False
+    return np.asarray(kept[labels], np.bool_)
 
 
 def _tidy(mask: BoolArray, mpp: float) -> BoolArray:

@@ -10,6 +10,7 @@ from types import TracebackType
 
 import numpy as np
 
+from wsiproc.array.fill import REACH_PX, Fill, without_fill
 from wsiproc.core.geometry import Box, grid_shape
 from wsiproc.errors import SlideReadError
 from wsiproc.io.fingerprint import fingerprint
@@ -43,6 +44,7 @@ class PyramidSlide:
     """A slide read through the levels of a pyramid.
 
     ``shape`` is (h, w) in level-0 px of the scanned part, whose corner is ``origin`` (y, x) on the levels' canvas.
+    ``fill``, where it is known, is read as glass.
     """
 
     path: Path
@@ -59,6 +61,7 @@ class PyramidSlide:
     remarks: dict[str, str] = field(default_factory=dict)
     on_close: Callable[[], None] | None = None
     read_timeout_s: float | None = None
+    fill: Fill | None = None
 
     @property
     def levels(self) -> tuple[float, ...]:
@@ -70,7 +73,14 @@ class PyramidSlide:
 
         Raises ``SlideReadError`` where the file cannot be decoded, SlideTimeoutError where that takes too long.
         """
-        return within(self.read_timeout_s, partial(self._read, box, mpp), str(self.path))
+        return within(self.read_timeout_s, partial(self._read_unfilled, box, mpp), str(self.path))
+
+    def _read_unfilled(self, box: Box, mpp: float) -> UInt8Array:
+        """The pixels of ``box`` with fill as glass: the same for every way to cut a picture into boxes."""
+        if self.fill is None:
+            return self._read(box, mpp)
+        around = box.pad(REACH_PX)
+        return without_fill(self._read(around, mpp), self.fill)[box.relative_to(around).slices]
 
     def _read(self, box: Box, mpp: float) -> UInt8Array:
         grid = grid_shape(self.shape, self.mpp, mpp)

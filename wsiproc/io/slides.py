@@ -17,6 +17,7 @@ from typing import Protocol, get_args
 import numpy as np
 import numpy.typing as npt
 
+from wsiproc.array.fill import Fill
 from wsiproc.array.tissue import looks_fluorescent, looks_grey
 from wsiproc.core.geometry import Box, grid_shape
 from wsiproc.errors import SettingsError, SlideError, SlideKindError, SlideReadError, SlideTimeoutError, WsiprocError
@@ -51,6 +52,7 @@ class Slide(Protocol):
     properties: dict[str, str]
     warnings: tuple[str, ...]
     remarks: dict[str, str]
+    fill: Fill | None
 
     @property
     def levels(self) -> tuple[float, ...]:
@@ -74,17 +76,21 @@ class Slide(Protocol):
 
 @dataclass(frozen=True)
 class SlideSource:
-    """What a worker process needs to open a slide by itself. ``read_timeout_s``: None waits for ever."""
+    """What a worker process needs to open a slide by itself. ``read_timeout_s``: None waits for ever; ``fill``: what is
+    read as glass.
+    """
 
     path: Path
     mpp: float | None = None
     reader: Reader = "auto"
     read_timeout_s: float | None = None
+    fill: Fill | None = None
 
     def open(self) -> Slide:
         """See ``open_slide``; also raises SlideTimeoutError, here and in every read of the slide."""
         slide = within(self.read_timeout_s, partial(open_slide, self.path, self.mpp, self.reader), str(self.path))
         slide.read_timeout_s = self.read_timeout_s
+        slide.fill = self.fill
         return slide
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from wsiproc.array.fill import find_fill
 from wsiproc.array.stains import Stains, estimate_stains
 from wsiproc.array.tissue import find_tissue, looks_fluorescent
 from wsiproc.core.geometry import Box, grid_shape
@@ -115,6 +116,7 @@ def _windows(source: Source, mpp: float, count: int) -> list[Pixels]:
             raise PlanError(f"{source.path} has {grid} px at {mpp:g} µm/px; at least {SMALLEST_PX} a side are needed")
         seen = look_over(slide)
         _refuse_fluorescence(source.path, seen.pixels)
+        slide.fill = find_fill(seen.pixels)
         tissue = find_tissue(seen.pixels, sum(seen.mpp) / 2, read_grain(slide, seen))
         if not tissue.any():
             raise PlanError(f"{source.path}: no tissue found, so there is nothing to learn from")

@@ -1,0 +1,77 @@
+"""Fill of any colour is glass to whoever reads the slide, however the reading is cut up."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wsiproc.array.fill import find_fill, where_filled, without_fill
+from wsiproc.array.tissue import Seen, tell_apart
+from wsiproc.core.geometry import Box
+from wsiproc.synthetic import Scene
+
+UInt8Array = npt.NDArray[np.uint8]
+MPP = 2.0
+
+
+@cache
+def drawn(seed: int = 0) -> UInt8Array:
+    """1 × 1 mm with tissue, at 2 µm/px."""
+    scene = Scene((512, 512), mpp=MPP, seed=seed, tissue_fraction=0.5)
+    return np.asarray(scene.render(Box(0, 0, 512, 512)), np.uint8)
+
+
+@pytest.mark.parametrize("colour", [(0, 0, 0), (64, 64, 64), (128, 128, 128), (0, 255, 0), (255, 0, 255)])
+@settings(max_examples=3, deadline=None)
+@given(seed=st.integers(0, 3), y=st.integers(0, 400), x=st.integers(0, 400), side=st.integers(40, 300))
+def test_fill_over_tissue_is_no_tissue_and_elsewhere_nothing_changes(
+    colour: tuple[int, int, int], seed: int, y: int, x: int, side: int
+):
+    whole = drawn(seed)
+    masked = whole.copy()
+    masked[y : y + side, x : x + side] = colour
+    fill = find_fill(masked)
+    assert fill is not None
+    assert len(fill.colours) == 1
+    box = (slice(y, y + side), slice(x, x + side))
+    seen = tell_apart(masked, MPP)
+    assert (seen[box] != Seen.TISSUE).all()
+    assert (seen[box] != Seen.GLASS).all()
+    painted = without_fill(masked, fill)
+    assert (painted[box] == fill.glass).all()
+    far = np.ones(whole.shape[:2], bool)
+    far[max(0, y - 1) : y + side + 1, max(0, x - 1) : x + side + 1] = False
+    assert (painted[far] == masked[far]).all()
+
+
+def test_no_fill_on_an_ordinary_slide():
+    assert find_fill(drawn()) is None
+    assert find_fill(np.full((200, 200, 3), 255, np.uint8)) is None
+    assert find_fill(np.full((200, 200, 3), (243, 242, 245), np.uint8)) is None
+
+
+@settings(max_examples=10, deadline=None)
+@given(y=st.integers(1, 300), x=st.integers(1, 300), h=st.integers(1, 200), w=st.integers(1, 200))
+def test_a_piece_is_painted_as_the_whole_is(y: int, x: int, h: int, w: int):
+    masked = drawn(3)
+    masked[100:250, 50:400] = 0
+    fill = find_fill(masked)
+    assert fill is not None
+    whole = without_fill(masked, fill)
+    piece = without_fill(masked[y - 1 : y + h + 1, x - 1 : x + w + 1], fill)[1:-1, 1:-1]
+    assert (piece == whole[y : y + h, x : x + w]).all()
+
+
+def test_black_with_the_noise_of_compression_is_fill():
+    masked = drawn(1)
+    noise = np.random.default_rng(0).integers(0, 9, (200, 200, 3))
+    masked[:200, :200] = noise
+    fill = find_fill(masked)
+    assert fill is not None
+    assert where_filled(masked, fill)[:200, :200].all()
+    assert (tell_apart(masked, MPP)[:198, :198] == Seen.FILL).all()

@@ -1,0 +1,116 @@
+"""Fill: what a file shows where nothing was scanned or what was masked: black, grey or any other constant colour.
+
+What colours a slide is filled with is decided once, on its overview. Then every px of one of these colours is painted
+over with the colour of glass, wherever the slide is read, so that fill is to everything what glass is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+UInt8Array = npt.NDArray[np.uint8]
+BoolArray = npt.NDArray[np.bool_]
+RGB = tuple[int, int, int]
+
+REACH_PX = 1
+"""How far from a px of fill others are painted over: those between fill and tissue are mixed of both."""
+
+# Black as scanners leave it, with the noise of JPEG.
+_BLACKEST = 16
+# Fill need not be exact where it was compressed.
+_TOLERANCE = 10
+# Several blocks of JPEG of exactly one colour are no tissue, and neither are so many black px.
+_FEWEST_PX = 400
+# Light and nearly grey is glass, or padding that looks like it.
+_LIGHT, _MOST_TINT = 150, 25
+_MOST_COLOURS = 8
+
+
+@dataclass(frozen=True)
+class Fill:
+    """The ``colours`` that a slide is filled with, and that of its ``glass``."""
+
+    colours: tuple[RGB, ...]
+    glass: RGB
+
+    @property
+    def grey(self) -> Fill:
+        """The fill that is black or grey, without that of a colour."""
+        return Fill(tuple(rgb for rgb in self.colours if max(rgb) - min(rgb) <= _MOST_TINT), self.glass)
+
+
+def find_fill(overview: UInt8Array) -> Fill | None:
+    """What a slide is filled with, seen on its overview (h, w, 3); None where there is no fill."""
+    colours = _black(overview) + _constant(overview)
+    if not colours:
+        return None
+    fill = Fill(tuple(dict.fromkeys(colours)), (255, 255, 255))
+    rest = overview[~where_filled(overview, fill)]
+    light = rest[rest.min(axis=-1) >= _LIGHT] if len(rest) else rest
+    light = light[np.ptp(light, axis=-1) <= _MOST_TINT] if len(light) else light
+    brightest = light[light.sum(axis=-1) >= np.percentile(light.sum(axis=-1), 75)] if len(light) else light
+    if not len(brightest):
+        return fill
+    red, green, blue = (int(value) for value in np.median(brightest, axis=0))
+    return Fill(fill.colours, (red, green, blue))
+
+
+def where_filled(pixels: UInt8Array, fill: Fill) -> BoolArray:
+    """Mask (h, w) of the px of (h, w, 3) that have a colour of the fill, as nearly as compression leaves it."""
+    found = np.zeros(pixels.shape[:2], np.uint8)
+    for colour in fill.colours:
+        least = [max(0, channel - _TOLERANCE) for channel in colour]
+        most = [min(255, channel + _TOLERANCE) for channel in colour]
+        found |= np.asarray(cv2.inRange(pixels, np.array(least), np.array(most)), np.uint8)
+    return np.asarray(found, np.bool_)
+
+
+def without_fill(pixels: UInt8Array, fill: Fill) -> UInt8Array:
+    """``pixels`` (h, w, 3) with fill, and what is within ``REACH_PX`` of it, in the colour of glass.
+
+    A px depends on no other that is farther away, so a picture may be cut anywhere beyond that.
+    """
+    filled = where_filled(pixels, fill)
+    if not filled.any():
+        return pixels
+    around = cv2.dilate(filled.astype(np.uint8), np.ones((2 * REACH_PX + 1, 2 * REACH_PX + 1), np.uint8))
+    painted = pixels.copy()
+    painted[around > 0] = fill.glass
+    return painted
+
+
+def _black(overview: UInt8Array) -> list[RGB]:
+    """Black, where there is a connected area of it."""
+    dark = np.asarray(cv2.inRange(overview, np.zeros(3), np.full(3, _BLACKEST, np.float64)), np.uint8)
+    if cv2.countNonZero(dark) < _FEWEST_PX:
+        return []
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(dark, connectivity=8)
+    large = np.flatnonzero(stats[1:, cv2.CC_STAT_AREA] >= _FEWEST_PX) + 1
+    if not len(large):
+        return []
+    red, green, blue = (int(value) for value in np.median(overview[np.isin(labels, large)], axis=0))
+    return [(red, green, blue)]
+
+
+def _constant(overview: UInt8Array) -> list[RGB]:
+    """Colours other than that of glass that are exactly constant over an area."""
+    least = np.minimum(np.minimum(overview[..., 0], overview[..., 1]), overview[..., 2])
+    most = np.maximum(np.maximum(overview[..., 0], overview[..., 1]), overview[..., 2])
+    other = ~((least >= _LIGHT) & (most - least <= _MOST_TINT)) & (most > _BLACKEST)
+    if np.count_nonzero(other) < _FEWEST_PX:
+        return []
+    box = np.ones((5, 5), np.uint8)
+    for channel in range(3):
+        plane = np.ascontiguousarray(overview[..., channel])
+        other &= np.asarray(cv2.erode(plane, box) == cv2.dilate(plane, box))
+    seen = overview[other]
+    if len(seen) < _FEWEST_PX:
+        return []
+    packed = seen.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+    values, counts = np.unique(packed, return_counts=True)
+    common = values[np.argsort(-counts, kind="stable")][: min(_MOST_COLOURS, int((counts >= _FEWEST_PX).sum()))]
+    return [(value >> 16, value >> 8 & 255, value & 255) for value in common.tolist()]
