@@ -1,13 +1,14 @@
 """Models before all judges: sets of labelled pictures, some of which chose settings and some of which chose nothing.
 
-    python benchmarks/judges.py DATA -m default -m my-model
+    python benchmarks/judges.py DATA -m default -m my-model --reliability reliability.svg
 
 DATA holds the sets in the folders of ``JUDGES``; those that are missing are named and left out. Each model,
 ``classical`` among them, is run once a picture, as ``wsiproc benchmark`` does it. Printed in Markdown: a line a judge
 and model, means over pictures; the means of each organ where a set names them; and by how much each model is better
 than ``classical``, of which the least counts. ``--overlays FOLDER`` keeps the worst pictures of each judge, enlarged
-twice: truth green, found yellow, white where both agree. ``--out`` keeps all results, which are then not computed
-again, even if the program has changed.
+twice: truth green, found yellow, white where both agree. ``--reliability FILE`` draws, before judges whose truths are
+outlines, how many of the cells of a score are true. ``--out`` keeps all results, which are then not computed again,
+even if the program has changed.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import numpy as np
 
 from wsiproc.benchmark import BASELINE, Benchmark, run_benchmarks
 from wsiproc.evaluate.layouts import find_dataset
+from wsiproc.evaluate.reliability import bins_of
 from wsiproc.evaluate.tables import Line, markdown_table
 from wsiproc.settings import Settings
 
@@ -37,9 +39,11 @@ JUDGES = {
 """Name of the set and its folder."""
 COLUMNS = {
     "aji": "AJI", "pq": "PQ", "dice": "Dice", "f1": "F1", "detection_f1": "detection F1", "ki67_f1": "Ki-67 F1",
-    "ki67_error": "Ki-67 error",
+    "ki67_error": "Ki-67 error", "score_error": "score error", "score_error_centre": "by centre",
 }  # fmt: skip
 """Scores that are shown, in this order."""
+FEWEST_IN_BIN = 20
+"""Shares of fewer cells say too little to be drawn."""
 
 
 def scores(done: Benchmark, line: Line) -> dict[str, float]:
@@ -112,6 +116,34 @@ def keep_overlays(benchmarks: dict[Path, Benchmark], folder: Path) -> None:
             shutil.copytree(out / str(line["model"]) / "figures", place)
 
 
+def draw_reliability(benchmarks: Sequence[Benchmark], path: Path) -> None:
+    """A panel a model: share of true cells over the score, a line a judge, by overlap and by centre."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    plt.rcParams |= {"svg.hashsalt": "judges", "svg.fonttype": "none"}
+    outlined = [done for done in benchmarks if done.judged]
+    models = list(outlined[0].judged)
+    figure, panels = plt.subplots(1, len(models), figsize=(4.2 * len(models), 4.4), sharey=True, squeeze=False)
+    for panel, model in zip(panels[0], models, strict=True):
+        panel.plot((0, 1), (0, 1), color="0.75", linewidth=1)
+        for number, done in enumerate(outlined):
+            bins = [each for each in bins_of(done.judged[model]) if each.cells >= FEWEST_IN_BIN]
+            scores = [each.score for each in bins]
+            colour = f"C{number}"
+            panel.plot(scores, [each.overlap for each in bins], "o-", color=colour, label=done.dataset.name)
+            panel.plot(scores, [each.centre for each in bins], "o:", color=colour, markerfacecolor="white")
+        panel.set(title=model, xlabel="score", xlim=(0, 1), ylim=(0, 1))
+    panels[0][0].set_ylabel("share of cells that are true")
+    panels[0][0].legend(title="full: IoU > 0.5\ndotted: centre in a nucleus", loc="upper left", frameon=False)
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    plt.close(figure)
+
+
 def report(benchmarks: Sequence[Benchmark]) -> str:
     """All tables with what one must know to read them."""
     radii = ", ".join(f"{d.dataset.name} {d.dataset.radius_um:g} µm" for d in benchmarks if d.dataset.kind == "points")
@@ -119,7 +151,8 @@ def report(benchmarks: Sequence[Benchmark]) -> str:
         markdown_table(judge_lines(benchmarks)),
         "AJI, PQ, Dice and F1 (IoU > 0.5): means over pictures. Detection and Ki-67 F1: of the counts of all pictures, "
         "the latter the mean of positive and negative; Ki-67 error: mean absolute error of the index. Farthest match "
-        f"of points: {radii or 'none'}. *Unseen* pictures chose nothing and taught nothing.\n",
+        f"of points: {radii or 'none'}. Score error: expected calibration error of the cells' scores, true at IoU > "
+        "0.5; by centre: true where the centre lies in a true nucleus. *Unseen* pictures chose and taught nothing.\n",
     ]
     organs = organ_lines(benchmarks)
     if organs:
@@ -143,6 +176,8 @@ def main(data: Path, models: Sequence[str], given: argparse.Namespace) -> None:
         places = {Path(out) / name: find_dataset(name, data / JUDGES[name]) for name in names if name not in missing}
         done = run_benchmarks(places, models, settings, figures=figures, timed=False)
         print(report(done))
+        if given.reliability:
+            draw_reliability(done, given.reliability)
         if given.overlays:
             keep_overlays(dict(zip(places, done, strict=True)), given.overlays)
 
@@ -155,6 +190,7 @@ if __name__ == "__main__":
     parser.add_argument("-w", "--workers", type=int, default=2, help="pictures at a time")
     parser.add_argument("-o", "--out", type=Path, help="keep all results here")
     parser.add_argument("--overlays", type=Path, help="keep the worst pictures of each judge and model here")
+    parser.add_argument("--reliability", type=Path, help="draw the share of true cells over the score here (SVG, PNG)")
     parser.add_argument("--worst", type=int, default=3, help="how many of them")
     arguments = parser.parse_args()
     main(arguments.data, arguments.model or ["default"], arguments)

@@ -40,6 +40,7 @@ from wsiproc.evaluate.points import (
     picture_columns,
     write_point_figure,
 )
+from wsiproc.evaluate.reliability import Judged, calibration_errors, judge_cells
 from wsiproc.evaluate.tables import Line, markdown_table, write_lines
 from wsiproc.executors import Crew, Task, available_cores, crew
 from wsiproc.inference import predict
@@ -88,7 +89,7 @@ class Result:
     """What became of one picture: its scores or tallies, or the ``error`` that it ended with.
 
     ``rank``: AJI, F1 or less false cells per mm², by which the worst come first; ``folder``: the run's output;
-    ``seconds``: of the whole run when it was done.
+    ``seconds``: of the whole run when it was done; ``judged``: its cells one by one, where the truth is labels.
     """
 
     work: Work
@@ -97,6 +98,7 @@ class Result:
     scores: Scores | dict[str, Count] | None = None
     tallies: areas.Tallies | None = None
     rank: float = 0.0
+    judged: Judged | None = None
     cells: int = 0
     seconds: float = 0.0
     error: str = ""
@@ -104,12 +106,16 @@ class Result:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """The results: one line a model, one a model and organ, one a model and picture; and what failed, in sentences."""
+    """The results: one line a model, one a model and organ, one a model and picture; and what failed, in sentences.
+
+    ``judged``: each model's cells in all pictures, where truths are labels.
+    """
 
     dataset: Dataset
     lines: list[Line]
     organs: list[Line]
     pictures: list[Line]
+    judged: dict[str, Judged]
     failures: list[str]
 
 
@@ -241,8 +247,9 @@ def _compare(work: Work, folder: Path, slide: dict[str, Any]) -> Result:
         counts = count_points(cell_points(folder), truth, work.radius_um / slide["mpp"], work.classes)
         return Result(work, folder=folder, scores=counts, rank=headline_f1(counts))
     shape = (slide["shape"][0], slide["shape"][1])
-    scores = evaluate(load_labels(folder, shape), load_truth(work.picture.truth, shape))
-    return Result(work, folder=folder, scores=scores, rank=scores.aji)
+    labels, true_labels = load_labels(folder, shape), load_truth(work.picture.truth, shape)
+    scores, judged = evaluate(labels, true_labels), judge_cells(folder, labels, true_labels)
+    return Result(work, folder=folder, scores=scores, rank=scores.aji, judged=judged)
 
 
 def _draw(results: Sequence[Result], team: Crew, figures: int) -> None:
@@ -284,16 +291,22 @@ def _report(dataset: Dataset, out: Path, labels: Sequence[str], results: Sequenc
     organs: list[Line] = []
     pictures: list[Line] = []
     failures: list[str] = []
+    judged: dict[str, Judged] = {}
     for label in labels:
         mine = [result for result in results if result.work.label == label]
         good = [result for result in mine if not result.error]
         cost = _cost(good[0]) if good and timed else {}
-        lines.append({"model": label, "pictures": len(good), **_means(good), **cost})
+        cells = [result.judged for result in good if result.judged is not None]
+        errors: dict[str, float] = {}
+        if cells:
+            judged[label] = Judged.concat(cells)
+            errors = dict(zip(("score_error", "score_error_centre"), calibration_errors(judged[label]), strict=True))
+        lines.append({"model": label, "pictures": len(good), **_means(good), **errors, **cost})
         organs += _organ_lines(label, good, dataset.organs)
         pictures += [_picture_line(result) for result in good]
         failures += [f"{label}, {result.work.picture.name}: {result.error}" for result in mine if result.error]
     write_lines(out / "scores.csv", pictures)
-    done = Benchmark(dataset, lines, organs, pictures, failures)
+    done = Benchmark(dataset, lines, organs, pictures, judged, failures)
     (out / "table.md").write_text(_markdown(done, results[0].work.settings), encoding="utf-8")
     return done
 
@@ -378,7 +391,9 @@ def _predict_s(model: Model, window: npt.NDArray[np.uint8], device: Device) -> f
 _NOTES = {
     "labels": (
         "Scores are means over pictures: Dice and IoU of pixels; AJI (Kumar et al. 2017); PQ = DQ × SQ, F1, precision "
-        "and recall of cells matched at IoU > 0.5; object Dice; n pred and n true, cells a picture."
+        "and recall of cells matched at IoU > 0.5; object Dice; n pred and n true, cells a picture. Score error: the "
+        "expected calibration error of the cells' scores over all pictures, where a cell is true at IoU > 0.5, or if "
+        "its centre lies in a true one."
     ),
     "points": (
         "Cells and points are matched one to one within {radius:g} µm. Precision, recall and F1 are of the counts of "

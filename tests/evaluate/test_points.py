@@ -91,7 +91,10 @@ def test_other_csv_is_refused(tmp_path: Path, content: str):
 def test_the_figure_tells_matched_missed_and_false_apart(tmp_path: Path):
     write_point_figure(tmp_path / "f.png", FOUND, TRUTH, np.full((100, 100, 3), 255, np.uint8), 5, kinds=True)
     with Image.open(tmp_path / "f.png") as figure:
-        at = {yx: figure.getpixel(yx[::-1]) for yx in [(10, 10), (50, 50), (90, 10), (10, 90), (90, 90), (30, 30)]}
+        at = {
+            (y, x): figure.getpixel((2 * x, 2 * y))
+            for y, x in [(10, 10), (50, 50), (90, 10), (10, 90), (90, 90), (30, 30)]
+        }
     black, blue, orange = (0, 0, 0), (0, 114, 178), (230, 159, 0)
     assert at[10, 10] == at[50, 50] == black
     assert at[90, 10] == blue

@@ -25,6 +25,8 @@ Labels = npt.NDArray[np.integer]
 TRUTH_RGB, PREDICTION_RGB, BOTH_RGB = OKABE_ITO[0], OKABE_ITO[1], OKABE_ITO[7]
 ON_TISSUE_RGB = ((0, 255, 0), (255, 255, 0), (255, 255, 255))
 """Truth, prediction and both where the ground is purple and brown."""
+ENLARGED = 2
+"""How much larger than the picture an overlay on it is."""
 FIGURES = 12
 """Pictures drawn, from the worst AJI upwards."""
 FIGURE_PX = 1500
@@ -150,23 +152,23 @@ def _lines(rows: Sequence[Row]) -> list[Line]:
 def write_figure(path: Path, prediction: Labels, truth: Labels, picture: npt.NDArray[np.uint8] | None = None) -> None:
     """PNG of outlines: truth blue, prediction orange, black where both agree, on white.
 
-    On a ``picture`` (h, w, 3), which is enlarged twice: truth green, prediction yellow, white where both agree.
+    On a ``picture`` (h, w, 3), which is enlarged: truth green, prediction yellow, white where both agree.
     """
     part = _worst_part(prediction, truth).slices
     prediction, truth = prediction[part], truth[part]
     colours = TRUTH_RGB, PREDICTION_RGB, BOTH_RGB
     canvas = np.full((*truth.shape, 3), 255, np.uint8)
     if picture is not None:
-        prediction, truth, canvas = (_enlarged(each) for each in (prediction, truth, picture[part]))
+        prediction, truth, canvas = (enlarged(each) for each in (prediction, truth, picture[part]))
         colours = ON_TISSUE_RGB
     true, pred = _outlines(truth), _outlines(prediction)
     canvas[true], canvas[pred], canvas[true & pred] = colours
     Image.fromarray(canvas).save(path)
 
 
-def _enlarged(pixels: Any) -> Any:
-    """Twice as large along both axes, (h, w, …), each pixel four."""
-    return pixels.repeat(2, axis=0).repeat(2, axis=1)
+def enlarged(pixels: Any) -> Any:
+    """An array (h, w, …) ``ENLARGED`` times as large along both axes."""
+    return pixels.repeat(ENLARGED, axis=0).repeat(ENLARGED, axis=1)
 
 
 def _outlines(labels: Labels) -> npt.NDArray[np.bool_]:

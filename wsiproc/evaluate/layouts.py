@@ -75,7 +75,7 @@ def find_dataset(name: str, folder: Path | None = None, limit: int | None = None
     folder = folder or Path(name)
     if not folder.is_dir():
         raise SettingsError(f"{folder}: there is no such folder")
-    found, images, truths = _look(folder, known and known.kind)
+    found, images, truths = _look(folder, None if known is None else known.kind)
     if known is not None and known.kind != found:
         raise SettingsError(f"{folder}: {name} has {known.kind} as truth, but here are {found}; give the folder alone")
     pictures, without = _pair(folder, images, truths)

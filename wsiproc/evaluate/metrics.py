@@ -28,7 +28,8 @@ _STRIP_PX = 1 << 24
 @dataclass(frozen=True)
 class Overlap:
     """Objects that share pixels. ``pred_areas`` (P,) and ``true_areas`` (T,) px; ``pred``, ``true``, ``shared`` (K,):
-    prediction and truth of a pair (indices into the areas) and their common pixels.
+    prediction and truth of a pair (indices into the areas) and their common pixels. ``pred_ids`` (P,): the predictions'
+    numbers in the label image.
 
     Pairs and objects stand in the order in which they are met from the top left, so that no score can depend on
     how the objects are numbered, ties included.
@@ -39,6 +40,7 @@ class Overlap:
     pred: Ints
     true: Ints
     shared: Ints
+    pred_ids: Ints
 
     @property
     def ious(self) -> Floats:
@@ -51,15 +53,16 @@ def overlap(prediction: Labels, truth: Labels) -> Overlap:
     if prediction.shape != truth.shape:
         raise ValueError(f"the prediction has shape {prediction.shape}, the truth {truth.shape}; they must be equal")
     pred_ids, true_ids, counts = _pairs(prediction, truth)
-    pred, n_pred = _by_first_sight(pred_ids)
-    true, n_true = _by_first_sight(true_ids)
+    pred, pred_numbers = _by_first_sight(pred_ids)
+    true, true_numbers = _by_first_sight(true_ids)
     both = (pred >= 0) & (true >= 0)
     return Overlap(
-        np.bincount(pred[pred >= 0], counts[pred >= 0], n_pred).astype(np.int64),
-        np.bincount(true[true >= 0], counts[true >= 0], n_true).astype(np.int64),
+        np.bincount(pred[pred >= 0], counts[pred >= 0], len(pred_numbers)).astype(np.int64),
+        np.bincount(true[true >= 0], counts[true >= 0], len(true_numbers)).astype(np.int64),
         pred[both],
         true[both],
         counts[both],
+        pred_numbers,
     )
 
 
@@ -85,14 +88,14 @@ def _strip_pairs(prediction: Labels, truth: Labels) -> Iterator[Ints]:
         yield np.stack([keys[order] // base, keys[order] % base, counts[order]], axis=1)
 
 
-def _by_first_sight(ids: Ints) -> tuple[Ints, int]:
-    """Ids numbered 0, 1, … as they are first met, background −1; and how many there are."""
+def _by_first_sight(ids: Ints) -> tuple[Ints, Ints]:
+    """Ids numbered 0, 1, … as they are first met, background −1; and the id of each number."""
     out = np.full(len(ids), -1, np.int64)
     unique, first, place = np.unique(ids[ids > 0], return_index=True, return_inverse=True)
     rank = np.empty(len(unique), np.int64)
     rank[np.argsort(first)] = np.arange(len(unique))
     out[ids > 0] = rank[place]
-    return out, len(unique)
+    return out, unique[np.argsort(first)]
 
 
 def _ratio(part: float, whole: float) -> float:

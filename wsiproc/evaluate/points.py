@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 from wsiproc.core.palette import RGB
 from wsiproc.errors import SettingsError
 from wsiproc.evaluate import metrics
-from wsiproc.evaluate.compare import BOTH_RGB, PREDICTION_RGB, TRUTH_RGB
+from wsiproc.evaluate.compare import BOTH_RGB, ENLARGED, PREDICTION_RGB, TRUTH_RGB, enlarged
 
 KINDS = ("positive", "negative")
 """The classes of Ki-67."""
@@ -149,16 +149,16 @@ def _ki67(counts: Counts) -> tuple[float, float]:
 def write_point_figure(
     path: Path, prediction: Points, truth: Points, picture: npt.NDArray[np.uint8], radius_px: float, kinds: bool
 ) -> None:
-    """PNG of ``picture`` (h, w, 3) with discs where truths are, black if matched and blue if missed, and orange
-    crosses where predictions match none. A cell of the wrong class is both missed and false.
+    """PNG of ``picture`` (h, w, 3), enlarged, with discs where truths are, black if matched and blue if missed, and
+    orange crosses where predictions match none. A cell of the wrong class is both missed and false.
     """
-    canvas = Image.fromarray(picture)
+    canvas = Image.fromarray(enlarged(picture))
     draw = ImageDraw.Draw(canvas)
     pred, true = matches(prediction, truth, radius_px, kinds)
     found = np.isin(np.arange(len(truth.yx)), true)
-    for yx, hit in zip(truth.yx, found, strict=True):
+    for yx, hit in zip(truth.yx * ENLARGED, found, strict=True):
         _disc(draw, yx, BOTH_RGB if hit else TRUTH_RGB)
-    for yx in np.delete(prediction.yx, pred, axis=0):
+    for yx in np.delete(prediction.yx * ENLARGED, pred, axis=0):
         _cross(draw, yx)
     canvas.save(path)
 
