@@ -168,7 +168,7 @@ def _tissue_mask(slide: Slide, seen: Overview, method: str, kinds: npt.NDArray[n
 
 def _around(tissue: Mask, kinds: npt.NDArray[np.uint8], mpp: float) -> Mask:
     """Where to look for cells: tissue and a border, but no pen beside it."""
-    return tissue | (grow(tissue, _BORDER_UM / mpp) & (kinds != Seen.PEN))
+    return np.asarray(tissue | (grow(tissue, _BORDER_UM / mpp) & (kinds != Seen.PEN)))
 
 
 def _restrict(tissue: Mask, roi: MultiPolygon | None, slide_shape: tuple[int, int]) -> Mask:
