@@ -16,6 +16,7 @@ from pathlib import Path
 from distributed import Client
 
 from wsiproc.errors import MissingExtraError
+from wsiproc.executors import available_cores
 from wsiproc.settings import Settings
 from wsiproc.slide_queue import run_slides
 
@@ -31,7 +32,7 @@ def main(out: Path, slides: list[Path]) -> bool:
     outcomes = []
     with LocalCUDACluster(host="127.0.0.1", dashboard_address="127.0.0.1:0", **options) as cluster:
         gpus = len(cluster.cuda_visible_devices)
-        others = max(1, (os.cpu_count() or 1) - gpus)
+        others = max(1, available_cores() - gpus)
         address = cluster.scheduler_address
         command = [sys.executable, "-m", "dask", "worker", address, "--nworkers", str(others), "--nthreads", "1"]
         command += ["--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0", "--memory-limit", "0"]
