@@ -153,6 +153,15 @@ def test_operators_that_compute_something_else_are_not_used(
     assert "computes something else in bytes here (" in choose_device("cpu").note
 
 
+@in_bytes
+def test_the_self_test_leaves_the_numbers_that_others_draw(fresh_self_test: None) -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    assert self_test() == ""
+    assert torch.equal(torch.rand(3), expected)
+
+
 @pytest.fixture
 def fresh_self_test() -> Iterator[None]:
     """As in a process that has not tried yet."""
