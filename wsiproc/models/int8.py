@@ -116,10 +116,8 @@ def self_test() -> str:
     against itself in float32.
     """
     try:
-        with torch.random.fork_rng(
-            devices=[]
-        ):  # layers begin with drawn weights; the numbers that others draw stay theirs
-            torch.manual_seed(0)
+        with torch.random.fork_rng(devices=[]):  # layers draw weights, and the numbers that others draw stay theirs
+            torch.default_generator.manual_seed(0)
             network = fuse_batch_norms(UNet(_TINY).requires_grad_(False))
             assert isinstance(network, UNet)
             picture = torch.randn(1, 3, 64, 64)
