@@ -24,13 +24,14 @@ from peak_memory import GIB, Watch
 
 from wsiproc.array.measure import centroids, label_sums, measurement_names
 from wsiproc.array.outline import trace
+from wsiproc.array.stains import STANDARD, Kind, Stains
 from wsiproc.core.cells import CellTable, Rings
 from wsiproc.core.geometry import Grid, Region
 from wsiproc.devices import Device
 from wsiproc.executors import Crew, crew
 from wsiproc.io.parquet import write_part
 from wsiproc.io.slides import SlideSource
-from wsiproc.models import load_model
+from wsiproc.models.classical import Classical
 from wsiproc.pipeline import (
     Block,
     create_maps,
@@ -63,7 +64,8 @@ def nuclei(model_names: list[str]) -> CellTable:
     sums = label_sums(labels, n * n, np.zeros((1, STEP, STEP), np.uint8))
     values = {name: rng.random(n * n).astype(np.float32) for name in model_names}
     rings = trace(labels, np.arange(1, n * n + 1))
-    kinds = np.zeros(n * n, np.uint8)
+    # Where there is DAB, a fifth is positive, by it.
+    kinds = (values["dab_od_mean"] > 0.8).astype(np.uint8) if "dab_od_mean" in values else np.zeros(n * n, np.uint8)
     return CellTable(
         kinds, rng.random(n * n).astype(np.float32), centroids(sums), sums.boxes.astype(np.int32), values, rings
     )
@@ -77,9 +79,9 @@ def moved(cells: CellTable, region: Region) -> CellTable:
     return CellTable(cells.classes, cells.scores, cells.centroids + shift, boxes, cells.measurements, rings)
 
 
-def make_parts(folder: Path, count: int) -> tuple[Job, list[Region]]:
-    """Part files of at least ``count`` cells in a square of regions."""
-    model = load_model("classical")
+def make_parts(folder: Path, count: int, kind: Kind = "H&E") -> tuple[Job, list[Region]]:
+    """Part files of at least ``count`` cells of a stain in a square of regions."""
+    model = Classical(stains=Stains(kind, STANDARD[kind]))
     cells = nuclei(measurement_names(list(stain_channels(model))))
     side = int(np.ceil(np.sqrt(count / len(cells))))
     grid = (side * STEP, side * STEP)

@@ -10,6 +10,8 @@ the browser is Debian's chromium, which pans and zooms over the slide for half a
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import os
 import random
 import re
@@ -27,6 +29,7 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from wsiproc.executors import crew
+from wsiproc.io.cell_blocks import CellBlocks
 from wsiproc.io.whole import write_json
 from wsiproc.pipeline import export_tasks, render_tasks
 
@@ -52,6 +55,7 @@ def main(cells: int, tiles: int) -> None:
             print(f"first overlay tile, all cells from far away: {time.perf_counter() - started:.2f} s after the start")
             time_tiles(base, tiles)
             time_picks(base, tiles // 2)
+            time_answers(base, found[0])
             browse(found[0], process.pid)
         finally:
             process.terminate()
@@ -60,12 +64,13 @@ def main(cells: int, tiles: int) -> None:
 
 def make_results(folder: Path, count: int) -> Path:
     """A finished slide with so many cells."""
-    job, regions = make_parts(folder, count)
+    job, regions = make_parts(folder, count, "H-DAB")
     with crew("auto", 2) as team:
         blocks = merged(job, regions, team)
         for _ in team.run(export_tasks(job, blocks) + render_tasks(job, (), blocks)):
             pass
     cells = sum(block.count for block in blocks)
+    counts = np.bincount(CellBlocks(folder / "cells.parquet").centres()[1], minlength=len(job.classes)).tolist()
     mpp = job.frame.mpp
     area = float(np.prod(job.frame.grid)) * mpp[0] * mpp[1] / 1e6
     slide = folder.parent / "slide.png"
@@ -78,8 +83,8 @@ def make_results(folder: Path, count: int) -> Path:
         "model": {"name": "classical"}, "settings": {"mpp": 0.25, "reader": "auto"},
         "grid": {"shape": job.frame.grid, "mpp": mpp, "scale": job.frame.scale}, "tissue_mm2": area,
         "classes": {name: list(colour) for name, colour in job.classes.items()},
-        "counts": {"cells": cells, "classes": {"Nucleus": cells}}, "regions": {"boxes": [], "failed": []},
-        "warnings": [],
+        "counts": {"cells": cells, "classes": dict(zip(job.classes, counts, strict=True))},
+        "regions": {"boxes": [], "failed": []}, "warnings": [],
     }  # fmt: skip
     write_json(folder / "run.json", run)
     print(f"{cells:,} cells on {job.frame.slide[1]} × {job.frame.slide[0]} px", flush=True)
@@ -105,19 +110,57 @@ def time_tiles(base: str, count: int) -> None:
     rng = random.Random(0)
     side = 14 * 2048
     every: list[float] = []
+    measured: list[float] = []
     for _ in range(count // 6):
         level = rng.randint(-2, 6)
         most = max(1, int(side / (512 * 2.0**level)))
         row, col = rng.randrange(most), rng.randrange(most)
         view = {(min(row + r, most - 1), min(col + c, most - 1)) for r in (0, 1) for c in (0, 1, 2)}
         every += [get(f"{base}/cells/{level}/{r}/{c}.png") for r, c in sorted(view)]
+        # Another range each time, as when a handle is moved: nothing of it was computed before.
+        keep = f"{rng.uniform(0, 0.4):.4f},{rng.uniform(0.5, 1):.4f}"
+        look = f"measure=area_um2&paint=1&domain=0,1&grey=1&filled=1&keep={keep}"
+        measured += [get(f"{base}/cells/{level}/{r}/{c}.png?{look}") for r, c in sorted(view)]
     told("overlay tile", every)
+    told("overlay tile coloured by a measurement, with a range", measured)
 
 
 def time_picks(base: str, count: int) -> None:
     """The cell under a random point, in a place that was not looked at before."""
     rng = random.Random(1)
     told("pick a cell", [get(f"{base}/cell?x={rng.uniform(0, 5e4)}&y={rng.uniform(0, 5e4)}") for _ in range(count)])
+
+
+def time_answers(base: str, address: str) -> None:
+    """What the panel asks: a range counted, thresholds of DAB, the next cell of an order, cells in an area."""
+    rng = random.Random(3)
+    ends = [(rng.uniform(0, 0.4), rng.uniform(0.5, 1)) for _ in range(30)]
+    told("count a range", [get(f"{base}/spread?measure=area_um2&keep={low},{high}") for low, high in ends])
+    cuts = [sorted(rng.uniform(0, 1) for _ in range(3)) for _ in range(30)]
+    told("positivity", [get(f"{base}/positivity?cuts={','.join(map(str, three))}") for three in cuts])
+    get(f"{base}/walk?by=score")  # sorts
+    told("next cell of an order", [get(f"{base}/walk?by=score&rank={rng.randrange(900_000)}") for _ in range(30)])
+    with urllib.request.urlopen(address) as answer:
+        token = answer.read().decode().split('name="wsiproc-token" content="')[1].split('"')[0]
+    sent = {"Content-Type": "application/json", "X-Wsiproc-Token": token}
+    seconds, cells = [], 0
+    for _ in range(20):
+        ring = wobbly(rng, 30_720 * rng.uniform(0.8, 1.2), 30_720 * rng.uniform(0.8, 1.2), 10_950)
+        body = json.dumps({"geometries": [{"type": "Polygon", "coordinates": [ring]}]}).encode()
+        clock = time.perf_counter()
+        with urllib.request.urlopen(urllib.request.Request(f"{base}/measure", body, sent, method="POST")) as answer:
+            cells = json.load(answer)[0]["cells"]
+        seconds.append(time.perf_counter() - clock)
+    told(f"all about a freehand area of 300 corners and some {cells:,} cells", seconds)
+
+
+def wobbly(rng: random.Random, x: float, y: float, radius: float) -> list[list[float]]:
+    """A ring of 300 corners around a place, as a hand draws it."""
+    corners = []
+    for step in range(300):
+        angle, far = step / 300 * 2 * math.pi, radius * rng.uniform(0.98, 1.02)
+        corners.append([x + far * math.cos(angle), y + far * math.sin(angle)])
+    return [*corners, corners[0]]
 
 
 def browse(address: str, server: int) -> None:

@@ -2,78 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import geopandas
 import pytest
 
+from tests.view.browsing import layers, on_screen, settled, show, until
 from tests.view.conftest import Shown
-
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-if CHROMIUM is None:
-    pytest.skip("needs Debian's chromium (apt-get install chromium), or CHROMIUM=path", allow_module_level=True)
-playwright = pytest.importorskip("playwright.sync_api")
-
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--no-first-run",
-]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def page(browser: Any) -> Iterator[Any]:
-    """A page that must not complain of anything."""
-    opened = browser.new_page(viewport={"width": 1200, "height": 760})
-    complaints: list[str] = []
-    opened.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-    opened.on("pageerror", lambda error: complaints.append(str(error)))
-    opened.on("response", lambda answer: complaints.append(answer.url) if answer.status >= 400 else None)
-    yield opened
-    opened.close()
-    assert complaints == []
-
-
-def until(page: Any, expression: str, seconds: float = 20) -> Any:
-    """The value of an expression once it is true."""
-    end = time.monotonic() + seconds
-    while not (value := page.evaluate(expression)):
-        assert time.monotonic() < end, f"not true after {seconds} s: {expression}"
-        time.sleep(0.05)
-    return value
-
-
-def show(page: Any, shown: Shown, address: str = "") -> None:
-    """Open the page and wait until everything in view is drawn."""
-    page.goto(shown.address + address)
-    settled(page)
-
-
-def settled(page: Any) -> None:
-    until(page, "!!(window.viewer && viewer.world.getItemCount() && document.querySelector('.overlay'))")
-    page.wait_for_timeout(700)  # springs
-    loaded = "[...Array(viewer.world.getItemCount()).keys()].every((i) => viewer.world.getItemAt(i).getFullyLoaded())"
-    until(page, loaded)
-
-
-def layers(page: Any) -> int:
-    """How many pictures lie on one another; the slide is one."""
-    return int(page.evaluate("viewer.world.getItemCount()"))
 
 
 def test_it_opens_with_the_cells_over_the_slide(page: Any, shown: Shown) -> None:
@@ -145,11 +81,7 @@ def test_a_cell_is_picked_and_described(page: Any, shown: Shown, results: Path) 
     row = table.iloc[len(table) // 2]
     point = row["geometry"].representative_point()
     show(page, shown, f"#slide=ihc&x={point.x:.0f}&y={point.y:.0f}&um=0.1")
-    middle = page.evaluate(
-        "(([x, y]) => { const p = viewer.viewport.viewportToViewerElementCoordinates(new OpenSeadragon.Point(x, y));"
-        " const r = document.querySelector('#stage').getBoundingClientRect(); return [p.x + r.x, p.y + r.y]; })"
-        f"([{point.x} / 3100, {point.y} / 3100])"
-    )
+    middle = on_screen(page, point.x, point.y)
     page.mouse.move(*middle)
     until(page, "document.querySelectorAll('.overlay .hover').length === 1")
     page.mouse.click(*middle)

@@ -111,10 +111,10 @@ def test_any_ring_that_somebody_draws_is_counted_or_refused(results: Path, corne
 
 
 def test_tissue_can_be_taken_and_holds_the_cells(shown: Shown, table: Any) -> None:
-    told = shown.json(f"{IHC}/areas")
-    assert told["areas"] == []
-    pieces = [area["geometry"] for area in told["suggested"]]
-    assert told["suggested"][0]["name"] == "Tissue 1"
+    assert shown.json(f"{IHC}/areas")["areas"] == []
+    suggested = shown.json(f"{IHC}/suggested")
+    pieces = [area["geometry"] for area in suggested]
+    assert suggested[0]["name"] == "Tissue 1"
     _, found = ask(shown, "POST", f"{IHC}/measure", {"geometries": pieces})
     assert sum(piece["cells"] for piece in found) > 0.97 * len(table)
     assert sum(piece["area_mm2"] for piece in found) == pytest.approx(shown.json(IHC)["tissue_mm2"], rel=0.02)

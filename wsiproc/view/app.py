@@ -76,6 +76,7 @@ def build_app(
         Route("/api/slides/{name}/walk", questions.walk),
         Route("/api/slides/{name}/crop/{number:int}.jpg", questions.crop),
         Route("/api/slides/{name}/measure", questions.measure, methods=["POST"]),
+        Route("/api/slides/{name}/suggested", questions.suggested),
         Route("/api/slides/{name}/areas", questions.areas),
         Route("/api/slides/{name}/areas", questions.save_areas, methods=["PUT"]),
         Route("/api/slides/{name}/corrections", questions.corrections),

@@ -77,9 +77,12 @@ class Questions:
     # --- areas and corrections ---
 
     def areas(self, request: Request) -> Response:
-        """The areas beside the results, and those that need no drawing."""
-        shown = self._slide(request)
-        return json_answer(self._marks[shown.name].areas() | {"suggested": suggested_areas(shown)})
+        """The areas beside the results."""
+        return json_answer(self._marks[self._slide(request).name].areas())
+
+    def suggested(self, request: Request) -> Response:
+        """Areas that need no drawing."""
+        return json_answer(suggested_areas(self._slide(request)))
 
     def corrections(self, request: Request) -> Response:
         """What was said of cells."""

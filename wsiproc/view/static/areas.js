@@ -7,7 +7,7 @@ import { onCuts } from "./positivity.js";
 import { keptInAddress, state, writeAddress } from "./state.js";
 
 let areas = []; // { name, geometry, told, suggested? }
-let suggested = [];
+let suggested = null; // areas that need no drawing; found when they are first wanted
 let fileState = "";
 
 const points = (geometry) => (geometry.type === "Polygon" ? [geometry.coordinates] : geometry.coordinates).flat(2);
@@ -72,7 +72,7 @@ const list = () => {
   $("areas").replaceChildren(...areas.map(listed));
   $("areas-csv").disabled = !areas.length;
   const taken = new Set(areas.map((area) => area.suggested));
-  const left = suggested.filter((area) => !taken.has(area.name));
+  const left = (suggested ?? []).filter((area) => !taken.has(area.name));
   $("take").hidden = !left.length;
   $("take").replaceChildren(element("option", { value: "", textContent: "Take…" }), ...left.map((area) => element("option", { value: area.name, textContent: area.name })));
   drawAreas();
@@ -133,7 +133,20 @@ const table_of = () => {
   return [head, ...lines].map((line) => line.map(quoted).join(",")).join("\r\n") + "\r\n";
 };
 
+const suggest = async () => {
+  suggested ??= await get(api(state.facts.name, "/suggested"));
+};
+
 export const startAreas = () => {
+  $("areas-panel").ontoggle = async () => {
+    if (!$("areas-panel").open || suggested) return;
+    try {
+      await suggest();
+      list();
+    } catch (error) {
+      complain(error);
+    }
+  };
   $("areas-csv").onclick = () => download(new Blob([table_of()], { type: "text/csv" }), `${state.facts.name}-areas.csv`);
   $("take").onchange = () => {
     const area = suggested.find((other) => other.name === $("take").value);
@@ -166,7 +179,7 @@ const read = (text) => {
 export const openAreas = async (address) => {
   try {
     const told = await get(api(state.facts.name, "/areas"));
-    suggested = told.suggested;
+    if ($("areas-panel").open || (address.get("areas") ?? "").includes("~")) await suggest();
     fileState = told.state;
     areas = told.areas;
     const known = new Set(areas.map((area) => area.name));
@@ -188,6 +201,7 @@ keptInAddress(
   },
   () => {
     areas = [];
+    suggested = null;
     list();
   },
 );

@@ -161,7 +161,7 @@ export const showGallery = async (from = first) => {
     $("crops").replaceChildren(...told.cells.map((cell, index) => crop(cell, { rank: first + index, of: told.of })));
     $("crops").scrollLeft = 0;
     const last = Math.min(told.of, first + IN_GALLERY);
-    $("gallery-place").textContent = told.of ? `${number(first + 1)}–${number(last)} of ${number(told.of)} by ${title($("order").value).toLowerCase()}` : "no cell is shown";
+    $("gallery-place").textContent = told.of ? `${number(first + 1)}–${number(last)} of ${number(told.of)} by ${title($("order").value)}` : "no cell is shown";
     writeAddress();
   } catch (error) {
     complain(error);

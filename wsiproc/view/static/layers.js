@@ -1,6 +1,6 @@
 // The pictures over the slide, one on the other, each with its opacity and its legend.
 
-import { $, api, chip, complain, element, number, title } from "./dom.js";
+import { $, api, brief, chip, complain, element, number, title } from "./dom.js";
 import { stage } from "./frames.js";
 import { draw, path } from "./overlay.js";
 import { keptInAddress, lookQuery, state, writeAddress } from "./state.js";
@@ -62,16 +62,27 @@ export const show = (layer, on) => {
   if (layer.id === "regions") drawRegions();
   else if (!on) remove(layer);
   else if (!layer.item) place(layer, (item) => (layer.item = item));
-  if (layer.legend) layer.legend.hidden = !on;
+  if (layer.id === "cells") tellShades(layer);
+  else if (layer.legend) layer.legend.hidden = !on;
   if (layer.id === "density" && on) nameDensity();
   writeAddress();
+};
+
+// The shades of a measurement, while cells have them.
+const tellShades = (layer) => {
+  layer.legend.hidden = !(layer.on && state.paint && state.measure);
+  if (layer.legend.hidden) return;
+  const { name, low, high } = state.measure;
+  layer.legend.title = title(name);
+  layer.legend.querySelector("figcaption").replaceChildren(...[brief(low), title(name), brief(high)].map((text) => element("span", {}, text)));
 };
 
 // The new tiles lie over the old ones until all of them are there, so that nothing flickers.
 export const redrawCells = () => {
   const layer = state.layers.find((other) => other.id === "cells");
   writeAddress();
-  if (!layer?.on) return;
+  tellShades(layer);
+  if (!layer.on) return;
   if (layer.next) stage.viewer.world.removeItem(layer.next);
   layer.next = null;
   place(layer, (item) => {
@@ -99,13 +110,14 @@ const nameDensity = async () => {
   $("deepest").textContent = `≥ ${number(Number(answer.headers.get("X-Deepest")))} cells/mm²`;
 };
 
-const ramp = (gradient, low, high, ids = {}) => {
+const ramp = (gradient, low = "", high = "", ids = {}) => {
   const bar = element("i");
   bar.style.background = gradient;
   return element("figure", { className: "ramp", ...ids }, bar, element("figcaption", {}, low, high));
 };
 
 const legend = (layer) => {
+  if (layer.id === "cells") return ramp($("shades").content);
   if (layer.id === "density") return ramp($("gradient").content, element("span", {}, "0"), element("span", { id: "deepest" }), { id: "ramp" });
   if (layer.gradient) return ramp(layer.gradient, ...layer.ends.map((end) => element("span", {}, end)));
   if (layer.id === "regions") return element("p", { className: "keys" }, chip("#3b4754"), "done", chip("#d55e00"), "failed");
@@ -123,7 +135,7 @@ const listed = (layer, index) => {
   if (layer.colour) label.append(chip(layer.colour));
   label.append(layer.title);
   layer.legend = legend(layer);
-  if (layer.legend) layer.legend.hidden = !layer.on;
+  if (layer.legend) layer.legend.hidden = layer.id === "cells" || !layer.on;
   return element("li", {}, label, range, ...(layer.legend ? [layer.legend] : []));
 };
 
