@@ -178,6 +178,8 @@ export const startTools = () => {
   stage.viewer.addHandler("canvas-press", press);
   stage.viewer.addHandler("canvas-drag", drag);
   stage.viewer.addHandler("canvas-release", release);
+  // The second click of a pair sets a point, which ends a polygon; it does not zoom.
+  stage.viewer.addHandler("canvas-double-click", (event) => (event.preventDefaultAction = tool !== "hand"));
   setTool("hand");
 };
 
