@@ -156,23 +156,23 @@ def test_two_slides_move_together_as_they_were_aligned(page: Any, shown: Shown) 
     show(page, shown, "#slide=ihc&x=1000&y=800&um=0.5")
     page.click("summary >> text=Side by side")
     page.select_option("#with", other)
-    until(page, "!!(window.second && second.isOpen() && second.world.getItemCount() === 2)")
+    until(page, "!!(window.secondViewer && secondViewer.isOpen() && secondViewer.world.getItemCount() === 2)")
     # Turned by 90° and half as large: (1000, 800) lies at (300, 200), (1400, 800) at (300, 400).
     move = "(v, x, y, w) => v.viewport.panTo(new OpenSeadragon.Point(x / w, y / w), true)"
     for first, second in (((1000, 800), (300, 200)), ((1400, 800), (300, 400))):
         if first[0] == 1000:
             page.click("#align")
         page.evaluate(f"({move})(viewer, {first[0]}, {first[1]}, 3100)")
-        page.evaluate(f"({move})(second, {second[0]}, {second[1]}, 700)")
+        page.evaluate(f"({move})(secondViewer, {second[0]}, {second[1]}, 700)")
         page.click("#align")
     page.evaluate(f"({move})(viewer, 1200, 1000, 3100)")
     page.wait_for_timeout(800)
-    x, y = page.evaluate("(() => { const c = second.viewport.getCenter(); return [c.x * 700, c.y * 700]; })()")
+    x, y = page.evaluate("(() => { const c = secondViewer.viewport.getCenter(); return [c.x * 700, c.y * 700]; })()")
     assert (x, y) == (pytest.approx(200, abs=2), pytest.approx(300, abs=2))
-    assert page.evaluate("second.viewport.getRotation()") % 360 == pytest.approx(270)
+    assert page.evaluate("secondViewer.viewport.getRotation()") % 360 == pytest.approx(270)
     # The same tissue is as large on the screen: half as many px, each shown twice as large.
     size = "(v, w) => v.viewport.getZoom() * v.viewport.getContainerSize().x / w"
-    ratio = page.evaluate(f"({size})(second, 700)") / page.evaluate(f"({size})(viewer, 3100)")
+    ratio = page.evaluate(f"({size})(secondViewer, 700)") / page.evaluate(f"({size})(viewer, 3100)")
     assert ratio == pytest.approx(2, rel=0.01)
     page.focus("#second")
     page.keyboard.press("ArrowRight")

@@ -92,7 +92,7 @@ const makeViewer = () => {
     animationTime: 0.5, imageLoaderLimit: 4, maxImageCacheCount: 60, smoothTileEdgesMinZoom: Infinity, keyboardNavEnabled: false,
     gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
   });
-  window.second = viewer; // as window.viewer
+  window.secondViewer = viewer; // as window.viewer
   viewer.addHandler("animation", () => leads === "second" && follow());
   const leading = (which) => () => (leads = which);
   for (const [id, which] of [["second", "second"], ["stage", "first"], ["panel", "first"], ["tools", "first"]]) {

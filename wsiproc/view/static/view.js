@@ -116,7 +116,13 @@ const open = async (name, address = carried()) => {
   }
 };
 
+// A panel that was just folded leaves more room, which OpenSeadragon sees at its next frame; a zoom is one of a width.
+const resized = async () => {
+  for (let frame = 0; frame < 60 && viewer.viewport.getContainerSize().x !== $("stage").clientWidth; frame += 1) await new Promise(requestAnimationFrame);
+};
+
 const opened = async (address) => {
+  await resized();
   makeDrawing();
   putLayersOn();
   if (address.has("um")) {
