@@ -34,30 +34,36 @@ def run(
 ) -> list[Outcome]:
     """Find the cells of one slide or many, as the command ``wsiproc run`` does; what became of each.
 
-    ``settings`` by name, as in ``wsiproc.settings.Settings``: ``model="classical"``, ``mpp=0.25``, ``workers=4``.
+    ``slides``: as the command takes them: files, folders with slides in them, patterns, ``@list.txt``; each is done
+    once, and what is left out is warned of. ``settings`` by name, as in ``wsiproc.settings.Settings``:
+    ``model="classical"``, ``mpp=0.25``, ``workers=4``.
     ``overwrite`` does finished slides again; ``listen`` is called with each step's ``Event``. A slide that fails costs
     no other and raises nothing: its ``Outcome`` has the ``error``; the others have the ``folder`` for ``wsiproc.open``.
 
     Raises SettingsError for settings that make no sense and ModelError for a model that is not there. Worker processes
     import the script that calls this, so in a script it stands under ``if __name__ == "__main__":``.
     """
-    from pathlib import Path
+    import warnings
 
     from wsiproc.errors import SettingsError
     from wsiproc.executors import warm_up
+    from wsiproc.io.slide_list import list_slides
+    from wsiproc.paths import absolute
     from wsiproc.settings import settings_by_name
 
-    given = [slides] if isinstance(slides, str | PathLike) else slides
-    paths = [Path(path) for path in given]
-    if not paths:
-        raise SettingsError("no slide was given")
     chosen = settings_by_name(settings)
+    given = [slides] if isinstance(slides, str | PathLike) else slides
+    found = list_slides(given, chosen.mpp, absolute(out))
+    for note in found.notes:
+        warnings.warn(note, stacklevel=2)
+    if not found.slides:
+        raise SettingsError("no slide was given")
     warm_up(chosen.executor, chosen.workers, chosen.scheduler)
 
     from wsiproc.one_slide import ignore
     from wsiproc.slide_queue import run_slides
 
-    return list(run_slides(paths, Path(out), chosen, overwrite, listen or ignore))
+    return list(run_slides(found.slides, absolute(out), chosen, overwrite, listen or ignore))
 
 
 def open(folder: str | PathLike[str], *, corrected: bool = False) -> Result:

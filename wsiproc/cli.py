@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import gc
+import io
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from wsiproc import completion
 from wsiproc._version import __version__
+from wsiproc.commands.arguments import for_each_slide, listed, path
+from wsiproc.commands.check import CHECK_EXAMPLES, check
 from wsiproc.commands.doctor import DOCTOR_EXAMPLES, doctor
+from wsiproc.commands.evaluate import EVALUATE_EXAMPLES, evaluate
 from wsiproc.commands.export import EXPORT_EXAMPLES, export
 from wsiproc.commands.immuno import RECLASSIFY_EXAMPLES, CompartmentName, PositiveDab, StainName, reclassify
 from wsiproc.commands.import_cells import IMPORT_EXAMPLES, import_cells
 from wsiproc.commands.profile import PROFILE_EXAMPLES, profile
 from wsiproc.commands.qupath import QUPATH_EXAMPLES, qupath
+from wsiproc.commands.synth import SYNTH_EXAMPLES, synth
 from wsiproc.commands.view import VIEW_EXAMPLES, view
-from wsiproc.errors import WsiprocError
+from wsiproc.errors import SlideError, UnexpectedError, WsiprocError
 
 if TYPE_CHECKING:
     from wsiproc.settings import Settings
@@ -35,16 +40,21 @@ app = typer.Typer(
 
 # Shared by `run` and `plan`; None means "as in --config, or the default".
 Slides = Annotated[
-    list[Path],
+    list[str],
     typer.Argument(
-        help="Slides: files, or folders of DICOM or OME-Zarr.", show_default=False, autocompletion=completion.slides
+        help="Slides: files, folders of DICOM or OME-Zarr, folders with slides in them, or @LIST, a file with a path a "
+        "line.",
+        show_default=False,
+        autocompletion=completion.slides,
     ),
 ]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder that gets one folder a slide.")]
+Out = Annotated[Path, typer.Option("--out", "-o", parser=path, help="Folder that gets one folder a slide.")]
 Config = Annotated[
     Path | None,
     typer.Option(
-        help="TOML file with any of these settings; options given here win.", autocompletion=completion.files(".toml")
+        parser=path,
+        help="TOML file with any of these settings; options given here win.",
+        autocompletion=completion.files(".toml"),
     ),
 ]
 ModelName = Annotated[
@@ -81,6 +91,7 @@ StainNorm = Annotated[
 Roi = Annotated[
     Path | None,
     typer.Option(
+        parser=path,
         help="GeoJSON with areas to work in, as QuPath exports annotations.",
         autocompletion=completion.files(".geojson", ".json"),
     ),
@@ -155,11 +166,22 @@ def _settings(config: Path | None, **given: Any) -> Settings:
     return Settings(**values | {name: value for name, value in given.items() if value is not None})
 
 
+def _listed(slides: list[str], settings: Settings, out: Path) -> tuple[Path, ...]:
+    """The slides that are meant; of two mistakes, a model that is unknown is named before slides that are not there."""
+    try:
+        return listed(slides, settings.mpp, out)
+    except SlideError:
+        from wsiproc.models import load_model
+
+        load_model(settings.model)
+        raise
+
+
 def _classes(given: str | None) -> int | Path | None:
     """A number of kinds, or the path of their file."""
     if given is None:
         return None
-    return int(given) if given.lstrip("-").isdecimal() else Path(given)
+    return int(given) if given.lstrip("-").isdecimal() else path(given)
 
 
 @app.command(
@@ -211,14 +233,18 @@ def run(
     warm_up(settings.executor, settings.workers, settings.scheduler)
 
     from wsiproc.progress import display, print_summary
-    from wsiproc.slide_queue import run_slides
+    from wsiproc.slide_queue import Outcome, run_slides
 
-    with display(len(slides), quiet) as show:
-        outcomes = []
-        for outcome in run_slides(slides, out, settings, overwrite, show.listen):
-            show.finished(outcome)
-            outcomes.append(outcome)
-    print_summary(outcomes)
+    found = _listed(slides, settings, out)
+    outcomes: list[Outcome] = []
+    try:
+        with display(len(found), quiet) as show:
+            for outcome in run_slides(found, out, settings, overwrite, show.listen):
+                show.finished(outcome)
+                outcomes.append(outcome)
+    finally:  # what became of those that are done is told, whatever ends the run
+        if outcomes:
+            print_summary(outcomes)
     raise typer.Exit(int(any(outcome.error for outcome in outcomes)))
 
 
@@ -252,15 +278,12 @@ def plan(
         positive_dab=positive_dab, stain_norm=stain_norm, roi=roi, region=region, device=device, precision=precision,
         workers=workers, memory_gb=memory_gb, force=force,
     )  # fmt: skip
-    failed = False
-    for path in slides:
-        try:
-            planned = plan_slide(path, out, settings)
-            print_plan(planned, forecast(planned))
-        except WsiprocError as error:
-            failed = True
-            _print_error(error)
-    raise typer.Exit(int(failed))
+
+    def show(slide: Path) -> None:
+        planned = plan_slide(slide, out, settings)
+        print_plan(planned, forecast(planned))
+
+    for_each_slide(_listed(slides, settings, out), "planning", show)
 
 
 @app.command(
@@ -271,15 +294,20 @@ def fit(
     sources: Annotated[
         list[Path] | None,
         typer.Argument(
+            parser=path,
             help="Slides, or folders of pictures of one slide each.",
             show_default=False,
             autocompletion=completion.slides,
         ),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Model folder to write.")] = Path("model"),
+    out: Annotated[Path, typer.Option("--out", "-o", parser=path, help="Model folder to write.")] = Path("model"),
     config: Annotated[
         Path | None,
-        typer.Option(help="TOML file with settings; options given here win.", autocompletion=completion.files(".toml")),
+        typer.Option(
+            parser=path,
+            help="TOML file with settings; options given here win.",
+            autocompletion=completion.files(".toml"),
+        ),
     ] = None,
     mpp: Mpp = None,
     base: Annotated[
@@ -301,11 +329,12 @@ def fit(
     from wsiproc.progress import fit_progress
     from wsiproc.psm.fit import fit as learn
     from wsiproc.psm.recipe import fit_settings
+    from wsiproc.unexpected import net
 
     chosen = choose_device(_settings(None, device=device).device, "float32").name
     settings = fit_settings(config, sources or [], out, mpp=mpp, quick=quick, base=base, seed=seed, device=chosen)
     use_allowed_cores()
-    with fit_progress(quiet) as listen:
+    with net("fit", out.parent), fit_progress(quiet) as listen:
         learn(settings, listen)
     typer.echo(f"{out}: use it with  wsiproc run SLIDE --model {out}   (what it learned from: {out / 'README.md'})")
 
@@ -316,49 +345,11 @@ def info(slides: Slides, mpp: Mpp = None, reader: ReaderName = None) -> None:
     from wsiproc.io.slides import describe, open_slide
     from wsiproc.progress import print_facts
 
-    failed = False
-    for path in slides:
-        try:
-            with open_slide(path, mpp, reader or "auto") as slide:  # type: ignore[arg-type]
-                print_facts(str(path), describe(slide))
-        except WsiprocError as error:
-            failed = True
-            _print_error(error)
-    raise typer.Exit(int(failed))
+    def show(place: Path) -> None:
+        with open_slide(place, mpp, reader or "auto") as slide:  # type: ignore[arg-type]
+            print_facts(str(place), describe(slide))
 
-
-@app.command(epilog="Example:  wsiproc check wsiproc-out")
-def check(folders: Annotated[list[Path], typer.Argument(help="Folders that `run` wrote, or folders of them.")]) -> None:
-    """Prove output folders: GeoJSON rules, OME-Zarr validity, the same cells and ids in every file."""
-    from wsiproc.check import check_output
-    from wsiproc.io.outputs import find_outputs
-    from wsiproc.progress import print_findings
-
-    failed = False
-    for folder in folders:
-        for output in find_outputs(folder):
-            findings = check_output(output)
-            print_findings(output, findings)
-            failed |= any(finding.level == "error" for finding in findings)
-    raise typer.Exit(int(failed))
-
-
-@app.command(epilog="Example:  wsiproc evaluate wsiproc-out/slide truth.labels.tif --figures figures")
-def evaluate(
-    prediction: Annotated[Path, typer.Argument(help="Label image, GeoJSON or output folder; or a folder of them.")],
-    truth: Annotated[Path, typer.Argument(help="The same for the truth; folders are paired by name.")],
-    csv: Annotated[Path | None, typer.Option(help="Write the table here as well.")] = None,
-    figures: Annotated[Path | None, typer.Option(help="Folder for overlays, the worst pictures first.")] = None,
-) -> None:
-    """Score cells against truth: Dice, AJI, PQ, detection F1, a picture a row, and their mean."""
-    from rich.console import Console
-
-    from wsiproc.evaluate.compare import evaluate_paths, score_table, write_csv
-
-    rows = evaluate_paths(prediction, truth, figures)
-    Console(width=max(Console().width, 140)).print(score_table(rows))  # narrower, the numbers would be cut off
-    if csv is not None:
-        write_csv(csv, rows)
+    for_each_slide(listed(slides, mpp), "reading it", show)
 
 
 @app.command(
@@ -377,7 +368,8 @@ def benchmark(
         ),
     ],
     folder: Annotated[
-        Path | None, typer.Argument(help="Where that dataset or the listed pictures are.", show_default=False)
+        Path | None,
+        typer.Argument(parser=path, help="Where that dataset or the listed pictures are.", show_default=False),
     ] = None,
     model: Annotated[
         list[str] | None,
@@ -388,14 +380,14 @@ def benchmark(
             autocompletion=completion.models,
         ),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for tables, overlays and runs.")] = Path(
+    out: Annotated[Path, typer.Option("--out", "-o", parser=path, help="Folder for tables, overlays and runs.")] = Path(
         "wsiproc-benchmark"
     ),
     mpp: Annotated[
         float | None, typer.Option(help="µm per pixel of the pictures. (default: that of the named dataset)")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Take the first so many pictures only.")] = None,
-    csv: Annotated[Path | None, typer.Option(help="Write the table here as well.")] = None,
+    csv: Annotated[Path | None, typer.Option(parser=path, help="Write the table here as well.")] = None,
     device: Device = None,
     precision: Precision = None,
     workers: Annotated[
@@ -423,33 +415,9 @@ def benchmark(
     raise typer.Exit(int(bool(done.failures)))
 
 
-@app.command(epilog="Example:  wsiproc synth slide.tif --height 8192 --width 8192 --stain HDAB --labels")
-def synth(
-    path: Annotated[Path, typer.Argument(help="The TIFF to write; truth goes beside it.")],
-    height: Annotated[int, typer.Option(help="px")] = 4096,
-    width: Annotated[int, typer.Option(help="px")] = 4096,
-    mpp: Annotated[float, typer.Option(help="µm per pixel.")] = 0.25,
-    seed: Annotated[int, typer.Option(help="Same seed, same slide.")] = 0,
-    tissue: Annotated[float, typer.Option(help="Share of the slide that is tissue.")] = 0.4,
-    stain: Annotated[Literal["HE", "HDAB"], typer.Option(help="H&E, or haematoxylin and DAB.")] = "HE",
-    look: Annotated[str, typer.Option(help="Scanner: bright, grey, warm, purple or soft.")] = "bright",
-    crowding: Annotated[float, typer.Option(help="How densely nuclei lie, 0 to 1.")] = 0.5,
-    debris: Annotated[int, typer.Option(help="Number of pen marks, bubbles and dust.")] = 0,
-    labels: Annotated[bool, typer.Option("--labels", help="Write the true label image too.")] = False,
-) -> None:
-    """Draw a slide whose nuclei are known, as a pyramidal TIFF that OpenSlide opens."""
-    from wsiproc.progress import tile_progress
-    from wsiproc.synthetic import write_synthetic_slide
-
-    with tile_progress(path.name) as advance:
-        truth = write_synthetic_slide(
-            path, (height, width), mpp=mpp, seed=seed, tissue_fraction=tissue, stain=stain, look=look,
-            crowding=crowding, debris=debris, labels=labels, progress=advance,
-        )  # fmt: skip
-    counts = ", ".join(f"{number:,} {name}" for name, number in truth.counts.items())
-    typer.echo(f"{truth.path}: {counts}; truth in {truth.table_path}")
-
-
+app.command(epilog=CHECK_EXAMPLES)(check)
+app.command(epilog=EVALUATE_EXAMPLES)(evaluate)
+app.command(epilog=SYNTH_EXAMPLES)(synth)
 app.command(epilog=EXPORT_EXAMPLES)(export)
 app.command(epilog=PROFILE_EXAMPLES)(profile)
 app.command(epilog=QUPATH_EXAMPLES)(qupath)
@@ -467,7 +435,7 @@ def _print_error(error: Exception) -> None:
 
 @app.callback(invoke_without_command=True)
 def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+    version: Annotated[bool, typer.Option("--version", "-V", help="Print the version.", is_eager=True)] = False,
 ) -> None:
     if version:
         typer.echo(f"wsiproc {__version__}")
@@ -478,12 +446,26 @@ _INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 
 def main() -> None:
-    """Entry point: errors that we expect become one sentence and exit code 2; Ctrl-C is answered."""
+    """Entry point: errors that we expect become one sentence and exit code 2; Ctrl-C is answered.
+
+    What nobody foresaw becomes a sentence too, with exit code 1 and its traceback in a file.
+    """
+    for stream in (sys.stdout, sys.stderr):  # what a terminal or log cannot show is written as its code
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
+    except UnexpectedError as error:
+        _print_error(error)
+        sys.exit(1)
     except WsiprocError as error:
         _print_error(error)
         sys.exit(2)
+    except Exception as error:
+        from wsiproc.unexpected import recorded
+
+        _print_error(recorded(error, " ".join(["wsiproc", *sys.argv[1:2]]), None))
+        sys.exit(1)
     except SystemExit as end:
         if end.code == _INTERRUPTED:
             typer.echo("Stopped. The same command goes on from here.", err=True)

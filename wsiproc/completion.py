@@ -11,10 +11,6 @@ from pathlib import Path
 
 _PLAIN = re.compile(r"[\w./~:@%+=,-]*")  # what no shell reads as anything but itself
 _SHOWN = 200  # more are no help to choose from
-_SLIDES = (
-    ".svs", ".tif", ".tiff", ".btf", ".tf8", ".ndpi", ".vms", ".vmu", ".scn", ".mrxs", ".svslide", ".bif", ".czi",
-    ".dcm", ".zarr", ".png", ".jpg", ".jpeg",
-)  # fmt: skip
 
 
 def choices(setting: str) -> Callable[[str], list[str]]:
@@ -38,7 +34,9 @@ def models(incomplete: str) -> list[str]:
 
 def slides(incomplete: str) -> list[str]:
     """Files that are slides by their names, and folders of OME-Zarr; folders to look into, where they lead there."""
-    return _paths(incomplete, lambda path: path.name.lower().endswith(_SLIDES))
+    from wsiproc.io.slide_list import PICTURE_SUFFIXES, SLIDE_SUFFIXES
+
+    return _paths(incomplete, lambda path: path.name.lower().endswith(SLIDE_SUFFIXES + PICTURE_SUFFIXES))
 
 
 def files(*suffixes: str) -> Callable[[str], list[str]]:

@@ -15,7 +15,8 @@
     ├── OutputError(ValueError)        an output folder that is incomplete or breaks a rule
     ├── RetryableError                 what may go well on another worker; mixed into errors of other kinds
     ├── WorkerError(RuntimeError)      workers that are gone, or that a task takes down with it
-    └── MissingExtraError(ImportError) an optional dependency that is not installed
+    ├── MissingExtraError(ImportError) an optional dependency that is not installed
+    └── UnexpectedError(RuntimeError)  what nobody foresaw; its cause is the library's own error
 
 Each is also the builtin that one expects, so that ``except OSError`` works. A message says what, where (the
 file), the numbers on both sides, and what to do about it.
@@ -81,6 +82,10 @@ class WorkerError(WsiprocError, RuntimeError):
 
 class MissingExtraError(WsiprocError, ImportError):
     """An optional dependency is needed; the message names the extra to install."""
+
+
+class UnexpectedError(WsiprocError, RuntimeError):
+    """An error of a library that nobody foresaw, with where its traceback is kept."""
 
 
 def sentence(error: Exception | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,9 @@ def _h5ad(result: Result, folder: Path) -> Iterator[Path]:
 
 def _spatialdata(result: Result, folder: Path) -> Iterator[Path]:
     path = folder / "spatialdata.zarr"
-    with whole_folder(path) as temporary:
+    with whole_folder(path) as temporary, warnings.catch_warnings():
+        for notice in ("zarr v3 autosharding", "pkg_resources is deprecated"):  # which no user can do anything about
+            warnings.filterwarnings("ignore", notice)
         result.spatialdata().write(temporary)
     yield path
 

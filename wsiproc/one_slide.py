@@ -39,7 +39,7 @@ from wsiproc.run_facts import Drawn, run_facts
 from wsiproc.seams import SeamPlaces, certificate, check_place
 from wsiproc.settings import Settings
 from wsiproc.side_by_side import meanwhile
-from wsiproc.workfolder import empty, other_facts
+from wsiproc.workfolder import SLIDE, empty, other_facts
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,7 @@ def open_folder(plan: Plan) -> list[str]:
     np.save(job.work / "search.npy", plan.search)
     save_overview(job, plan.overview, plan.tissue)
     create_maps(job)
+    write_json(job.work / SLIDE, {"path": plan.slide["path"], "fingerprint": plan.slide["fingerprint"]})
     write_json(marker, plan.facts)
     if begun is None:
         return []
@@ -155,6 +156,7 @@ def _find_cells(plan: Plan, hands: Hands, profile: Profile) -> dict[str, list[di
     """Infer and segment all regions, and merge their cells; results by kind of task, of each kind in any order."""
     done: dict[str, list[dict[str, Any]]] = {"infer": [], "segment": [], "merge": []}
     tasks = cell_tasks(plan.job, plan.infer, plan.segment) + merge_tasks(plan.job, plan.segment)
+    hands.listen(Event(hands.slide, "cells", 0, len(tasks)))
     cells, mpx = 0, 0.0
     for number, (task, result) in enumerate(hands.run(tasks), start=1):
         done[task.key.split()[0]].append(result)
@@ -178,6 +180,7 @@ class _Merged:
 def _merge(plan: Plan, hands: Hands, results: Sequence[Mapping[str, Any]]) -> _Merged:
     """Number the merged cells, and count on the way; ``results`` of merging."""
     job = plan.job
+    hands.listen(Event(hands.slide, "merge", 0, len(results)))
     mpp = float(np.mean(job.frame.mpp))
     merged = _Merged(
         number_blocks({result["block"]: result["merged"] for result in results}),
@@ -205,6 +208,7 @@ def _draw(plan: Plan, merged: _Merged, hands: Hands, profile: Profile) -> Drawn:
     ]
     tasks = [*seen_again, *export_tasks(job, blocks), *render_tasks(job, plan.infer, blocks)]  # the longest go first
     left_out, seams = 0, []
+    hands.listen(Event(hands.slide, "render", 0, len(tasks)))
     for number, (task, result) in enumerate(hands.run(tasks), start=1):
         profile.add(task.key, result)
         left_out += result.get("left_out", 0)

@@ -9,7 +9,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from wsiproc.io.slides import SlideSource
 from wsiproc.memory import free_bytes
 from wsiproc.models import load_model
 from wsiproc.models.base import Model
+from wsiproc.paths import absolute
 from wsiproc.pipeline import BLOCK
 from wsiproc.projection import (
     GB,
@@ -117,11 +118,13 @@ def plan_slide(
     kinds: CellKinds | None = None,
     cluster: Cluster | None = None,
     at_once: int = 1,
+    name: str | None = None,
 ) -> Plan:
     """Decide everything for one slide. Reads its overview and a few windows of tissue; predicts and writes nothing.
 
     ``kinds``: the classes that its cells get; None leaves them those of the model. ``cluster``: the workers, where they
-    are not this machine's; ``at_once``: slides that are under way at the same time.
+    are not this machine's; ``at_once``: slides that are under way at the same time; ``name``: what the slide and its
+    folder are called, where not as its file.
 
     Raises SlideError, ResolutionError, SettingsError, ModelError, or PlanError with both numbers where the work does
     not fit.
@@ -130,6 +133,8 @@ def plan_slide(
     _check_region(settings.region, model)
     device = device_for(model, settings, cluster)
     seen = look_at(source, model, settings.tissue, settings.roi, settings.stain, settings.force)
+    if name is not None:
+        seen = replace(seen, slide=seen.slide | {"name": name})
     frame, search = seen.frame, seen.search
     facts = work_facts(seen.slide["fingerprint"], settings, model, device, kinds)
     model = seen.model
@@ -207,7 +212,7 @@ def _bytes_a_worker(job: Job) -> int:
 
 def slide_source(path: Path, settings: Settings) -> SlideSource:
     """What workers need to open the slide."""
-    return SlideSource(path.absolute(), settings.mpp, settings.reader, settings.read_timeout_s)
+    return SlideSource(absolute(path), settings.mpp, settings.reader, settings.read_timeout_s)
 
 
 def choose_model(settings: Settings) -> Model:
@@ -218,7 +223,7 @@ def choose_model(settings: Settings) -> Model:
     from wsiproc.bridges.tiatoolbox.stains import normalised
 
     method, _, target = settings.stain_norm.removeprefix("tiatoolbox:").partition("=")
-    return normalised(model, method, Path(target) if target else None)
+    return normalised(model, method, absolute(target) if target else None)
 
 
 def device_for(model: Model, settings: Settings, cluster: Cluster | None) -> Device:

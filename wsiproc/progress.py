@@ -145,6 +145,8 @@ class _Lines:
     def finished(self, outcome: Outcome) -> None:
         self._done += 1
         self._stages.pop(outcome.slide, None)
+        if self._slides == 1 and outcome.error is not None:
+            return  # the summary, which follows at once, has the reason
         self._console.print(_outcome_line(outcome, self._done, self._slides))
 
 
@@ -230,7 +232,7 @@ def print_benchmark(done: Benchmark, out: Path) -> None:
 
 def _outcome_line(outcome: Outcome, number: int, total: int) -> Text:
     """One line about one slide."""
-    head = f"[{number}/{total}] {outcome.path.name}: {outcome.status}"
+    head = f"[{number}/{total}] {outcome.label}: {outcome.status}"
     if outcome.run is None:
         return Text(f"{head}: {sentence(outcome.error)}", style="red")
     return Text(f"{head}, {outcome.run['counts']['cells']:,} cells in {outcome.run['seconds']['total']:.0f} s")
@@ -241,13 +243,13 @@ def print_summary(outcomes: Sequence[Outcome]) -> None:
     console = Console(soft_wrap=True)  # a path that is cut in a log can be neither searched for nor copied
     table = Table("slide", "status", "cells", "tissue mm²", "cells/mm²", "seconds", box=None, header_style="bold")
     for outcome in outcomes:
-        table.add_row(Text(outcome.path.name), outcome.status, *_figures(outcome.run))
+        table.add_row(Text(outcome.label), outcome.status, *_figures(outcome.run))
     console.print(table)
     for outcome in outcomes:
         for warning in outcome.run["warnings"] if outcome.run else ():
-            console.print(Text(f"Warning, {outcome.path.name}: {warning}", style="yellow"))
+            console.print(Text(f"Warning, {outcome.label}: {warning}", style="yellow"))
         if outcome.error is not None:
-            console.print(Text(f"Failed, {outcome.path.name}: {sentence(outcome.error)}", style="red"))
+            console.print(Text(f"Failed, {outcome.label}: {sentence(outcome.error)}", style="red"))
         if outcome.folder is not None:
             console.print(
                 Text(f"{outcome.folder}: report.html, cells.parquet, cells.geojson.gz, *.ome.zarr", style="dim")

@@ -16,6 +16,7 @@ from wsiproc.core.geometry import Box, grid_shape
 from wsiproc.core.palette import RGB
 from wsiproc.errors import OutputError, SettingsError, SlideError
 from wsiproc.io.outputs import find_outputs, read_run
+from wsiproc.paths import absolute
 
 if TYPE_CHECKING:
     import geopandas
@@ -192,7 +193,7 @@ class Result:
         from wsiproc.io.slides import open_slide
 
         facts, settings = self.run["slide"], self.run["settings"]
-        place = Path(path or facts["path"])
+        place = absolute(path or facts["path"])
         if not place.exists():
             raise SlideError(
                 f"{place}: the slide of {self.folder} is not there (any more); crop(…, slide=PATH) takes it elsewhere"
@@ -232,7 +233,7 @@ class Result:
 
 def open_result(folder: str | PathLike[str], corrected: bool = False) -> Result:
     """The result in ``folder``, or the only one right inside it; ``OutputError`` where there is none, or no one."""
-    found = find_outputs(Path(folder))
+    found = find_outputs(absolute(folder))
     if len(found) > 1:
         raise OutputError(
             f"{folder}: a folder of {len(found)} results, not a result; open one, as {found[0]}, or all of them: "
@@ -246,7 +247,7 @@ def open_all(folder: str | PathLike[str]) -> dict[str, Result]:
 
     Raises ``OutputError`` where there is nothing finished.
     """
-    outputs = find_outputs(Path(folder))
+    outputs = find_outputs(absolute(folder))
     done = [output for output in outputs if (output / "run.json").exists()]
     left_out = [output.name for output in outputs if output not in done]
     if left_out and done:

@@ -50,6 +50,7 @@ def cells_spatialdata(
 ) -> Any:
     """A SpatialData: ``image``, the labels by name, shapes ``cells``, and ``table``, which annotates them.
 
+    Without cells there are no shapes, since SpatialData holds no empty ones, and the empty table annotates nothing.
     Coordinate systems: ``global``, level-0 px of the slide, and ``micrometers``. Raises ``MissingExtraError`` where
     spatialdata is not installed.
     """
@@ -61,12 +62,14 @@ def cells_spatialdata(
             f"spatialdata cannot be imported ({error}); install it: pip install 'wsiproc[spatialdata]'"
         ) from error
     outlines = cells.set_index("id")[["geometry"]]
+    some = len(outlines) > 0
+    of_cells = {"region": "cells", "region_key": "region", "instance_key": "id"} if some else {}
     table.obs["region"] = table.obs["id"].map(lambda _: "cells").astype("category")
     return spatialdata.SpatialData(
         images={"image": _multiscale(image, Image2DModel, ("c", "y", "x"), slide_mpp)},
         labels={name: _multiscale(label, Labels2DModel, ("y", "x"), slide_mpp) for name, label in labels.items()},
-        shapes={"cells": ShapesModel.parse(outlines, transformations=_systems(slide_mpp, (1.0, 1.0)))},
-        tables={"table": TableModel.parse(table, region="cells", region_key="region", instance_key="id")},
+        shapes={"cells": ShapesModel.parse(outlines, transformations=_systems(slide_mpp, (1.0, 1.0)))} if some else {},
+        tables={"table": TableModel.parse(table, **of_cells)},
     )
 
 

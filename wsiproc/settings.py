@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import tomllib
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from typing import Any, Literal
 from wsiproc.core.immuno import COMPARTMENTS, checked_cuts
 from wsiproc.core.kinds import FEWEST_KINDS, MOST_KINDS
 from wsiproc.errors import SettingsError
+from wsiproc.paths import absolute
 
 CHOICES = {
     "reader": ("auto", "openslide", "tifffile", "tiatoolbox"),
@@ -86,6 +88,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Refuse values that no slide could make sense of."""
+        if self.mpp is not None and not (math.isfinite(self.mpp) and self.mpp > 0):
+            raise SettingsError(f"mpp is {self.mpp:g}, not a positive number; give the µm per pixel of the slide")
         if self.region < 1:
             raise SettingsError(f"region is {self.region} px; it must be a positive multiple of the model's window")
         if self.workers is not None and self.workers < 1:
@@ -156,7 +160,7 @@ def _converted(name: str, value: Any) -> Any:
     """A TOML value as the setting holds it."""
     if isinstance(value, list):
         return tuple(value)
-    return Path(value) if name in _PATHS and isinstance(value, str) else value
+    return absolute(value) if name in _PATHS and isinstance(value, str) else value
 
 
 def _fits(value: object, kind: str) -> bool:

@@ -15,27 +15,38 @@ from wsiproc.cohort import write_cohort
 from wsiproc.core.kinds import CellKinds
 from wsiproc.crews import Crews
 from wsiproc.discover import find_kinds
-from wsiproc.errors import MemoryLimitError, OutputError, SettingsError, sentence
+from wsiproc.errors import MemoryLimitError, OutputError, sentence
 from wsiproc.executors import Crew, give_back_memory
 from wsiproc.io.fingerprint import slide_files
 from wsiproc.io.slides import slide_name
 from wsiproc.memory import MemoryWatch, enforced_bytes
 from wsiproc.one_slide import Event, Hands, Listener, ignore, open_folder, run_plan
+from wsiproc.paths import absolute
 from wsiproc.plan import choose_model, device_for, plan_slide, slide_source, work_facts
 from wsiproc.projection import GB
+from wsiproc.result_folders import name_folders, output_folder
 from wsiproc.settings import Settings
-from wsiproc.side_by_side import meanwhile, side_by_side
+from wsiproc.side_by_side import Unheard, meanwhile, side_by_side
+from wsiproc.unexpected import LOG, net, recorded
 from wsiproc.workfolder import RUN, locked, other_facts, storage_explained, tidy
 
 # While the cells of one slide are merged, drawn and told of, workers go on with the next.
 _AT_ONCE = 2
+# What a slide is at in each stage that is told, for sentences about what went wrong there.
+_STEPS = {
+    "plan": "looking for tissue and calibrating",
+    "cells": "finding cells",
+    "merge": "merging cells",
+    "render": "drawing labels and exporting",
+    "report": "writing the report",
+}
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What became of one slide: ``status`` is *done*, *already done* or *failed*; ``run`` as in ``run.json``.
 
-    ``slide``: its name, as in the events about it.
+    ``slide``: the name of its folder, as in the events about it; ``label``: what to call it where all are listed.
     """
 
     path: Path
@@ -45,10 +56,15 @@ class Outcome:
     run: dict[str, Any] | None = None
     error: Exception | None = None
 
+    @property
+    def label(self) -> str:
+        """Name of the file; where others have the same name, its path."""
+        return self.path.name if self.slide == slide_name(self.path) else str(self.path)
+
 
 @dataclass(frozen=True)
 class _Queue:
-    """What the slides of a run have in common. ``names``: of folders, with the turn of the slide that has it."""
+    """What the slides of a run have in common, and ``names``, of their folders."""
 
     paths: Sequence[Path]
     out: Path
@@ -57,7 +73,7 @@ class _Queue:
     overwrite: bool
     at_once: int
     crews: Crews
-    names: dict[str, int]
+    names: Sequence[str]
 
 
 def run_slides(
@@ -65,25 +81,33 @@ def run_slides(
 ) -> Iterator[Outcome]:
     """Run slides into ``out``/<slide name>, the largest first, two at a time; yields what became of each.
 
-    One that fails costs no other. Of several slides, and of what ``out`` holds already, a table is kept there. Leaving
-    early ends what is under way; the same call goes on with it. ``listen`` is called from the caller's thread.
+    One that fails costs no other. Slides of the same name get folders told apart by the part of their paths that
+    differs. Of several slides, and of what ``out`` holds already, a table is kept there. Leaving early ends what is
+    under way; the same call goes on with it. ``listen`` is called from the caller's thread.
     """
+    paths, out = list(dict.fromkeys(map(absolute, paths))), output_folder(out)
     choose_model(settings)  # an unknown name is said once, not once a slide
     title = paths[0].name if len(paths) == 1 else f"{len(paths)} slides"
-    kinds = find_kinds(paths, out, settings, lambda done, total: listen(Event(title, "classes", done, total)))
+    with net(f"{title}: looking for kinds of cells", out):
+        kinds = find_kinds(paths, out, settings, lambda done, total: listen(Event(title, "classes", done, total)))
     in_this_process = settings.executor == "loop" or settings.workers == 1
     at_once = 1 if in_this_process and settings.scheduler is None else min(_AT_ONCE, len(paths))
     largest_first = sorted(paths, key=_file_bytes, reverse=True)
     failed: dict[str, str] = {}
-    with ExitStack() as stack:
+    with net(f"{title}: between slides", out), ExitStack() as stack:
         if len(paths) > 1:
-            stack.callback(lambda: write_cohort(out, failed))
+            stack.callback(_write_cohort, out, failed)
         crews = stack.enter_context(Crews(settings, len(paths)))
-        queue = _Queue(largest_first, out, settings, kinds, overwrite, at_once, crews, {})
+        queue = _Queue(largest_first, out, settings, kinds, overwrite, at_once, crews, name_folders(largest_first, out))
         for outcome in side_by_side(range(len(paths)), at_once, partial(_outcome, queue), listen, crews.dismiss):
             if outcome.error is not None:
                 failed[str(outcome.path)] = sentence(outcome.error)
             yield outcome
+
+
+def _write_cohort(out: Path, failed: Mapping[str, str]) -> None:
+    with storage_explained(out), net(f"{out}: the table of all slides", out):
+        write_cohort(out, failed)
 
 
 def _file_bytes(path: Path) -> int:
@@ -96,18 +120,23 @@ def _file_bytes(path: Path) -> int:
 
 def _outcome(queue: _Queue, turn: int, listen: Listener) -> Outcome:
     """What became of the slide whose ``turn`` it is."""
-    path = queue.paths[turn]
-    name = path.name
+    path, name = queue.paths[turn], queue.names[turn]
+    folder = queue.out / name
+    step = "opening the slide"
+
+    def noted(event: Event) -> None:
+        nonlocal step
+        step = _STEPS[event.stage]
+        listen(event)
+
     try:
-        name = slide_name(path)
-        first = queue.names.setdefault(name, turn)
-        if first != turn:
-            raise SettingsError(f"{path} and {queue.paths[first]} would both write {queue.out / name}; run them apart")
-        folder = queue.out.absolute() / name
         with storage_explained(folder), locked(folder):
-            return _run_slide(queue, turn, folder, listen)
+            return _run_slide(queue, turn, folder, noted)
+    except Unheard:
+        raise
     except Exception as error:
-        return Outcome(path, name, "failed", error=error)
+        home = folder if folder.is_dir() else queue.out
+        return Outcome(path, name, "failed", error=recorded(error, f"{path}: while {step}", home))
 
 
 def _run_slide(queue: _Queue, turn: int, folder: Path, listen: Listener) -> Outcome:
@@ -125,7 +154,7 @@ def _run_slide(queue: _Queue, turn: int, folder: Path, listen: Listener) -> Outc
     listen(Event(folder.name, "plan", 0, 1))
     clock = time.perf_counter()
     with MemoryWatch(enforced_bytes(None if settings.memory_gb is None else settings.memory_gb * GB)) as watch:
-        plan = plan_slide(path, folder.parent, settings, queue.kinds, cluster, queue.at_once)
+        plan = plan_slide(path, queue.out, settings, queue.kinds, cluster, queue.at_once, folder.name)
         give_back_memory()
         if queue.overwrite:
             (folder / RUN).unlink(missing_ok=True)
@@ -138,6 +167,7 @@ def _run_slide(queue: _Queue, turn: int, folder: Path, listen: Listener) -> Outc
                     watch.forget()
                     hands = Hands(folder.name, crew, turn, queue.at_once, watch, listen)
                     run = run_plan(plan, hands, settings, before, opened)
+                (folder / LOG).unlink(missing_ok=True)
                 return Outcome(path, folder.name, "done", folder, run)
             except MemoryLimitError as error:
                 if crew is None or not queue.crews.fewer(crew):

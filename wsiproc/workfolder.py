@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from wsiproc.errors import OutputError, WsiprocError
 
 RUN, WORK, STAGED = "run.json", ".work", ".reclassified"
+SLIDE = "slide.json"  # within the work: whose it is
 # What a run writes into the folder, the mark of completion first.
 _OUTPUTS = (RUN, WORK, STAGED, "report.html", "cells.parquet", "cells.geojson.gz", "maps.ome.zarr", "slide.ome.zarr")
 _REMEDIES = {

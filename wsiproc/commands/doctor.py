@@ -10,11 +10,15 @@ from typing import Annotated
 
 import typer
 
+from wsiproc.commands.arguments import path
+
 DOCTOR_EXAMPLES = "Examples:  wsiproc doctor   ·   wsiproc doctor -o /data/results   ·   wsiproc doctor --quick --json"
 
 
 def doctor(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder that results would go to.")] = Path("wsiproc-out"),
+    out: Annotated[Path, typer.Option("--out", "-o", parser=path, help="Folder that results would go to.")] = Path(
+        "wsiproc-out"
+    ),
     quick: Annotated[bool, typer.Option("--quick", help="Start no workers.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For a bug report: JSON, without names of folders.")] = False,
 ) -> None:

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from wsiproc.commands.arguments import for_each_output, path
+
 EXPORT_EXAMPLES = (
     "Examples:  wsiproc export wsiproc-out --to csv   ·   "
     "wsiproc export wsiproc-out/slide --to h5ad --to regions   ·   "
@@ -28,7 +30,7 @@ class ExportFormat(StrEnum):
 
 
 def export(
-    folders: Annotated[list[Path], typer.Argument(help="Folders that `run` wrote, or folders of them.")],
+    folders: Annotated[list[Path], typer.Argument(parser=path, help="Folders that `run` wrote, or folders of them.")],
     to: Annotated[
         list[ExportFormat], typer.Option("--to", "-t", help="Format; give it again for several.", show_default=False)
     ],
@@ -37,6 +39,7 @@ def export(
         typer.Option(
             "--out",
             "-o",
+            parser=path,
             help="Folder that gets one folder a slide. (default: export/ in each slide's)",
             metavar="FOLDER",
         ),
@@ -53,11 +56,11 @@ def export(
     (needs wsiproc[tiatoolbox]) · classes: a GeoJSON of cells a class.
     """
     from wsiproc import export as formats
-    from wsiproc.io.outputs import find_outputs
     from wsiproc.result import open_result
 
-    for folder in folders:
-        for output in find_outputs(folder):
-            target = out / output.resolve().name if out else output / formats.FOLDER
-            for path in formats.export(open_result(output, corrected), [each.value for each in to], target):
-                typer.echo(path)
+    def write(output: Path) -> None:
+        target = out / output.resolve().name if out else output / formats.FOLDER
+        for written in formats.export(open_result(output, corrected), [each.value for each in to], target):
+            typer.echo(written)
+
+    for_each_output(folders, "exporting it", write)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from wsiproc import completion
-from wsiproc.errors import WsiprocError
+from wsiproc.commands.arguments import for_each_output, path
 
 RECLASSIFY_EXAMPLES = (
     "Examples:  wsiproc reclassify wsiproc-out --positive-dab 0.25   ·   "
@@ -57,7 +57,7 @@ PositiveDab = Annotated[
 
 def reclassify(
     folders: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(
             help="Folders that `run` wrote, or folders of them; numbers here are further densities of --positive-dab."
         ),
@@ -70,29 +70,22 @@ def reclassify(
     The result is what `run` with the same options would have given. Stopped halfway? The same command goes on. Exit
     code 0: all slides have their new classes; 1: some could not get them, and are named.
     """
-    from wsiproc.io.outputs import find_outputs
-    from wsiproc.progress import print_error
     from wsiproc.reclassify import reclassify as change
 
-    failed = False
     cuts = [] if positive_dab is None else [positive_dab] if isinstance(positive_dab, float) else [*positive_dab]
-    cuts += [float(str(text)) for text in folders if _is_number(text)]
+    cuts += [float(text) for text in folders if _is_number(text)]
     given = None if not cuts else cuts[0] if len(cuts) == 1 else tuple(cuts)
-    for folder in [folder for folder in folders if not _is_number(folder)]:
-        for output in find_outputs(folder):
-            try:
-                done = change(output, compartment, given)
-            except WsiprocError as error:
-                failed = True
-                print_error(error)
-                continue
-            counts = ", ".join(f"{cells:,} {name}" for name, cells in done.after.items())
-            typer.echo(f"{output}: {counts}")
-            for warning in done.warnings:
-                typer.echo(f"  warning: {warning}")
-    raise typer.Exit(int(failed))
+
+    def give(output: Path) -> None:
+        done = change(output, compartment, given)
+        counts = ", ".join(f"{cells:,} {name}" for name, cells in done.after.items())
+        typer.echo(f"{output}: {counts}")
+        for warning in done.warnings:
+            typer.echo(f"  warning: {warning}")
+
+    for_each_output([path(text) for text in folders if not _is_number(text)], "giving its cells other classes", give)
 
 
-def _is_number(text: Path) -> bool:
+def _is_number(text: str) -> bool:
     """Whether an argument is a density, as in ``--positive-dab 0.2 0.4 0.6``, and not a folder."""
-    return re.fullmatch(r"\d*\.?\d+", str(text)) is not None and not text.exists()
+    return re.fullmatch(r"\d*\.?\d+", text) is not None and not Path(text).exists()

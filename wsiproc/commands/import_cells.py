@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from wsiproc.commands.arguments import path
+
 if TYPE_CHECKING:
     from wsiproc.qupath.bring_back import Corrections
 
@@ -26,8 +28,12 @@ class MissingCells(StrEnum):
 
 
 def import_cells(
-    corrected: Annotated[Path, typer.Argument(help="GeoJSON from QuPath, plain or gzipped.", show_default=False)],
-    folder: Annotated[Path, typer.Argument(help="Folder of the slide that `run` wrote.", show_default=False)],
+    corrected: Annotated[
+        Path, typer.Argument(parser=path, help="GeoJSON from QuPath, plain or gzipped.", show_default=False)
+    ],
+    folder: Annotated[
+        Path, typer.Argument(parser=path, help="Folder of the slide that `run` wrote.", show_default=False)
+    ],
     exclude: Annotated[
         list[str] | None,
         typer.Option(metavar="CLASS", help="Annotations in which cells are left out, besides exclude and ignore."),

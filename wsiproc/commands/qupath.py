@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from wsiproc.commands.arguments import for_each_output, path
+
 if TYPE_CHECKING:
     from wsiproc.qupath.split import Split
 
@@ -17,7 +19,7 @@ QUPATH_EXAMPLES = (
 
 
 def qupath(
-    folders: Annotated[list[Path], typer.Argument(help="Folders that `run` wrote, or folders of them.")],
+    folders: Annotated[list[Path], typer.Argument(parser=path, help="Folders that `run` wrote, or folders of them.")],
     simplify: Annotated[
         float,
         typer.Option(metavar="PX", help="How far, in px of the slide, a simpler outline may be from the true one."),
@@ -35,14 +37,15 @@ def qupath(
 
     They come into the folder qupath of each slide; docs/qupath.md tells every step.
     """
-    from wsiproc.io.outputs import find_outputs
     from wsiproc.qupath.split import Wanted, split_cells
 
     wanted = Wanted(cells_per_file, tiles, simplify, min_area)
-    for folder in folders:
-        for output in find_outputs(folder):
-            for line in _told(split_cells(output, wanted)):
-                typer.echo(line)
+
+    def write(output: Path) -> None:
+        for line in _told(split_cells(output, wanted)):
+            typer.echo(line)
+
+    for_each_output(folders, "splitting its cells", write)
 
 
 def _told(split: Split) -> list[str]:

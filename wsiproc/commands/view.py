@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from wsiproc.commands.arguments import path
+
 VIEW_EXAMPLES = (
     "Examples:  wsiproc view results   ·   wsiproc view results/slide --slides /mnt/slides   ·   "
     "wsiproc view results --write   ·   wsiproc view results --no-browser --port 8000"
@@ -15,7 +17,9 @@ _PORT = 8421
 
 
 def view(
-    results: Annotated[list[Path], typer.Argument(help="Folders of finished slides, or folders that hold several.")],
+    results: Annotated[
+        list[Path], typer.Argument(parser=path, help="Folders of finished slides, or folders that hold several.")
+    ],
     port: Annotated[
         int | None, typer.Option(help=f"Port to listen on. (default: {_PORT}, or any that is free)", min=0, max=65535)
     ] = None,
@@ -23,7 +27,8 @@ def view(
         str, typer.Option(help="Address to listen on. Any but the default shows the slides to other machines.")
     ] = "127.0.0.1",
     slides: Annotated[
-        Path | None, typer.Option(help="Where the slide files are now, if not where they were when they were run.")
+        Path | None,
+        typer.Option(parser=path, help="Where the slide files are now, if not where they were when they were run."),
     ] = None,
     allow_origin: Annotated[
         list[str] | None, typer.Option(help="Web page whose scripts may read /zarr too; * allows all.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 import threading
@@ -146,7 +147,7 @@ class _Process:
 
     def submit(self, task: Task) -> Future[Any]:
         """Its result in the future; BrokenProcessPool, in the future or at once, where the process has died."""
-        return self._pool.submit(task.call, *task.args)
+        return self._pool.submit(_portable, task.call, task.args)
 
     def said_hello(self) -> bool:
         """Whether it came as far as to take a task, be it that it died since."""
@@ -158,6 +159,21 @@ class _Process:
             self._ours.close()
         self._pool.shutdown(wait=not at_once)
         self._ours.close()
+
+
+def _portable(call: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """``call(*args)``; an error that cannot be sent to another process is raised as a RuntimeError that can.
+
+    Such an error would look like the death of the worker, since nobody could read how its task ended.
+    """
+    try:
+        return call(*args)
+    except Exception as error:
+        try:
+            copy.copy(error)  # made anew from its arguments, as on the other side
+        except Exception:
+            raise RuntimeError(f"{type(error).__name__}: {error}") from error
+        raise
 
 
 def _begin(pipe: Connection[Any, Any]) -> None:

@@ -21,6 +21,7 @@ import shapely
 
 from wsiproc.core.palette import RGB
 from wsiproc.errors import OutputError
+from wsiproc.io.lenient_json import parse_json
 
 UNCLASSIFIED = "Unclassified"
 """What QuPath calls an object without a class."""
@@ -124,8 +125,8 @@ def _whole(file: IO[bytes], head: bytes, path: Path) -> Iterator[dict[str, Any]]
 
 def _parsed(text: bytes, path: Path) -> Any:
     try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError as error:
+        return parse_json(text)
+    except (ValueError, RecursionError) as error:
         raise OutputError(f"{path}: no valid JSON: {error}; {_HELP}") from error
 
 

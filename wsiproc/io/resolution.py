@@ -9,6 +9,7 @@ from wsiproc.errors import ResolutionError
 
 # 0.05 µm/px is finer than any optical scanner (100x oil: 0.1); above 5 µm/px a nucleus of 5–10 µm has 1–2 px.
 FINEST_MPP, COARSEST_MPP = 0.05, 5.0
+_LIMITS = f"wsiproc works from {FINEST_MPP:g} to {COARSEST_MPP:g} µm/px"
 # Scanners report axes that differ by a few ‰; more than this is a wrong tag or an anisotropic picture.
 _MAX_ANISOTROPY = 0.05
 
@@ -49,6 +50,8 @@ def resolve_mpp(path: Path, in_file: tuple[float, float] | None, given: float | 
     Raises ``ResolutionError`` where there is none, where the axes disagree and where no cell could be seen.
     """
     if given is not None:
+        if not (math.isfinite(given) and given > 0):
+            raise ResolutionError(f"{path}: --mpp {given:g} is not a positive number of µm per pixel; {_LIMITS}")
         return _plausible(path, given, f"--mpp {given:g}")
     if in_file is None:
         hint = "the µm per pixel of the scan"
@@ -96,14 +99,13 @@ def _likely(mpp: float, objective: float | None = None) -> float | None:
 
 def _plausible(path: Path, mpp: float, source: str, objective: float | None = None) -> float:
     """``mpp`` if cells can be seen at it."""
-    limits = f"wsiproc works from {FINEST_MPP:g} to {COARSEST_MPP:g} µm/px"
     likely = _likely(mpp, objective) if math.isfinite(mpp) and mpp > 0 else None
     remedy = "pass the right one with --mpp" + (f" (likely {likely:.4g}, off by a power of ten)" if likely else "")
     if not math.isfinite(mpp) or mpp < FINEST_MPP:
-        raise ResolutionError(f"{path}: {source} says {mpp:.4g} µm/px, finer than any scanner; {limits}; {remedy}")
+        raise ResolutionError(f"{path}: {source} says {mpp:.4g} µm/px, finer than any scanner; {_LIMITS}; {remedy}")
     if mpp > COARSEST_MPP:
         raise ResolutionError(
-            f"{path}: {source} says {mpp:.4g} µm/px, far too coarse for cells; {limits}. This may be an overview or a "
+            f"{path}: {source} says {mpp:.4g} µm/px, far too coarse for cells; {_LIMITS}. This may be an overview or a "
             f"thumbnail: choose the full-resolution file. If the tag is wrong (72 dpi = 352.8 µm is a printing "
             f"default), {remedy}"
         )

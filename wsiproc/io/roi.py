@@ -14,12 +14,14 @@ import orjson
 import shapely
 
 from wsiproc.errors import SettingsError
+from wsiproc.io.lenient_json import parse_json
 
 _log = logging.getLogger(__name__)
 
 _HELP = "export annotations from QuPath (File > Export objects as GeoJSON)"
 # What QuPath calls the objects that programs make; a user's own are annotations.
 _NO_ANNOTATIONS = {"detection", "cell", "tile", "tma_core"}
+_IGNORED = "Ignore*"
 # Far beyond any slide, and far below where squares of coordinates overflow.
 _FARTHEST_PX = 1e8
 _OUTSIDE_SHARE = 0.05
@@ -31,32 +33,40 @@ def read_roi(path: Path, slide_shape: tuple[int, int]) -> shapely.MultiPolygon:
 
     The coordinates are (x, y) as in the file and as shapely has them: level-0 px, origin at the top-left corner of
     the top-left px. Takes a FeatureCollection, a Feature, a bare geometry or a list of them, plain or gzipped.
-    Detections, cells, points and lines in the file are ignored; invalid polygons are repaired, and how many is
-    logged, as is a region that reaches far over the slide's edge. Raises ``SettingsError`` for a file that cannot be
-    read, whose coordinates are no pixels, or that marks nothing on the slide.
+    Areas of the class ``Ignore*`` are left out, from others that they lie in too, as QuPath does. Detections, cells,
+    points and lines in the file do not count; invalid polygons are repaired, and how many is logged, as is a region
+    that reaches far over the slide's edge. Raises ``SettingsError`` for a file that cannot be read, whose coordinates
+    are no pixels, or that marks nothing on the slide.
     """
     document = _load(path)
     _refuse_crs(path, document)
     try:
-        shapes = [shape for geometry in _geometries(document) for shape in _polygons(geometry)]
+        drawn = [(shape, ignored) for geometry, ignored in _geometries(document) for shape in _polygons(geometry)]
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, shapely.errors.ShapelyError) as error:
         raise SettingsError(f"{path}: not the GeoJSON of a region: {type(error).__name__}: {error}; {_HELP}") from error
+    shapes, ignored = ([shape for shape, left_out in drawn if left_out is kind] for kind in (False, True))
+    if drawn and not shapes:
+        raise SettingsError(
+            f"{path}: all its areas are of the class {_IGNORED}, and left out; draw one to work in, and {_HELP}"
+        )
     if not shapes:
         raise SettingsError(
             f"{path}: no polygon to take as region of interest (points, lines and detections do not count); {_HELP}"
         )
-    farthest = max(abs(value) for shape in shapes for value in shape.bounds)
+    farthest = max(abs(value) for shape, _ in drawn for value in shape.bounds)
     if not farthest < _FARTHEST_PX:
         raise SettingsError(
             f"{path}: its coordinates reach {farthest:.3g}, which is no pixel of a slide; they must be level-0 pixels, "
             f"x before y; {_HELP}"
         )
-    repaired = sum(not shape.is_valid for shape in shapes)
+    repaired = sum(not shape.is_valid for shape, _ in drawn)
     if repaired:
-        _log.warning("%s: repaired %d of %d polygons that cross themselves", path, repaired, len(shapes))
+        _log.warning("%s: repaired %d of %d polygons that cross themselves", path, repaired, len(drawn))
     area = shapely.union_all([shapely.make_valid(shape) for shape in shapes])
+    if ignored:
+        area = area.difference(shapely.union_all([shapely.make_valid(shape) for shape in ignored]))
     if area.area == 0:
-        raise SettingsError(f"{path}: the region has no area: its corners lie on a line; {_HELP}")
+        raise SettingsError(f"{path}: the region has no area: its corners lie on a line, or all is {_IGNORED}; {_HELP}")
     h, w = slide_shape
     inside = shapely.MultiPolygon(list(_polygons(area.intersection(shapely.box(0, 0, w, h)))))
     if inside.area == 0:
@@ -98,24 +108,33 @@ def _load(path: Path) -> Any:
     if len(content) > _MOST_BYTES:
         raise SettingsError(f"{path}: more than {_MOST_BYTES >> 20} MiB of GeoJSON, too much for a region; {_HELP}")
     try:
-        return orjson.loads(content.removeprefix(b"\xef\xbb\xbf"))
-    except orjson.JSONDecodeError as error:
+        return parse_json(content.removeprefix(b"\xef\xbb\xbf"))
+    except (ValueError, RecursionError) as error:
         raise SettingsError(f"{path}: no valid JSON: {error}; {_HELP}") from error
 
 
-def _geometries(document: Any) -> Iterator[shapely.Geometry]:
-    """The geometries of a GeoJSON document that a user drew."""
+def _geometries(document: Any, ignored: bool = False) -> Iterator[tuple[shapely.Geometry, bool]]:
+    """The geometries of a GeoJSON document that a user drew, and whether each is to be left out."""
     if isinstance(document, list):
         for part in document:
             yield from _geometries(part)
     elif document["type"] == "FeatureCollection":
         yield from _geometries(document["features"])
     elif document["type"] == "Feature":
-        kind = (document.get("properties") or {}).get("objectType", "annotation")
+        properties = document.get("properties") or {}
+        kind = properties.get("objectType", "annotation")
         if document["geometry"] is not None and str(kind).lower() not in _NO_ANNOTATIONS:
-            yield from _geometries(document["geometry"])
+            yield from _geometries(document["geometry"], _is_ignored(properties.get("classification")))
     else:
-        yield shapely.from_geojson(orjson.dumps(document))
+        yield shapely.from_geojson(orjson.dumps(document)), ignored
+
+
+def _is_ignored(classification: Any) -> bool:
+    """Whether a classification as QuPath writes it, of one name or several, is ``Ignore*`` or derived from it."""
+    if not isinstance(classification, dict):
+        return False
+    names = classification.get("names") or [classification.get("name")]
+    return str(names[0]).split(":")[0].strip().lower() == _IGNORED.lower()
 
 
 def _polygons(geometry: shapely.Geometry) -> Iterator[shapely.Polygon]:

@@ -28,6 +28,7 @@ from wsiproc.io.pyramid_slide import PyramidSlide
 from wsiproc.io.readers import Opened, Reader, first_bytes, open_file
 from wsiproc.io.resample import UInt8Array, choose_level, pieces
 from wsiproc.io.resolution import mpp_warnings, resolve_mpp
+from wsiproc.paths import did_you_mean
 
 _NUCLEUS_UM = 5.0
 # Around a damaged place, an overview is given up in squares of less than twice this side; in larger ones where so much
@@ -128,8 +129,14 @@ def open_slide(path: Path | str, mpp: float | None = None, reader: Reader = "aut
 def slide_name(path: Path) -> str:
     """The file's name without its type, fit for a folder on every system: ``a.ome.tif`` → ``a``."""
     stem = _SUFFIXES.sub("", path.name) if path.suffix == ".zarr" or not path.is_dir() else path.name
-    name = _NO_NAME.sub("_", stem).rstrip(". ") or "slide"
-    return f"{name}_" if _DEVICES.fullmatch(name.partition(".")[0]) else name
+    return plain_name(stem) or "slide"
+
+
+def plain_name(text: str) -> str:
+    """The text as a part of a path on every system; empty where nothing is left of it."""
+    name = _NO_NAME.sub("_", text).rstrip(". ")
+    is_taken = _DEVICES.fullmatch(name.partition(".")[0]) or name.endswith(".__lock")  # that, tensorstore refuses
+    return f"{name}_" if is_taken else name
 
 
 def _assemble(path: Path, given_mpp: float | None, opened: Opened) -> PyramidSlide:
@@ -180,7 +187,7 @@ def _check_path(path: Path) -> None:
         if path.is_symlink() and not path.exists():
             raise SlideError(f"{path}: a link to {os.readlink(path)}, which does not exist; copy the slide itself")
         if not path.exists():
-            raise SlideError(f"{path}: no such file or folder")
+            raise SlideError(f"{path}: no such file or folder{did_you_mean(path)}")
         if path.is_dir():
             next(path.iterdir(), None)
         elif not path.is_file():

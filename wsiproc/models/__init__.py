@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsiproc.errors import ModelError
+from wsiproc.paths import absolute, did_you_mean
 
 if TYPE_CHECKING:
     from wsiproc.models.base import Model
@@ -28,7 +29,7 @@ def load_model(name: str) -> Model:
         from wsiproc.models.classical import Classical
 
         return Classical()
-    folder = _FOLDERS.get(name, Path(name)).absolute()
+    folder = _FOLDERS[name] if name in _FOLDERS else absolute(name)
     if name in _FOLDERS and not (folder / "model.toml").is_file():
         raise ModelError(f"the model {name!r} does not come with this installation; {folder} is not there")
     try:
@@ -36,7 +37,10 @@ def load_model(name: str) -> Model:
     except OSError:  # a name too long, a folder that may not be entered
         is_there = False
     if not is_there:
-        raise ModelError(f"unknown model {name!r}; known are {', '.join(MODELS)}, or the path of a model folder")
+        raise ModelError(
+            f"unknown model {name!r}; known are {', '.join(MODELS)}, or the path of a model folder"
+            + did_you_mean(folder)
+        )
     return _open_folder(folder)
 
 

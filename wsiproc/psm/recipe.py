@@ -13,6 +13,7 @@ from annotated_types import Ge, Gt, Len
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from wsiproc.errors import SettingsError, first_problem
+from wsiproc.paths import absolute
 from wsiproc.psm.fit import FitSettings, quick_settings
 from wsiproc.psm.objectives import OBJECTIVES
 from wsiproc.psm.tiles import Source, check_sources
@@ -55,7 +56,7 @@ def fit_settings(
 ) -> FitSettings:
     """Settings from a file, then from the arguments that were given. Raises SettingsError."""
     table = _read(config) if config else _Table()
-    named = [Source(Path(entry.path), entry.mpp) for entry in table.sources]
+    named = [Source(absolute(entry.path), entry.mpp) for entry in table.sources]
     sources = tuple(named) + tuple(Source(path, mpp) for path in paths)
     check_sources(sources)
     given: dict[str, Any] = {name: value for name, value in vars(table).items() if value is not None}

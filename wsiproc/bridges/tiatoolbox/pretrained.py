@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsiproc.bridges.tiatoolbox import load
 from wsiproc.errors import ModelError
+from wsiproc.paths import absolute
 
 if TYPE_CHECKING:
     from torch import nn
@@ -88,7 +89,7 @@ def find_weights(model: str) -> tuple[Pretrained, Path, str]:
     )
     if not file:
         raise ModelError(f"{model}: its weights do not come with wsiproc and are never downloaded: {advice}")
-    path = Path(file).expanduser().absolute()
+    path = absolute(file)
     try:
         if not path.is_file():
             raise OSError("no such file")
