@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
-from tests.qupath.finished_slide import finished
 from tests.test_cli import CPU, words, wsiproc
 from wsiproc.cli import app
 from wsiproc.errors import SettingsError
@@ -77,7 +76,11 @@ def layouts(draw: Callable[[st.SearchStrategy[int]], int]) -> tuple[str, str, st
     return slide, work, out, lambda path, here: spelled(draw, path, here)
 
 
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=6,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # each example is a run: the first that fails will do
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(layout=layouts())
 def test_however_slide_and_results_are_written_the_bytes_are_the_same(
     layout: tuple[str, str, str, Callable[[Path, Path], str]],
@@ -157,10 +160,9 @@ def test_a_misspelt_path_is_answered_with_the_one_that_is_there(tiny: Path, tmp_
     assert did_you_mean(tmp_path / "slides" / "else.svs") == ""
     done = wsiproc("run", tiny.with_name("tinny.tif"), "-o", tmp_path / "out")
     assert done.returncode == 2
-    assert (
-        done.stderr == f"Error: {tiny.with_name('tinny.tif')}: no such file or folder; did you mean {tiny}?\n"
-        and done.stdout == ""
-    )
+    missing = tiny.with_name("tinny.tif")
+    assert done.stderr == f"Error: {missing}: no such file or folder; did you mean {tiny}?\n"
+    assert done.stdout == ""
     assert not (tmp_path / "out").exists()
 
 
@@ -168,7 +170,7 @@ def test_a_misspelt_path_is_answered_with_the_one_that_is_there(tiny: Path, tmp_
 
 
 @pytest.fixture
-def workshop(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def workshop(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with everything that commands take, and the working folder two beside it."""
     (tmp_path / "in" / "here").mkdir(parents=True)
     os.link(tiny, tmp_path / "in" / "tiny.tif")
@@ -176,7 +178,7 @@ def workshop(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     (tmp_path / "in" / "roi.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
     (tmp_path / "in" / "lab.toml").write_text('roi = "../in/roi.geojson"\nmodel = "classical"\nexecutor = "loop"\n')
     monkeypatch.chdir(tmp_path / "in" / "here")
-    yield tmp_path / "in"
+    return tmp_path / "in"
 
 
 def test_all_commands_take_paths_with_dots(workshop: Path) -> None:

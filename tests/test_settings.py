@@ -19,7 +19,7 @@ def written(folder: Path, text: str) -> Path:
 def test_values_arrive_under_their_names_and_types(tmp_path: Path) -> None:
     text = 'roi = "areas.geojson"\nmpp = 1\nworkers = 3\nmodel = "classical"\n'
     assert load_settings(written(tmp_path, text)) == {
-        "roi": Path("areas.geojson"),
+        "roi": Path.cwd() / "areas.geojson",
         "mpp": 1,
         "workers": 3,
         "model": "classical",

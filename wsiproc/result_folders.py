@@ -60,7 +60,8 @@ def name_folders(paths: Sequence[Path], out: Path) -> list[str]:
     for owner in owners.values():
         if owner.path is not None and (stem := _folded(slide_name(owner.path))) in rivals:
             rivals[stem].add(owner.path)
-    for path in sorted(path for path in stems if path not in named):
+    left = [path for path in stems if path not in named]
+    for path in sorted(left, key=lambda path: (len(rivals[_folded(stems[path])]) > 1, path)):
         others = sorted(rivals[_folded(stems[path])] - {path})
         name = next(name for name in _names(path, stems[path], others) if _folded(name) not in taken)
         named[path] = name

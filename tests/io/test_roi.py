@@ -122,3 +122,46 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "a.gz").write_bytes(gzip.compress(b"[]")[:-6])
     refused(tmp_path / "a.gz", "cannot be read")
     refused(tmp_path, "cannot be read")
+
+
+# --- as QuPath has it ------------------------------------------------------------------------------------------------
+
+
+def classed(geometry: object, *names: str) -> dict[str, Any]:
+    kind = {"name": names[0], "color": [1, 2, 3]} if len(names) == 1 else {"names": list(names), "color": [1, 2, 3]}
+    return {"type": "Feature", "geometry": geometry, "properties": {"objectType": "annotation", "classification": kind}}
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_measurements_that_are_no_numbers_do_no_harm(tmp_path: Path, number: str, packed: bool) -> None:
+    document = feature(SQUARE)
+    document["properties"]["measurements"] = {"Positive %": 1.5, "Ratio": "?"}
+    content = json.dumps(document).replace('"?"', number).encode()
+    path = tmp_path / "roi.geojson"
+    path.write_bytes(gzip.compress(content) if packed else content)
+    assert read_roi(path, SHAPE).area == 1600
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity"])
+def test_corners_that_are_no_numbers_are_refused(tmp_path: Path, number: str) -> None:
+    path = tmp_path / "roi.geojson"
+    path.write_text(json.dumps(SQUARE).replace("[10, 20]", f"[{number}, 20]"))
+    with pytest.raises(SettingsError, match="roi"):
+        read_roi(path, SHAPE)
+
+
+@pytest.mark.parametrize("names", [("Ignore*",), ("ignore*",), ("Ignore*", "Fold"), ("Ignore*: Fold",)])
+def test_areas_to_ignore_are_left_out_of_those_that_they_lie_in(tmp_path: Path, names: tuple[str, ...]) -> None:
+    inner = {"type": "Polygon", "coordinates": [HOLE]}
+    apart = {"type": "Polygon", "coordinates": FAR}
+    for order in ([feature(SQUARE), classed(inner, *names)], [classed(inner, *names), feature(SQUARE)]):
+        assert read_roi(write(tmp_path, [*order, classed(apart, *names)]), SHAPE).area == 1500
+    assert read_roi(write(tmp_path, [classed(SQUARE, "Region*"), classed(apart, "Tumor")]), SHAPE).area == 2000
+
+
+def test_nothing_but_areas_to_ignore_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"all its areas are of the class Ignore\*"):
+        read_roi(write(tmp_path, classed(SQUARE, "Ignore*")), SHAPE)
+    with pytest.raises(SettingsError, match="no area"):
+        read_roi(write(tmp_path, [feature(SQUARE), classed(TWO, "Ignore*")]), SHAPE)
