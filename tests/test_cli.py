@@ -98,6 +98,26 @@ def test_the_help_of_each_command_has_an_example(command: str) -> None:
     assert re.search(rf"Examples?: wsiproc {command} \S", words(done.stdout))
 
 
+def test_help_keeps_what_looks_like_markup() -> None:
+    """Extras in brackets, and stars of patterns."""
+    assert {"wsiproc[spatialdata])", "wsiproc[tiatoolbox])"} <= set(words(wsiproc("export", "-h").stdout).split())
+    assert "slides/*.ndpi" in words(wsiproc("run", "-h").stdout)
+
+
+def test_the_bare_command_shows_help_and_minus_v_the_version() -> None:
+    assert "Usage: wsiproc" in words(wsiproc().stdout + wsiproc().stderr)
+    assert wsiproc("-V").stdout == wsiproc("--version").stdout
+
+
+@pytest.mark.parametrize("mpp", ["nan", "inf", "-1", "0"])
+@pytest.mark.parametrize("command", ["run", "plan", "info"])
+def test_a_pixel_size_that_is_no_positive_number(slide: Path, command: str, mpp: str, tmp_path: Path) -> None:
+    done = wsiproc(command, slide, f"--mpp={mpp}", cwd=tmp_path)
+    assert done.returncode == (1 if command == "info" else 2)
+    assert "not a positive number" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

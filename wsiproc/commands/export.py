@@ -48,12 +48,12 @@ def export(
         bool, typer.Option("--corrected", help="Take the cells that `import` brought back from QuPath.")
     ] = False,
 ) -> None:
-    """Write finished slides in the formats of other tools.
+    r"""Write finished slides in the formats of other tools.
 
     csv: cells.csv.gz, places in px and µm, measurements · h5ad: cells.h5ad, AnnData for scanpy and squidpy ·
-    spatialdata: spatialdata.zarr (needs wsiproc[spatialdata]) · ome-zarr-0.4: pictures for readers without zarr v3, as
+    spatialdata: spatialdata.zarr (needs wsiproc\[spatialdata]) · ome-zarr-0.4: pictures for readers without zarr v3, as
     QuPath · regions: regions.geojson, pieces of tissue with their cells counted · annotation-store: cells.db for TIAViz
-    (needs wsiproc[tiatoolbox]) · classes: a GeoJSON of cells a class.
+    (needs wsiproc\[tiatoolbox]) · classes: a GeoJSON of cells a class.
     """
     from wsiproc import export as formats
     from wsiproc.result import open_result
