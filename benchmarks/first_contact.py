@@ -195,7 +195,7 @@ def commands(command: Command, home: Path) -> Iterator[Case]:
         (2, "is not a path", ("run", slide, "-o", "")),
         (2, "cannot be read", ("run", "@gone.txt")),
         (2, "unknown model", ("run", slide, "-m", "gone")),
-        (2, "cannot read settings", ("run", slide, "--config", "gone.toml")),
+        (2, "settings cannot be read", ("run", slide, "--config", "gone.toml")),
         (1, "cannot be read", ("run", slide, "--roi", "gone.geojson", "-o", scratch / "no", "-m", command.model)),
         (0, "0.", ("-V",)),
         (0, "Usage", ("--help",)),

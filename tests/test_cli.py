@@ -127,7 +127,7 @@ def test_a_pixel_size_that_is_no_positive_number(slide: Path, command: str, mpp:
         (("run", "a.svs", "--executor", "fax"), "executor is 'fax'; choose one of auto, dask"),
         (("run", "a.svs", "--model", "psychic"), "unknown model 'psychic'; known are classical"),
         (("run", "a.svs", "--regoin", 512), "No such option: --regoin"),
-        (("run", "a.svs", "--config", "gone.toml"), "cannot read settings from gone.toml"),
+        (("run", "a.svs", "--config", "gone.toml"), "gone.toml: settings cannot be read: No such file"),
         (("synth", "a.tif", "--stain", "PAS"), "'PAS' is not one of 'HE', 'HDAB'"),
         (("synth", "a.tif", "--look", "odd"), "look='odd'; it must be one of bright, grey, warm, purple, soft"),
         (("check", "gone"), "gone: no such folder"),

@@ -210,8 +210,8 @@ def test_info_has_a_sentence_for_each(bad_ones: Path) -> None:
         ("workers = 100000000000", "one machine can start 1024 at most"),
         ("memory_gb = nan", "memory_gb is nan"),
         ("memory_gb = -1", "memory_gb is -1"),
-        ("a = " + "[" * 5000, "cannot read settings from config.toml"),
-        ("a = \x00", "cannot read settings from config.toml"),
+        ("a = " + "[" * 5000, "config.toml: settings cannot be read"),
+        ("a = \x00", "config.toml: settings cannot be read"),
     ],
 )
 def test_a_config_that_makes_no_sense_is_one_sentence(tmp_path: Path, config: str, said: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from wsiproc.core.immuno import COMPARTMENTS, checked_cuts
 from wsiproc.core.kinds import FEWEST_KINDS, MOST_KINDS
 from wsiproc.errors import SettingsError
-from wsiproc.paths import absolute
+from wsiproc.paths import absolute, did_you_mean
 
 CHOICES = {
     "reader": ("auto", "openslide", "tifffile", "tiatoolbox"),
@@ -131,8 +131,10 @@ def load_settings(path: Path) -> dict[str, Any]:
     """Settings written in a TOML file, checked for unknown names and wrong types."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise SettingsError(f"cannot read settings from {path}: {error}") from error
+    except OSError as error:
+        raise SettingsError(f"{path}: settings cannot be read: {error.strerror}{did_you_mean(path)}") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise SettingsError(f"{path}: settings cannot be read: {error}") from error
     return _checked(values, f"{path}: ")
 
 

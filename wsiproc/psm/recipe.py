@@ -13,7 +13,7 @@ from annotated_types import Ge, Gt, Len
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from wsiproc.errors import SettingsError, first_problem
-from wsiproc.paths import absolute
+from wsiproc.paths import absolute, did_you_mean
 from wsiproc.psm.fit import FitSettings, quick_settings
 from wsiproc.psm.objectives import OBJECTIVES
 from wsiproc.psm.tiles import Source, check_sources
@@ -72,8 +72,10 @@ def _read(path: Path) -> _Table:
     """The file's values, names and types checked."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise SettingsError(f"cannot read settings from {path}: {error}") from error
+    except OSError as error:
+        raise SettingsError(f"{path}: settings cannot be read: {error.strerror}{did_you_mean(path)}") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise SettingsError(f"{path}: settings cannot be read: {error}") from error
     try:
         # Through JSON, whose arrays may become tuples where nothing else is converted.
         table: _Table = TypeAdapter(_Table).validate_json(json.dumps(values, default=str))
