@@ -9,7 +9,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +123,7 @@ def plan_slide(
     """Decide everything for one slide. Reads its overview and a few windows of tissue; predicts and writes nothing.
 
     ``kinds``: the classes that its cells get; None leaves them those of the model. ``cluster``: the workers, where they
-    are not this machine's; ``at_once``: slides that are under way at the same time; ``name``: what the slide and its
-    folder are called, where not as its file.
+    are not this machine's; ``at_once``: slides under way at the same time; ``name``: of the folder, if not the file's.
 
     Raises SlideError, ResolutionError, SettingsError, ModelError, or PlanError with both numbers where the work does
     not fit.
@@ -133,17 +132,14 @@ def plan_slide(
     _check_region(settings.region, model)
     device = device_for(model, settings, cluster)
     seen = look_at(source, model, settings.tissue, settings.roi, settings.stain, settings.force)
-    if name is not None:
-        seen = replace(seen, slide=seen.slide | {"name": name})
     frame, search = seen.frame, seen.search
     facts = work_facts(seen.slide["fingerprint"], settings, model, device, kinds)
     model = seen.model
     if kinds is not None:
         require_features(kinds, model, path)
-    scoring = None
-    if kinds is None:
-        scoring = slide_scoring(model, seen.samples, settings.compartment, settings.cuts)
-    job = _job(seen, source, out, settings, device, _batch(settings, device, cluster), kinds, scoring)
+    scoring = slide_scoring(model, seen.samples, settings.compartment, settings.cuts) if kinds is None else None
+    folder = out.absolute() / (name or seen.slide["name"])
+    job = _job(seen, source, folder, settings, device, _batch(settings, device, cluster), kinds, scoring)
     infer, segment = split_regions(search, frame.grid, job.step, job.sight)
     windows = {region: needed_windows(search, frame.grid, region.box, job.window_rule) for region in infer}
     work = {region: sum(window.area for window in some) for region, some in windows.items()}
@@ -161,7 +157,7 @@ def plan_slide(
         mpx=sum(work.values()) / 1e6,
         workers=workers,
         crew_size=crew_size,
-        slide=seen.slide,
+        slide=seen.slide | {"name": job.folder.name},
         overview=seen.overview,
         overview_mpp=seen.overview_mpp,
         tissue=seen.tissue,
@@ -180,7 +176,7 @@ def plan_slide(
 def _job(
     seen: Survey,
     source: SlideSource,
-    out: Path,
+    folder: Path,
     settings: Settings,
     device: Device,
     batch: int,
@@ -189,7 +185,7 @@ def _job(
 ) -> Job:
     return Job(
         source=dataclasses.replace(source, fill=seen.fill),
-        folder=out.absolute() / seen.slide["name"],
+        folder=folder,
         fingerprint=seen.slide["fingerprint"],
         frame=seen.frame,
         model=seen.model,

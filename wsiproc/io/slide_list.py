@@ -14,6 +14,7 @@ from os import PathLike
 from pathlib import Path
 
 from wsiproc.errors import SettingsError
+from wsiproc.io.slide_folders import dicom_series, is_dicom, is_zarr, series_in
 from wsiproc.paths import absolute
 
 SLIDE_SUFFIXES = (
@@ -22,9 +23,8 @@ SLIDE_SUFFIXES = (
 )  # fmt: skip
 # They rarely know their pixel size; those in a folder of slides are mostly previews of them.
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
-_ZARR = ("zarr.json", ".zattrs", ".zgroup")
 _RESULT = ("run.json", "cells.parquet", "slide.ome.zarr", ".work")
-_HEADS = {0: (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), 128: (b"DICM",)}
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _MOST_LIST_BYTES = 64 << 20
 _NAMED = 3  # of what was left out in a folder
 
@@ -129,9 +129,12 @@ class _Found:
 
 def _is_slide_folder(folder: Path) -> bool:
     """Whether a folder is a slide itself: an OME-Zarr, or the DICOM files of one."""
-    if folder.suffix.lower() == ".zarr" or any((folder / name).exists() for name in _ZARR):
+    if folder.suffix.lower() == ".zarr" or is_zarr(folder):
         return True
-    return len(set(map(dicom_series, folder.glob("*.dcm")))) == 1
+    found = series_in(folder)
+    files = {file for files in found.values() for file in files}
+    others = (path for path in folder.iterdir() if path not in files and path.suffix.lower() in SLIDE_SUFFIXES)
+    return len(found) == 1 and not any(others)
 
 
 def _looks_like_slide(path: Path) -> bool:
@@ -140,23 +143,9 @@ def _looks_like_slide(path: Path) -> bool:
         if not path.is_file():  # a pipe would be waited for
             return False
         with path.open("rb") as stream:
-            head = stream.read(132)
+            return stream.read(4) in _TIFF or is_dicom(path)
     except OSError:
         return False
-    return any(head[place : place + 4] in heads for place, heads in _HEADS.items())
-
-
-def dicom_series(path: Path) -> str | None:
-    """What the DICOM files of one slide have in common, its SeriesInstanceUID; None for other files."""
-    import pydicom
-
-    try:
-        if not path.is_file():
-            return None
-        found = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"])
-        return str(found.SeriesInstanceUID)
-    except Exception:  # of a damaged file anything may come; the reader will say what is wrong with it
-        return None
 
 
 def _read_list(path: Path) -> list[str]:
@@ -191,7 +180,7 @@ def _once(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
 
 def _told(again: Mapping[Path, Sequence[Path]]) -> Iterator[str]:
     for path, others in again.items():
-        if path.suffix.lower() == ".dcm" and len({path, *others}) > 1:
+        if is_dicom(path) and len({path, *others}) > 1:
             yield f"{path}: {len({path, *others})} DICOM files of one slide; taken once"
             continue
         names = sorted({str(other) for other in others if other != path})
@@ -201,10 +190,11 @@ def _told(again: Mapping[Path, Sequence[Path]]) -> Iterator[str]:
 
 def _identity(path: Path) -> object:
     """The same for all ways to name a slide: through links, or by any of its DICOM files."""
-    file = next(iter(sorted(path.glob("*.dcm"))), path) if path.is_dir() else path
-    if file.suffix.lower() == ".dcm" and (series := dicom_series(file)) is not None:
-        return file.parent.resolve(), series
     try:
+        if path.is_dir() and not is_zarr(path) and (found := series_in(path)):
+            return path.resolve(), next(iter(found))
+        if (series := dicom_series(path)) is not None:
+            return path.parent.resolve(), series
         status = path.stat()
     except OSError:
         return path
