@@ -6,6 +6,7 @@ import ctypes
 import multiprocessing
 import os
 import platform
+import signal
 import sys
 import time
 from functools import cache
@@ -99,9 +100,12 @@ def warm_up(kind: str, workers: int | None, scheduler: str | None) -> None:
     multiprocessing.set_forkserver_preload([*_PRELOAD, "distributed"] if kind == "dask" else _PRELOAD)
     before = {name: os.environ.get(name) for name in ONE_THREAD}
     os.environ.update(ONE_THREAD)
+    # Ctrl-C is for the one that started it; while it still imports, it would answer with a traceback.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         forkserver.ensure_running()
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for name, value in before.items():
             if value is None:
                 del os.environ[name]
