@@ -95,12 +95,13 @@ def warm_up(kind: str, workers: int | None, scheduler: str | None) -> None:
     alone = kind in ("loop", "threads") or (kind == "auto" and (workers or available_cores()) < 2)
     if alone or scheduler is not None or START != "forkserver":
         return
-    from multiprocessing import forkserver
+    from multiprocessing import forkserver, resource_tracker
 
     multiprocessing.set_forkserver_preload([*_PRELOAD, "distributed"] if kind == "dask" else _PRELOAD)
     before = {name: os.environ.get(name) for name in ONE_THREAD}
     os.environ.update(ONE_THREAD)
     # Ctrl-C is for the one that started it; while it still imports, it would answer with a traceback.
+    resource_tracker.ensure_running()  # which lets the signal through again when it starts
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         forkserver.ensure_running()
