@@ -13,8 +13,8 @@ from wsiproc.core.geometry import Box
 from wsiproc.view.colouring import GREY, HIDDEN, SHADES, Look, palette, scale_colours
 from wsiproc.view.drawing import dots, jpeg, label_outlines, mask_edge, outlines, png, tinted
 
-COLOURS = [(0, 114, 178), (213, 94, 0)]
-PALETTE = palette(Look(), COLOURS)
+NAMES, COLOURS = ["Negative", "Positive"], [(0, 114, 178), (213, 94, 0)]
+PALETTE = palette(Look(), NAMES, COLOURS)
 FADING = 64  # opacity of the outermost pixels of a smooth line
 
 
@@ -125,7 +125,7 @@ def test_dots_mix_the_colours_of_their_cells() -> None:
 def test_dots_of_a_scale_show_the_shade_of_the_mean_and_grey_only_where_all_are() -> None:
     centres = np.array([(0, 0), (0, 1), (0, 9), (0, 17), (0, 18)], np.float32)
     codes = np.array([10, 20, GREY, GREY, 40], np.uint8)
-    colours = palette(Look(measure="area_um2", paint=True), COLOURS)
+    colours = palette(Look(measure="area_um2", paint=True), NAMES, COLOURS)
     first, second, third = dots(centres, codes, colours, Box(0, 0, 8, 24), 8, 0.003, scale=True)[0]
     shades = scale_colours()
     assert len(shades) == SHADES

@@ -20,11 +20,12 @@ from wsiproc.view.colouring import (
     HIDDEN,
     SHADES,
     Look,
+    all_names,
     codes,
     positivity,
+    rescored,
     scale_colours,
     standing_out,
-    strengths,
 )
 
 IHC = "api/slides/ihc"
@@ -75,19 +76,19 @@ def test_codes_show_each_cell_as_asked(
 
 
 @given(
-    st.lists(st.tuples(st.integers(0, 2), st.floats(0, 1, width=32)), min_size=1, max_size=60),
-    st.lists(st.floats(0, 1, width=32), min_size=3, max_size=3).map(sorted),
+    st.lists(st.integers(0, 3), max_size=60),
+    st.sampled_from([("Negative", "Positive"), ("Negative", "1+", "2+", "3+")]),
 )
-def test_positivity_is_counted_cell_by_cell(cells: list[tuple[int, float]], cuts: list[float]) -> None:
-    kinds = np.array([kind for kind, _ in cells], np.uint8)
-    dab = np.array([value for _, value in cells], np.float32)
-    grades = [sum(value > cut for cut in cuts) for kind, value in cells if kind < 2]
-    told = positivity(tuple(cuts), NAMES, kinds, dab)
+def test_cells_are_told_anew_by_their_grades(grades: list[int], names: tuple[str, ...]) -> None:
+    strong, weak = np.array(grades, np.uint8), np.minimum(np.array(grades, np.uint8), 1)
+    every = all_names(names)
+    assert set(every) == {"Negative", "Positive", "1+", "2+", "3+"}
+    assert [every[code] for code in rescored(names, 3, strong)] == [("Negative", "1+", "2+", "3+")[g] for g in grades]
+    assert [every[code] for code in rescored(names, 1, weak)] == [("Negative", "Positive")[g > 0] for g in grades]
+    told = positivity(3, strong)
     assert [told["negative"], told["1+"], told["2+"], told["3+"]] == [grades.count(grade) for grade in range(4)]
-    assert told["index"] == (pytest.approx(sum(g > 0 for g in grades) / len(grades)) if grades else None)
     assert told["h_score"] == (pytest.approx(100 * sum(grades) / len(grades)) if grades else None)
-    assert (strengths(cuts[:1], NAMES, kinds, dab)[kinds < 2] == (dab[kinds < 2] > np.float32(cuts[0]))).all()
-    assert (strengths(cuts, NAMES, kinds, dab)[kinds == 2] == 2).all()
+    assert told["index"] == (pytest.approx(sum(g > 0 for g in grades) / len(grades)) if grades else None)
 
 
 def test_the_scale_gets_lighter_all_the_way() -> None:
@@ -162,7 +163,8 @@ def test_a_filter_and_classes_and_colours_go_together(shown: Shown) -> None:
 def test_positivity_follows_the_threshold(shown: Shown, table: Any) -> None:
     run = shown.json(f"{IHC}/positivity")
     assert run["index"] == pytest.approx((table["class"] == "Positive").mean())
-    assert ((table["dab_od_mean"] > np.float32(run["cut"])) == (table["class"] == "Positive")).all()
+    (cut,) = run["cuts"]
+    assert ((table["dab_od_mean"] > np.float32(cut)) == (table["class"] == "Positive")).all()
     one = shown.json(f"{IHC}/positivity?cuts=0.1")
     assert one["positive"] == (table["dab_od_mean"] > np.float32(0.1)).sum()
     assert one["h_score"] is None

@@ -16,10 +16,11 @@ import shapely
 from scipy import ndimage
 
 from wsiproc.core.geometry import Box
+from wsiproc.core.immuno import positive_index
 from wsiproc.errors import SettingsError
 from wsiproc.io.areas import mask_shape
 from wsiproc.io.roi import read_roi
-from wsiproc.view.colouring import DAB, GREY, HIDDEN, NEGATIVE, POSITIVE, STRENGTHS, Look, kept, positivity, strengths
+from wsiproc.view.colouring import GREY, HIDDEN, NEGATIVE, POSITIVE, STRENGTHS, Look, kept, positivity
 from wsiproc.view.shown import ShownSlide
 
 BINS = 64
@@ -76,36 +77,13 @@ def _ends(shown: ShownSlide, name: str) -> tuple[float, float]:
 
 
 def stain_share(shown: ShownSlide, look: Look) -> Mapping[str, Any]:
-    """Positivity at the look's cuts, or at that of the run; ``cut``: that of the run; ``spread``: of DAB."""
-    cut = border(shown)
-    if cut is None:
+    """Positivity at the look's cuts, or at those of the run: ``cuts``; ``spread``: of the density they are of."""
+    rule = shown.scoring
+    if rule is None:
         raise SettingsError(f"the cells of {shown.name} are not positive and negative by a threshold of DAB")
-    _, classes = shown.cells.centres()
-    told = positivity(look.cuts or (cut,), shown.names, classes, shown.measured(DAB))
-    stained = [shown.names.index(name) for name in (POSITIVE, NEGATIVE)]
-    others = frozenset(range(len(shown.names))) - frozenset(stained)
-    return {**told, "cut": cut, "spread": spread(shown, Look(hidden=others, measure=DAB))}
-
-
-@lru_cache(maxsize=64)
-def border(shown: ShownSlide) -> float | None:
-    """The density of DAB above which the run called cells positive, as its cells show it: the roundest number there.
-
-    None where it is not DAB that tells them, or where there are none.
-    """
-    if not shown.has_dab or not len(shown.cells):
-        return None
-    _, classes = shown.cells.centres()
-    dab = shown.measured(DAB)
-    positive, negative = (dab[classes == shown.names.index(name)] for name in (POSITIVE, NEGATIVE))
-    low, high = float(negative.max(initial=0)), float(positive.min(initial=3))
-    if low >= high:
-        return None
-    for digits in range(1, 6):
-        round_one: float = math.ceil(low * 10**digits) / 10**digits
-        if low <= round_one < high:
-            return round_one
-    return low
+    cuts = look.cuts or rule.cuts
+    told = positivity(len(cuts), shown.graded(cuts))
+    return {**told, "cuts": rule.cuts, "spread": spread(shown, Look(measure=shown.density_of(rule)))}
 
 
 # --- one cell after the other ---
@@ -176,18 +154,17 @@ def measure_area(shown: ShownSlide, shape: Any, cuts: tuple[float, ...] = ()) ->
     columns = {name: values[inside] for name, values in columns.items()}
     _, classes = shown.cells.centres()
     kinds = np.concatenate([classes[shown.cells.rows(block)] for block in blocks])[inside] if blocks else classes[:0]
+    names = list(shown.names)
     if cuts and shown.has_dab and len(kinds):
-        kinds = strengths(cuts, shown.names, kinds, columns[DAB])
-    names = [*shown.names, *(STRENGTHS if len(cuts) > 1 else ())]
-    counts = dict(zip(names, np.bincount(kinds, minlength=len(names)).tolist(), strict=False))
-    positive = sum(counts.get(name, 0) for name in (POSITIVE, *STRENGTHS))
-    stained = positive + counts.get(NEGATIVE, 0)
+        kinds = shown.graded(cuts, columns)
+        names = [NEGATIVE, POSITIVE] if len(cuts) == 1 else [NEGATIVE, *STRENGTHS]
+    counts = dict(zip(names, np.bincount(kinds, minlength=len(names)).tolist(), strict=True))
     return {
         "area_mm2": area_mm2,
         "cells": len(kinds),
         "per_mm2": len(kinds) / area_mm2 if area_mm2 else None,
         "classes": counts,
-        "positive_share": positive / stained if stained and {POSITIVE, NEGATIVE} <= set(shown.names) else None,
+        "positive_share": positive_index(counts),
         "medians": {name: _median(values) for name, values in columns.items()} if len(kinds) else {},
     }
 

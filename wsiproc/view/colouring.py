@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from wsiproc.core import immuno
 from wsiproc.core.palette import NAMED, RGB, css_colour
-from wsiproc.errors import SettingsError
 
 Codes = npt.NDArray[np.uint8]
 Range = tuple[float, float]
@@ -21,7 +20,8 @@ HIDDEN, GREY = 255, 254  # codes
 _GREY: RGB = (150, 156, 164)
 STRENGTHS: dict[str, RGB] = {name: NAMED[name] for name in immuno.STRENGTHS}
 """Weak, moderate and strong, as pathologists write them; each darker than the one before."""
-POSITIVE, NEGATIVE, DAB = immuno.POSITIVE, immuno.NEGATIVE, immuno.NUCLEUS_DAB
+POSITIVE, NEGATIVE = immuno.POSITIVE, immuno.NEGATIVE
+STAINED = (POSITIVE, *immuno.STRENGTHS)
 _LEAST_CONTRAST = 45.0  # ΔE of CIE 1976 between an outline and the tissue; 2.3 can just be seen
 
 
@@ -61,8 +61,8 @@ def painted(look: Look) -> bool:
     return look.paint and look.measure is not None
 
 
-def palette(look: Look, colours: Sequence[RGB]) -> npt.NDArray[np.uint8]:
-    """The colour of each code, (256, 3); ``colours``: those of the classes, where the user gave no others."""
+def palette(look: Look, names: Sequence[str], colours: Sequence[RGB]) -> npt.NDArray[np.uint8]:
+    """The colour of each code, (256, 3); ``colours``: of the classes ``names``, where the user gave none."""
     table = np.zeros((256, 3), np.uint8)
     table[GREY] = _GREY
     if painted(look):
@@ -71,8 +71,8 @@ def palette(look: Look, colours: Sequence[RGB]) -> npt.NDArray[np.uint8]:
     given = dict(look.colours)
     for index, colour in enumerate(colours):
         table[index] = given.get(index, colour)
-    for index, colour in enumerate(STRENGTHS.values(), len(colours)):
-        table[index] = colour
+    for index, name in enumerate(all_names(names)[len(names) :], len(names)):
+        table[index] = NAMED[name]
     return table
 
 
@@ -81,14 +81,14 @@ def codes(
     names: Sequence[str],
     classes: Codes,
     values: npt.NDArray[np.float32] | None,
-    dab: npt.NDArray[np.float32] | None,
+    grades: Codes | None,
 ) -> Codes:
     """The code of each cell (N,): into ``palette``, or ``HIDDEN``.
 
-    ``classes`` (N,): indexes of ``names``; ``values``: of the look's measurement; ``dab``: mean density of DAB, needed
-    where there are cuts.
+    ``classes`` (N,): indexes of ``names``; ``values``: of the look's measurement; ``grades``: as ``rescored`` takes
+    them, where there are cuts.
     """
-    kinds = classes if dab is None else strengths(look.cuts, names, classes, dab)
+    kinds = classes if grades is None else rescored(names, len(look.cuts), grades)
     found: Codes = kinds.copy()
     if values is not None and painted(look):
         low, high = look.domain
@@ -99,8 +99,9 @@ def codes(
     if look.hidden:
         gone = np.zeros(256, np.bool_)
         gone[list(look.hidden)] = True
-        if dab is not None and POSITIVE in names and names.index(POSITIVE) in look.hidden:
-            gone[len(names) : len(names) + len(STRENGTHS)] = True
+        every = all_names(names)
+        if any(names[index] in STAINED for index in look.hidden if index < len(names)):
+            gone[[index for index in range(len(names), len(every)) if every[index] in STAINED]] = True
         found[gone[kinds]] = HIDDEN
     return found
 
@@ -110,40 +111,29 @@ def kept(keep: Range, values: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
     return (values >= np.float32(keep[0])) & (values <= np.float32(keep[1]))
 
 
-def strengths(cuts: Sequence[float], names: Sequence[str], classes: Codes, dab: npt.NDArray[np.float32]) -> Codes:
-    """Classes (N,) with positive and negative told anew: indexes of ``names``, and beyond them 1+, 2+ and 3+.
-
-    More than the first cut is positive, as when the slide was run; with one cut all of them are the class Positive.
-    """
-    if not {POSITIVE, NEGATIVE} <= set(names):
-        raise SettingsError(
-            f"the slide has the classes {', '.join(names)}; a threshold of DAB needs Positive and Negative"
-        )
-    positive, negative = names.index(POSITIVE), names.index(NEGATIVE)
-    above = sum((dab > np.float32(cut)).astype(np.uint8) for cut in cuts)
-    becomes = [negative, positive] if len(cuts) == 1 else [negative, *range(len(names), len(names) + len(cuts))]
-    stained = (classes == positive) | (classes == negative)
-    return np.where(stained, np.array(becomes, np.uint8)[above], classes)
+def all_names(names: Sequence[str]) -> list[str]:
+    """The classes of a slide, and those that other cuts could give its cells."""
+    return [*names, *(name for name in (NEGATIVE, *STAINED) if name not in names)]
 
 
-def positivity(
-    cuts: Sequence[float], names: Sequence[str], classes: Codes, dab: npt.NDArray[np.float32]
-) -> Mapping[str, float | int | None]:
-    """Cells in each strength, share of positive among positive and negative, and with three cuts the H-score.
+def rescored(names: Sequence[str], cuts: int, grades: Codes) -> Codes:
+    """Cells (N,) as indexes of ``all_names``, by their grades: 0 is negative, with three cuts 3 is strong."""
+    every = all_names(names)
+    told = (NEGATIVE, POSITIVE) if cuts == 1 else (NEGATIVE, *STRENGTHS)
+    becomes: Codes = np.array([every.index(name) for name in told], np.uint8)[grades]
+    return becomes
 
-    H-score: 1 × % weak + 2 × % moderate + 3 × % strong, 0 to 300 (McCarty et al., Cancer Res. 46, 1986).
-    """
-    told = np.bincount(strengths(cuts, names, classes, dab), minlength=len(names) + len(STRENGTHS))
-    weak, moderate, strong = (int(told[len(names) + place]) for place in range(3))
-    positive = weak + moderate + strong + (int(told[names.index(POSITIVE)]) if len(cuts) == 1 else 0)
-    negative = int(told[names.index(NEGATIVE)])
-    cells = positive + negative
+
+def positivity(cuts: int, grades: Codes) -> dict[str, float | int | None]:
+    """Cells of each grade, share of positive among all, and with three cuts the H-score."""
+    told = (NEGATIVE, POSITIVE) if cuts == 1 else (NEGATIVE, *STRENGTHS)
+    counts = dict(zip(told, np.bincount(grades, minlength=len(told)).tolist(), strict=True))
     return {
-        "negative": negative,
-        "positive": positive,
-        **({} if len(cuts) == 1 else dict(zip(STRENGTHS, (weak, moderate, strong), strict=True))),
-        "index": positive / cells if cells else None,
-        "h_score": 100 * (weak + 2 * moderate + 3 * strong) / cells if cells and len(cuts) == 3 else None,
+        "negative": counts[NEGATIVE],
+        "positive": sum(counts.values()) - counts[NEGATIVE],
+        **{name: counts[name] for name in STRENGTHS if name in counts},
+        "index": immuno.positive_index(counts),
+        "h_score": immuno.h_score(counts),
     }
 
 

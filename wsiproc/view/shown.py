@@ -19,17 +19,15 @@ import numpy.typing as npt
 from wsiproc.array.pyramid import level_shape
 from wsiproc.core.cells import DrawnCells, touching
 from wsiproc.core.geometry import Box, grid_shape
-from wsiproc.core.immuno import slide_index
-from wsiproc.core.palette import RGB, css_colour
+from wsiproc.core.immuno import NUCLEUS_DAB, RING_COLUMNS, RING_DAB, Scoring, checked_cuts, slide_index
+from wsiproc.core.palette import NAMED, RGB, css_colour
 from wsiproc.errors import OutputError, SettingsError, SlideError
 from wsiproc.io import ngff
 from wsiproc.io.cell_blocks import CellBlocks
 from wsiproc.io.slides import Slide, open_slide
 from wsiproc.report_figures import cell_density, density_pixels, shrink
 from wsiproc.view.colouring import (
-    DAB,
     HIDDEN,
-    NEGATIVE,
     POSITIVE,
     STRENGTHS,
     Codes,
@@ -108,8 +106,33 @@ class ShownSlide:
 
     @property
     def has_dab(self) -> bool:
-        """Whether cells are positive and negative, and their density of DAB was measured."""
-        return {POSITIVE, NEGATIVE} <= set(self.names) and DAB in self.cells.measurements
+        """Whether cells are positive and negative by their density of DAB."""
+        return self.scoring is not None
+
+    @cached_property
+    def scoring(self) -> Scoring | None:
+        """The rule by which the run told positive from negative cells; None where no rule on DAB told all of them."""
+        facts = self.run.get("immuno")
+        if not facts:
+            return None
+        rule = Scoring(facts["compartment"], tuple(facts["positive_dab_od"]), facts["ring_dab_od"])
+        needed = {self.density_of(rule), *(RING_COLUMNS if rule.compartment == "membrane" else ())}
+        return rule if list(rule.classes) == self.names and needed <= set(self.cells.measurements) else None
+
+    @staticmethod
+    def density_of(rule: Scoring) -> str:
+        """The column that a rule's cuts are of."""
+        return NUCLEUS_DAB if rule.compartment == "nucleus" else RING_DAB
+
+    def graded(self, cuts: tuple[float, ...], columns: Mapping[str, npt.NDArray[np.float32]] | None = None) -> Codes:
+        """How strongly each cell (N,) is stained by other cuts; of some cells, from their ``columns``."""
+        rule = self.scoring
+        if rule is None:
+            raise SettingsError(f"the cells of {self.name} are not scored by DAB, so that no threshold tells them")
+        if columns is None:
+            needed = {self.density_of(rule), *(RING_COLUMNS if rule.compartment == "membrane" else ())}
+            columns = {name: self.measured(name) for name in needed}
+        return replace(rule, cuts=checked_cuts(cuts)).classify(columns)
 
     def card(self) -> dict[str, Any]:
         """What a list of slides says about this one."""
@@ -142,6 +165,7 @@ class ShownSlide:
             "messages": self.run["warnings"],
             "measurements": self.cells.measurements,
             "has_dab": self.has_dab,
+            "positive_colour": css_colour(NAMED[POSITIVE]),
             "folder": shlex.quote(str(self.folder.resolve())),
             "tissue_colour": css_colour(_TISSUE),
             "strengths": {name: css_colour(colour) for name, colour in STRENGTHS.items()},
@@ -218,7 +242,7 @@ class ShownSlide:
 
     def palette(self, look: Look) -> Pixels:
         """The colours of codes (256, 3)."""
-        return palette(look, self.colours)
+        return palette(look, self.names, self.colours)
 
     def values(self, look: Look) -> npt.NDArray[np.float32] | None:
         """The look's measurement of all cells (N,); None where it has none."""
@@ -359,8 +383,8 @@ class ShownSlide:
 def _codes(shown: ShownSlide, look: Look) -> Codes:
     """As ``ShownSlide.codes``; kept, since the tiles of a view all need it."""
     _, classes = shown.cells.centres()
-    dab = shown.measured(DAB) if look.cuts else None
-    return codes(look, shown.names, classes, shown.values(look), dab)
+    grades = shown.graded(look.cuts) if look.cuts else None
+    return codes(look, shown.names, classes, shown.values(look), grades)
 
 
 def find_slides(folders: Sequence[Path], slides: Path | None) -> tuple[dict[str, ShownSlide], list[str]]:

@@ -5,7 +5,7 @@ import { axis, bars, sliders } from "./histogram.js";
 import { redrawCells } from "./layers.js";
 import { keptInAddress, state } from "./state.js";
 
-let run = null; // the run's own threshold and the histogram of DAB
+let run = null; // the run's own thresholds and the histogram of DAB
 const changed = new Set();
 export const onCuts = (then) => changed.add(then);
 
@@ -13,9 +13,10 @@ const tell = (told) => {
   $("index").textContent = told.index === null ? "–" : `${number(100 * told.index, 1)} %`;
   $("h-score").textContent = told.h_score === null ? "" : `H-score ${number(told.h_score)}`;
   const strengths = Object.entries(state.facts.strengths).filter(([name]) => name in told);
+  const colourOf = (name) => state.facts.classes.find((kind) => kind.name === name)?.colour ?? state.facts.positive_colour;
   const rows = [
-    ["Negative", state.facts.classes.find((kind) => kind.name === "Negative").colour, told.negative],
-    ...(strengths.length ? strengths.map(([name, colour]) => [name, colour, told[name]]) : [["Positive", state.facts.classes.find((kind) => kind.name === "Positive").colour, told.positive]]),
+    ["Negative", colourOf("Negative"), told.negative],
+    ...(strengths.length ? strengths.map(([name, colour]) => [name, colour, told[name]]) : [["Positive", colourOf("Positive"), told.positive]]),
   ];
   const cells = Math.max(1, told.negative + told.positive);
   $("strengths").replaceChildren(...rows.map(([name, colour, count]) =>
@@ -30,7 +31,7 @@ const redraw = soon(100, () => {
 
 const drawBars = () => {
   const { low, high, counts } = run.spread;
-  const cuts = state.cuts ?? [run.cut];
+  const cuts = state.cuts ?? run.cuts;
   const colours = Object.values(state.facts.strengths);
   const colour = (index) => {
     const above = cuts.filter((cut) => low + ((index + 0.5) * (high - low)) / counts.length > cut).length;
@@ -40,7 +41,7 @@ const drawBars = () => {
   $("dab").replaceChildren(bars(counts, colour));
 };
 
-const command = () => `wsiproc reclassify ${state.facts.folder} --positive-dab ${(state.cuts ?? [run.cut]).join(" ")}`;
+const command = () => `wsiproc reclassify ${state.facts.folder} --positive-dab ${(state.cuts ?? run.cuts).join(" ")}`;
 
 const tellCommand = () => {
   $("reclassify").hidden = !state.cuts;
@@ -48,12 +49,13 @@ const tellCommand = () => {
 };
 
 const makeSliders = () => {
-  const names = state.cuts?.length === 3 ? ["Weak from", "Moderate from", "Strong from"] : ["Positive from"];
-  const cuts = state.cuts ?? [run.cut];
+  const names = (state.cuts ?? run.cuts).length === 3 ? ["Weak from", "Moderate from", "Strong from"] : ["Positive from"];
+  const cuts = state.cuts ?? run.cuts;
   const { low, high } = run.spread;
   const ends = [Math.min(low, ...cuts), Math.max(high, ...cuts)];
   const made = sliders(...ends, names.map((label, index) => ({ label: `${label}, DAB OD`, value: cuts[index] })), (values) => {
-    state.cuts = values;
+    // They must rise, or nothing would lie between two of them.
+    state.cuts = values.map((cut, index) => Number((Math.max(cut, 0.001) + 0.0001 * index * (cut === values[index - 1])).toPrecision(6)));
     drawBars();
     tellCommand();
     ask();
@@ -63,7 +65,7 @@ const makeSliders = () => {
 };
 
 const update = () => {
-  $("three").checked = state.cuts?.length === 3;
+  $("three").checked = (state.cuts ?? run.cuts).length === 3;
   drawBars();
   makeSliders();
   tellCommand();
@@ -78,7 +80,7 @@ const begin = async () => {
 
 // Moderate and strong begin where the rest of the positive cells falls into thirds of the scale.
 const three = () => {
-  const first = state.cuts?.[0] ?? run.cut;
+  const [first] = state.cuts ?? run.cuts;
   const room = Math.max(run.spread.high - first, 0.1);
   state.cuts = [first, first + room / 3, first + (2 * room) / 3].map((cut) => Number(cut.toFixed(3)));
 };
@@ -93,7 +95,7 @@ export const startPositivity = () => {
   $("positivity").ontoggle = () => $("positivity").open && begin();
   $("three").onchange = () => {
     if ($("three").checked) three();
-    else state.cuts = [state.cuts[0]];
+    else state.cuts = (state.cuts ?? run.cuts).slice(0, 1);
     set(state.cuts);
   };
   $("usual").onclick = () => set(null);
