@@ -132,7 +132,7 @@ def test_a_pixel_size_that_is_no_positive_number(slide: Path, command: str, mpp:
         (("synth", "a.tif", "--look", "odd"), "look='odd'; it must be one of bright, grey, warm, purple, soft"),
         (("check", "gone"), "gone: no such folder"),
         (("evaluate", "gone", "gone.tif"), "gone: there is no such file or folder to evaluate"),
-        (("benchmark", "pannuke"), "'pannuke' is neither a dataset with a known layout (monuseg, bcdata) nor a folder"),
+        (("benchmark", "pannuke"), "'pannuke' is neither a dataset with a known layout (monuseg, "),
         (("benchmark", "monuseg"), "monuseg: say where it is: wsiproc benchmark monuseg FOLDER"),
         (("benchmark", "bcdata", "gone"), "gone: there is no such folder"),
         (("benchmark", "monuseg", "gone", "--limit", 0), "Invalid value for '--limit'"),

@@ -45,8 +45,8 @@ def list_slides(given: Iterable[str | PathLike[str]], mpp: float | None = None, 
     list that cannot be read, and for what can be no path.
     """
     found = _Found(mpp is not None, out)
-    for text in map(os.fspath, given):
-        found.add(text, Path.cwd())
+    for path in given:
+        found.add(os.fspath(path), Path.cwd())
     slides, notes = _once(found.paths)
     return SlideList(tuple(slides), (*found.notes, *notes))
 
