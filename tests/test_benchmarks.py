@@ -31,6 +31,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
         (("qupath_split.py", "4000"), "4,900 cells before, 4,900 after: 4,900 unchanged"),
         (("fuzz.py", "ndpi", "--files", "4"), "| ndpi | 4 | "),
         (("corrupt_batch.py", "15"), "good: 1 done, 0 lost; bad: 14 named, 0 not exactly once"),
+        (("first_contact.py", "--only", "50_", "--model", "classical"), "| slides | 1 | 7 | 0 |"),
         (("scheduler_overhead.py", "--tasks", "200"), "200 tasks: "),
         (
             ("simulate_cohort.py", "--slides", "2", "--regions", "4", "--workers", "1"),
