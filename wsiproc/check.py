@@ -6,8 +6,10 @@ some 30 bytes a cell.
 
 from __future__ import annotations
 
+import glob
 import itertools
 import json
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -274,6 +276,17 @@ def _group_check(name: str) -> Check:
     return check
 
 
+def _plainly_named(path: Path, validate: Callable[[Path], object]) -> object:
+    """``validate(path)``, through a link where the path has [, * or ?, which yaozarrs takes for a pattern."""
+    odd = [folder for folder in (path, *path.parents) if glob.has_magic(folder.name)]
+    if not odd:
+        return validate(path)
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / "link"
+        link.symlink_to(odd[0].absolute(), target_is_directory=True)
+        return validate(link / path.relative_to(odd[0]))
+
+
 def _check_validators(path: Path) -> Iterator[str]:
     """What ome-zarr-models and yaozarrs object to; each finds things that the other misses."""
     import ome_zarr_models
@@ -281,7 +294,7 @@ def _check_validators(path: Path) -> Iterator[str]:
 
     validators: dict[str, Callable[[], object]] = {
         "ome-zarr-models": lambda: ome_zarr_models.open_ome_zarr(str(path), version="0.5"),
-        "yaozarrs": lambda: yaozarrs.validate_zarr_store(path),
+        "yaozarrs": lambda: _plainly_named(path, yaozarrs.validate_zarr_store),
     }
     for name, validate in validators.items():
         with warnings.catch_warnings(record=True) as caught:
