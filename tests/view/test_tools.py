@@ -72,6 +72,7 @@ def test_a_measurement_colours_and_filters(page: Any, shown: Shown, table: Any) 
     page.focus("[aria-label='From']")
     page.keyboard.press("ArrowRight")
     until(page, f"!document.querySelector('#kept').textContent.startsWith('{kept:,} of')")
+    until(page, "!location.hash.includes('keep=20%2C50')")  # written with the redrawing, a moment later
     address, told = page.url, page.inner_text("#kept")
     show(page, shown, address.removeprefix(shown.address))
     assert page.inner_text("#kept") == told
