@@ -31,8 +31,8 @@ from wsiproc.inference import predict, predict_each
 from wsiproc.io.slides import SlideSource
 from wsiproc.models import load_model
 from wsiproc.models.base import Model
-from wsiproc.models.byte_values import of_each_byte
 from wsiproc.models.folder import load_network
+from wsiproc.models.staining import optical_density
 from wsiproc.profile import lines
 from wsiproc.synthetic import Scene, write_synthetic_slide
 from wsiproc.synthetic.tiff import CHUNK_TILES, TILE_PX, Encoder, write_pyramid
@@ -319,9 +319,10 @@ def transfers(proof: Proof) -> None:
 
 
 def pictures(proof: Proof, count: int) -> torch.Tensor:
-    """What the network sees of drawn tissue, (b, 3, h, w) float32 on the device."""
+    """What the network sees of drawn tissue, (b, inputs, h, w) float32 on the device."""
     model, windows = calibrated_windows(count)
-    seen = of_each_byte(model._seen, torch.from_numpy(windows))  # type: ignore[attr-defined]
+    given = torch.from_numpy(windows)
+    seen: torch.Tensor = model.network_sees(given, optical_density(given, model.stains.white))  # type: ignore[attr-defined]
     return seen.to(proof.device)
 
 

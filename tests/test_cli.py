@@ -197,7 +197,7 @@ def test_memory_that_does_not_suffice_is_told_with_both_numbers(slide: Path, tmp
 
 
 def test_plan_tells_memory_disk_and_time_and_writes_nothing(slide: Path, tmp_path: Path) -> None:
-    done = wsiproc("plan", slide, "-o", tmp_path / "out", "--region", 512)
+    done = wsiproc("plan", slide, "-o", tmp_path / "out", "--region", 512, "--model", "fast")
     assert (done.returncode, done.stderr) == (0, "")
     for pattern in (
         r"memory \d+\.\d\d GB", r"disk \d+\.\d\d GB", r"time about \d+ s", r"cells about [1-9]", r"tissue 0\.\d\d mm²",

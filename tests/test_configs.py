@@ -14,7 +14,7 @@ from wsiproc.psm.recipe import fit_settings
 from wsiproc.settings import Settings, load_settings
 
 FIT = Path(__file__).parents[1] / "configs" / "default-model.toml"
-CONFIGS = sorted(set(FIT.parent.glob("*.toml")) - {FIT})
+CONFIGS = sorted(set(FIT.parent.glob("*.toml")) - set(FIT.parent.glob("*-model.toml")))
 DEFAULT = next(path for path in CONFIGS if path.name == "default.toml")
 COMMENTED_OUT = re.compile(r"^# (\w+ = .+)$", re.MULTILINE)
 
@@ -50,6 +50,7 @@ def test_the_settings_of_the_default_model_are_those_of_a_fit(tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     sources = tomllib.loads(FIT.read_text(encoding="utf-8"))["sources"]
     for source in sources:
+        source["path"] = str(tmp_path / source["path"])
         Path(source["path"]).mkdir(parents=True)
     settings = fit_settings(FIT, [], Path("default"), mpp=None, quick=False, base=None, seed=None, device="cpu")
     assert [(s.path, s.mpp) for s in settings.sources] == [(Path(s["path"]), s.get("mpp")) for s in sources]
@@ -58,7 +59,8 @@ def test_the_settings_of_the_default_model_are_those_of_a_fit(tmp_path: Path, mo
 
 
 def test_the_default_model_learns_from_every_folder_of_tiles(data: Path) -> None:
-    folders = {path.name for path in (data / "corpus").iterdir() if path.is_dir()} - {"licences", "regions"}
+    left_out = {"licences", "regions", "pancreas_CK7-p40-IHC"}  # the last has three stains
+    folders = {path.name for path in (data / "corpus").iterdir() if path.is_dir()} - left_out
     sources = tomllib.loads(FIT.read_text(encoding="utf-8"))["sources"]
     assert {Path(s["path"]).name for s in sources if s["path"].startswith("corpus/")} == folders
     assert all((data / s["path"]).exists() for s in sources)

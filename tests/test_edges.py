@@ -42,7 +42,7 @@ def found_again(cells: Polygons, among: Polygons) -> float:
     return float(best.mean())
 
 
-@pytest.mark.parametrize(("model", "gain"), [("default", 0.005), ("classical", 0.0)])
+@pytest.mark.parametrize(("model", "gain"), [("fast", 0.005), ("classical", 0.0)])
 def test_cells_at_the_edge_are_nearer_to_those_of_the_larger_picture(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, gain: float
 ) -> None:

@@ -201,7 +201,7 @@ def test_a_precision_that_a_device_has_not_is_an_error(monkeypatch: pytest.Monke
         choose_device("cpu", "int8")
     asked = Device("cpu", "int8", None)
     assert asked.suited(load_model("classical")) == Device()  # it has no network
-    with pytest.raises(SettingsError, match="model 'default psm' cannot be computed so; use --precision auto"):
+    with pytest.raises(SettingsError, match="model 'psm' cannot be computed so; use --precision auto"):
         asked.suited(load_model("psm"))
 
 

@@ -73,6 +73,7 @@ MAY_USE = {
     },
     "export": {"result", "io"},
     "reclassify": {
+        "array",
         "cohort",
         "crops",
         "scoring",

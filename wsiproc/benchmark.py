@@ -192,7 +192,7 @@ def _picture_settings(model: str, settings: Settings, dataset: Dataset) -> Setti
     """
     step = math.lcm(load_model(model).window, CHUNK)
     return Settings(
-        model, settings.mpp, tissue=dataset.tissue, region=max(1, settings.region // step) * step,
+        model=model, mpp=settings.mpp, tissue=dataset.tissue, region=max(1, settings.region // step) * step,
         device=settings.device, precision=settings.precision, executor="loop", workers=1,
     )  # fmt: skip
 

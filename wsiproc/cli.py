@@ -66,6 +66,8 @@ ModelName = Annotated[
         autocompletion=completion.models,
     ),
 ]
+_LOW_SCORE = "Leave out cells with a lower score. (default: the model's own limit)"
+MinScore = Annotated[float | None, typer.Option(min=0, max=1, help=_LOW_SCORE)]
 Mpp = Annotated[float | None, typer.Option(help="µm per pixel of the slide, where the file does not say it.")]
 ReaderName = Annotated[
     str | None,
@@ -194,6 +196,7 @@ def run(
     out: Out = Path("wsiproc-out"),
     config: Config = None,
     model: ModelName = None,
+    min_score: MinScore = None,
     mpp: Mpp = None,
     reader: ReaderName = None,
     tissue: Tissue = None,
@@ -225,9 +228,9 @@ def run(
     from wsiproc.executors import warm_up
 
     settings = _settings(
-        config, model=model, mpp=mpp, reader=reader, tissue=tissue, stain=stain, compartment=compartment,
-        positive_dab=positive_dab, stain_norm=stain_norm, roi=roi, classes=_classes(classes), region=region,
-        device=device, precision=precision, batch=batch, executor=executor, workers=workers,
+        config, model=model, min_score=min_score, mpp=mpp, reader=reader, tissue=tissue, stain=stain,
+        compartment=compartment, positive_dab=positive_dab, stain_norm=stain_norm, roi=roi, classes=_classes(classes),
+        region=region, device=device, precision=precision, batch=batch, executor=executor, workers=workers,
         scheduler=scheduler, memory_gb=memory_gb, read_timeout_s=read_timeout, strict=strict, force=force,
     )  # fmt: skip
     warm_up(settings.executor, settings.workers, settings.scheduler)
@@ -254,6 +257,7 @@ def plan(
     out: Out = Path("wsiproc-out"),
     config: Config = None,
     model: ModelName = None,
+    min_score: MinScore = None,
     mpp: Mpp = None,
     reader: ReaderName = None,
     tissue: Tissue = None,
@@ -274,9 +278,9 @@ def plan(
     from wsiproc.progress import print_plan
 
     settings = _settings(
-        config, model=model, mpp=mpp, reader=reader, tissue=tissue, stain=stain, compartment=compartment,
-        positive_dab=positive_dab, stain_norm=stain_norm, roi=roi, region=region, device=device, precision=precision,
-        workers=workers, memory_gb=memory_gb, force=force,
+        config, model=model, min_score=min_score, mpp=mpp, reader=reader, tissue=tissue, stain=stain,
+        compartment=compartment, positive_dab=positive_dab, stain_norm=stain_norm, roi=roi, region=region,
+        device=device, precision=precision, workers=workers, memory_gb=memory_gb, force=force,
     )  # fmt: skip
 
     def show(slide: Path) -> None:

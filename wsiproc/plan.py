@@ -51,7 +51,7 @@ from wsiproc.survey import Survey, look_at
 
 # Settings that change what is written; a folder made with others of these cannot be continued. The model counts as what
 # it is, not as the path where it lies.
-_DECISIVE = ("mpp", "reader", "tissue", "region", "stain", "compartment", "positive_dab")
+_DECISIVE = ("min_score", "mpp", "reader", "tissue", "region", "stain", "compartment", "positive_dab")
 _GPU_BYTES_A_WINDOW, _MOST_WINDOWS_AT_ONCE = 5e8, 32
 
 
@@ -213,7 +213,7 @@ def slide_source(path: Path, settings: Settings) -> SlideSource:
 
 def choose_model(settings: Settings) -> Model:
     """The model, behind the stain normaliser if one is asked for. Raises ModelError, SettingsError or SlideError."""
-    model = load_model(settings.model)
+    model = load_model(settings.model, settings.min_score)
     if settings.stain_norm == "none":
         return model
     from wsiproc.bridges.tiatoolbox.stains import normalised

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from wsiproc.array.tissue import LEFT_OUT, tell_apart
 from wsiproc.coarse import coarse_tasks
 from wsiproc.cohort import write_cohort_again
 from wsiproc.core.cells import CellTable
@@ -147,10 +148,18 @@ def _stage(folder: Path, run: dict[str, Any], new: dict[str, Any], scoring: Slid
     crops, warnings = _crops(run, reader, places, bounds, grid, mpp)
     overview = ngff.read_all(folder / "slide.ome.zarr").transpose(1, 2, 0)
     tissue = ngff.read_all(folder / "slide.ome.zarr/labels/tissue") > 0
-    write_report(staged / _REPORT, new, overview, tissue, sums, crops)
+    write_report(staged / _REPORT, new, overview, tissue, _left_out(new, overview), sums, crops)
     remove_unfinished(staged)
     write_json(staged / RUN, new)
     return warnings
+
+
+def _left_out(run: dict[str, Any], overview: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.bool_]]:
+    """Masks of what the run took for neither tissue nor glass, told apart once more on the overview (h, w, 3)."""
+    if not any(run.get("left_out_mm2", {}).values()):
+        return {}
+    seen = tell_apart(overview, float(np.mean(run["slide"]["mpp"])) * run["slide"]["shape"][1] / overview.shape[1])
+    return {kind.name.lower(): np.asarray(seen == kind) for kind in LEFT_OUT}
 
 
 def _blocks(reader: CellReader) -> Iterator[tuple[npt.NDArray[np.uint32], CellTable]]:

@@ -40,7 +40,9 @@ class Settings:
     """Choices for a run. Each can stand in a TOML file under its own name; the command line wins over the file."""
 
     model: str = "default"
-    """``default``, ``psm``, ``classical``, the path of a model folder, or ``tiatoolbox:NAME=WEIGHTS``."""
+    """``default``, ``fast``, ``psm``, ``classical``, the path of a model folder, or ``tiatoolbox:NAME=WEIGHTS``."""
+    min_score: float | None = None
+    """Cells with a lower score, from 0 to 1, are left out; None takes the model's own limit."""
     mpp: float | None = None
     """µm per pixel of the slide, where the file does not say it or says it wrongly."""
     reader: Literal["auto", "openslide", "tifffile", "tiatoolbox"] = "auto"
@@ -110,6 +112,8 @@ class Settings:
                 f"classes is {self.classes}; give {FEWEST_KINDS} to {MOST_KINDS} kinds of cells to find, or the path "
                 "of a classes.toml"
             )
+        if self.min_score is not None and not 0 <= self.min_score <= 1:
+            raise SettingsError(f"min_score is {self.min_score:g}; scores go from 0 to 1")
         if self.cuts is not None:
             checked_cuts(self.cuts)
         for name, choices in CHOICES.items():

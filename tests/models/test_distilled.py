@@ -86,7 +86,7 @@ def test_cells_below_the_object_threshold_are_dropped_and_counted(tmp_path: Path
     found = model.instances(maps)
     assert found.scores == pytest.approx([250 / 255, 160 / 255, 1], abs=1e-6)
     assert [found.labels[26, x] for x in (16, 41, 66, 91, 116)] == [0, 1, 2, 0, 3]
-    assert found.dropped["mean probability below 0.6"].tolist() == [[26, 16]]
+    assert found.dropped["score below 0.6"].tolist() == [[26, 16]]
 
 
 def test_one_output_makes_no_interior(tmp_path: Path) -> None:

@@ -217,5 +217,5 @@ def test_half_precision_weights_are_read_as_single(folder: Path) -> None:
 
 def test_what_is_bundled_or_unknown_is_said() -> None:
     for name in ("psychic", "x" * 5000):
-        with pytest.raises(ModelError, match="known are classical, default, psm"):
+        with pytest.raises(ModelError, match="known are classical, default, fast, psm"):
             load_model(name)

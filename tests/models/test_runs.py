@@ -56,7 +56,7 @@ def test_what_a_model_holds_is_projected_for_each_worker(
     slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def planned(held: int) -> int:
-        monkeypatch.setattr("wsiproc.plan.load_model", lambda _: Classical(memory_bytes=held))
+        monkeypatch.setattr("wsiproc.plan.load_model", lambda *_: Classical(memory_bytes=held))
         return plan_slide(slide, tmp_path, Settings(model="classical", region=512, workers=2)).memory_bytes
 
     assert planned(10**7) == planned(0) + 2 * 10**7

@@ -52,7 +52,7 @@ def learned(*examples: Example, curve: Curve | None = None) -> Learned:
 
 def pictures(what: Learned) -> dict[str, npt.NDArray[np.int64]]:
     """Of a card, by name without the type."""
-    _, found = model_card(what)
+    _, found = model_card(what, 0.5)
     assert all(name.endswith(".png") for name in found)
     return {
         name.removesuffix(".png"): np.asarray(Image.open(io.BytesIO(content)).convert("RGB"), np.int64)
@@ -70,7 +70,7 @@ def near(sheet: npt.NDArray[np.int64], colour: tuple[int, int, int]) -> Mask:
 
 
 def test_the_card_says_what_the_model_learned_from_and_how() -> None:
-    text, _ = model_card(learned(example("a.svs", believed=1200), example("b", believed=34)))
+    text, _ = model_card(learned(example("a.svs", believed=1200), example("b", believed=34)), 0.5)
     rows = {cells[0]: cells[1:] for cells in table(text)}
     assert rows["a.svs"] == ["2", "0.5", "H&E"]
     assert rows["b"] == ["3", "3.0", "H-DAB"]
@@ -87,7 +87,7 @@ def table(text: str) -> list[list[str]]:
 
 
 def test_pictures_that_the_card_shows_are_beside_it() -> None:
-    text, found = model_card(learned())
+    text, found = model_card(learned(), 0.5)
     assert sorted(re.findall(r"!\[[^]]*\]\(([^)]*)\)", text)) == sorted(found)
 
 
@@ -112,7 +112,7 @@ def test_examples_show_what_was_believed_and_what_was_left_out() -> None:
 
 
 def test_the_text_names_the_colour_of_the_outlines() -> None:
-    text, _ = model_card(learned())
+    text, _ = model_card(learned(), 0.5)
     named = re.search(r"^(\w+): what was believed", text, re.MULTILINE)
     assert named is not None
     outlined = pictures(learned())["examples"][:SIDE, :SIDE][NUCLEUS & ~ellipse(SIDE, (60, 60), 14)]
@@ -144,7 +144,7 @@ def test_a_tile_smaller_than_its_place_is_shown_whole_and_a_larger_one_from_its_
 
 def test_examples_are_not_painted_on() -> None:
     one = example("a")
-    model_card(learned(one))
+    model_card(learned(one), 0.5)
     assert (one.pixels == GREY).all()
 
 

@@ -49,7 +49,7 @@ def test_a_palette_holds_every_believed_nucleus_and_its_mean_colour(radii: list[
     labels = numbered(*masks)
     labels[labels == missing] = 0
     od = np.random.default_rng(0).random((SIDE, SIDE, 3)).astype(np.float32)
-    palette = collect_palette(od, labels, HE)
+    palette = collect_palette(od, labels, HE, 0.5)
     numbers = np.unique(labels[labels > 0])
     assert len(palette.nuclei) == len(numbers)
     assert palette.colours.shape == (len(numbers), 3)
@@ -63,18 +63,18 @@ def test_a_palette_holds_every_believed_nucleus_and_its_mean_colour(radii: list[
 
 def test_large_objects_are_not_cut_out_since_they_are_seldom_one_nucleus() -> None:
     labels = numbered(ellipse(96, (48, 48), 30), ellipse(96, (8, 8), 6))
-    assert len(collect_palette(np.ones((96, 96, 3), np.float32), labels, HE).nuclei) == 1
+    assert len(collect_palette(np.ones((96, 96, 3), np.float32), labels, HE, 0.5).nuclei) == 1
 
 
 def test_a_cut_out_is_a_copy() -> None:
     od, labels = np.ones((SIDE, SIDE, 3), np.float32), numbered(ellipse(SIDE, (32, 32), 6))
-    palette = collect_palette(od, labels, HE)
+    palette = collect_palette(od, labels, HE, 0.5)
     od[:] = 0
     assert (palette.nuclei[0].od == 1).all()
 
 
 def test_a_palette_without_nuclei_pastes_nothing() -> None:
-    empty = collect_palette(np.zeros((8, 8, 3), np.float32), np.zeros((8, 8), np.int32), HE)
+    empty = collect_palette(np.zeros((8, 8, 3), np.float32), np.zeros((8, 8), np.int32), HE, 0.5)
     assert empty.colours.shape == (0, 3)
     for od, target in crops(empty, 5):
         assert np.array_equal(od, ground()[0])
@@ -182,7 +182,7 @@ def test_clouds_of_stain_are_pasted_and_are_no_nuclei() -> None:
 def real_nuclei() -> Palette:
     """Four believed nuclei of 14 px, equal and longish."""
     labels = numbered(*(ellipse(SIDE, (16 + 32 * (i // 2), 16 + 32 * (i % 2)), 7, 0.7, 0.5) for i in range(4)))
-    return collect_palette(stained(labels > 0), labels, HE)
+    return collect_palette(stained(labels > 0), labels, HE, 0.5)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +24,7 @@ from wsiproc.models import load_model
 from wsiproc.models.activation import Activation
 from wsiproc.models.distilled import Distilled
 from wsiproc.psm import fit as fitting
-from wsiproc.psm.evidence import Labels
 from wsiproc.psm.fit import FitSettings, Listen, fit, quick_settings, read_curve
-from wsiproc.psm.labelling import network_labels
-from wsiproc.psm.targets import Target
 from wsiproc.psm.tiles import Source
 from wsiproc.settings import Settings
 from wsiproc.slide_queue import run_slides
@@ -67,7 +64,7 @@ def undisturbed(slide: Path, tmp_path_factory: pytest.TempPathFactory) -> Fitted
     def keep() -> None:
         shutil.copytree(settings.work, work)
 
-    fit(settings, stop_at("round 2", 15, keep))
+    fit(settings, stop_at("student", 15, keep))
     return Fitted(settings.out, work)
 
 
@@ -99,8 +96,9 @@ def test_the_folder_is_a_model_with_its_direct_engine_and_a_card(fitted: Path) -
     model, direct = load_model(str(fitted)), load_model(str(fitted / "psm"))
     assert isinstance(model, Distilled)
     assert isinstance(direct, Activation)
-    assert (model.name, direct.name, model.mpp, direct.mpp) == ("model", "model psm", 0.5, 0.5)
-    assert model.facts.network.widths == (8, 16)
+    assert (model.name, direct.name, model.mpp, direct.mpp) == ("model", "model psm", 0.25, 0.5)
+    assert (model.facts.network.widths, model.facts.network.fold) == ((8, 16), 2)
+    assert model.facts.score is not None
     assert len(model.facts.int8_peaks) == 6
     assert model.facts.training["sources"] == [{"name": "drawn.tif"}]
     assert model.facts.training["rounds"] == [15, 15]
@@ -125,18 +123,22 @@ def test_a_model_is_learned_and_not_made_up(undisturbed: Fitted) -> None:
     """The loss falls, and nuclei were believed from the first round on."""
     curve = read_curve(undisturbed.work / "curve.csv")
     assert {stage: max(steps) for stage, steps in curve.items()} == {
-        "activation network": 10, "round 1": 15, "round 2": 15,
+        "activation network": 10, "round 1": 15, "round 2": 15, "student": 15,
     }  # fmt: skip
     assert 0 < curve["round 2"][15] < curve["round 1"][10]
     labels = np.load(undisturbed.work / "witnesses-drawn.tif.npz")
-    counts = [len(np.unique(labels[name])) - 1 for name in labels.files if name.startswith("labels")]
-    assert len(counts) == 4
-    assert min(counts) > 10
+    assert len(believed(labels)) == 4
+    assert min(believed(labels)) > 10
+
+
+def believed(labels: Mapping[str, np.ndarray]) -> list[int]:
+    """How many nuclei were believed in each tile, of what a stage kept."""
+    return [len(np.unique(labels[name])) - 1 for name in labels if name.startswith("labels")]
 
 
 # --- the same again --------------------------------------------------------------------------------------------------
 
-TRAININGS = {"activation network", "round 1", "round 2"}
+TRAININGS = {"activation network", "round 1", "round 2", "student"}
 STOPS = (
     (("reading tissue", 1), ("activation network", 1)),
     (("activation network", 7), ("activation network", 1)),
@@ -144,6 +146,8 @@ STOPS = (
     (("round 1", 13), ("round 1", 11)),
     (("round 2", 3), ("round 2", 1)),
     (("round 2", 15), ("round 2", 11)),
+    (("student", 2), ("student", 1)),
+    (("student", 14), ("student", 11)),
 )
 """Where a fit is stopped, and the step of a training with which it then goes on."""
 
@@ -175,10 +179,10 @@ def test_a_fit_stopped_again_and_again_ends_with_the_same_bytes(slide: Path, fit
 
 def test_a_killed_fit_goes_on_and_ends_with_the_same_bytes(slide: Path, fitted: Path, tmp_path: Path) -> None:
     settings = small(slide, tmp_path / "model")
-    command = [sys.executable, "-m", "tests.psm.small_fit", str(slide), str(settings.out), "round 2", "8"]
+    command = [sys.executable, "-m", "tests.psm.small_fit", str(slide), str(settings.out), "student", "8"]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=280, check=False)
     assert done.returncode == -signal.SIGKILL
-    assert first_step(settings) == ("round 2", 6)
+    assert first_step(settings) == ("student", 6)
     assert files(settings.out) == files(fitted)
 
 
@@ -217,7 +221,9 @@ def test_objectives_with_parts_of_their_own_are_kept_over_a_stop(slide: Path, tm
     """The readout is calibrated with them, after the stop as before."""
     folders = []
     for stop in (False, True):
-        settings = small(slide, tmp_path / str(stop) / "model", objective="simsiam", activation_steps=2, rounds=(1,))
+        settings = small(
+            slide, tmp_path / str(stop) / "model", objective="simsiam", activation_steps=2, rounds=(1,), student=1
+        )
         if stop:
             with pytest.raises(KeyboardInterrupt):
                 fit(settings, stop_at("round 1", 1, interrupt))
@@ -233,7 +239,7 @@ def test_a_fit_from_a_model_begins_with_its_weights_and_widths(
     slide: Path, fitted: Path, other_seed: Path, tmp_path: Path
 ) -> None:
     """One step of a rate that is still rising changes a weight by less than a thousandth."""
-    adapted = fit(small(slide, tmp_path / "adapted", base=str(fitted), rounds=(1,), widths=(16, 32, 64, 96)))
+    adapted = fit(small(slide, tmp_path / "adapted", base=str(fitted), student=1, widths=(16, 32, 64, 96)))
     assert adapted.network.widths == (8, 16)
     assert adapted.training["base"] == {"name": "model", "weights_sha256": load_model(str(fitted)).weights_sha256}
     base, near, far = (
@@ -303,23 +309,21 @@ def test_quick_is_less_of_everything(slide: Path) -> None:
     full = fitting.FitSettings((Source(slide),), Path("model"))
     quick = quick_settings(full)
     assert sum(quick.rounds) < sum(full.rounds) / 3
+    assert quick.student < full.student / 3
     assert (quick.activation_steps, quick.tiles) < (full.activation_steps, full.tiles)
     assert quick.widths == full.widths
 
 
-def test_what_a_round_leaves_labels_the_next_one(slide: Path, tmp_path: Path) -> None:
-    """In evaluation mode, as it would be written: begun with a model that knows nuclei, it finds some again."""
-    seen: list[tuple[bool, int]] = []
+def test_a_model_to_begin_with_is_the_teacher(slide: Path, tmp_path: Path) -> None:
+    """Nothing is learned before it: it finds nuclei in the tissue, and these teach."""
+    settings = small(slide, tmp_path / "model", base="fast", student=1)
+    stages: list[str] = []
 
-    def spy(net: torch.nn.Module, *others: object) -> tuple[Labels, Target]:
-        believed, target = network_labels(net, *others)  # type: ignore[arg-type]
-        seen.append((net.training, len(np.unique(believed)) - 1))
-        return believed, target
+    def listen(stage: str, step: int, total: int) -> None:
+        stages.append(stage)
+        stop_at("student", 1, interrupt)(stage, step, total)
 
-    settings = small(slide, tmp_path / "model", base="default", activation_steps=1, rounds=(1, 1))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting, "network_labels", spy)
-        with pytest.raises(KeyboardInterrupt):  # the labels are made by then
-            fit(settings, stop_at("round 2", 1, interrupt))
-    assert [training for training, _ in seen] == [False] * 4
-    assert min(count for _, count in seen) > 10
+    with pytest.raises(KeyboardInterrupt):
+        fit(settings, listen)
+    assert sorted(set(stages)) == ["asking the teacher", "reading tissue in full", "student"]
+    assert min(believed(np.load(settings.work / "taught-drawn.tif.npz"))) > 10

@@ -57,7 +57,7 @@ def tissue_example(seed: int = 0) -> Example:
     unsure = np.any([ellipse(96, place, 12) for place in places], axis=0)
     pixels = pixels_of(stained(labels > 0))
     od = np.stack([DENSITY[pixels[..., c], c] for c in range(3)], axis=-1)
-    return Example(pixels, DENSITY, make_target(labels, ~unsure), collect_palette(od, labels, HE), "drawn")
+    return Example(pixels, DENSITY, make_target(labels, ~unsure), collect_palette(od, labels, HE, 0.5), "drawn")
 
 
 # --- batches ---------------------------------------------------------------------------------------------------------
@@ -66,7 +66,7 @@ def tissue_example(seed: int = 0) -> Example:
 @settings(max_examples=10)
 @given(st.integers(0, 100), st.integers(1, 5), st.integers(1, 1000))
 def test_a_batch_has_the_range_of_a_scanner_and_the_values_of_a_target(seed: int, number: int, step: int) -> None:
-    od, target = draw_batch([tissue_example()], replace(SMALL, seed=seed, round=number), step)
+    od, target, _ = draw_batch([tissue_example()], replace(SMALL, seed=seed, round=number), step)
     assert (od.shape, od.dtype) == ((2, 3, 32, 32), torch.float32)
     assert (target.shape, target.dtype) == ((2, 2, 32, 32), torch.uint8)
     assert float(od.min()) >= 0
@@ -100,7 +100,7 @@ def test_a_tile_is_not_changed_by_what_is_pasted_into_its_crops() -> None:
 
 def drawn_values(examples: Sequence[Example], count: int = 300) -> npt.NDArray[np.uint8]:
     """The target in the middle of each of many crops."""
-    _, target = draw_batch(examples, Training(1, 0.5, crop_px=16, batch=count), 1)
+    _, target, _ = draw_batch(examples, Training(1, 0.5, crop_px=16, batch=count), 1)
     return target[:, 0, 8, 8].numpy()
 
 
@@ -122,7 +122,7 @@ def test_slides_with_dab_have_a_fixed_share_of_the_crops() -> None:
 def test_picture_and_target_are_cut_turned_and_scaled_together() -> None:
     shape = ellipse(96, (30, 40), 20, 0.5, 0.6)
     example = plain(make_target(shape.astype(np.int32), ~shape), HDAB)  # with DAB, so that no colour is changed
-    od, target = draw_batch([example], Training(1, 0.5, crop_px=48, batch=24), 1)
+    od, target, _ = draw_batch([example], Training(1, 0.5, crop_px=48, batch=24), 1)
     dark = od[:, 0] > DENSITY[[60, 180], 0].mean()
     assert float((dark == (target[:, 0] == 1)).float().mean()) > 0.98
     assert 0.05 < float(dark.float().mean()) < 0.95
@@ -131,11 +131,11 @@ def test_picture_and_target_are_cut_turned_and_scaled_together() -> None:
 def test_crops_come_in_all_eight_orientations_and_in_several_sizes() -> None:
     corners = np.kron([[0, 1], [IGNORE, IGNORE]], np.ones((8, 8))).astype(np.uint8)
     whole = plain(np.stack([corners, corners], -1), HDAB)  # smaller than a crop, so always taken whole
-    _, target = draw_batch([whole], Training(1, 0.5, crop_px=32, batch=120), 1)
+    _, target, _ = draw_batch([whole], Training(1, 0.5, crop_px=32, batch=120), 1)
     seen = {tuple(crop[[0, 0, -1, -1], [0, -1, 0, -1]].tolist()) for crop in target[:, 0].numpy()}
     assert len(seen) == 8
     stripes = np.broadcast_to((np.arange(256) // 4 % 2)[:, None, None], (256, 256, 2)).astype(np.uint8)
-    _, target = draw_batch([plain(stripes, HDAB)], Training(1, 0.5, crop_px=96, batch=60), 1)
+    _, target, _ = draw_batch([plain(stripes, HDAB)], Training(1, 0.5, crop_px=96, batch=60), 1)
     edges = sum((target[:, 0].diff(dim=dim) != 0).float().mean((1, 2)) for dim in (1, 2))
     widths = 1 / np.asarray(edges) / 4  # of a stripe, against what it was
     assert np.quantile(widths, 0.1) < 0.9
@@ -147,7 +147,7 @@ def test_crops_come_in_all_eight_orientations_and_in_several_sizes() -> None:
 def test_nuclei_are_pasted_into_nearly_every_crop() -> None:
     """Tissue in which nobody believed anything still teaches, from one colour of a nucleus."""
     bare = replace(even(0, side=64), palette=Palette((), 0.7 * BLUE[None], HE))
-    _, target = draw_batch([bare], Training(1, 0.5, crop_px=48, batch=40), 1)
+    _, target, _ = draw_batch([bare], Training(1, 0.5, crop_px=48, batch=40), 1)
     assert float((target[:, 0] == 1).flatten(1).any(1).float().mean()) > 0.8
 
 
@@ -157,7 +157,7 @@ def test_crops_of_h_and_e_sometimes_look_like_dab_and_those_of_dab_never_lose_th
     losses = []
     for stains in (HE, HDAB):
         example = replace(plain(pink, stains), pixels=np.full((48, 48, 3), (225, 130, 180), np.uint8))
-        od, _ = draw_batch([example], Training(1, 0.5, crop_px=32, batch=100), 1)
+        od, _, _ = draw_batch([example], Training(1, 0.5, crop_px=32, batch=100), 1)
         green = od[:, 1].mean((1, 2))
         losses.append(float((green < 0.5 * green.max()).float().mean()))
     assert losses[0] == pytest.approx(segmenter._SHARE_RESTAINED, abs=0.12)

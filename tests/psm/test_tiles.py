@@ -160,7 +160,7 @@ def test_a_folder_that_holds_neither_pictures_nor_a_slide_is_refused(tmp_path: P
 
 def test_stain_and_gain_are_those_of_all_tiles_together(stained_picture: Pixels, tmp_path: Path) -> None:
     """A faded section is brought nearer to a strong one; pictures of one folder share one gain."""
-    faded = (243 * (stained_picture / 243.0).clip(0.01, 1) ** 0.7).astype(np.uint8)
+    faded = (243 * (stained_picture / 243.0).clip(0.01, 1) ** 0.8).astype(np.uint8)
     strong, pale, both = (
         read_tiles(Source(write(tmp_path / name, **pictures), MPP), MPP, 1, 0.9)
         for name, pictures in (

@@ -76,8 +76,21 @@ def split_clumps(mask: npt.NDArray[np.bool_], rule: SplitRule, interior: npt.NDA
     parent, peaks = _climb(mask, height)
     _join_peaks(height, parent, peaks, rule.merge, rule.saddle)
     labels, clipped = _follow(mask, parent, peaks, rule.reach)
-    kept, count, small = _clean(labels, peaks, rule.min_area)
+    kept, count, small, _ = _clean(labels, peaks, rule.min_area)
     return Split(kept, count, clipped, small)
+
+
+def clean_labels(
+    labels: npt.NDArray[np.int32], seeds: npt.NDArray[np.int32], min_area: int
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """Each label's 4-connected part around its seed, holes filled, without those under ``min_area`` px.
+
+    ``seeds``: (N,) flat index of a pixel of labels 1…N, negative for none. Labels (h, w) numbered anew, 1…M, and the
+    index (M,) of what each was.
+    """
+    kept, _, _, number = _clean(labels, seeds, min_area)
+    source = np.flatnonzero(number)
+    return kept, source[np.argsort(number[source])] - 1
 
 
 def fill_small_holes(mask: npt.NDArray[np.bool_], area: int, side: int) -> npt.NDArray[np.bool_]:
@@ -363,7 +376,8 @@ def _outside(kept, label, box, reached, stack):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _clean(labels, peaks, min_area):  # type: ignore[no-untyped-def]
-    """Each label's part around its peak, its holes filled, without small ones: labels 1…count, count, small ones.
+    """Each label's part around its peak, its holes filled, without small ones: labels 1…count, count, small ones, and
+    what each label became.
 
     A nucleus that lies wholly inside another one's hole is part of that one. Small objects are found after that.
     """
@@ -402,15 +416,15 @@ def _clean(labels, peaks, min_area):  # type: ignore[no-untyped-def]
                             areas[label] += 1
                         elif kept[y, x] > 0:
                             absorbed[kept[y, x]] = True
-    count, dropped = _number(kept, labels.ravel()[seeds], absorbed, areas, boxes, min_area)
-    return kept, count, dropped
+    count, dropped, number = _number(kept, labels.ravel()[seeds], absorbed, areas, boxes, min_area)
+    return kept, count, dropped, number
 
 
 @njit(cache=True, nogil=True)
 def _number(kept, own, absorbed, areas, boxes, min_area):  # type: ignore[no-untyped-def]
     """Renumber ``kept`` in place: 1…count in the order of ``own``, without absorbed and small labels.
 
-    Count, and the centres of the small ones.
+    Count, the centres of the small ones, and the new number of each label (0: none).
     """
     number = np.zeros(len(areas), np.int32)
     small = []
@@ -432,4 +446,4 @@ def _number(kept, own, absorbed, areas, boxes, min_area):  # type: ignore[no-unt
     for i in range(len(small)):
         dropped[i, 0] = small[i][0]
         dropped[i, 1] = small[i][1]
-    return count, dropped
+    return count, dropped, number

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,24 +12,29 @@ from wsiproc.paths import absolute, did_you_mean
 if TYPE_CHECKING:
     from wsiproc.models.base import Model
 
-BUNDLED = Path(__file__).parent / "default"
-_FOLDERS = {"default": BUNDLED, "psm": BUNDLED / "psm"}
+BUNDLED, FAST = (Path(__file__).parent / name for name in ("default", "fast"))
+_FOLDERS = {"default": BUNDLED, "fast": FAST, "psm": FAST / "psm"}
 MODELS = ("classical", *_FOLDERS)
 
 
-def load_model(name: str) -> Model:
+def load_model(name: str, min_score: float | None = None) -> Model:
     """The model called ``name``, or the one in the folder ``name``. Raises ModelError.
 
-    ``tiatoolbox:NAME=FILE`` is one of TIAToolbox's nucleus models with the weights in FILE.
+    ``min_score``: cells with a lower score are left out; None takes the model's own limit. ``tiatoolbox:NAME=FILE`` is
+    one of TIAToolbox's nucleus models with the weights in FILE.
     """
     if name.startswith("tiatoolbox:"):
+        if min_score is not None:
+            raise ModelError(
+                f"{name}: cells of TIAToolbox's models have no score to leave them out by; drop --min-score"
+            )
         from wsiproc.bridges.tiatoolbox.nuclei import open_nucleus_model
 
         return open_nucleus_model(name)
     if name == "classical":
         from wsiproc.models.classical import Classical
 
-        return Classical()
+        return Classical(min_score=min_score or 0.0)
     folder = _FOLDERS[name] if name in _FOLDERS else absolute(name)
     if name in _FOLDERS and not (folder / "model.toml").is_file():
         raise ModelError(f"the model {name!r} does not come with this installation; {folder} is not there")
@@ -41,15 +47,17 @@ def load_model(name: str) -> Model:
             f"unknown model {name!r}; known are {', '.join(MODELS)}, or the path of a model folder"
             + did_you_mean(folder)
         )
-    return _open_folder(folder)
+    return _open_folder(folder, min_score)
 
 
-def _open_folder(folder: Path) -> Model:
+def _open_folder(folder: Path, min_score: float | None) -> Model:
     from wsiproc.models.activation import Activation
     from wsiproc.models.distilled import Distilled
     from wsiproc.models.folder import ActivationFacts, DistilledFacts, read_folder
 
     facts = read_folder(folder)
+    if min_score is not None:
+        facts = replace(facts, cut=replace(facts.cut, object=min_score, object_dab=min_score))
     if isinstance(facts, ActivationFacts):
         return Activation(facts, folder)
     assert isinstance(facts, DistilledFacts)

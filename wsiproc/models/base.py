@@ -32,14 +32,17 @@ class Channel:
 @dataclass(frozen=True)
 class Instances:
     """Cells of one piece of the maps: ``labels`` (h, w) int32, 1…N, each 4-connected and without holes; ``classes``
-    (N,) uint8 and ``scores`` (N,) float32 in [0, 1], row *i* for label *i + 1*; ``dropped``: reason → (K, 2) places
-    (y, x) of what was found and left out, so that it can be counted.
+    (N,) uint8 and ``scores`` (N,) float32 in [0, 1], row *i* for label *i + 1*; ``dropped``: reason → (K, 2) places (y,
+    x) of what was found and left out, so that it can be counted. ``evidence``: what scores are made of, (N,) each:
+    logit of the mean probability, share of the outline that is a border, fall of the stain there; None where outlines
+    are not searched.
     """
 
     labels: npt.NDArray[np.int32]
     classes: npt.NDArray[np.uint8]
     scores: npt.NDArray[np.float32]
     dropped: dict[str, npt.NDArray[np.integer]]
+    evidence: tuple[npt.NDArray[np.float64], ...] | None = None
 
 
 class Model(Protocol):

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from annotated_types import Ge, Gt, Le
 
+from wsiproc.array.contour import ContourRule, Contours, refine
 from wsiproc.array.instances import SplitRule, content, fill_small_holes, open_disc, split_clumps
 from wsiproc.array.measure import centroids, label_sums
 from wsiproc.models.base import OD_STEP, Instances
@@ -23,7 +24,8 @@ Length = Annotated[float, Gt(0), Le(50)]
 class CutRule:
     """How the mask of nuclei is made of the map of their probability, and which cells are kept.
 
-    ``threshold``: lowest probability of a nucleus' pixel; ``object``: cells with a lower mean probability are dropped;
+    ``threshold``: lowest probability of a nucleus' pixel; ``object``: cells with a lower score are dropped,
+    ``object_dab`` on slides with DAB, whose pale blue nuclei have faint borders;
     ``hole_um2``, ``hole_um``: holes of at most this area that fit into a square of this side are filled; ``spur_um``:
     what no disc of this radius fits into is removed; ``positive_dab_od``: cells with a higher mean optical density of
     DAB are positive (0.2 is QuPath's default).
@@ -31,6 +33,7 @@ class CutRule:
 
     threshold: Share = 0.5
     object: Share = 0.0
+    object_dab: Share = 0.0
     hole_um2: Annotated[float, Ge(0), Le(1000)] = 25.0
     hole_um: Length = 8.0
     spur_um: Length = 0.75
@@ -58,9 +61,54 @@ class SplitLengths:
         )
 
 
-def cell_margin(cut: CutRule, split: SplitLengths, mpp: float) -> int:
-    """Pixels of the maps around a region that its cells can depend on: the split, the holes, the spurs."""
-    return split.at(mpp).margin + round(cut.hole_um / mpp) + 2 * round(2 * cut.spur_um / mpp)
+@dataclass(frozen=True)
+class OutlineRule:
+    """How far outlines may move to where the stain falls steepest, in µm; see ``wsiproc.array.contour.ContourRule``."""
+
+    reach_um: Length = 15.0
+    inwards_um: Length = 1.5
+    outwards_um: Length = 1.25
+
+    def at(self, mpp: float) -> ContourRule:
+        """The rule in px of ``mpp`` µm."""
+        return ContourRule(
+            reach=round(self.reach_um / mpp),
+            inwards=round(self.inwards_um / mpp),
+            outwards=round(self.outwards_um / mpp),
+        )
+
+
+@dataclass(frozen=True)
+class ScoreRule:
+    """A cell's score: the logistic function of ``bias`` and of what speaks for it, each times its weight.
+
+    ``probability``: logit of the mean probability; ``closed``: share of the outline at which the stain falls; ``fall``:
+    how much optical density it falls there.
+    """
+
+    bias: float
+    probability: float
+    closed: float
+    fall: float
+
+    def scores(self, evidence: tuple[npt.NDArray[np.float64], ...]) -> npt.NDArray[np.float32]:
+        """(N,) in [0, 1] of what speaks for each cell."""
+        probability, closed, fall = evidence
+        z = self.bias + self.probability * probability + self.closed * closed + self.fall * fall
+        return (1 / (1 + np.exp(-z))).astype(np.float32)
+
+
+def _logit(means: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Of mean probabilities (N,), none of them quite 0 or 1."""
+    p = np.clip(means, 0.5 / 255, 1 - 0.5 / 255)
+    found: npt.NDArray[np.float64] = np.log(p / (1 - p))
+    return found
+
+
+def cell_margin(cut: CutRule, split: SplitLengths, mpp: float, outline: OutlineRule | None = None) -> int:
+    """Pixels of the maps around a region that its cells can depend on: split, holes, spurs, outlines."""
+    moved = outline.at(mpp).margin if outline else 0
+    return split.at(mpp).margin + round(cut.hole_um / mpp) + 2 * round(2 * cut.spur_um / mpp) + moved
 
 
 def cut_cells(
@@ -70,40 +118,68 @@ def cut_cells(
     mpp: float,
     dab: int | None = None,
     interior: npt.NDArray[np.uint8] | None = None,
+    outlines: Outlines | None = None,
 ) -> Instances:
     """Cells of stitched maps (c, h, w), whose first plane is the probability of a nucleus. Local, see ``cell_margin``.
 
-    ``dab``: plane that tells positive from negative cells; None makes one class. ``interior``: (h, w) plane that is
-    low between touching nuclei; None splits by the shape of the mask alone.
+    ``dab``: plane that tells positive from negative cells; None makes one class. ``interior``: (h, w) plane that is low
+    between touching nuclei; None splits by the shape of the mask alone. ``outlines``: how they are moved, and scored.
     """
     rule, hole = split.at(mpp), round(cut.hole_um / mpp)
     mask = maps[0] > cut.threshold * 255
     # Much of a slide is glass. The border is wider than any hole, or it would be one itself around a single nucleus.
-    box = content(mask, hole + rule.smooth_radius + 2)
+    reach = outlines.rule.at(mpp).outwards + 1 if outlines else 0
+    box = content(mask, max(hole + rule.smooth_radius + 2, reach))
     mask = fill_small_holes(np.ascontiguousarray(mask[box.slices]), round(cut.hole_um2 / mpp**2), hole)
     interior = None if interior is None else np.ascontiguousarray(interior[box.slices])
     found = split_clumps(open_disc(mask, cut.spur_um / mpp), rule, interior)
-    planes = slice(1 if dab is None else dab + 1)
-    sums = label_sums(found.labels, found.count, maps[(planes, *box.slices)])
-    means = sums.values / sums.areas[:, None]
-    scores = (means[:, 0] / 255).astype(np.float32)
-    classes = np.zeros(found.count, np.uint8)
-    if dab is not None:
-        classes[means[:, dab] * OD_STEP > cut.positive_dab_od] = 1
     dropped: dict[str, npt.NDArray[np.integer]] = {
         f"smaller than {rule.min_area * mpp**2:g} µm²": found.small,
         f"pixels more than {split.reach_um:g} µm from the middle of a nucleus": _places(found.clipped),
     }
-    labels = np.zeros(maps.shape[1:], np.int32)
-    labels[box.slices] = found.labels
+    within = maps[(slice(None), *box.slices)]
+    moved = outlines.move(found.labels, within, mpp, rule.min_area) if outlines else None
+    labels, count = (found.labels, found.count) if moved is None else (moved.labels, len(moved.source))
+    sums = label_sums(labels, count, within[: 1 if dab is None else dab + 1])
+    means = sums.values / sums.areas[:, None]
+    scores = (means[:, 0] / 255).astype(np.float32)
+    evidence = None if moved is None else (_logit(means[:, 0] / 255), moved.closed, moved.fall)
+    if evidence is not None and outlines is not None and outlines.score is not None:
+        scores = outlines.score.scores(evidence)
+    classes = np.zeros(count, np.uint8)
+    if dab is not None:
+        classes[means[:, dab] * OD_STEP > cut.positive_dab_od] = 1
+    placed = np.zeros(maps.shape[1:], np.int32)
+    placed[box.slices] = labels
     corner = (box.y, box.x)
-    if cut.object > 0:
-        kept = scores >= cut.object
-        dropped[f"mean probability below {cut.object:g}"] = centroids(sums)[~kept].astype(np.int64)
+    least = cut.object if dab is None else cut.object_dab
+    if least > 0:
+        kept = scores >= least
+        dropped[f"score below {least:g}"] = centroids(sums)[~kept].astype(np.int64)
         numbers = np.concatenate([[0], np.where(kept, np.cumsum(kept), 0)]).astype(np.int32)
-        labels[box.slices] = numbers[found.labels]
+        placed[box.slices] = numbers[labels]
         classes, scores = classes[kept], scores[kept]
-    return Instances(labels, classes, scores, {what: np.add(at, corner) for what, at in dropped.items()})
+        if evidence is not None:
+            evidence = evidence[0][kept], evidence[1][kept], evidence[2][kept]
+    return Instances(placed, classes, scores, {what: np.add(at, corner) for what, at in dropped.items()}, evidence)
+
+
+@dataclass(frozen=True)
+class Outlines:
+    """How outlines are moved and cells are scored; ``search``: what one step of each plane of the maps (c, h, w) counts
+    in the density that outlines are searched in, in 64ths.
+    """
+
+    rule: OutlineRule
+    score: ScoreRule | None
+    search: tuple[int, ...]
+
+    def move(self, labels: npt.NDArray[np.int32], maps: npt.NDArray[np.uint8], mpp: float, min_area: int) -> Contours:
+        """The labels (h, w) with their outlines where the stain falls steepest."""
+        density = sum(
+            np.int32(share) * plane.astype(np.int32) for share, plane in zip(self.search, maps, strict=False) if share
+        )
+        return refine(labels, np.clip(np.asarray(density) >> 6, 0, 255).astype(np.uint8), self.rule.at(mpp), min_area)
 
 
 def _places(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:

@@ -62,6 +62,7 @@ class Classical:
 
     stains: Stains = field(default_factory=Stains)
     cut: Cut = field(default_factory=Cut)
+    min_score: float = 0.0
     name: str = "classical"
     mpp: float = 0.5
     window: int = 512
@@ -104,12 +105,17 @@ class Classical:
 
         stained = replace(self, stains=estimate_stains(sample_pixels(samples, self.mpp), stain))
         pictures = [torch.tensor(sample)[None] for sample in samples]
-        absorbed = [optical_density(picture, stained.stains.white) for picture in pictures]
+        return stained.calibrate_density([optical_density(picture, stained.stains.white) for picture in pictures])
+
+    def calibrate_density(self, absorbed: Sequence[Tensor]) -> Classical:
+        """With level and threshold of the slide whose optical densities (1, 3, h, w) are ``absorbed``; stains as they
+        are.
+        """
         tissue = [od.sum(1) > TISSUE_OD for od in absorbed]
-        inside = np.concatenate([stained._density(od)[t].numpy() for od, t in zip(absorbed, tissue, strict=True)])
+        inside = np.concatenate([self._density(od)[t].numpy() for od, t in zip(absorbed, tissue, strict=True)])
         if len(inside) < 100:
-            return stained
-        levelled = replace(stained, cut=replace(stained.cut, level=round(float(inside.mean()), 6)))
+            return self
+        levelled = replace(self, cut=replace(self.cut, level=round(float(inside.mean()), 6)))
         values = [levelled._evidence(od)[t].numpy() for od, t in zip(absorbed, tissue, strict=True)]
         return replace(levelled, cut=_find_cut(np.concatenate(values), levelled.cut.level))
 
@@ -123,8 +129,11 @@ class Classical:
         import torch
 
         od = optical_density(windows, self.stains.white)
-        nucleus = torch.sigmoid((self._evidence(od) - self.cut.threshold) / self.cut.width)
-        return stained_maps(nucleus, od, self.stains)
+        return stained_maps(torch.sigmoid(self.logit(od)), od, self.stains)
+
+    def logit(self, od: Tensor) -> Tensor:
+        """Logit of a nucleus (b, h, w) where the optical density is ``od`` (b, 3, h, w)."""
+        return (self._evidence(od) - self.cut.threshold) / self.cut.width
 
     def _density(self, od: Tensor) -> Tensor:
         """The weighted, capped density (b, h, w) of optical density (b, 3, h, w)."""
@@ -159,7 +168,13 @@ class Classical:
 
     def instances(self, maps: npt.NDArray[np.uint8]) -> Instances:
         """See ``Model``."""
-        return cut_cells(maps, _CUT, _SPLIT, self.mpp, dab_plane(self.stains))
+        return cut_cells(
+            maps,
+            replace(_CUT, object=self.min_score, object_dab=self.min_score),
+            _SPLIT,
+            self.mpp,
+            dab_plane(self.stains),
+        )
 
 
 def _find_cut(values: npt.NDArray[np.float32], level: float) -> Cut:

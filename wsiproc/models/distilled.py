@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from wsiproc.array.stains import Kind
 from wsiproc.models.base import Channel, Instances
-from wsiproc.models.cells import cut_cells
+from wsiproc.models.cells import Outlines, cell_margin, cut_cells
+from wsiproc.models.classical import Classical
 from wsiproc.models.folder import DistilledFacts, load_int8_network
 from wsiproc.models.learned import Learned
 from wsiproc.models.staining import dab_plane
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _INTERIOR = 3  # plane of the maps
+_GREEN = 0.3  # share of green optical density in what outlines are searched in, beside all of the red
 
 
 @dataclass(frozen=True)
@@ -26,10 +29,11 @@ class Distilled(Learned):
     """A model folder of kind *distilled*: a U-Net's first output is the logit of a nucleus.
 
     A second one, where there is one, is the logit of its interior: high well inside, low at its border, so that it
-    tells touching nuclei apart.
+    tells touching nuclei apart. ``classical``: what a folded network is told by, calibrated on the slide.
     """
 
     facts: DistilledFacts
+    classical: Classical | None = None
 
     @property
     def _extra_channels(self) -> tuple[Channel, ...]:
@@ -39,6 +43,44 @@ class Distilled(Learned):
     def int8(self) -> bool:
         """Whether the folder tells how large the values between the layers are."""
         return bool(self.facts.int8_peaks)
+
+    @property
+    def margin(self) -> int:
+        """What the cutting out of cells can depend on."""
+        return cell_margin(self.facts.cut, self.facts.split, self.mpp, self.facts.outline)
+
+    def calibrate(self, samples: Sequence[npt.NDArray[np.uint8]], stain: Kind | None = None) -> Self:
+        """See ``Learned``; with the classical model of the slide too, where the network is told of it."""
+        calibrated = super().calibrate(samples, stain)
+        if self.facts.network.fold == 1:
+            return calibrated
+        import torch
+
+        from wsiproc.models.hints import halved_density
+        from wsiproc.models.staining import optical_density
+
+        halves = [
+            halved_density(optical_density(torch.from_numpy(np.ascontiguousarray(s))[None], calibrated.stains.white))
+            for s in samples
+            if min(s.shape[:2]) > 1
+        ]
+        classical = Classical(stains=calibrated.stains, mpp=2 * self.mpp)
+        return replace(calibrated, classical=classical.calibrate_density(halves))
+
+    def calibration(self) -> dict[str, object]:
+        """Stains and gain, and the cut of the classical model where it is asked."""
+        found = super().calibration()
+        return found | ({"classical": self.classical.calibration()} if self.classical else {})
+
+    def network_sees(self, windows: Tensor, od: Tensor) -> Tensor:
+        """See ``Learned``; folded, with its hints, where the network is."""
+        pictures = super().network_sees(windows, od)
+        if self.facts.network.fold == 1:
+            return pictures
+        from wsiproc.models.hints import folded_input, halved_density, hints
+
+        classical = self.classical or Classical(stains=self.stains, mpp=2 * self.mpp)
+        return folded_input(pictures, hints(halved_density(od), self.gain, self.stains, classical))
 
     def predict_int8(self, windows: Tensor) -> Tensor:
         """See ``InWholeNumbers``."""
@@ -53,4 +95,13 @@ class Distilled(Learned):
     def instances(self, maps: npt.NDArray[np.uint8]) -> Instances:
         """See ``Model``."""
         interior = maps[_INTERIOR] if self._extra_channels else None
-        return cut_cells(maps, self.facts.cut, self.facts.split, self.mpp, dab_plane(self.stains), interior)
+        return cut_cells(
+            maps, self.facts.cut, self.facts.split, self.mpp, dab_plane(self.stains), interior, self._outlines
+        )
+
+    @property
+    def _outlines(self) -> Outlines | None:
+        if self.facts.outline is None:
+            return None
+        shares = (round(64 * (red + _GREEN * green)) for red, green, _ in self.stains.vectors)
+        return Outlines(self.facts.outline, self.facts.score, (0, *shares))

@@ -25,7 +25,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.types import StringConstraints
 
 from wsiproc.errors import ModelError, first_problem
-from wsiproc.models.cells import CutRule, SplitLengths
+from wsiproc.models.cells import CutRule, OutlineRule, ScoreRule, SplitLengths
 from wsiproc.models.readout import Clusters, Readout
 
 if TYPE_CHECKING:
@@ -34,8 +34,15 @@ if TYPE_CHECKING:
 FORMAT = 1
 FACTS, WEIGHTS, CARD = "model.toml", "weights.safetensors", "README.md"
 _SHALLOW_BLOCKS = 2  # in layer1 of a ShallowResNet
-_OPTIONAL = {"int8_peaks"}  # without them a model is slower, and no other one
+_OPTIONAL = {
+    "int8_peaks",  # without them a model is slower, and no other one
+    "cut.object_dab",
+    "network.fold",  # without these it is one of those that came before them
+    "outline",
+    "score",
+}
 _MOST_APART = 0.3  # standard deviations of logits in bytes from those in float32; 0.02 is usual
+HINTS = 4  # planes that a folded network is told besides colours, see wsiproc.models.hints
 _PICKLES = {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"}
 
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
@@ -48,22 +55,31 @@ _Spread = Annotated[float, Gt(0)]
 
 @dataclass(frozen=True)
 class UNetNumbers:
-    """What builds a ``wsiproc.models.networks.UNet``. ``outputs``: the nucleus, and its interior where there are 2."""
+    """What builds a ``wsiproc.models.networks.UNet``. ``outputs``: the nucleus, and its interior where there are 2.
+
+    ``fold``: 2 for a network that sees 2 × 2 px as one, and is told hints, see ``wsiproc.models.hints``.
+    """
 
     kind: Literal["unet"] = "unet"
     widths: Annotated[tuple[_Width, ...], Len(1, 8)] = (16, 32, 64, 96)
     outputs: Annotated[int, Ge(1), Le(2)] = 1
+    fold: Annotated[int, Ge(1), Le(2)] = 1
 
     @property
     def stride(self) -> int:
         """Sides of pictures must be multiples of it."""
-        return 1 << (len(self.widths) - 1)
+        return self.fold << (len(self.widths) - 1)
+
+    @property
+    def inputs(self) -> int:
+        """Channels that the network sees."""
+        return 3 if self.fold == 1 else 3 * self.fold**2 + HINTS
 
     def build(self) -> nn.Module:
         """The network, on torch's current device."""
         from wsiproc.models.networks import UNet
 
-        return UNet(self.widths, self.outputs)
+        return UNet(self.widths, self.outputs, self.inputs, self.fold)
 
 
 @dataclass(frozen=True)
@@ -131,11 +147,15 @@ class ModelFacts:
 class DistilledFacts(ModelFacts):
     """Facts of a trained segmenter, see ``wsiproc.models.distilled``.
 
-    ``int8_peaks``: see ``wsiproc.models.int8``; without them the network is not computed in whole numbers.
+    ``int8_peaks``: see ``wsiproc.models.int8``; without them the network is not computed in whole numbers. ``outline``:
+    how outlines are moved; without it they stay where the probability is cut. ``score``: what a cell's score is made
+    of; without it, its mean probability.
     """
 
     kind: Literal["distilled"] = "distilled"
     network: UNetNumbers = field(default_factory=UNetNumbers)
+    outline: OutlineRule | None = None
+    score: ScoreRule | None = None
     int8_peaks: tuple[Annotated[float, Gt(0), Le(1e6)], ...] = ()
 
     def __post_init__(self) -> None:
@@ -217,8 +237,7 @@ def _check_facts(path: Path, table: dict[str, Any]) -> ModelFacts:
         facts: ModelFacts = TypeAdapter(KINDS[kind]).validate_json(json.dumps(table, default=str))
     except ValidationError as error:
         raise ModelError(f"{path}: {first_problem(error.errors(include_url=False))}") from error
-    told = {name: value for name, value in dataclasses.asdict(facts).items() if name not in _OPTIONAL}
-    missing = _missing(told | {"training": {}}, table)
+    missing = _missing(dataclasses.asdict(facts) | {"training": {}}, table)
     if missing:
         raise ModelError(f"{path}: {', '.join(missing)} missing; without a value, what the model does is not told")
     return facts
@@ -228,6 +247,8 @@ def _missing(facts: Mapping[str, Any], table: Mapping[str, Any], within: str = "
     """Names of facts that the table does not hold."""
     names = []
     for name, value in facts.items():
+        if within + name in _OPTIONAL:
+            continue
         if name not in table:
             names.append(within + name)
         elif isinstance(value, dict):
@@ -375,7 +396,7 @@ def check_place(folder: Path, facts: ModelFacts) -> None:
 
 
 def _facts_text(facts: ModelFacts) -> str:
-    table = dataclasses.asdict(facts)
+    table = {name: value for name, value in dataclasses.asdict(facts).items() if value is not None}
     return tomli_w.dumps({"format": FORMAT, **table, "training": table.pop("training")})
 
 

@@ -29,7 +29,7 @@ _BELOW = 0.5  # of the peak, how far the coarser level's part of a sum may go be
 def find_peaks(network: UNet, pictures: Iterable[Tensor]) -> tuple[float, ...]:
     """What all but a few of the values behind each ReLU stay below, in the order in which they are computed.
 
-    ``network``: in evaluation mode; ``pictures``: what it sees, (b, 3, h, w) each, the more the better.
+    ``network``: in evaluation mode; ``pictures``: what it sees, (b, inputs, h, w) each, the more the better.
     """
     seen: list[list[float]] = []
     layers = [layer for layer in network.modules() if isinstance(layer, nn.ReLU)]
@@ -52,7 +52,7 @@ def _peak(values: Tensor) -> float:
 
 
 class Int8UNet(nn.Module):
-    """The same function as ``network``, but for rounding: (b, 3, h, w) float32 → (b, outputs, h, w) float32.
+    """The same function as ``network``, but for rounding: (b, inputs, h, w) float32 → (b, outputs, h, w) float32.
 
     ``network``: a U-Net without batch norms; ``peaks``: see ``find_peaks``. Only for CPUs.
     """
@@ -64,7 +64,7 @@ class Int8UNet(nn.Module):
         convs = [layer for block in blocks for layer in block if isinstance(layer, nn.Conv2d)]
         # Each with what a step is worth before and behind it; before the first there are none.
         layers = zip(convs, [0.0, *steps[:-1]], steps, strict=True)
-        self.first = _scaled(convs[0], steps[0])
+        self.first, self.fold = _scaled(convs[0], steps[0]), network.fold
         self.down: list[tuple[_Layer, _Layer]] = []
         for level in range(len(network.down)):
             first, second = next(layers), next(layers)
@@ -86,7 +86,7 @@ class Int8UNet(nn.Module):
         x = skipped.pop()
         for join, layer in self.up:
             x = layer(join(x, skipped.pop()))
-        return self.head(x)
+        return nn.functional.pixel_shuffle(self.head(x), self.fold)
 
     def _first_bytes(self, pictures: Tensor) -> Tensor:
         """What the first layer gives, as bytes; its weights are in their steps and its bias has the half to round by.
@@ -98,7 +98,7 @@ class Int8UNet(nn.Module):
 
 def difference(network: UNet, whole: Int8UNet) -> float:
     """Mean difference of the logits of both, in standard deviations of them, on a picture of soft stripes."""
-    stripes = torch.linspace(-1.5, 1.5, 64).expand(1, 3, 64, 64)
+    stripes = torch.linspace(-1.5, 1.5, 64).expand(1, network.inputs, 64, 64)
     with torch.inference_mode():
         exact, found = network(stripes), whole(stripes)
     return float((found - exact).abs().mean() / exact.std().clamp(min=1e-6))

@@ -123,10 +123,14 @@ class Learned:
 
     def _maps(self, network: nn.Module, windows: Tensor) -> Tensor:
         od = optical_density(windows, self.stains.white)
-        nucleus, *others = self._read(network, of_each_byte(self._seen, windows), od)
+        nucleus, *others = self._read(network, self.network_sees(windows, od), od)
         return stained_maps(nucleus, od, self.stains, *others)
 
-    def _seen(self, windows: Tensor) -> Tensor:
+    def network_sees(self, windows: Tensor, od: Tensor) -> Tensor:
+        """What the network is given for windows (b, h, w, 3) uint8, whose optical density is ``od`` (b, 3, h, w)."""
+        return of_each_byte(self._coloured, windows)
+
+    def _coloured(self, windows: Tensor) -> Tensor:
         return network_input(optical_density(windows, self.stains.white), self.gain, self.facts.input)
 
     @abstractmethod

@@ -22,18 +22,23 @@ def conv_block(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class UNet(nn.Module):
-    """U-Net (Ronneberger et al. 2015): (b, 3, h, w) → (b, ``outputs``, h, w) logits; sides a multiple of ``stride``.
+    """U-Net (Ronneberger et al. 2015): (b, ``inputs``, h, w) → (b, ``outputs``, h, w) logits; sides a multiple of
+    ``stride``.
 
-    ``widths``: channels at each level, the finest first; every level below the first halves the sides.
+    ``widths``: channels at each level, the finest first; every level below the first halves the sides. ``fold``: each
+    pixel of the output becomes a square of so many, (b, ``outputs``, fold · h, fold · w), by sub-pixel convolution (Shi
+    et al. 2016).
     """
 
-    def __init__(self, widths: Sequence[int] = (16, 32, 64, 96), outputs: int = 2) -> None:
+    def __init__(
+        self, widths: Sequence[int] = (16, 32, 64, 96), outputs: int = 2, inputs: int = 3, fold: int = 1
+    ) -> None:
         super().__init__()
-        self.stride = 2 ** (len(widths) - 1)
-        ends = [3, *widths]
+        self.stride, self.inputs, self.fold = 2 ** (len(widths) - 1), inputs, fold
+        ends = [inputs, *widths]
         self.down = nn.ModuleList(conv_block(a, b) for a, b in itertools.pairwise(ends))
         self.up = nn.ModuleList(conv_block(fine + deep, fine) for fine, deep in itertools.pairwise(widths))
-        self.head = nn.Conv2d(widths[0], outputs, 1)
+        self.head = nn.Conv2d(widths[0], outputs * fold**2, 1)
 
     def forward(self, pictures: Tensor) -> Tensor:
         """See the class."""
@@ -47,8 +52,7 @@ class UNet(nn.Module):
             x = _join(first, x, skipped.pop())
             for layer in others:
                 x = layer(x)
-        logits: Tensor = self.head(x)
-        return logits
+        return nnf.pixel_shuffle(self.head(x), self.fold)
 
 
 def halved(x: Tensor) -> Tensor:

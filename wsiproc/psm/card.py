@@ -36,7 +36,7 @@ class Learned:
     curve: Curve
 
 
-def model_card(learned: Learned) -> tuple[str, dict[str, bytes]]:
+def model_card(learned: Learned, mpp: float) -> tuple[str, dict[str, bytes]]:
     """Markdown, and the pictures beside it by name."""
     rows = [
         f"| {s.name} | {len(s.pixels)} | {sum(p.shape[0] * p.shape[1] for p in s.pixels) / 1e6:.1f} | {s.stains.kind} |"
@@ -50,19 +50,19 @@ A network that finds cell nuclei in brightfield slides, learned by `wsiproc fit`
 
 - **Use**: `wsiproc run SLIDE --model THIS_FOLDER`; haematoxylin and eosin, or haematoxylin and DAB, 0.2 to 0.6 µm/px.
 - **Not for**: diagnosis. Fluorescence and cytology were never seen.
-- **Network**: U-Net of {weights:,} weights at 0.5 µm/px, outputs nucleus and interior of a nucleus.
-- **Learned from**: the slides below; in its last round from {believed:,} nuclei that it found itself
-  and the pictures support, and from nuclei pasted into them.
+- **Network**: U-Net of {weights:,} weights at {mpp:g} µm/px, outputs nucleus and interior of a nucleus.
+- **Learned from**: the slides below; from {believed:,} nuclei that were found in them without labels and that the
+  pictures support, and from nuclei and other things pasted into them.
 - **How**: the method is described in `docs/method.md` of wsiproc. The numbers that computing in bytes needs
   (`int8_peaks`) were found on two tiles of each source.
 
 ## What it learned from
 
-| source | tiles | Mpx at 0.5 µm/px | stain |
+| source | tiles | Mpx at {mpp:g} µm/px | stain |
 |---|---|---|---|
 {chr(10).join(rows)}
 
-Orange: what was believed to be a nucleus in the last round. Darkened: left out, since nobody was sure.
+Orange: what was believed to be a nucleus. Darkened: left out, since nobody was sure.
 
 ![examples](examples.png)
 

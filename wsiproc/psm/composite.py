@@ -25,7 +25,9 @@ Rng = np.random.Generator
 _RADIUS_UM = 2.0, 6.5
 _BROWN = -1.2, 1.2  # logarithm of the strength of DAB, pale to black
 _REAL = 0.15  # share of crops into which real nuclei are pasted
-_LARGEST_PX = 40  # of a real nucleus that is pasted
+_LARGEST_UM = 20.0  # of a real nucleus that is pasted
+_DRAWN_MPP = 0.5
+_STAINED_CELLS = 0.5  # share of crops with DAB in which it is pasted outside of nuclei
 _SOLID = 0.35  # share of nuclei of even texture; the others have rim, clumps and nucleoli
 
 
@@ -53,14 +55,14 @@ class Palette:
         return self.stains.kind == "H-DAB"
 
 
-def collect_palette(od: Floats, believed: npt.NDArray[np.int32], stains: Stains) -> Palette:
+def collect_palette(od: Floats, believed: npt.NDArray[np.int32], stains: Stains, mpp: float) -> Palette:
     """The believed nuclei (labels (h, w)) of a tile of optical density (h, w, 3)."""
     nuclei, colours = [], []
     boxes = label_sums(believed, int(believed.max(initial=0)), np.zeros((1, *believed.shape), np.uint8)).boxes
     for number, (y, x, h, w) in enumerate(boxes, start=1):
         part = (slice(max(y - 2, 0), y + h + 2), slice(max(x - 2, 0), x + w + 2))
         inside = believed[part] == number
-        if max(inside.shape) <= _LARGEST_PX and inside.any():
+        if max(inside.shape) * mpp <= _LARGEST_UM and inside.any():
             nuclei.append(_cut_out(od[part], inside))
             colours.append(od[part][inside].mean(axis=0))
     return Palette(nuclei, np.array(colours, np.float32).reshape(-1, 3), stains)
@@ -78,25 +80,79 @@ def paste_nuclei(od: Floats, target: Target, palette: Palette, mpp: float, rng: 
     """Paste some nuclei, clouds and holes into a crop ``od`` (h, w, 3) and its ``target`` (h, w, 2), both in place."""
     if not len(palette.colours):
         return
+    zoom = max(1, round(_DRAWN_MPP / mpp))
     colour = palette.colours[rng.integers(len(palette.colours))]
     if rng.random() < 0.4:
-        _add_clouds(od, colour, rng)
+        _add_clouds(od, colour, zoom, rng)
     if rng.random() < 0.25:
-        _add_vacuoles(od, target, rng)
+        _add_vacuoles(od, target, zoom, rng)
     style = _Style(
-        radius=float(np.exp(rng.uniform(*np.log(_RADIUS_UM)))) / mpp,
+        radius=float(np.exp(rng.uniform(*np.log(_RADIUS_UM)))) / (mpp * zoom),
         roundness=rng.uniform(0.55, 1.0),
         solid=rng.random() < _SOLID,
         density=rng.uniform(0.3, 1.1),
     )
     real = rng.random() < _REAL and len(palette.nuclei) > 3
-    for y, x in _places(od.shape[0], style.radius, int(rng.integers(3, 18)), rng):
+    stained = palette.dab and rng.random() < _STAINED_CELLS
+    for y, x in _places(od.shape[0], style.radius * zoom, int(rng.integers(3, 18)), rng):
         if real:
             nucleus = _turned(palette.nuclei[int(rng.integers(len(palette.nuclei)))], rng)
         else:
             window = od[max(0, y - 4) : y + 5, max(0, x - 4) : x + 5]
-            nucleus = _draw(_stain(colour, palette.dab, rng), window.mean(axis=(0, 1)), style, rng)
+            drawn = _draw(_stain(colour, palette.dab and not stained, rng), window.mean(axis=(0, 1)), style, rng)
+            nucleus = _enlarged(drawn, zoom)
+        if stained:
+            _add_stained_cell(od, target, nucleus, y, x, rng)
         _paste(od, target, nucleus, y, x)
+
+
+def _enlarged(nucleus: Nucleus, zoom: int) -> Nucleus:
+    """A drawn nucleus for crops of ``zoom`` times the resolution."""
+    if zoom == 1:
+        return nucleus
+    size = (nucleus.opacity.shape[1] * zoom, nucleus.opacity.shape[0] * zoom)
+
+    def soft(plane: Floats | Mask) -> Floats:
+        return np.asarray(cv2.resize(plane.astype(np.float32), size, interpolation=cv2.INTER_CUBIC), np.float32)
+
+    od, opacity = np.maximum(soft(nucleus.od), 0), np.clip(soft(nucleus.opacity), 0, 1)
+    return Nucleus(od, opacity, soft(nucleus.inside) > 0.5, soft(nucleus.interior) > 0.5)
+
+
+def _add_stained_cell(od: Floats, target: Target, nucleus: Nucleus, y: int, x: int, rng: Rng) -> None:
+    """Brown cytoplasm, or a brown membrane, around a nucleus that is pasted next: its outline is not the nucleus'."""
+    h, w = nucleus.inside.shape
+    wide = int(max(h, w) * rng.uniform(0.3, 0.7))
+    inside = np.pad(nucleus.inside.astype(np.uint8), wide)
+    away = cv2.distanceTransform(1 - inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    cell = away < wide * rng.uniform(0.4, 0.95)
+    if rng.random() < 0.6:  # the membrane only
+        depth = cv2.distanceTransform(cell.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        cell &= depth < rng.uniform(2, 5)
+    opacity = np.asarray(cv2.GaussianBlur(cell.astype(np.float32), (0, 0), rng.uniform(0.8, 2.0)), np.float32)
+    brown = np.array(STANDARD["H-DAB"][1], np.float32) * np.float32(
+        np.exp(rng.uniform(*_BROWN)) * rng.uniform(0.3, 1.0)
+    )
+    part = _overlap(od.shape, opacity.shape, y, x)
+    if part is None:
+        return
+    here, there = part
+    share = opacity[there][..., None]
+    od[here] = od[here] * (1 - 0.7 * share) + share * brown
+    target[here][cell[there]] = 0
+
+
+def _overlap(
+    shape: tuple[int, ...], patch: tuple[int, ...], y: int, x: int
+) -> tuple[tuple[slice, slice], tuple[slice, slice]] | None:
+    """Where a patch (h, w) centred at (y, x) lies in a picture (h, w, …), and which part of the patch that is."""
+    top, left = y - patch[0] // 2, x - patch[1] // 2
+    rows, cols = (
+        slice(max(a, 0), min(a + n, s)) for a, n, s in ((top, patch[0], shape[0]), (left, patch[1], shape[1]))
+    )
+    if rows.stop <= rows.start or cols.stop <= cols.start:
+        return None
+    return (rows, cols), (slice(rows.start - top, rows.stop - top), slice(cols.start - left, cols.stop - left))
 
 
 def _places(side: int, radius: float, count: int, rng: Rng) -> list[tuple[int, int]]:
@@ -116,13 +172,10 @@ def _places(side: int, radius: float, count: int, rng: Rng) -> list[tuple[int, i
 
 def _paste(od: Floats, target: Target, nucleus: Nucleus, y: int, x: int) -> None:
     """Lay a nucleus over a crop, centred at (y, x); what hangs over the edge is cut off."""
-    h, w = nucleus.opacity.shape
-    top, left = y - h // 2, x - w // 2
-    rows = slice(max(top, 0), min(top + h, od.shape[0]))
-    cols = slice(max(left, 0), min(left + w, od.shape[1]))
-    if rows.stop <= rows.start or cols.stop <= cols.start:
+    places = _overlap(od.shape, nucleus.opacity.shape, y, x)
+    if places is None:
         return
-    part = (slice(rows.start - top, rows.stop - top), slice(cols.start - left, cols.stop - left))
+    (rows, cols), part = places
     opacity = nucleus.opacity[part][..., None]
     od[rows, cols] = od[rows, cols] * (1 - opacity) + opacity * nucleus.od[part]
     inside = nucleus.inside[part]
@@ -212,10 +265,10 @@ def _turned(nucleus: Nucleus, rng: Rng) -> Nucleus:
     return Nucleus(od, opacity, np.ascontiguousarray(inside), np.ascontiguousarray(interior))
 
 
-def _add_clouds(od: Floats, colour: Floats, rng: Rng) -> None:
+def _add_clouds(od: Floats, colour: Floats, zoom: int, rng: Rng) -> None:
     """Soft basophilic cytoplasm: coloured like a nucleus, with no outline, and so none."""
     for _ in range(rng.integers(1, 4)):
-        depth = _blob(rng.uniform(8, 22), rng.uniform(0.4, 1.0), 0.2, rng)
+        depth = _blob(zoom * rng.uniform(8, 22), rng.uniform(0.4, 1.0), 0.2, rng)
         amount = np.exp(-0.5 * depth**2 * rng.uniform(1, 2)) * rng.uniform(0.05, 0.4)
         soft = (amount[..., None] * colour * np.exp(rng.normal(size=3) * 0.15)).astype(np.float32)
         y, x = (int(v) for v in rng.integers(0, od.shape[0], 2))
@@ -225,21 +278,19 @@ def _add_clouds(od: Floats, colour: Floats, rng: Rng) -> None:
 
 def _add(od: Floats, more: Floats, clear: Mask, y: int, x: int, target: Target | None = None) -> None:
     """Add optical density centred at (y, x), or take nearly all away where ``clear``, which makes background."""
-    h, w = clear.shape
-    top, left = y - h // 2, x - w // 2
-    rows, cols = (slice(max(a, 0), min(a + n, s)) for a, n, s in ((top, h, od.shape[0]), (left, w, od.shape[1])))
-    if rows.stop <= rows.start or cols.stop <= cols.start:
+    places = _overlap(od.shape, clear.shape, y, x)
+    if places is None:
         return
-    part = (slice(rows.start - top, rows.stop - top), slice(cols.start - left, cols.stop - left))
+    (rows, cols), part = places
     od[rows, cols] += more[part]
     od[rows, cols][clear[part]] *= 0.05
     if target is not None:
         target[rows, cols][clear[part]] = 0
 
 
-def _add_vacuoles(od: Floats, target: Target, rng: Rng) -> None:
+def _add_vacuoles(od: Floats, target: Target, zoom: int, rng: Rng) -> None:
     """Round holes with sharp outlines: as round as nuclei, and none."""
     for _ in range(rng.integers(1, 3)):
-        depth = _blob(rng.uniform(3, 12), rng.uniform(0.55, 1.0), 0.08, rng)
+        depth = _blob(zoom * rng.uniform(3, 12), rng.uniform(0.55, 1.0), 0.08, rng)
         y, x = (int(v) for v in rng.integers(0, od.shape[0], 2))
         _add(od, np.zeros((*depth.shape, 3), np.float32), depth < 1, y, x, target)

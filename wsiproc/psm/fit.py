@@ -2,8 +2,10 @@
 
 Tiles are sampled; an activation network learns a question about whole pictures and its map is read; three witnesses
 (the classical model, a component tree, the map) name nuclei that all of them see; a small segmenter learns from those
-and from pasted nuclei; then it looks again, and what it finds *and* the picture supports teaches the next round. Each
-stage leaves files in a work folder, so that the same command goes on where it was stopped.
+and from pasted nuclei; then it looks again, and what it finds *and* the picture supports teaches the next round. That
+is the teacher. Its proposals and those of the classical model compete for every nucleus, with outlines that follow the
+picture, and the network that is shipped learns from the winners at full resolution (``wsiproc.psm.distil``). Each stage
+leaves files in a work folder, so that the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +32,8 @@ from wsiproc.errors import ModelError, PlanError
 from wsiproc.io.fingerprint import fingerprint
 from wsiproc.io.whole import whole_file
 from wsiproc.models import load_model
-from wsiproc.models.cells import CutRule, SplitLengths
+from wsiproc.models.cells import CutRule, ScoreRule, SplitLengths
+from wsiproc.models.classical import Classical
 from wsiproc.models.distilled import Distilled
 from wsiproc.models.folder import (
     DistilledFacts,
@@ -39,29 +43,34 @@ from wsiproc.models.folder import (
     load_weights,
     write_folder,
 )
+from wsiproc.models.hints import folded_input, halved_density, hints
 from wsiproc.models.int8 import find_peaks
 from wsiproc.models.learned import network_input
 from wsiproc.models.networks import UNet
 from wsiproc.models.readout import Clusters, Readout
+from wsiproc.psm import distil
 from wsiproc.psm.activation_map import calibrate_readout, read_map
 from wsiproc.psm.activation_network import as_input, build_activation_network
 from wsiproc.psm.card import Learned, direct_card, model_card
 from wsiproc.psm.direct import activation_facts, activation_pixels
-from wsiproc.psm.evidence import Floats, Labels
+from wsiproc.psm.distil import find_scores, first_student, read_tissue, taught_examples
+from wsiproc.psm.evidence import Floats
 from wsiproc.psm.labelling import classical_witness, density, make_example, network_labels, witness_labels
 from wsiproc.psm.objectives import OBJECTIVES
 from wsiproc.psm.positive import positive_cut
 from wsiproc.psm.segmenter import Example, Training, train_segmenter
-from wsiproc.psm.targets import Target
+from wsiproc.psm.teacher import Teacher
 from wsiproc.psm.tiles import Source, Tiles, read_tiles
 from wsiproc.psm.training import train_activation
+from wsiproc.psm.work import load_labels, save_labels
 
 Listen = Callable[[str, int, int], None]
 """Called with the name of a stage, how much of it is done, and how much there is."""
 
 MPP = 0.5
 INPUT = InputNumbers((0.45, 0.45, 0.45), (0.25, 0.25, 0.25), od99=1.6)
-THRESHOLD = 0.7  # of the finished model; chosen on the labelled pictures that docs/method.md names
+FOLD = 2
+TEACHER_THRESHOLD = 0.7  # chosen on the labelled pictures that docs/method.md names
 CUT, SPLIT = CutRule(threshold=0.6), SplitLengths(smooth_um=0.75)
 _MOST_TILES = 400
 _READOUT_TILES = 12
@@ -71,8 +80,9 @@ _LONGEST_NAME = 60  # so that " psm" can follow
 
 @dataclass(frozen=True)
 class FitSettings:
-    """What a fit does. ``rounds``: steps of each round of the segmenter; ``tiles``: windows a slide; ``base``: a model
-    to begin with, whose ``widths`` are kept, instead of random weights.
+    """What a fit does. ``rounds``: steps of each round of the teacher, whose levels have ``teacher_widths`` channels;
+    ``student``: steps of the network that is shipped, and ``widths``; ``tiles``: windows a slide; ``base``: a model
+    that teaches, instead of one that is learned first; where it is of the same kind, its weights are begun with too.
     """
 
     sources: tuple[Source, ...]
@@ -80,9 +90,11 @@ class FitSettings:
     base: str | None = None
     objective: str = "mean value"
     activation_steps: int = 600
-    rounds: tuple[int, ...] = (600, 1000, 1500)
+    rounds: tuple[int, ...] = (600, 1000)
+    teacher_widths: tuple[int, ...] = (16, 32, 64, 96)
+    student: int = 1700
+    widths: tuple[int, ...] = (24, 48, 96, 128)
     tiles: int = 24
-    widths: tuple[int, ...] = (16, 32, 64, 96)
     seed: int = 0
     device: str = "cpu"
     name: str = field(default="")
@@ -95,7 +107,7 @@ class FitSettings:
 
 def quick_settings(settings: FitSettings) -> FitSettings:
     """Fewer steps and tiles: a usable model from one slide within twenty minutes on two cores."""
-    return replace(settings, activation_steps=200, rounds=(300, 500), tiles=16)
+    return replace(settings, activation_steps=200, rounds=(300,), student=350, tiles=12)
 
 
 def fit(settings: FitSettings, listen: Listen = lambda *_: None) -> DistilledFacts:
@@ -106,24 +118,70 @@ def fit(settings: FitSettings, listen: Listen = lambda *_: None) -> DistilledFac
     """
     settings = replace(settings, out=Path(os.path.abspath(settings.out)))
     base = _base_model(settings)
-    if base is not None:
+    if base is not None and base.facts.network.fold == FOLD:
         settings = replace(settings, widths=base.facts.network.widths)
     recipe = _recipe(settings, base)
     check_place(settings.out, _facts(settings, recipe, CUT))
     work = _open_work(settings, recipe)
-    net = _first_network(settings, base)
+    teacher, write_teacher = _first_teacher(settings, base, recipe, work, listen)
+    student = _first_student(settings, base)
+    tissue = read_tissue(settings.sources, settings.tiles, INPUT.od99, partial(listen, "reading tissue in full"))
+    examples = taught_examples(tissue, teacher, work, settings.device, partial(listen, "asking the teacher"))
+    student = _train_student(settings, student, examples, work, listen)
+    sources = tuple(each.tiles for each in tissue)
+    learned = Learned(recipe, sources, tuple(examples), student, read_curve(work / "curve.csv"))
+    facts = _write(settings, learned, find_scores(student.cpu().eval(), INPUT, tissue, examples))
+    write_teacher()
+    shutil.rmtree(work)
+    return facts
+
+
+def _first_teacher(
+    settings: FitSettings, base: Distilled | None, recipe: dict[str, Any], work: Path, listen: Listen
+) -> tuple[Teacher, Callable[[], None]]:
+    """The network that teaches, that of ``base`` or one that is learned now; what writes it and the direct engine."""
+    if base is not None:
+        return Teacher(_loaded(base), INPUT), lambda: None
     sources = _read_sources(settings, listen)
     activation = _fit_activation(settings, sources, work, listen)
     examples = _witnessed(settings, sources, activation, work, listen)
+    net = _random_network(settings)
     for number, steps in enumerate(settings.rounds, start=1):
         if number > 1:
             examples = _labelled_again(settings, sources, net, number, work, listen)
         net = _round(settings, net, examples, number, steps, work, listen)
-    learned = Learned(recipe, tuple(sources), tuple(examples), net, read_curve(work / "curve.csv"))
-    facts = _write(settings, learned)
-    _write_direct(settings, recipe, activation, sources, examples)
-    shutil.rmtree(work)
-    return facts
+
+    def write() -> None:
+        learned = Learned(recipe, tuple(sources), tuple(examples), net, read_curve(work / "curve.csv"))
+        _write_teacher(settings, learned)
+        _write_direct(settings, recipe, activation, sources, examples)
+
+    return Teacher(net, INPUT), write
+
+
+def _loaded(model: Distilled) -> nn.Module:
+    """The network of a model folder, in evaluation mode."""
+    net = model.facts.network.build()
+    load_weights(model.folder, model.facts, net)
+    return net.eval()
+
+
+def _first_student(settings: FitSettings, base: Distilled | None) -> nn.Module:
+    """The weights of ``base`` where they fit, random ones by the seed otherwise."""
+    if base is not None and base.facts.network.fold == FOLD:
+        return _loaded(base)
+    return first_student(settings.widths, settings.seed)
+
+
+def _train_student(
+    settings: FitSettings, net: nn.Module, examples: Sequence[Example], work: Path, listen: Listen
+) -> nn.Module:
+    """The network that is shipped, trained on what the teacher believes."""
+    training = Training(settings.student, distil.MPP, 2 * _CROP_PX, _BATCH, seed=settings.seed, folded=True)
+    return train_segmenter(
+        net, examples, training, INPUT, device=settings.device, checkpoint=work / "student.pt",
+        on_step=_on_step("student", settings.student, work, listen),
+    )  # fmt: skip
 
 
 def _base_model(settings: FitSettings) -> Distilled | None:
@@ -131,7 +189,12 @@ def _base_model(settings: FitSettings) -> Distilled | None:
     if settings.base is None:
         return None
     base = load_model(settings.base)
-    if not isinstance(base, Distilled) or (base.facts.network.outputs, base.mpp, base.facts.input) != (2, MPP, INPUT):
+    kinds = {(MPP, 1), (distil.MPP, FOLD)}
+    if (
+        not isinstance(base, Distilled)
+        or (base.mpp, base.facts.network.fold) not in kinds
+        or (base.facts.network.outputs, base.facts.input) != (2, INPUT)
+    ):
         raise ModelError(f"{settings.base} cannot be adapted; give a model that `wsiproc fit` wrote")
     if base.folder == settings.out:
         raise ModelError(f"{settings.base} would be replaced by what begins with it; choose another output folder")
@@ -141,7 +204,10 @@ def _base_model(settings: FitSettings) -> Distilled | None:
 def _recipe(settings: FitSettings, base: Distilled | None) -> dict[str, Any]:
     """All that decides the result, as plain values."""
     facts = asdict(settings) | {"version": __version__}
-    facts["sources"] = [{"name": s.name} | ({"mpp": s.mpp} if s.mpp else {}) for s in settings.sources]
+    facts["sources"] = [
+        {"name": s.name} | {k: v for k, v in (("mpp", s.mpp), ("dab_outside_nuclei", s.dab_outside_nuclei)) if v}
+        for s in settings.sources
+    ]
     facts["base"] = base and {"name": base.name, "weights_sha256": base.weights_sha256}
     return {key: value for key, value in facts.items() if key not in {"out", "name", "device"} and value is not None}
 
@@ -224,14 +290,14 @@ def _witnessed(
     examples: list[Example] = []
     for source in sources:
         path = work / f"witnesses-{source.name}.npz"
-        labels = _stored(path)
+        labels = load_labels(path)
         if labels is None:
             classical = classical_witness(source, MPP)
             labels = []
             for number, seen in enumerate(classical):
                 od = density(source, number)
                 labels.append(witness_labels(od, seen, activation_map(activation, od), MPP))
-            _store(path, labels)
+            save_labels(path, labels)
         examples += [make_example(source, i, *found, MPP) for i, found in enumerate(labels)]
         listen("asking the witnesses", len(examples), total)
     if not any(len(example.palette.colours) for example in examples):
@@ -252,38 +318,20 @@ def _labelled_again(
     net = net.to(settings.device).eval()
     for source in sources:
         path = work / f"labels-{number}-{source.name}.npz"
-        labels = _stored(path)
+        labels = load_labels(path)
         if labels is None:
             densities = (density(source, i) for i in range(len(source.pixels)))
             labels = [network_labels(net, od, INPUT, CUT, SPLIT, MPP, settings.device) for od in densities]
-            _store(path, labels)
+            save_labels(path, labels)
         examples += [make_example(source, i, *found, MPP) for i, found in enumerate(labels)]
         listen(f"looking again {number}", len(examples), total)
     return examples
 
 
-def _stored(path: Path) -> list[tuple[Labels, Target]] | None:
-    """Labels and targets of a source's tiles from an earlier call."""
-    if not path.exists():
-        return None
-    with np.load(path) as arrays:
-        return [(arrays[f"labels{i}"], arrays[f"target{i}"]) for i in range(len(arrays.files) // 2)]
-
-
-def _store(path: Path, found: Sequence[tuple[Labels, Target]]) -> None:
-    arrays: dict[str, Any] = {f"labels{i}": labels for i, (labels, _) in enumerate(found)}
-    arrays |= {f"target{i}": target for i, (_, target) in enumerate(found)}
-    with whole_file(path) as temporary, temporary.open("wb") as file:  # numpy would put its own ending to a name
-        np.savez_compressed(file, **arrays)
-
-
-def _first_network(settings: FitSettings, base: Distilled | None) -> nn.Module:
-    """Random weights by the seed, or those of the base model."""
+def _random_network(settings: FitSettings) -> nn.Module:
+    """A teacher of random weights by the seed."""
     torch.manual_seed(settings.seed)
-    net = UNetNumbers(widths=settings.widths, outputs=2).build()
-    if base is not None:
-        load_weights(base.folder, base.facts, net)
-    return net
+    return UNetNumbers(widths=settings.teacher_widths, outputs=2).build()
 
 
 def _round(
@@ -350,30 +398,59 @@ def _shallow_weights(net: nn.Module) -> dict[str, torch.Tensor]:
     return {name: t for name, t in net.state_dict().items() if name.startswith(("stem.", "layer1."))}
 
 
-def _write(settings: FitSettings, learned: Learned) -> DistilledFacts:
+def _write(settings: FitSettings, learned: Learned, score: ScoreRule) -> DistilledFacts:
     """The model folder, with its card and pictures."""
-    cut = replace(
-        CUT, threshold=THRESHOLD, positive_dab_od=positive_cut(learned.sources, learned.examples, CUT.positive_dab_od)
+    cut = replace(distil.CUT, object=distil.LEAST_SCORE, positive_dab_od=_positive(learned))
+    facts = replace(_facts(settings, learned.recipe, cut), int8_peaks=_peaks(learned), score=score)
+    return _write_network(settings.out, facts, learned)
+
+
+def _write_teacher(settings: FitSettings, learned: Learned) -> None:
+    """The teacher, a model folder inside the model folder: at half the resolution, and several times as fast."""
+    facts = replace(
+        _facts(settings, learned.recipe, replace(CUT, threshold=TEACHER_THRESHOLD, positive_dab_od=_positive(learned))),
+        name=f"{(settings.name or settings.out.name)[:_LONGEST_NAME]} fast",
+        mpp=MPP,
+        window=512,
+        halo=32,
+        network=UNetNumbers(widths=settings.teacher_widths, outputs=2),
+        split=SPLIT,
+        outline=None,
+        int8_peaks=_peaks(learned),
     )
-    facts = replace(_facts(settings, learned.recipe, cut), int8_peaks=_peaks(learned.net.cpu().eval(), learned.sources))
+    _write_network(settings.out / "fast", facts, learned)
+
+
+def _positive(learned: Learned) -> float:
+    return positive_cut(learned.sources, learned.examples, CUT.positive_dab_od)
+
+
+def _write_network(folder: Path, facts: DistilledFacts, learned: Learned) -> DistilledFacts:
     facts.training["tiles_read"] = sum(len(source.pixels) for source in learned.sources)
-    card, pictures = model_card(learned)
-    written = write_folder(settings.out, facts, learned.net.cpu().state_dict(), card, pictures)
+    card, pictures = model_card(learned, facts.mpp)
+    written = write_folder(folder, facts, learned.net.cpu().state_dict(), card, pictures)
     assert isinstance(written, DistilledFacts)
     return written
 
 
-def _peaks(net: nn.Module, sources: Sequence[Tiles]) -> tuple[float, ...]:
+def _peaks(learned: Learned) -> tuple[float, ...]:
     """How large values in the network get, on two tiles of each source."""
+    net = learned.net.cpu().eval()
     assert isinstance(net, UNet)
-    tiles = ((source, number) for source in sources for number in sorted({0, len(source.pixels) // 2}))
-    return find_peaks(net, (_seen(density(*tile), net.stride) for tile in tiles))
+    classical = {example.group: example.classical for example in learned.examples}
+    tiles = ((source, number) for source in learned.sources for number in sorted({0, len(source.pixels) // 2}))
+    return find_peaks(net, (_seen(net, source, number, classical[source.name]) for source, number in tiles))
 
 
-def _seen(od: Floats, stride: int) -> torch.Tensor:
-    """What the network sees of a tile of optical density × gain (h, w, 3), cut to sides that it can halve."""
-    h, w = (side // stride * stride for side in od.shape[:2])
-    return network_input(torch.from_numpy(od[:h, :w]).permute(2, 0, 1)[None], 1.0, INPUT)
+def _seen(net: UNet, tiles: Tiles, number: int, classical: Classical) -> torch.Tensor:
+    """What a network sees of a tile, cut to sides that it can halve."""
+    od, side = density(tiles, number), net.fold * net.stride
+    h, w = (length // side * side for length in od.shape[:2])
+    picture = torch.from_numpy(np.ascontiguousarray(od[:h, :w])).permute(2, 0, 1)[None]
+    if net.fold == 1:
+        return network_input(picture, 1.0, INPUT)
+    told = hints(halved_density(picture / tiles.gain), tiles.gain, tiles.stains, classical)
+    return folded_input(network_input(picture, 1.0, INPUT), told)
 
 
 def _facts(settings: FitSettings, recipe: dict[str, Any], cut: CutRule) -> DistilledFacts:
@@ -382,10 +459,13 @@ def _facts(settings: FitSettings, recipe: dict[str, Any], cut: CutRule) -> Disti
     return DistilledFacts(
         name=settings.name or settings.out.name,
         description="Nuclei, learned without labels by wsiproc fit",
-        mpp=MPP,
-        network=UNetNumbers(widths=settings.widths, outputs=2),
+        mpp=distil.MPP,
+        window=distil.WINDOW,
+        halo=distil.HALO,
+        network=UNetNumbers(widths=settings.widths, outputs=2, fold=FOLD),
         input=INPUT,
         cut=cut,
-        split=SPLIT,
+        split=distil.SPLIT,
+        outline=distil.OUTLINE,
         training=recipe | {"recipe": digest},
     )

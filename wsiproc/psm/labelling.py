@@ -126,4 +126,6 @@ def make_example(tiles: Tiles, number: int, believed: Labels, target: Target, mp
         stained = cv2.GaussianBlur(np.ascontiguousarray(od[..., 0]), (0, 0), _STAIN_UM / mpp) > _STAIN_OD
         target = target.copy()
         target[stained & (target[..., 0] == 0)] = IGNORE
-    return Example(tiles.pixels[number], tiles.density, target, collect_palette(od, believed, tiles.stains), tiles.name)
+    return Example(
+        tiles.pixels[number], tiles.density, target, collect_palette(od, believed, tiles.stains, mpp), tiles.name
+    )

@@ -25,6 +25,7 @@ _Count = Annotated[int, Ge(1)]
 class _SourceTable:
     path: str
     mpp: Annotated[float, Gt(0)] | None = None
+    dab_outside_nuclei: bool = False
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,12 @@ class _Table:
 
     sources: tuple[_SourceTable, ...] = ()
     name: str | None = None
+    base: str | None = None
     objective: str | None = None
     activation_steps: _Count | None = None
     rounds: Annotated[tuple[_Count, ...], Len(1)] | None = None
+    teacher_widths: Annotated[tuple[_Count, ...], Len(1, 6)] | None = None
+    student: _Count | None = None
     tiles: _Count | None = None
     widths: Annotated[tuple[_Count, ...], Len(1, 6)] | None = None
     seed: Annotated[int, Ge(0)] | None = None
@@ -56,11 +60,13 @@ def fit_settings(
 ) -> FitSettings:
     """Settings from a file, then from the arguments that were given. Raises SettingsError."""
     table = _read(config) if config else _Table()
-    named = [Source(absolute(entry.path), entry.mpp) for entry in table.sources]
+    named = [Source(absolute(entry.path), entry.mpp, entry.dab_outside_nuclei) for entry in table.sources]
     sources = tuple(named) + tuple(Source(path, mpp) for path in paths)
     check_sources(sources)
     given: dict[str, Any] = {name: value for name, value in vars(table).items() if value is not None}
-    settings = FitSettings(**given | {"sources": sources, "out": out, "base": base, "device": device})
+    settings = FitSettings(**{"base": base} | given | {"sources": sources, "out": out, "device": device})
+    if base is not None:
+        settings = replace(settings, base=base)
     if settings.objective not in OBJECTIVES:
         raise SettingsError(f"objective is {settings.objective!r}; choose one of {', '.join(OBJECTIVES)}")
     if seed is not None:

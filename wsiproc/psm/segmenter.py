@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -22,9 +22,13 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from wsiproc import devices
-from wsiproc.models.folder import InputNumbers
+from wsiproc.array.stains import STANDARD, Stains
+from wsiproc.models.classical import Classical
+from wsiproc.models.folder import HINTS, InputNumbers
+from wsiproc.models.hints import folded_input, halved_density, hints
 from wsiproc.models.learned import network_input
 from wsiproc.psm.composite import Palette, paste_nuclei
+from wsiproc.psm.negatives import paste_negatives
 from wsiproc.psm.restain import restain
 from wsiproc.psm.targets import IGNORE, Target
 
@@ -32,7 +36,9 @@ Floats = npt.NDArray[np.float32]
 OnStep = Callable[[int, float], None]
 
 _SCALES = 0.75, 1.3  # of crops: nuclei of other sizes, slides whose µm per pixel is a little wrong
-_SHARE_PASTED = 0.95
+_SHARE_PASTED, _SHARE_PASTED_FOLDED = 0.95, 0.6
+_SHARE_COARSE = 0.35  # of folded crops: scanned at half the resolution
+_SHARE_UNHEARD = 0.15  # of folded crops: without the classical model
 _SHARE_RESTAINED = 0.3  # of crops without DAB
 _DARKEST_OD = 1.4  # what scanners still tell from black
 _SHARE_DAB = 0.35  # of crops, where there are slides with DAB and without
@@ -45,7 +51,8 @@ _LONGEST_GRADIENT = 5.0
 @dataclass(frozen=True)
 class Example:
     """One tile to learn from: pixels (h, w, 3) uint8, optical density of each grey level (256, 3) with the slide's gain
-    in it, target (h, w, 2), what can be pasted. ``group``: the slide or cohort, all of which are drawn equally often.
+    in it, target (h, w, 2), what can be pasted. ``group``: the slide or cohort, all of which are drawn equally often;
+    ``classical``: that model, calibrated on it.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -53,6 +60,8 @@ class Example:
     target: Target
     palette: Palette
     group: str
+    gain: float = 1.0
+    classical: Classical = field(default_factory=Classical)
 
     def cut(self, y: int, x: int, side: int) -> tuple[Floats, Target]:
         """A square as optical density and target, copied."""
@@ -64,7 +73,10 @@ class Example:
 
 @dataclass(frozen=True)
 class Training:
-    """Numbers of one round: crops of ``crop_px`` at ``mpp``, ``batch`` of them a step, peak learning rate ``lr``."""
+    """Numbers of one round: crops of ``crop_px`` at ``mpp``, ``batch`` of them a step, peak learning rate ``lr``.
+
+    ``folded``: the network is told hints, see ``wsiproc.models.hints``; then negatives are pasted too.
+    """
 
     steps: int
     mpp: float
@@ -73,6 +85,17 @@ class Training:
     lr: float = 2e-3
     seed: int = 0
     round: int = 1
+    folded: bool = False
+
+    @property
+    def share_pasted(self) -> float:
+        """Of crops with pasted nuclei."""
+        return _SHARE_PASTED_FOLDED if self.folded else _SHARE_PASTED
+
+    @property
+    def positive_weight(self) -> float:
+        """Of pixels of nuclei in the loss."""
+        return 1.0 if self.folded else _POSITIVE_WEIGHT
 
 
 def train_segmenter(
@@ -98,12 +121,15 @@ def train_segmenter(
         for step in range(done + 1, training.steps + 1):
             for group in optimiser.param_groups:
                 group["lr"] = training.lr * _schedule(step, training.steps)
-            od, target = draw_batch(examples, training, step)
+            od, target, told = draw_batch(examples, training, step)
             seed = int(np.random.SeedSequence([training.seed, training.round, step, 1]).generate_state(1)[0])
-            od = jitter(od.to(device), torch.Generator(device).manual_seed(seed))
+            generator = torch.Generator(device).manual_seed(seed)
+            seen = network_input(jitter(od.to(device), generator), 1.0, numbers)
+            if training.folded:
+                seen = folded_input(seen, jitter_hints(told.to(device), generator))
             with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=fast_bfloat16(device)):
-                logits = net(network_input(od, 1.0, numbers))
-            loss = segmentation_loss(logits.float(), target.to(device))
+                logits = net(seen)
+            loss = segmentation_loss(logits.float(), target.to(device), training.positive_weight)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(net.parameters(), _LONGEST_GRADIENT)
@@ -171,8 +197,8 @@ def _resume(path: Path, net: nn.Module, average: nn.Module, optimiser: torch.opt
     return int(state["step"])
 
 
-def draw_batch(examples: Sequence[Example], training: Training, step: int) -> tuple[Tensor, Tensor]:
-    """Crops as optical density (b, 3, h, w) and target (b, 2, h, w)."""
+def draw_batch(examples: Sequence[Example], training: Training, step: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Crops as optical density (b, 3, h, w), target (b, 2, h, w) and, if folded, hints (b, HINTS, h/2, w/2)."""
     rng = np.random.default_rng([training.seed, training.round, step])
     brown, others = (_groups([e for e in examples if e.palette.dab is dab]) for dab in (True, False))
     crops = []
@@ -180,8 +206,9 @@ def draw_batch(examples: Sequence[Example], training: Training, step: int) -> tu
         groups = brown if not others or (brown and rng.random() < _SHARE_DAB) else others
         group = groups[rng.integers(len(groups))]
         crops.append(_draw_crop(group[rng.integers(len(group))], training, rng))
-    od = torch.from_numpy(np.stack([crop for crop, _ in crops])).permute(0, 3, 1, 2)
-    return od, torch.from_numpy(np.stack([target for _, target in crops])).permute(0, 3, 1, 2)
+    od = torch.from_numpy(np.stack([crop for crop, _, _ in crops])).permute(0, 3, 1, 2)
+    target = torch.from_numpy(np.stack([target for _, target, _ in crops])).permute(0, 3, 1, 2)
+    return od, target, torch.cat([told for _, _, told in crops])
 
 
 def _groups(examples: Sequence[Example]) -> list[list[Example]]:
@@ -192,25 +219,54 @@ def _groups(examples: Sequence[Example]) -> list[list[Example]]:
     return [groups[name] for name in sorted(groups)]
 
 
-def _draw_crop(example: Example, training: Training, rng: np.random.Generator) -> tuple[Floats, Target]:
-    """A square of random place, scale and turn, often with nuclei pasted into it."""
+def _draw_crop(example: Example, training: Training, rng: np.random.Generator) -> tuple[Floats, Target, Tensor]:
+    """A square of random place, scale and turn, often with nuclei pasted into it, and its hints."""
     size = training.crop_px
     side = min(round(size / rng.uniform(*_SCALES)), *example.pixels.shape[:2])
     y, x = (int(rng.integers(length - side + 1)) for length in example.pixels.shape[:2])
     od, target = example.cut(y, x, side)
-    if rng.random() < _SHARE_PASTED:
+    if training.folded:
+        paste_negatives(od, target, example.palette.stains, training.mpp, rng)
+    if rng.random() < training.share_pasted:
         paste_nuclei(od, target, example.palette, training.mpp, rng)
-    if not example.palette.dab and rng.random() < _SHARE_RESTAINED:
+    restained = not example.palette.dab and rng.random() < _SHARE_RESTAINED
+    if restained:
         restain(od, target, example.palette.stains, rng)
     np.minimum(od, _DARKEST_OD, out=od)
     if side != size:
         od = np.asarray(cv2.resize(od, (size, size), interpolation=cv2.INTER_LINEAR), np.float32)
         target = np.asarray(cv2.resize(target, (size, size), interpolation=cv2.INTER_NEAREST), np.uint8)
+    if training.folded and rng.random() < _SHARE_COARSE:
+        half = cv2.resize(od, (size // 2, size // 2), interpolation=cv2.INTER_AREA)
+        od = np.asarray(cv2.resize(half, (size, size), interpolation=cv2.INTER_LINEAR), np.float32)
     turns = int(rng.integers(4))
     od, target = np.rot90(od, turns), np.rot90(target, turns)
     if rng.random() < 0.5:
         od, target = od[:, ::-1], target[:, ::-1]
-    return od, target
+    return od, target, _hints(od, example, restained) if training.folded else torch.zeros(1, HINTS, 0, 0)
+
+
+def _hints(od: Floats, example: Example, restained: bool) -> Tensor:
+    """What the network is told of a crop (h, w, 3) with the slide's gain in it."""
+    given = torch.from_numpy(np.ascontiguousarray(od)).permute(2, 0, 1)[None]
+    if not restained:
+        return hints(halved_density(given / example.gain), example.gain, example.palette.stains, example.classical)
+    halved = halved_density(given)
+    stains = Stains("H-DAB", STANDARD["H-DAB"])
+    return hints(halved, 1.0, stains, replace(example.classical, stains=stains).calibrate_density([halved]))
+
+
+def jitter_hints(told: Tensor, generator: torch.Generator) -> Tensor:
+    """Hints (b, HINTS, h, w) as another calibration might have given them; sometimes without the classical model."""
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        drawn = torch.rand(len(told), *shape, generator=generator, device=told.device)
+        return drawn * (high - low) + low
+
+    amounts = told[:, :3] * torch.exp(uniform(-0.12, 0.12, 3, 1, 1))
+    heard = (uniform(0, 1, 1, 1, 1) > _SHARE_UNHEARD).float()
+    classical = (told[:, 3:] * uniform(0.6, 1.4, 1, 1, 1) + uniform(-0.25, 0.25, 1, 1, 1)) * heard
+    return torch.cat([amounts, classical], 1)
 
 
 def jitter(od: Tensor, generator: torch.Generator) -> Tensor:
@@ -233,13 +289,13 @@ def jitter(od: Tensor, generator: torch.Generator) -> Tensor:
     return od + (blurred - od) * amount + noise
 
 
-def segmentation_loss(logits: Tensor, target: Tensor) -> Tensor:
+def segmentation_loss(logits: Tensor, target: Tensor, positive_weight: float = _POSITIVE_WEIGHT) -> Tensor:
     """Cross-entropy of nucleus and interior, (b, 2, h, w) both; ignored pixels weigh nothing, nuclei a little more."""
     total = logits.new_zeros(())
     for plane, share in ((0, 1.0), (1, _INTERIOR_WEIGHT)):
         wanted = target[:, plane]
         positive = (wanted == 1).float()
-        weight = (wanted != IGNORE).float() * (1 + (_POSITIVE_WEIGHT - 1) * positive)
+        weight = (wanted != IGNORE).float() * (1 + (positive_weight - 1) * positive)
         losses = nnf.binary_cross_entropy_with_logits(logits[:, plane], positive, reduction="none")
         total = total + share * (losses * weight).sum() / weight.sum().clamp(min=1)
     return 2 * total

@@ -31,10 +31,14 @@ MOST_PICTURES = 400  # of a folder
 
 @dataclass(frozen=True)
 class Source:
-    """Where tiles come from: a slide, or a folder of pictures of one slide; ``mpp`` where the files do not say it."""
+    """Where tiles come from: a slide, or a folder of pictures of one slide; ``mpp`` where the files do not say it.
+
+    ``dab_outside_nuclei``: what is brown is membrane or cytoplasm; nuclei are blue.
+    """
 
     path: Path
     mpp: float | None = None
+    dab_outside_nuclei: bool = False
 
     @property
     def name(self) -> str:
@@ -50,6 +54,7 @@ class Tiles:
     pixels: tuple[Pixels, ...]
     stains: Stains
     gain: float
+    dab_outside_nuclei: bool = False
 
     @property
     def density(self) -> npt.NDArray[np.float32]:
@@ -68,7 +73,7 @@ def read_tiles(source: Source, mpp: float, count: int, od99: float) -> Tiles:
     pixels = _pictures(source, mpp) if _is_picture_folder(source.path) else _windows(source, mpp, count)
     sample = sample_pixels(pixels, mpp)
     stains = estimate_stains(sample)
-    return Tiles(source.name, tuple(pixels), stains, find_gain(sample, stains, od99))
+    return Tiles(source.name, tuple(pixels), stains, find_gain(sample, stains, od99), source.dab_outside_nuclei)
 
 
 def _is_picture_folder(path: Path) -> bool:

@@ -1,0 +1,143 @@
+"""The last stage of a fit: the network that is shipped learns, at full resolution, what its teacher agrees on.
+
+The teacher and the classical model (``wsiproc.psm.teacher``) label the tissue; the network learns from what they
+believe, from pasted nuclei and from pasted negatives. What its scores mean is found by asking them once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.optimize import minimize
+from torch import nn
+
+from wsiproc.models.cells import CutRule, OutlineRule, Outlines, ScoreRule, SplitLengths, cut_cells
+from wsiproc.models.classical import Classical
+from wsiproc.models.folder import InputNumbers
+from wsiproc.psm.consensus import best_iou, object_boxes
+from wsiproc.psm.evidence import Labels
+from wsiproc.psm.labelling import density
+from wsiproc.psm.segmenter import Example
+from wsiproc.psm.targets import Target
+from wsiproc.psm.teacher import Teacher, calibrated_classical, search_density, taught_example, teach
+from wsiproc.psm.tiles import Source, Tiles, read_tiles
+from wsiproc.psm.work import load_labels, save_labels
+
+MPP = 0.25
+CUT, OUTLINE = CutRule(threshold=0.35), OutlineRule()
+SPLIT, TEACHING_SPLIT = SplitLengths(saddle=0.85, merge_um=6.0, smooth_um=0.75), SplitLengths(smooth_um=0.75)
+LEAST_SCORE = 0.25
+WINDOW, HALO = 1024, 64
+_MOST_TILES = 400
+_MATCH_IOU = 0.5
+
+
+@dataclass(frozen=True)
+class Tissue:
+    """One source at full resolution, with the classical model of it."""
+
+    tiles: Tiles
+    classical: Classical
+
+
+def read_tissue(
+    sources: Sequence[Source], count: int, od99: float, on_progress: Callable[[int, int], None]
+) -> list[Tissue]:
+    """The sources at ``MPP``, ``count`` windows a slide at most. Raises as ``read_tiles``."""
+    found = []
+    each = max(2, min(count, _MOST_TILES // len(sources)))
+    for number, source in enumerate(sources, start=1):
+        tiles = read_tiles(source, MPP, each, od99)
+        found.append(Tissue(tiles, calibrated_classical(tiles, MPP)))
+        on_progress(number, len(sources))
+    return found
+
+
+def taught_examples(
+    tissue: Sequence[Tissue],
+    teacher: Teacher,
+    work: Path,
+    device: str,
+    on_progress: Callable[[int, int], None],
+) -> list[Example]:
+    """What is believed of all tissue, source by source; kept in ``work`` for a fit that is stopped."""
+    examples: list[Example] = []
+    total = sum(len(each.tiles.pixels) for each in tissue)
+    for each in tissue:
+        path = work / f"taught-{each.tiles.name}.npz"
+        labels = load_labels(path)
+        if labels is None:
+            labels = teach(each.tiles, teacher, each.classical, TEACHING_SPLIT, MPP, device)
+            save_labels(path, labels)
+        examples += [taught_example(each.tiles, i, *found, each.classical, MPP) for i, found in enumerate(labels)]
+        on_progress(len(examples), total)
+    return examples
+
+
+def find_scores(
+    net: nn.Module, numbers: InputNumbers, tissue: Sequence[Tissue], examples: Sequence[Example]
+) -> ScoreRule:
+    """What a cell's probability and outline say about whether it is believed: a logistic regression.
+
+    No label is used: *true* is what the teacher and the classical model believe, *false* all else that the network
+    finds, the doubtful too; on the last tile of each source.
+    """
+    student, rows, wanted = Teacher(net, numbers), [], []
+    last = {example.group: example.target for example in examples}
+    for each in tissue:
+        features, true = _judged(student, each, len(each.tiles.pixels) - 1, last[each.tiles.name])
+        rows.append(features)
+        wanted.append(true)
+    return _logistic(np.concatenate(rows), np.concatenate(wanted))
+
+
+def _judged(
+    student: Teacher, tissue: Tissue, number: int, target: Target
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Of each cell that the network finds in a tile: what speaks for it (N, 3), whether it is believed."""
+    stained = density(tissue.tiles, number)
+    logits = student.logits(stained, tissue.tiles, tissue.classical, "cpu", views=1)
+    od = stained / np.float32(tissue.tiles.gain)
+    maps = np.rint(255 / (1 + np.exp(-np.clip(logits, -30, 30)))).astype(np.uint8)
+    searched = np.rint(np.clip(search_density(od) * 100, 0, 255)).astype(np.uint8)
+    probe = Outlines(OUTLINE, None, (0, 64))
+    cells = cut_cells(np.stack([maps[0], searched]), CUT, SPLIT, MPP, None, maps[1], probe)
+    labels, facts = cells.labels, cells.evidence
+    assert facts is not None
+    return np.stack(facts, axis=1), best_iou(labels, object_boxes(labels), _objects(target)) > _MATCH_IOU
+
+
+def _objects(target: Target) -> Labels:
+    """Believed objects of a target (h, w, 2), touching ones told apart by their interiors."""
+    inside = (target[..., 0] == 1).astype(np.uint8) * 255
+    return cut_cells(
+        inside[None], replace(CUT, spur_um=0.3), SPLIT, MPP, None, (target[..., 1] == 1).astype(np.uint8) * 255
+    ).labels
+
+
+def _logistic(rows: npt.NDArray[np.float64], wanted: npt.NDArray[np.bool_]) -> ScoreRule:
+    """The rule that makes ``wanted`` (N,) of ``rows`` (N, 3) most likely, with a little shrinkage."""
+    if len(rows) == 0 or wanted.all() or not wanted.any():
+        return ScoreRule(0.0, 1.0, 0.0, 0.0)
+    given = np.column_stack([np.ones(len(rows)), rows])
+    sign = np.where(wanted, 1.0, -1.0)
+
+    def loss(weights: npt.NDArray[np.float64]) -> float:
+        return float(np.logaddexp(0, -sign * (given @ weights)).mean() + 1e-4 * (weights[1:] ** 2).sum())
+
+    found = minimize(loss, np.zeros(given.shape[1])).x
+    bias, probability, closed, fall = (round(float(weight), 4) for weight in found)
+    return ScoreRule(bias, probability, closed, fall)
+
+
+def first_student(widths: tuple[int, ...], seed: int) -> nn.Module:
+    """A folded network of random weights by the seed."""
+    from wsiproc.models.folder import UNetNumbers
+
+    torch.manual_seed(seed)
+    return UNetNumbers(widths=widths, outputs=2, fold=2).build()

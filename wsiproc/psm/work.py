@@ -1,0 +1,29 @@
+"""Labels of an unfinished fit, kept as files in its work folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wsiproc.io.whole import whole_file
+from wsiproc.psm.evidence import Labels
+from wsiproc.psm.targets import Target
+
+
+def load_labels(path: Path) -> list[tuple[Labels, Target]] | None:
+    """Labels and targets of a source's tiles from an earlier call; None where there are none."""
+    if not path.exists():
+        return None
+    with np.load(path) as arrays:
+        return [(arrays[f"labels{i}"], arrays[f"target{i}"]) for i in range(len(arrays.files) // 2)]
+
+
+def save_labels(path: Path, found: Sequence[tuple[Labels, Target]]) -> None:
+    """Keep labels and targets of a source's tiles."""
+    arrays: dict[str, Any] = {f"labels{i}": labels for i, (labels, _) in enumerate(found)}
+    arrays |= {f"target{i}": target for i, (_, target) in enumerate(found)}
+    with whole_file(path) as temporary, temporary.open("wb") as file:  # numpy would put its own ending to a name
+        np.savez_compressed(file, **arrays)
