@@ -98,7 +98,7 @@ def levels(order: tuple[int, ...], sub: bool = False) -> Make:
             for place, by in enumerate(order):
                 resolution = {"resolution": (PER_CM[0] / by,) * 2, "resolutionunit": "CENTIMETER"}
                 below = {"subifds": len(order) - 1} if sub and place == 0 else {}
-                kind = {"subfiletype": 1} if place else {}
+                kind = {"subfiletype": 1} if place and by > order[0] else {}
                 file.write(shrunk(pixels, by), photometric="rgb", metadata=None, **TILED, **resolution, **below, **kind)
 
     return make
@@ -268,8 +268,8 @@ OMES = [
     Odd("21_five_axes.ome.zarr", ngff(3, lambda p: p[None, :, None])),
 ]  # fmt: skip
 PICTURES = [
-    Odd("30_picture.png", picture("PNG"), 0.1),
-    Odd("30_picture.jpg", picture("JPEG", quality=95, subsampling=0), 0.1),
+    Odd("30_picture.png", picture("PNG"), None, "does not say its pixel size"),
+    Odd("30_picture.jpg", picture("JPEG", quality=95, subsampling=0), None, "does not say its pixel size"),
     Odd("30_bare.png", lambda path, p: Image.fromarray(p).save(path), options=("--mpp", str(MPP))),
     Odd("31_slide.svs", lambda path, p: Image.fromarray(p).save(path, "PNG"), options=("--mpp", str(MPP))),
     Odd("31_no_ending", tiff()),
@@ -280,7 +280,7 @@ CONTENTS = [
     Odd("41_pen_only.tif", pen, None, "no tissue"),
     Odd("41_white.tif", flat(255), None, "no tissue"),
     Odd("41_glass.tif", flat(240, 2), None, "no tissue"),
-    Odd("41_black.tif", flat(0), None, "no tissue"),
+    Odd("41_black.tif", flat(0), None, "no colour"),
     Odd("42_no_nuclei.tif", eosin_only, None, "", (0, 5)),
     Odd("43_one_pixel_wide.tif", lambda path, p: write(path, p[:, 300:301], tile=None), None, "1"),
     Odd("43_five_pixels.tif", lambda path, p: write(path, p[300:305, 300:305], tile=None), None, "5"),
