@@ -49,6 +49,11 @@ def right(tiny: Path) -> bytes:
 # --- one path in all its spellings -----------------------------------------------------------------------------------
 
 
+def _folders(above: Path) -> list[str]:
+    """Folders to go into and out of again; out of a link, .. leads elsewhere."""
+    return sorted(entry.name for entry in above.iterdir() if entry.is_dir() and not entry.is_symlink())
+
+
 def spelled(draw: Callable[[st.SearchStrategy[int]], int], path: Path, here: Path) -> str:
     """The path as it might be written by somebody in the folder ``here``."""
     text = os.path.relpath(path, here) if draw(st.integers(0, 1)) else str(path)
@@ -62,7 +67,7 @@ def spelled(draw: Callable[[st.SearchStrategy[int]], int], path: Path, here: Pat
             parts.insert(place, "")
         else:
             above = Path(here, *parts[:place]) if parts[0] else Path("/", *parts[1:place])
-            if above.is_dir() and (inside := sorted(entry.name for entry in above.iterdir() if entry.is_dir())):
+            if above.is_dir() and (inside := _folders(above)):
                 parts[place:place] = [inside[draw(st.integers(0, len(inside) - 1))], ".."]
     written = "/".join(parts)
     written = f"./{written}" if written.startswith(("-", "@", "~")) else written
@@ -183,7 +188,7 @@ def workshop(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 def test_all_commands_take_paths_with_dots(workshop: Path) -> None:
     """Relative paths within a config file start at the working folder."""
-    assert command("run", "../tiny.tif", "--config", "../../in/lab.toml", "-o", "../out", "-q") == 2  # no ../in here
+    assert command("run", "../tiny.tif", "--config", "../../in/lab.toml", "-o", "../out", "-q") == 1  # no ../in here
     (workshop / "lab.toml").write_text((workshop / "lab.toml").read_text().replace("../in/", "../"))
     assert command("run", "../tiny.tif", "--config", "../../in/lab.toml", "-o", "../out", "-q") == 0
     run = json.loads((workshop / "out" / "tiny" / "run.json").read_text())
