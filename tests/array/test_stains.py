@@ -10,7 +10,10 @@ import pytest
 from PIL import Image
 
 from wsiproc.array.stains import STANDARD, estimate_stains, unmixing
+from wsiproc.io.slides import SlideSource
+from wsiproc.models import load_model
 from wsiproc.models.staining import sample_pixels
+from wsiproc.survey import look_at
 
 MPP = 0.25  # near enough: pixels are averaged over a µm before they are looked at
 OTHER_PICTURES = ("bcdata_dev/images", "judges/tnbc/images", "judges/brca_m2c/images", "nucls/segmentation/images")
@@ -63,3 +66,18 @@ def test_the_stain_can_be_given(data: Path) -> None:
     assert estimate_stains(tile, "H&E").names == ("hematoxylin", "eosin")
     glass = np.full((1000, 3), 240, np.uint8)
     assert estimate_stains(glass, "H-DAB").vectors == STANDARD["H-DAB"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("EAS2_HE1_20x.tif", "H&E"),  # pale, with little eosin
+        ("EAS2_CD20_ihc_20x.tif", "H-DAB"),
+        ("CMU-1-Small-Region.svs", "H&E"),
+        ("he_20x.ome.tif", "H&E"),
+    ],
+)
+def test_the_stain_of_a_real_slide_is_told(data: Path, name: str, kind: str) -> None:
+    """On the windows that a run is calibrated on."""
+    seen = look_at(SlideSource(data / "slides" / name), load_model("classical"), "auto", None)
+    assert seen.model.calibration()["stain"] == kind

@@ -326,4 +326,6 @@ def test_a_model_to_begin_with_is_the_teacher(slide: Path, tmp_path: Path) -> No
     with pytest.raises(KeyboardInterrupt):
         fit(settings, listen)
     assert sorted(set(stages)) == ["asking the teacher", "reading tissue in full", "student"]
-    assert min(believed(np.load(settings.work / "taught-drawn.tif.npz"))) > 10
+    found = believed(np.load(settings.work / "taught-drawn.tif.npz"))
+    assert min(found) > 2  # in each tile of 48 µm
+    assert sum(found) > 30

@@ -23,10 +23,10 @@ STANDARD: dict[Kind, tuple[Vector, Vector]] = {
 # few brown pixels the extreme direction is no DAB but a mixture with haematoxylin, 15° and more from the standard.
 _PLAUSIBLE_DEG: dict[Kind, tuple[float, float]] = {"H&E": (30.0, 30.0), "H-DAB": (30.0, 15.0)}
 _APART_DEG: dict[Kind, float] = {"H&E": 12.0, "H-DAB": 25.0}
-# Eosin absorbs mostly green. Where half of the pixels absorb less than this share in green, there is none: the median
+# Eosin absorbs mostly green. Where half of the pixels absorb less than the first share in green there is none: the median
 # was 0.390 and more on 204 pictures and slides of H&E, 0.367 and less on 30 pictures and a slide with DAB and no third
-# stain.
-_EOSIN_GREEN = 0.378
+# stain. Nor is there any where hardly a pixel absorbs more than the second share, if so many are brown as well.
+_EOSIN_GREEN, _LITTLE_EOSIN_GREEN, _BROWN_PIXELS = 0.378, 0.45, 0.05
 # DAB, and it alone, is dark and absorbs blue nearly as green: this share of such pixels is beyond what pigment does.
 _DENSE_OD, _DENSE_BLUE, _DENSE_GREEN, _DENSE_PIXELS = 1.3, 0.8, 0.4, 0.008
 _TISSUE_OD = 0.2  # sum over the channels; paler pixels say little about colour
@@ -74,7 +74,8 @@ def _kind(od: Float64Array) -> Kind:
     total = od.sum(axis=1)
     green, blue = od[:, 1] / total, od[:, 2] / total
     dense = (total > _DENSE_OD) & (blue > _DENSE_BLUE * green) & (green < _DENSE_GREEN)
-    if dense.mean() > _DENSE_PIXELS or np.median(green) < _EOSIN_GREEN:
+    pale = np.percentile(green, 95) < _LITTLE_EOSIN_GREEN and np.mean(blue > green) > _BROWN_PIXELS
+    if dense.mean() > _DENSE_PIXELS or np.median(green) < _EOSIN_GREEN or pale:
         return "H-DAB"
     return "H&E"
 
