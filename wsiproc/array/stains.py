@@ -23,9 +23,9 @@ STANDARD: dict[Kind, tuple[Vector, Vector]] = {
 # few brown pixels the extreme direction is no DAB but a mixture with haematoxylin, 15° and more from the standard.
 _PLAUSIBLE_DEG: dict[Kind, tuple[float, float]] = {"H&E": (30.0, 30.0), "H-DAB": (30.0, 15.0)}
 _APART_DEG: dict[Kind, float] = {"H&E": 12.0, "H-DAB": 25.0}
-# Eosin absorbs mostly green. Where half of the pixels absorb less than the first share in green there is none: the median
-# was 0.390 and more on 204 pictures and slides of H&E, 0.367 and less on 30 pictures and a slide with DAB and no third
-# stain. Nor is there any where hardly a pixel absorbs more than the second share, if so many are brown as well.
+# Eosin absorbs mostly green. Where half of the pixels absorb less than the first share in green there is none: the
+# median was 0.390 and more on 204 pictures and slides of H&E, 0.367 and less on 30 pictures and a slide with DAB and no
+# third stain. Nor is there any where hardly a pixel absorbs more than the second share, if so many are brown as well.
 _EOSIN_GREEN, _LITTLE_EOSIN_GREEN, _BROWN_PIXELS = 0.378, 0.45, 0.05
 # DAB, and it alone, is dark and absorbs blue nearly as green: this share of such pixels is beyond what pigment does.
 _DENSE_OD, _DENSE_BLUE, _DENSE_GREEN, _DENSE_PIXELS = 1.3, 0.8, 0.4, 0.008
