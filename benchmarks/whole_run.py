@@ -52,7 +52,9 @@ def forward(model_name: str, precision: str, shapes: Sequence[Shape], threads: i
     else:
         network = load_network(model.folder, model.weights_sha256, "cpu")
     rng = np.random.default_rng(0)
-    pictures = {shape: torch.from_numpy(rng.random((1, 3, *shape), np.float32)) for shape in set(shapes)}
+    numbers = model.facts.network
+    seen = {shape: (1, numbers.inputs, *(side // numbers.fold for side in shape)) for shape in set(shapes)}
+    pictures = {shape: torch.from_numpy(rng.random(size, np.float32)) for shape, size in seen.items()}
     pictures = {shape: p.to(memory_format=torch.channels_last) for shape, p in pictures.items()}
     half = precision == "bfloat16"
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=half):

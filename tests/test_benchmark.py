@@ -110,7 +110,7 @@ def test_what_is_done_is_not_done_again(scored: tuple[Benchmark, Path], masks: P
 
 
 def test_the_baseline_stands_beside_every_model(masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def load(name: str) -> Any:
+    def load(name: str, _: float | None = None) -> Any:
         return Classical(name="fine", mpp=0.25, window=384) if name == "models/fine" else load_model(name)
 
     def predicted(model: Any, windows: Any, device: Device) -> Any:

@@ -19,6 +19,7 @@ from wsiproc.export import FORMATS
 from wsiproc.io.geojson import iter_features
 from wsiproc.result import Result
 from wsiproc.synthetic import write_synthetic_slide
+from wsiproc.view.colouring import Look
 from wsiproc.view.shown import find_slides
 
 OFFERED = [name for name in FORMATS if name != "annotation-store"]  # that one needs TIAToolbox
@@ -119,7 +120,7 @@ def test_the_viewer_shows_it(results: Path) -> None:
     assert problems == []
     shown = found["a none"]
     assert shown.facts()["cells"] == 0
-    assert [shown.cell_tile(level, 0, 0, frozenset(), filled=True) for level in (-2, 0, 1, 3)] == [None] * 4
+    assert [shown.cell_tile(level, 0, 0, Look(), 0) for level in (-2, 0, 1, 3)] == [None] * 4
     assert shown.cell_at(50.0, 50.0) == 0
     assert shown.describe_cell(1) is None
     assert shown.density()[0].shape[2] == shown.tissue().shape[2] == 4

@@ -122,9 +122,10 @@ def _owners(out: Path, stems: Iterable[str]) -> dict[str, _Owner]:
 
 
 def _parts(name: str) -> set[str]:
-    """The name, and what is before or after each of its underscores."""
-    cuts = [place for place, character in enumerate(name) if character == "_"]
-    return {name, *(name[:cut] for cut in cuts), *(name[cut + 1 :] for cut in cuts)}
+    """The name, and what is before, after and between any of its underscores."""
+    words = name.split("_")
+    ends = range(1, len(words) + 1)
+    return {"_".join(words[first:end]) for end in ends for first in range(end)}
 
 
 def _owner(folder: Path) -> _Owner:

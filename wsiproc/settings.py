@@ -41,8 +41,6 @@ class Settings:
 
     model: str = "default"
     """``default``, ``fast``, ``psm``, ``classical``, the path of a model folder, or ``tiatoolbox:NAME=WEIGHTS``."""
-    min_score: float | None = None
-    """Cells with a lower score, from 0 to 1, are left out; None takes the model's own limit."""
     mpp: float | None = None
     """µm per pixel of the slide, where the file does not say it or says it wrongly."""
     reader: Literal["auto", "openslide", "tifffile", "tiatoolbox"] = "auto"
@@ -55,6 +53,8 @@ class Settings:
     """Where DAB makes a cell positive: ``nucleus``, ``membrane``, ``cytoplasm``, or ``auto``, where it lies."""
     positive_dab: float | tuple[float, ...] | None = None
     """Optical density of DAB above which a cell is positive, or three, for weak, moderate and strong; None finds it."""
+    min_score: float | None = None
+    """Cells with a lower score, from 0 to 1, are left out; None takes the model's own limit."""
     stain_norm: str = "none"
     """What brings the slide's stain to another before the model sees it: ``none``, or one of TIAToolbox's methods,
     which ``=`` and the path of a picture of the wanted stain may follow."""

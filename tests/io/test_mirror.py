@@ -60,5 +60,5 @@ def test_nothing_outside_the_slide_is_read_and_no_more_than_shows(
 
 def test_a_slide_of_one_pixel_goes_on_as_that(tmp_path: Path) -> None:
     Image.new("RGB", (1, 1), (1, 2, 3)).save(tmp_path / "dot.png")
-    with open_slide(tmp_path / "dot.png", 0.5) as dot:
-        assert (read_mirrored(dot, Box(-3, -3, 7, 7), 0.5) == (1, 2, 3)).all()
+    with open_slide(tmp_path / "dot.png", 5.0) as dot:  # finer ones are narrower than a nucleus
+        assert (read_mirrored(dot, Box(-3, -3, 7, 7), 5.0) == (1, 2, 3)).all()

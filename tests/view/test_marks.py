@@ -228,8 +228,8 @@ def test_corrections_of_another_run_are_not_mixed_with_these(writing: Shown, fol
 def test_nothing_is_written_without_leave(shown: Shown, results: Path) -> None:
     before = sorted(path.name for path in (results / "ihc").iterdir())
     for path, body in (
-        (f"{IHC}/areas", {"state": "", "areas": []}),
-        (f"{IHC}/corrections", {"id": 1, "verdict": "right"}),
+        ("areas", {"state": "", "areas": []}),
+        ("corrections", {"id": 1, "verdict": "right"}),
     ):
         status, message = ask(shown, "PUT", f"{IHC}/{path}", body)
         assert status == 403

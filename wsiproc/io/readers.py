@@ -168,7 +168,7 @@ def _open_folder(path: Path) -> Opened:
         ) from first
     raise SlideError(
         f"{path}: a folder that is no slide: it holds neither an OME-Zarr (zarr.json, .zattrs) nor DICOM files of a "
-        "slide, and `wsiproc run` finds no slide in it or below"
+        "slide, and `wsiproc run` finds no slide in it or below; name a slide"
     )
 
 

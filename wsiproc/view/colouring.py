@@ -145,12 +145,12 @@ def standing_out(colour: RGB, tissue: RGB) -> RGB:
     # Away from the tissue's lightness; on tissue as light as ours, towards the end that is farther off.
     steps = np.arange(0.0, 101.0, 2.0)
     ladder = np.stack([steps, np.full_like(steps, ours[1]), np.full_like(steps, ours[2])], axis=1)
-    good = ladder[np.linalg.norm(ladder - under, axis=1) >= _LEAST_CONTRAST + 5]
+    rgb = np.rint(np.clip(cv2.cvtColor(ladder.astype(np.float32)[None], cv2.COLOR_LAB2RGB)[0], 0, 1) * 255)
+    shown = cv2.cvtColor((rgb / 255).astype(np.float32)[None], cv2.COLOR_RGB2LAB)[0]  # not all are colours of a screen
+    good = np.flatnonzero(np.linalg.norm(shown - under, axis=1) >= _LEAST_CONTRAST)
     if not len(good):
         return (0, 0, 0) if under[0] > 50 else (255, 255, 255)
-    nearest = good[np.argmin(np.abs(good[:, 0] - ours[0]))]
-    rgb = cv2.cvtColor(nearest.astype(np.float32)[None, None], cv2.COLOR_LAB2RGB)[0, 0]
-    r, g, b = (int(part) for part in np.rint(np.clip(rgb, 0, 1) * 255))
+    r, g, b = (int(part) for part in rgb[good[np.argmin(np.abs(steps[good] - ours[0]))]])
     return r, g, b
 
 
