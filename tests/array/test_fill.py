@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -75,3 +76,16 @@ def test_black_with_the_noise_of_compression_is_fill():
     assert fill is not None
     assert where_filled(masked, fill)[:200, :200].all()
     assert (tell_apart(masked, MPP)[:198, :198] == Seen.FILL).all()
+
+
+@pytest.mark.parametrize("width_px", [15, 50, 150])
+def test_black_that_fades_is_ink_and_black_that_ends_is_fill(width_px: int):
+    """Also where the overview was reduced, so that one px between the two is mixed of both."""
+    edge = np.zeros((512, 512), np.float32)
+    cv2.line(edge, (20, 60), (490, 400), 1.0, width_px)
+    for fading_px, is_fill in ((0.0, True), (0.5, True), (1.5, False)):
+        amount = cv2.GaussianBlur(edge, (0, 0), fading_px) if fading_px else edge
+        marked = np.rint(drawn(2) ** (1 - amount[..., None]) * 45.0 ** amount[..., None]).astype(np.uint8)
+        fill = find_fill(marked)
+        assert (fill is not None) == is_fill
+        assert (tell_apart(marked, MPP)[amount > 0.95] == (Seen.FILL if is_fill else Seen.PEN)).mean() > 0.98

@@ -134,6 +134,16 @@ def test_a_slide_with_nothing_but_pen_has_no_tissue() -> None:
     assert not find_tissue(slide, 2.0).any()
 
 
+@pytest.mark.parametrize("mpp", [0.25, 2.0, 4.0, 8.0])
+@pytest.mark.parametrize("path", sorted(DATA.glob("monuseg_train/images/*.png")), ids=lambda path: path.stem)
+def test_no_real_stain_is_taken_for_ink_or_fill(path: Path, mpp: float) -> None:
+    crop = cv2.cvtColor(np.asarray(cv2.imread(str(path))), cv2.COLOR_BGR2RGB)
+    side = round(len(crop) * 0.25 / mpp)
+    seen = tell_apart(np.asarray(cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA), np.uint8), mpp)
+    assert (seen == Seen.TISSUE).mean() > 0.95
+    assert not np.isin(seen, (Seen.PEN, Seen.FILL)).any()
+
+
 def test_shadows_scratches_and_dust_are_no_tissue() -> None:
     slide = empty_slide().astype(np.float32)
     slide[:, 100:180] *= np.linspace(1.0, 0.5, 80)[None, :, None]  # the edge of a coverslip

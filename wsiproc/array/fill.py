@@ -28,6 +28,11 @@ _FEWEST_PX = 400
 # Light and nearly grey is glass, or padding that looks like it.
 _LIGHT, _MOST_TINT = 150, 25
 _MOST_COLOURS = 8
+# Fill ends within 2 px, however the overview was reduced and compressed; a stroke of a black pen fades. So many px
+# outside its even core, more than such a share is left of its density beyond that of its surroundings, so far away.
+_LEAST_LEFT, _SURROUNDINGS_PX = {2: 0.3, 3: 0.15}, 7
+# That is seen where the surroundings let through this much more (optical density), whatever grain they have.
+_LEAST_CONTRAST, _OF_RING = 0.5, (10, 25, 50, 75)
 
 
 @dataclass(frozen=True)
@@ -113,4 +118,26 @@ def _constant(overview: UInt8Array) -> list[RGB]:
     packed = seen.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
     values, counts = np.unique(packed, return_counts=True)
     common = values[np.argsort(-counts, kind="stable")][: min(_MOST_COLOURS, int((counts >= _FEWEST_PX).sum()))]
-    return [(value >> 16, value >> 8 & 255, value & 255) for value in common.tolist()]
+    colours = [(value >> 16, value >> 8 & 255, value & 255) for value in common.tolist()]
+    return [rgb for rgb in colours if max(rgb) - min(rgb) > _MOST_TINT or not _fades(overview, rgb)]
+
+
+def _fades(overview: UInt8Array, colour: RGB) -> bool:
+    """Whether black or grey of this ``colour`` fades out on all sides, as ink does, or ends, as fill does.
+
+    Told by percentiles of the optical density at distances from it; where ink lies on tissue it is darker still.
+    """
+    area = where_filled(overview, Fill((colour,), colour)).astype(np.uint8)
+    area = np.asarray(cv2.morphologyEx(area, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)), np.uint8)  # no single px
+    away = np.rint(cv2.distanceTransform(1 - area, cv2.DIST_L2, 5))
+    grey = overview.mean(axis=-1, dtype=np.float32)
+    is_lighter = grey > sum(colour) / 3 + _TOLERANCE
+    rings = {px: grey[(away == px) & is_lighter] for px in (*_LEAST_LEFT, _SURROUNDINGS_PX)}
+    if not all(ring.size for ring in rings.values()):
+        return False
+    densities = {px: np.percentile(-np.log(np.maximum(ring, 1.0) / 255), _OF_RING) for px, ring in rings.items()}
+    around = densities[_SURROUNDINGS_PX]
+    contrast = -np.log(max(1.0, sum(colour) / 3) / 255) - around
+    if np.median(contrast) < _LEAST_CONTRAST or contrast.min() <= 0:
+        return False
+    return all(bool((densities[px] - around > share * contrast).all()) for px, share in _LEAST_LEFT.items())

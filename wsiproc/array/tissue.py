@@ -95,17 +95,18 @@ def tell_apart(overview: UInt8Array, mpp: float, grain: FloatArray | None = None
     """
     fill = find_fill(overview)
     filled = np.zeros(overview.shape[:2], np.bool_) if fill is None else where_filled(overview, fill)
-    small, small_mpp = _to_working_mpp(overview if fill is None else without_fill(overview, fill), mpp)
+    painted = overview if fill is None else without_fill(overview, fill)
+    small, small_mpp = _to_working_mpp(painted, mpp)
     smooth = np.asarray(cv2.GaussianBlur(small, (0, 0), 0.8), np.uint8)
     is_glass = _find_glass(small, smooth)
     glass = _glass_colour(smooth, is_glass)
     density = optical_density(smooth, np.full(3, glass.max(), np.float32))
     # Padding is pure white where the glass is tinted: tissue differs from both.
     colour = np.minimum(_spread(density), _spread(optical_density(smooth, glass)))
-    grain = _around(local_grain(overview) if grain is None else grain, small.shape[:2])
+    grain = _around(local_grain(painted) if grain is None else grain, small.shape[:2])
     is_stained = colour > _above_noise(colour[is_glass], _LEAST_COLOUR)
     is_grainy = _without_lines(grain > _above_noise(grain[is_glass], _LEAST_GRAIN), small_mpp)
-    # A pen drawn by a computer has one colour, as fill has: it is told by its hue, and black and grey are fill.
+    # A pen drawn by a computer has one colour, as fill has: it is told by its hue. Black that ends sharply is fill.
     inky = small if fill is None else _to_working_mpp(without_fill(overview, fill.grey), mpp)[0]
     inky = np.asarray(cv2.GaussianBlur(inky, (0, 0), 0.8), np.uint8)
     inky_density = optical_density(inky, np.full(3, glass.max(), np.float32))
