@@ -77,10 +77,13 @@ class Distilled(Learned):
         pictures = super().network_sees(windows, od)
         if self.facts.network.fold == 1:
             return pictures
+        import torch
+
         from wsiproc.models.hints import folded_input, halved_density, hints
 
         classical = self.classical or Classical(stains=self.stains, mpp=2 * self.mpp)
-        return folded_input(pictures, hints(halved_density(od), self.gain, self.stains, classical))
+        with torch.autocast(od.device.type, enabled=False):  # the classical model needs full precision
+            return folded_input(pictures, hints(halved_density(od), self.gain, self.stains, classical))
 
     def predict_int8(self, windows: Tensor) -> Tensor:
         """See ``InWholeNumbers``."""
