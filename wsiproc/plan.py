@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from wsiproc._version import __version__
 from wsiproc.array.measure import measurement_names
-from wsiproc.array.tissue import LEFT_OUT
+from wsiproc.array.tissue import left_out_masks
 from wsiproc.core.geometry import Grid, Region
 from wsiproc.core.kinds import CellKinds
 from wsiproc.devices import Cluster, Device, choose_device, free_gpu_bytes
@@ -97,7 +97,7 @@ class Plan:
     @property
     def left_out(self) -> dict[str, Mask]:
         """Masks on the overview of what is neither tissue nor glass, by what it was taken for."""
-        return {kind.name.lower(): np.asarray(self.seen == kind) for kind in LEFT_OUT}
+        return left_out_masks(self.seen)
 
     @property
     def left_out_mm2(self) -> dict[str, float]:

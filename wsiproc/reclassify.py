@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsiproc.array.tissue import LEFT_OUT, tell_apart
+from wsiproc.array.tissue import left_out_masks, tell_apart
 from wsiproc.coarse import coarse_tasks
 from wsiproc.cohort import write_cohort_again
 from wsiproc.core.cells import CellTable
@@ -158,8 +158,8 @@ def _left_out(run: dict[str, Any], overview: npt.NDArray[np.uint8]) -> dict[str,
     """Masks of what the run took for neither tissue nor glass, told apart once more on the overview (h, w, 3)."""
     if not any(run.get("left_out_mm2", {}).values()):
         return {}
-    seen = tell_apart(overview, float(np.mean(run["slide"]["mpp"])) * run["slide"]["shape"][1] / overview.shape[1])
-    return {kind.name.lower(): np.asarray(seen == kind) for kind in LEFT_OUT}
+    mpp = float(np.mean(run["slide"]["mpp"])) * run["slide"]["shape"][1] / overview.shape[1]
+    return left_out_masks(tell_apart(overview, mpp))
 
 
 def _blocks(reader: CellReader) -> Iterator[tuple[npt.NDArray[np.uint32], CellTable]]:

@@ -81,6 +81,11 @@ _GREY_ROUNDING = 4
 LEFT_OUT = (Seen.FILL, Seen.PEN, Seen.SHADOW)
 
 
+def left_out_masks(seen: UInt8Array) -> dict[str, BoolArray]:
+    """Masks (h, w) of what is neither tissue nor glass in ``seen`` (h, w) of ``Seen``, by what it was taken for."""
+    return {kind.name.lower(): np.asarray(seen == kind) for kind in LEFT_OUT}
+
+
 def find_tissue(overview: UInt8Array, mpp: float, grain: FloatArray | None = None) -> BoolArray:
     """Mask (h, w) of the tissue on an overview (h, w, 3) of ``mpp`` µm/px; see ``tell_apart``."""
     return np.asarray(tell_apart(overview, mpp, grain) == Seen.TISSUE)

@@ -43,7 +43,6 @@ from wsiproc.models.folder import (
     load_weights,
     write_folder,
 )
-from wsiproc.models.hints import folded_input, halved_density, hints
 from wsiproc.models.int8 import find_peaks
 from wsiproc.models.learned import network_input
 from wsiproc.models.networks import UNet
@@ -59,7 +58,7 @@ from wsiproc.psm.labelling import classical_witness, density, make_example, netw
 from wsiproc.psm.objectives import OBJECTIVES
 from wsiproc.psm.positive import positive_cut
 from wsiproc.psm.segmenter import Example, Training, train_segmenter
-from wsiproc.psm.teacher import Teacher
+from wsiproc.psm.teacher import Teacher, folded_tissue
 from wsiproc.psm.tiles import Source, Tiles, read_tiles
 from wsiproc.psm.training import train_activation
 from wsiproc.psm.work import load_labels, save_labels
@@ -449,8 +448,7 @@ def _seen(net: UNet, tiles: Tiles, number: int, classical: Classical) -> torch.T
     picture = torch.from_numpy(np.ascontiguousarray(od[:h, :w])).permute(2, 0, 1)[None]
     if net.fold == 1:
         return network_input(picture, 1.0, INPUT)
-    told = hints(halved_density(picture / tiles.gain), tiles.gain, tiles.stains, classical)
-    return folded_input(network_input(picture, 1.0, INPUT), told)
+    return folded_tissue(picture, tiles, classical, INPUT)
 
 
 def _facts(settings: FitSettings, recipe: dict[str, Any], cut: CutRule) -> DistilledFacts:

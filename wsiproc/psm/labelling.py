@@ -116,6 +116,12 @@ def _probabilities(net: nn.Module, od: Tensor, numbers: InputNumbers) -> Tensor:
     return logits.float().sigmoid()
 
 
+def maybe_blue(od: Floats, mpp: float) -> npt.NDArray[np.bool_]:
+    """Where (h, w) optical density (h, w, 3) absorbs so much red that a pale blue nucleus may be there."""
+    smooth = cv2.GaussianBlur(np.ascontiguousarray(od[..., 0]), (0, 0), _STAIN_UM / mpp)
+    return np.asarray(smooth > _STAIN_OD)
+
+
 def make_example(tiles: Tiles, number: int, believed: Labels, target: Target, mpp: float) -> Example:
     """What one tile teaches.
 
@@ -123,9 +129,8 @@ def make_example(tiles: Tiles, number: int, believed: Labels, target: Target, mp
     """
     od, dab = density(tiles, number), tiles.stains.kind == "H-DAB"
     if dab:
-        stained = cv2.GaussianBlur(np.ascontiguousarray(od[..., 0]), (0, 0), _STAIN_UM / mpp) > _STAIN_OD
         target = target.copy()
-        target[stained & (target[..., 0] == 0)] = IGNORE
+        target[maybe_blue(od, mpp) & (target[..., 0] == 0)] = IGNORE
     return Example(
         tiles.pixels[number], tiles.density, target, collect_palette(od, believed, tiles.stains, mpp), tiles.name
     )

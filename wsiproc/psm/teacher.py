@@ -26,7 +26,7 @@ from wsiproc.models.networks import UNet
 from wsiproc.psm.composite import collect_palette
 from wsiproc.psm.consensus import Agreed, compete
 from wsiproc.psm.evidence import Floats, Labels
-from wsiproc.psm.labelling import density
+from wsiproc.psm.labelling import density, maybe_blue
 from wsiproc.psm.segmenter import Example, fast_bfloat16
 from wsiproc.psm.targets import IGNORE, Target, interior
 from wsiproc.psm.tiles import Tiles
@@ -49,7 +49,6 @@ _BROWN_OD, _BLUE_SHARE = (
     0.15,
     0.35,
 )  # from which on, and up to which share of haematoxylin, something is DAB and no nucleus
-_STAIN_OD, _STAIN_UM = 0.10, 0.75  # red optical density from which on something blue may be there, beside DAB
 
 
 @dataclass(frozen=True)
@@ -75,21 +74,24 @@ class Teacher:
     def _logits(self, od: Tensor, tiles: Tiles, classical: Classical) -> Tensor:
         """One view (1, 3, h, w), at the tile's resolution (1, 2, h, w)."""
         assert isinstance(self.net, UNet)
-        half = halved_density(od)
         with (
             torch.inference_mode(),
             torch.autocast(od.device.type, torch.bfloat16, enabled=fast_bfloat16(od.device.type)),
         ):
             if self.net.fold == 1:
-                seen = network_input(half, 1.0, self.numbers)
+                seen = network_input(halved_density(od), 1.0, self.numbers)
             else:
-                seen = folded_input(
-                    network_input(od, 1.0, self.numbers), hints(half / tiles.gain, tiles.gain, tiles.stains, classical)
-                )
+                seen = folded_tissue(od, tiles, classical, self.numbers)
             found: Tensor = self.net(seen).float()
         if self.net.fold == 1:
             found = nn.functional.interpolate(found, scale_factor=2, mode="bilinear")
         return found
+
+
+def folded_tissue(od: Tensor, tiles: Tiles, classical: Classical, numbers: InputNumbers) -> Tensor:
+    """What a folded network sees of tissue of a source, (1, 3, h, w) optical density × gain."""
+    told = hints(halved_density(od) / tiles.gain, tiles.gain, tiles.stains, classical)
+    return folded_input(network_input(od, 1.0, numbers), told)
 
 
 def _seen_from(picture: Tensor, view: int) -> Tensor:
@@ -160,7 +162,7 @@ def make_target(
     if stains.kind == "H&E":
         background |= _not_a_nucleus_colour(od, stains, believed) & (score < _DISBELIEVED)
     else:  # pale blue nuclei are easily missed beside brown ones
-        background &= cv2.GaussianBlur(np.ascontiguousarray(od[..., 0]), (0, 0), _STAIN_UM / mpp) <= _STAIN_OD
+        background &= ~maybe_blue(od, mpp)
         background |= ring & (agreed.labels == 0)
     target = np.full((*believed.shape, 2), IGNORE, np.uint8)
     target[background & (believed == 0)] = 0
