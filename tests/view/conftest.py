@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import geopandas
 import orjson
 import pytest
 
@@ -126,3 +127,21 @@ def page(browser: Any) -> Iterator[Any]:
     yield opened
     opened.close()
     assert complaints == []
+
+
+@pytest.fixture(scope="module")
+def table(results: Path) -> Any:
+    return geopandas.read_parquet(results / "ihc/cells.parquet")
+
+
+@pytest.fixture
+def folder(results: Path, tmp_path: Path) -> Path:
+    """A copy of the results of a slide, to be written to."""
+    shutil.copytree(results / "ihc", tmp_path / "ihc", symlinks=True)
+    return tmp_path / "ihc"
+
+
+@pytest.fixture
+def writing(folder: Path) -> Iterator[Shown]:
+    with viewing(folder, "--write") as server:
+        yield server

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.view.conftest import Shown, viewing
+from tests.view.conftest import Shown
 from wsiproc.errors import WsiprocError
 from wsiproc.io.geojson import find_geojson_problems
 from wsiproc.view.analysis import measure_area, parse_area
@@ -28,24 +26,6 @@ from wsiproc.view.shown import ShownSlide
 
 IHC = "api/slides/ihc"
 SQUARE = {"type": "Polygon", "coordinates": [[[400, 500], [1400, 500], [1400, 1500], [400, 1500], [400, 500]]]}
-
-
-@pytest.fixture(scope="module")
-def table(results: Path) -> Any:
-    return geopandas.read_parquet(results / "ihc/cells.parquet")
-
-
-@pytest.fixture
-def folder(results: Path, tmp_path: Path) -> Path:
-    """A copy of the results of a slide, to be written to."""
-    shutil.copytree(results / "ihc", tmp_path / "ihc", symlinks=True)
-    return tmp_path / "ihc"
-
-
-@pytest.fixture
-def writing(folder: Path) -> Iterator[Shown]:
-    with viewing(folder, "--write") as server:
-        yield server
 
 
 def token(shown: Shown) -> str:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +16,9 @@ import pytest
 import shapely
 
 from tests.view.browsing import on_screen, settled, show, until
-from tests.view.conftest import Shown, viewing
+from tests.view.conftest import Shown
 
 IHC = "api/slides/ihc"
-
-
-@pytest.fixture(scope="module")
-def table(results: Path) -> Any:
-    return geopandas.read_parquet(results / "ihc/cells.parquet")
-
-
-@pytest.fixture
-def folder(results: Path, tmp_path: Path) -> Path:
-    shutil.copytree(results / "ihc", tmp_path / "ihc", symlinks=True)
-    return tmp_path / "ihc"
-
-
-@pytest.fixture
-def writing(folder: Path) -> Iterator[Shown]:
-    with viewing(folder, "--write") as server:
-        yield server
 
 
 def saved(page: Any, press: str) -> bytes:
