@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -190,7 +191,8 @@ def test_a_script_that_workers_cannot_import_is_told_what_it_lacks(tmp_path: Pat
     script = tmp_path / "script.py"
     script.write_text(SCRIPT + "main()\n")
     done = subprocess.run([sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=100)
-    assert "WorkerError: 3 worker processes have ended before they began" in done.stderr
+    # Three or more: several may be starting when the third fails.
+    assert re.search(r"WorkerError: \d+ worker processes have failed to start", done.stderr)
     assert 'must stand under `if __name__ == "__main__":`' in done.stderr
 
 

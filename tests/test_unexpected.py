@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import sys
 import tempfile
+import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -156,17 +158,26 @@ def test_where_nothing_can_be_written_the_sentence_says_so(tmp_path: Path, monke
     assert isinstance(caught.value.__cause__, ValueError)
 
 
-class OddError(Exception):
-    """As some libraries have them: it cannot be made again from what it hands to its parent."""
-
-    def __init__(self, code: int, reason: str) -> None:
-        super().__init__(f"{code}: {reason}")
-
-
 def raise_odd() -> None:
-    raise OddError(7, "boom")
+    raise importlib.import_module("tests.odd_error").OddError(7, "boom")
 
 
-def test_an_error_that_cannot_travel_is_no_death_of_a_worker() -> None:
-    with crew("processes", 1) as workers, pytest.raises(RuntimeError, match="OddError: 7: boom"):
-        list(workers.run([Task("odd", raise_odd, ())]))
+def raise_odd_with_causes_pickled() -> None:
+    """Where Dask is imported, errors that were there or are built in are pickled with their causes."""
+    importlib.import_module("distributed")
+    raise_odd()
+
+
+@pytest.mark.parametrize("call", [raise_odd, raise_odd_with_causes_pickled])
+def test_an_error_that_cannot_travel_is_no_death_of_a_worker(call: Callable[[], None]) -> None:
+    with crew("processes", 1) as workers, pytest.raises(RuntimeError, match="OddError: 7: boom") as caught:
+        list(workers.run([Task("odd", call, ())]))
+    assert "in raise_odd" in caught.value.__notes__[0]
+
+
+def test_what_a_worker_cannot_import_is_an_error_and_no_death(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("only_here")
+    exec("def call():\n    return 1", module.__dict__)
+    monkeypatch.setitem(sys.modules, "only_here", module)
+    with crew("processes", 1) as workers, pytest.raises(ModuleNotFoundError, match="only_here"):
+        list(workers.run([Task("stranger", module.call, ())]))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import os
+import pickle
 import signal
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -147,7 +148,7 @@ class _Process:
 
     def submit(self, task: Task) -> Future[Any]:
         """Its result in the future; BrokenProcessPool, in the future or at once, where the process has died."""
-        return self._pool.submit(_portable, task.call, task.args)
+        return self._pool.submit(_portable, _Packed(task.call, task.args))
 
     def said_hello(self) -> bool:
         """Whether it came as far as to take a task, be it that it died since."""
@@ -161,19 +162,42 @@ class _Process:
         self._ours.close()
 
 
-def _portable(call: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    """``call(*args)``; an error that cannot be sent to another process is raised as a RuntimeError that can.
+class _Packed:
+    """A call and its arguments, which arrive in another process as bytes.
+
+    They are unpickled where errors are caught: a module that a worker cannot import is an error, not its death.
+    """
+
+    def __init__(self, call: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        self._call = call, args
+
+    def __reduce__(self) -> tuple[type[bytes], tuple[bytes]]:
+        return bytes, (pickle.dumps(self._call),)
+
+
+def _portable(packed: Any) -> Any:
+    """The result of a call that arrived as bytes; an error that cannot be sent back is raised as a RuntimeError.
 
     Such an error would look like the death of the worker, since nobody could read how its task ended.
     """
     try:
+        call, args = pickle.loads(packed)
         return call(*args)
     except Exception as error:
-        try:
-            copy.copy(error)  # made anew from its arguments, as on the other side
-        except Exception:
-            raise RuntimeError(f"{type(error).__name__}: {error}") from error
-        raise
+        if _travels(error):
+            raise
+        substitute = RuntimeError(f"{type(error).__name__}: {error}")
+        substitute.add_note("".join(traceback.format_exception(error)))
+    raise substitute  # outside of the handler: some libraries make pickles of an error carry its cause and context
+
+
+def _travels(error: Exception) -> bool:
+    """Whether it can be made anew on the other side, with all that is pickled with it."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return False
+    return True
 
 
 def _begin(pipe: Connection[Any, Any]) -> None:
@@ -228,7 +252,7 @@ class ProcessPool:
             raise WorkerError(_DISMISSED)
         if self._stillborn >= _STILLBORN:
             raise WorkerError(
-                f"{self._stillborn} worker processes have ended before they began. Each imports the script that "
+                f"{self._stillborn} worker processes have failed to start. Each imports the script that "
                 "started it: it must be a file, and what calls wsiproc there must stand under `if __name__ == "
                 '"__main__":`. The command `wsiproc run` and executor="loop" need nothing of it'
             )
