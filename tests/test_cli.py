@@ -19,7 +19,7 @@ from wsiproc.cli import gigabytes
 
 COMMANDS = (
     "run", "plan", "view", "export", "profile", "qupath", "import", "info", "check", "doctor", "evaluate",
-    "benchmark", "synth",
+    "benchmark", "synth", "reclassify", "schema",
 )  # fmt: skip
 SHAPE = (1500, 1800)
 # The same work on every machine, by the model that costs nothing.
@@ -160,8 +160,22 @@ def test_a_command_that_makes_no_sense_ends_with_2_and_a_sentence(
 def test_info_tells_size_and_resolution(slide: Path) -> None:
     done = wsiproc("info", slide)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "size_px (1500, 1800)" in words(done.stdout)
-    assert "mpp 0.5" in words(done.stdout)
+    assert "width × height 1,800 × 1,500 px, 0.9 × 0.75 mm" in words(done.stdout)
+    assert "pixel size 0.5 µm" in words(done.stdout)
+
+
+def test_info_tells_of_a_slide_without_a_pixel_size_what_there_is_and_what_to_do(data: Path) -> None:
+    path = data / "slides" / "no_mpp_jpeg2000.svs"
+    done = wsiproc("info", path)
+    assert (done.returncode, done.stderr) == (0, "")
+    said = words(done.stdout)
+    assert "format aperio" in said
+    assert "width × height 4,443 × 3,567 px, 0.0158 gigapixels" in said
+    assert "pixel size not known" in said
+    assert "levels 2, px of level 0 per px: 1, 2" in said
+    assert "remedy the file does not say its pixel size; pass --mpp" in said
+    assert "µm" not in said.partition("remedy")[0]
+    assert "pixel size 0.25 µm" in words(wsiproc("info", path, "--mpp", 0.25).stdout)
 
 
 def test_info_names_bad_and_missing_files_with_a_remedy_and_shows_the_good_one(slide: Path, bad: Path) -> None:
@@ -172,7 +186,7 @@ def test_info_names_bad_and_missing_files_with_a_remedy_and_shows_the_good_one(s
     assert first.startswith(f"Error: {bad}: not a slide that wsiproc can read")
     assert first.endswith("copy or export it again")
     assert second == f"Error: {missing}: no such file or folder"
-    assert "size_px (1500, 1800)" in words(done.stdout)
+    assert "1,800 × 1,500 px" in words(done.stdout)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ MAY_USE = {
     "cli": {
         "commands",
         "completion",
+        "documents",
         "progress",
         "executors",
         "psm",
@@ -29,11 +30,11 @@ MAY_USE = {
         "settings",
         "models",
         "unexpected",
-        "io",
     },
     "__init__": {"result", "slide_queue", "one_slide", "executors", "settings", "io"},
     "commands": {
         "doctor",
+        "documents",
         "export",
         "progress",
         "qupath",
@@ -47,6 +48,7 @@ MAY_USE = {
         "unexpected",
         "io",
     },
+    "documents": {"slide_queue", "plan", "check", "reclassify", "evaluate", "profile", "core"},
     "completion": {"evaluate", "models", "settings", "io"},
     "progress": {
         "benchmark",
@@ -71,7 +73,7 @@ MAY_USE = {
         "io",
         "core",
     },
-    "export": {"result", "io"},
+    "export": {"full_image", "result", "io"},
     "reclassify": {
         "array",
         "cohort",
@@ -86,6 +88,7 @@ MAY_USE = {
         "core",
     },
     "result": {"scverse", "io", "core"},
+    "full_image": {"coarse", "executors", "memory", "projection", "workfolder", "io", "core"},
     "scverse": {"io", "core"},
     "view": {"report_figures", "io", "array", "core"},
     "benchmark": {"slide_queue", "inference", "devices", "evaluate", "executors", "settings", "models", "io", "core"},
@@ -213,7 +216,7 @@ HOMES = {
     # What a network is lies in models. Benchmark and regions set threads; doctor says what PyTorch makes of the
     # machine.
     "torch": {"models", "bridges", "psm", "devices", "inference", "regions", "benchmark", "doctor"},
-    "pydantic": {"models", "io", "psm"},
+    "pydantic": {"commands", "documents", "models", "io", "psm"},
     "safetensors": {"models", "psm"},
     "tomli_w": {"models", "io"},
     "starlette": {"view"},

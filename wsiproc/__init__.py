@@ -18,7 +18,7 @@ from wsiproc._version import __version__
 
 if TYPE_CHECKING:
     from wsiproc.one_slide import Listener
-    from wsiproc.result import Result
+    from wsiproc.result import Result, Results
     from wsiproc.slide_queue import Outcome
 
 __all__ = ["__version__", "open", "open_all", "run"]
@@ -78,8 +78,11 @@ def open(folder: str | PathLike[str], *, corrected: bool = False) -> Result:
     return open_result(folder, corrected)
 
 
-def open_all(folder: str | PathLike[str]) -> dict[str, Result]:
-    """All results in ``folder`` by name; unfinished ones are left out, with a warning. Raises as ``open`` does."""
+def open_all(folder: str | PathLike[str]) -> Results:
+    """All results in ``folder`` by name; unfinished ones are left out, with a warning. Raises as ``open`` does.
+
+    ``open_all(folder).anndata()`` has the cells of all in one table.
+    """
     from wsiproc.result import open_all
 
     return open_all(folder)

@@ -13,20 +13,36 @@ import typer
 
 from wsiproc import completion
 from wsiproc._version import __version__
-from wsiproc.commands.arguments import for_each_slide, listed, path
+from wsiproc.commands.arguments import (
+    INTERRUPTED,
+    Answers,
+    AsJson,
+    Mpp,
+    ReaderName,
+    Slides,
+    answer_in_json,
+    exit_code,
+    for_each_slide,
+    listed,
+    path,
+)
 from wsiproc.commands.check import CHECK_EXAMPLES, check
 from wsiproc.commands.doctor import DOCTOR_EXAMPLES, doctor
 from wsiproc.commands.evaluate import EVALUATE_EXAMPLES, evaluate
 from wsiproc.commands.export import EXPORT_EXAMPLES, export
 from wsiproc.commands.immuno import RECLASSIFY_EXAMPLES, CompartmentName, PositiveDab, StainName, reclassify
 from wsiproc.commands.import_cells import IMPORT_EXAMPLES, import_cells
+from wsiproc.commands.info import INFO_EXAMPLES, info
 from wsiproc.commands.profile import PROFILE_EXAMPLES, profile
 from wsiproc.commands.qupath import QUPATH_EXAMPLES, qupath
+from wsiproc.commands.schema import JSON_COMMANDS, SCHEMA_EXAMPLES, schema
 from wsiproc.commands.synth import SYNTH_EXAMPLES, synth
 from wsiproc.commands.view import VIEW_EXAMPLES, view
-from wsiproc.errors import SlideError, UnexpectedError, WsiprocError
+from wsiproc.errors import SlideError, WsiprocError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from wsiproc.settings import Settings
 
 app = typer.Typer(
@@ -39,15 +55,6 @@ app = typer.Typer(
 )
 
 # Shared by `run` and `plan`; None means "as in --config, or the default".
-Slides = Annotated[
-    list[str],
-    typer.Argument(
-        help="Slides: files, folders of DICOM or OME-Zarr, folders with slides in them, or @LIST, a file with a path a "
-        "line.",
-        show_default=False,
-        autocompletion=completion.slides,
-    ),
-]
 Out = Annotated[Path, typer.Option("--out", "-o", parser=path, help="Folder that gets one folder a slide.")]
 Config = Annotated[
     Path | None,
@@ -68,13 +75,6 @@ ModelName = Annotated[
 ]
 _LOW_SCORE = "Leave out cells with a lower score. (default: the model's own limit)"
 MinScore = Annotated[float | None, typer.Option(min=0, max=1, help=_LOW_SCORE)]
-Mpp = Annotated[float | None, typer.Option(help="µm per pixel of the slide, where the file does not say it.")]
-ReaderName = Annotated[
-    str | None,
-    typer.Option(
-        help="auto, openslide, tifffile or tiatoolbox. (default: auto)", autocompletion=completion.choices("reader")
-    ),
-]
 Tissue = Annotated[
     str | None,
     typer.Option(
@@ -219,6 +219,7 @@ def run(
     force: Force = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Do finished slides again.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the summary.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Find the cells of slides: OME-Zarr maps and labels, GeoParquet and QuPath cells, a report.
 
@@ -235,20 +236,33 @@ def run(
     )  # fmt: skip
     warm_up(settings.executor, settings.workers, settings.scheduler)
 
+    found = _listed(slides, settings, out)
+    answers = Answers("run", as_json)
+    with answers.kept():
+        failed = _run(found, out, settings, overwrite, quiet, answers)
+    answers.end(int(failed))
+
+
+def _run(slides: Sequence[Path], out: Path, settings: Settings, overwrite: bool, quiet: bool, answers: Answers) -> bool:
+    """Run slides; whether one failed. What became of those that are done is told, whatever ends the run."""
+    from wsiproc.documents.slides import RunSlide
     from wsiproc.progress import display, print_summary
     from wsiproc.slide_queue import Outcome, run_slides
 
-    found = _listed(slides, settings, out)
     outcomes: list[Outcome] = []
     try:
-        with display(len(found), quiet) as show:
-            for outcome in run_slides(found, out, settings, overwrite, show.listen):
+        with display(len(slides), quiet) as show:
+            for outcome in run_slides(slides, out, settings, overwrite, show.listen):
                 show.finished(outcome)
                 outcomes.append(outcome)
-    finally:  # what became of those that are done is told, whatever ends the run
-        if outcomes:
+    finally:
+        if outcomes and not answers.as_json:
             print_summary(outcomes)
-    raise typer.Exit(int(any(outcome.error for outcome in outcomes)))
+        for outcome in outcomes if answers.as_json else ():
+            answers.give(RunSlide.of(outcome))
+            if outcome.error is not None:
+                answers.fail(outcome.error, outcome.path)
+    return any(outcome.error for outcome in outcomes)
 
 
 @app.command(epilog="Example:  wsiproc plan slide.svs --region 4096 --workers 8")
@@ -272,6 +286,7 @@ def plan(
     workers: Workers = None,
     memory_gb: Memory = None,
     force: Force = None,
+    as_json: AsJson = False,
 ) -> None:
     """Show what `run` would do and need: regions, memory, disk and time, from a few windows tried for real."""
     from wsiproc.plan import forecast, plan_slide
@@ -283,11 +298,19 @@ def plan(
         device=device, precision=precision, workers=workers, memory_gb=memory_gb, force=force,
     )  # fmt: skip
 
+    answers = Answers("plan", as_json)
+
     def show(slide: Path) -> None:
         planned = plan_slide(slide, out, settings)
-        print_plan(planned, forecast(planned))
+        expected = forecast(planned)
+        if as_json:
+            from wsiproc.documents.slides import PlanSlide
 
-    for_each_slide(_listed(slides, settings, out), "planning", show)
+            answers.give(PlanSlide.of(planned, expected))
+        else:
+            print_plan(planned, expected)
+
+    for_each_slide(_listed(slides, settings, out), "planning", show, answers)
 
 
 @app.command(
@@ -341,19 +364,6 @@ def fit(
     with net("fit", out.parent), fit_progress(quiet) as listen:
         learn(settings, listen)
     typer.echo(f"{out}: use it with  wsiproc run SLIDE --model {out}   (what it learned from: {out / 'README.md'})")
-
-
-@app.command(epilog="Example:  wsiproc info slide.svs")
-def info(slides: Slides, mpp: Mpp = None, reader: ReaderName = None) -> None:
-    """Print what is known about slides: format, size, resolution, levels."""
-    from wsiproc.io.slides import describe, open_slide
-    from wsiproc.progress import print_facts
-
-    def show(place: Path) -> None:
-        with open_slide(place, mpp, reader or "auto") as slide:  # type: ignore[arg-type]
-            print_facts(str(place), describe(slide))
-
-    for_each_slide(listed(slides, mpp), "reading it", show)
 
 
 @app.command(
@@ -419,6 +429,7 @@ def benchmark(
     raise typer.Exit(int(bool(done.failures)))
 
 
+app.command(epilog=INFO_EXAMPLES)(info)
 app.command(epilog=CHECK_EXAMPLES)(check)
 app.command(epilog=EVALUATE_EXAMPLES)(evaluate)
 app.command(epilog=SYNTH_EXAMPLES)(synth)
@@ -429,6 +440,7 @@ app.command("import", epilog=IMPORT_EXAMPLES)(import_cells)
 app.command(epilog=RECLASSIFY_EXAMPLES)(reclassify)
 app.command(epilog=VIEW_EXAMPLES)(view)
 app.command(epilog=DOCTOR_EXAMPLES)(doctor)
+app.command(epilog=SCHEMA_EXAMPLES)(schema)
 
 
 def _print_error(error: Exception) -> None:
@@ -446,9 +458,6 @@ def _root(
         raise typer.Exit
 
 
-_INTERRUPTED = 130  # what typer makes of Ctrl-C
-
-
 def main() -> None:
     """Entry point: errors that we expect become one sentence and exit code 2; Ctrl-C is answered.
 
@@ -457,21 +466,21 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # what a terminal or log cannot show is written as its code
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    command = next(iter(sys.argv[1:]), "")
     try:
+        if "--json" in sys.argv and command in JSON_COMMANDS:
+            sys.exit(answer_in_json(app, command))
         app()
-    except UnexpectedError as error:
-        _print_error(error)
-        sys.exit(1)
     except WsiprocError as error:
         _print_error(error)
-        sys.exit(2)
+        sys.exit(exit_code(error))
     except Exception as error:
         from wsiproc.unexpected import recorded
 
-        _print_error(recorded(error, " ".join(["wsiproc", *sys.argv[1:2]]), None))
+        _print_error(recorded(error, " ".join(["wsiproc", command]), None))
         sys.exit(1)
     except SystemExit as end:
-        if end.code == _INTERRUPTED:
+        if end.code == INTERRUPTED:
             typer.echo("Stopped. The same command goes on from here.", err=True)
         raise
     finally:

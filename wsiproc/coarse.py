@@ -13,18 +13,24 @@ from wsiproc.io import ngff
 
 
 def coarse_tasks(
-    name: str, folders: tuple[Path, ...], shape: tuple[int, int], shard: int, touched: Sequence[Region]
+    name: str,
+    folders: tuple[Path, ...],
+    shape: tuple[int, int],
+    shard: int,
+    touched: Sequence[Region],
+    levels: int | None = None,
 ) -> list[Task]:
     """Tasks for the levels of pyramids of ``shape`` that no shard of level 0 could fill.
 
-    ``touched``: what was written at level 0, in shards of side ``shard``. Labels are drawn by tasks of the same list,
-    so each of these comes after those that it is made of.
+    ``touched``: what was written at level 0, in shards of side ``shard``; ``levels``: how many there are, where
+    not as many as ``level_count`` says. Labels are drawn by tasks of the same list, so each of these comes after those
+    that it is made of.
     """
     tasks: list[Task] = []
     filled = ngff.direct_levels(shard)
     below = [(f"{name} 0 {region.key}", region.box) for region in touched] if name == "labels" else []
     boxes = [region.box for region in touched]
-    for level in range(filled, level_count(shape)):
+    for level in range(filled, level_count(shape) if levels is None else levels):
         # Boxes in the px of level 0 for the first of these levels, then in those of the level before.
         shrink = level if level == filled else 1
         grid = Grid(level_shape(shape, level), ngff.SHARD)

@@ -14,6 +14,7 @@ import shapely
 from scipy import ndimage
 
 from wsiproc.errors import SettingsError
+from wsiproc.full_image import write_full_image
 from wsiproc.io.areas import Area, mask_shape, write_areas
 from wsiproc.io.frames import CellFile, write_csv
 from wsiproc.io.geojson import GeoJsonWriter, Piece, outlined_features
@@ -27,43 +28,52 @@ FOLDER = "export"
 _TISSUE, _FAILED = (86, 180, 233), (213, 94, 0)
 
 
+Listener = Callable[[int, int], None]
+"""Called with steps done and steps in all, by formats that take long."""
+
+
+def _ignore(done: int, total: int) -> None:
+    """A listener that wants nothing."""
+
+
 @dataclass(frozen=True)
 class Format:
     """A format: what it holds and for whom, and what writes it into a folder and names each path once it is there."""
 
     what: str
-    write: Callable[[Result, Path], Iterator[Path]]
+    write: Callable[[Result, Path, Listener], Iterator[Path]]
 
 
-def export(result: Result, formats: Sequence[str], folder: Path) -> Iterator[Path]:
+def export(result: Result, formats: Sequence[str], folder: Path, listen: Listener = _ignore) -> Iterator[Path]:
     """Write a result to ``folder`` in these formats, by their names in ``FORMATS``; each path once it is there.
 
-    What is there already is replaced when the new one is whole. Raises ``SettingsError`` for a format that is unknown
-    and ``MissingExtraError`` where a format's library is not installed.
+    What is there already is replaced when the new one is whole. Raises ``SettingsError`` for a format that is unknown,
+    ``MissingExtraError`` where a format's library is not installed, and ``SlideError`` where a format needs the slide
+    and it is gone or another one.
     """
     for name in formats:
         if name not in FORMATS:
             raise SettingsError(f"unknown format {name!r}; choose from {', '.join(FORMATS)}")
     folder.mkdir(parents=True, exist_ok=True)
     for name in dict.fromkeys(formats):
-        yield from FORMATS[name].write(result, folder)
+        yield from FORMATS[name].write(result, folder, listen)
 
 
-def _csv(result: Result, folder: Path) -> Iterator[Path]:
+def _csv(result: Result, folder: Path, _: Listener) -> Iterator[Path]:
     path = folder / "cells.csv.gz"
     with whole_file(path) as temporary:
         write_csv(result.table_path, temporary, result.mpp)
     yield path
 
 
-def _h5ad(result: Result, folder: Path) -> Iterator[Path]:
+def _h5ad(result: Result, folder: Path, _: Listener) -> Iterator[Path]:
     path = folder / "cells.h5ad"
     with whole_file(path) as temporary:
         result.anndata().write_h5ad(temporary, compression="gzip", compression_opts=1)
     yield path
 
 
-def _spatialdata(result: Result, folder: Path) -> Iterator[Path]:
+def _spatialdata(result: Result, folder: Path, _: Listener) -> Iterator[Path]:
     path = folder / "spatialdata.zarr"
     with whole_folder(path) as temporary, warnings.catch_warnings():
         for notice in ("zarr v3 autosharding", "pkg_resources is deprecated"):  # which no user can do anything about
@@ -72,7 +82,13 @@ def _spatialdata(result: Result, folder: Path) -> Iterator[Path]:
     yield path
 
 
-def _ome_zarr_04(result: Result, folder: Path) -> Iterator[Path]:
+def _ome_zarr(result: Result, folder: Path, listen: Listener) -> Iterator[Path]:
+    path = folder / "slide.full.ome.zarr"
+    write_full_image(result.source(), result.folder / "slide.ome.zarr/labels", path, listen=listen)
+    yield path
+
+
+def _ome_zarr_04(result: Result, folder: Path, _: Listener) -> Iterator[Path]:
     for name in ("slide", "maps"):
         path = folder / f"{name}.v04.ome.zarr"
         with whole_folder(path) as temporary:
@@ -80,7 +96,7 @@ def _ome_zarr_04(result: Result, folder: Path) -> Iterator[Path]:
         yield path
 
 
-def _annotation_store(result: Result, folder: Path) -> Iterator[Path]:
+def _annotation_store(result: Result, folder: Path, _: Listener) -> Iterator[Path]:
     from wsiproc.bridges.tiatoolbox.store import write_annotation_store
 
     path = folder / "cells.db"
@@ -89,13 +105,13 @@ def _annotation_store(result: Result, folder: Path) -> Iterator[Path]:
     yield path
 
 
-def _regions(result: Result, folder: Path) -> Iterator[Path]:
+def _regions(result: Result, folder: Path, _: Listener) -> Iterator[Path]:
     path = folder / "regions.geojson"
     write_areas(path, [*_tissue(result), *_failed(result)])
     yield path
 
 
-def _classes(result: Result, folder: Path) -> Iterator[Path]:
+def _classes(result: Result, folder: Path, _: Listener) -> Iterator[Path]:
     """A file a class."""
     facts = (result.run["slide"]["fingerprint"], list(result.classes), list(result.classes.values()))
     reader = CellReader(result.table_path)
@@ -168,6 +184,7 @@ FORMATS = {
     "csv": Format("cells for any spreadsheet or R: places in px and µm, measurements", _csv),
     "h5ad": Format("cells as AnnData, for scanpy and squidpy", _h5ad),
     "spatialdata": Format("overview, labels, outlines and cells as SpatialData", _spatialdata),
+    "ome-zarr": Format("the slide at full resolution with its labels, in one OME-Zarr", _ome_zarr),
     "ome-zarr-0.4": Format("pictures for readers without zarr v3: QuPath, TIAToolbox", _ome_zarr_04),
     "regions": Format("tissue with its cells counted, and failed regions, as QuPath annotations", _regions),
     "annotation-store": Format("cells as TIAToolbox's SQLiteStore, for TIAViz", _annotation_store),

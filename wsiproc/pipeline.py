@@ -131,7 +131,8 @@ def create_pictures(job: Job, overview: tuple[int, int], overview_mpp: tuple[flo
     """Empty pyramids for overview and tissue, which have the shape ``overview``, and for labels."""
     levels = level_count(job.frame.grid)
     rgb = [("Red", (255, 0, 0)), ("Green", (0, 255, 0)), ("Blue", (0, 0, 255))]
-    ngff.create_image(job.image, overview, overview_mpp, levels, rgb)
+    name = f"overview, {np.mean(overview_mpp):.3g} µm/px"
+    ngff.create_image(job.image, overview, overview_mpp, levels, rgb, name=name)
     ngff.create_labels_group(job.image, ["tissue", "classes", "cells"])
     glass = {0: ("Glass", (0, 0, 0), 0), 1: ("Tissue", (86, 180, 233), 90)}
     ngff.create_labels(job.image, "tissue", overview, overview_mpp, levels, "uint8", glass)

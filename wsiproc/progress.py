@@ -272,10 +272,10 @@ def print_plan(plan: Plan, expected: Forecast) -> None:
     job = plan.job
     h, w = plan.slide["shape"]
     facts = {
-        "slide": f"{w} × {h} px, {plan.slide['mpp']:g} µm/px, {plan.slide['format']}",
-        "grid": f"{job.frame.grid[1]} × {job.frame.grid[0]} px at {job.model.mpp:g} µm/px ({job.model.name})",
+        "slide": f"{w:,} × {h:,} px, {plan.slide['mpp']:.4g} µm/px, {plan.slide['format']}",
+        "grid": f"{job.frame.grid[1]:,} × {job.frame.grid[0]:,} px at {job.model.mpp:g} µm/px ({job.model.name})",
         "tissue": f"{plan.tissue_mm2:.2f} mm²",
-        "regions": f"{len(plan.segment)} of {job.step} px with tissue, {plan.windows} windows, {plan.mpx:.1f} Mpx",
+        "regions": f"{len(plan.segment):,} of {job.step} px with tissue, {plan.windows:,} windows, {plan.mpx:.1f} Mpx",
         "workers": f"{plan.workers} on {job.device}",
         "memory": f"{plan.memory_bytes / GB:.2f} GB at the peak, all processes",
         "disk": f"{plan.disk_bytes / GB:.2f} GB",
@@ -329,6 +329,30 @@ def print_facts(title: str, facts: Mapping[str, object]) -> None:
     for name, value in facts.items():
         table.add_row(Text(name, style="dim"), Text(str(value)))
     Console().print(table)
+
+
+def print_slide(facts: Mapping[str, Any]) -> None:
+    """What is known about a slide: width before height, numbers as people read them."""
+    (height, width), size_mm, mpp = facts["size_px"], facts["size_mm"], facts["mpp"]
+    size = f"{width:,} × {height:,} px"
+    if size_mm is not None:
+        size += f", {size_mm[1]:.3g} × {size_mm[0]:.3g} mm"
+    objective = f", objective {facts['objective']:g}x" if facts["objective"] else ""
+    levels = ", ".join(f"{downsample:.4g}" for downsample in facts["levels"])
+    told = {
+        "format": facts["format"],
+        "width × height": f"{size}, {facts['gigapixels']:.3g} gigapixels",
+        "pixel size": ("not known" if mpp is None else f"{mpp:.4g} µm") + objective,
+        "levels": f"{len(facts['levels'])}, px of level 0 per px: {levels}",
+        "file": f"{facts['file_bytes'] / 1e6:,.1f} MB",
+    }
+    known = {"name", "path", "size_px", "gigapixels", "mpp", "objective", "size_mm", "file_bytes", *_LOOKS}
+    told |= {name.replace("_", " "): value for name, value in facts.items() if name not in known | told.keys()}
+    told |= {f"looks {what}": "yes: `run` refuses it" for look, what in _LOOKS.items() if facts[look]}
+    print_facts(facts["path"], told)
+
+
+_LOOKS = {"looks_fluorescent": "fluorescent", "looks_grey": "grey"}
 
 
 def print_findings(folder: Path, findings: Sequence[Finding]) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from wsiproc.io.frames import Bounds, CellFile
     from wsiproc.io.pyramids import Pyramid
-    from wsiproc.io.slides import Slide
+    from wsiproc.io.slides import Slide, SlideSource
 
 LABELS = ("cells", "classes", "tissue")
 _LINE_PX = 2  # width of an outline in a crop
@@ -104,32 +104,61 @@ class Result:
 
         return self._table.frame(Selection(columns, bbox, classes))
 
-    def anndata(self) -> AnnData:
+    def anndata(self, *, overview_px: int = 2000) -> AnnData:
         """Cells × measurements (float32); ``obs``: class, score, id.
 
         ``obsm["spatial"]``: centroids (x, y) in level-0 px; ``uns["class_colors"]``: colours of the
-        classes; ``uns["wsiproc"]``: slide, mpp, model and counts.
+        classes; ``uns["wsiproc"]``: slide, mpp, model and counts; ``uns["spatial"]``: under the slide's name the
+        overview, its longer side at most ``overview_px`` (0: none), with the scale factors by which
+        ``squidpy.pl.spatial_scatter`` draws the cells on it.
         """
-        from wsiproc.scverse import cells_anndata
+        from wsiproc.scverse import cells_anndata, picture_facts
 
-        return cells_anndata(self.table(), self.measurements, self.classes, self._facts())
+        cells = self.table()
+        found = cells_anndata(cells, self.measurements, self.classes, self._facts())
+        if overview_px:
+            shape = self.run["slide"]["shape"]
+            picture = self.thumbnail(overview_px)
+            found.uns["spatial"] = {self.name: picture_facts(picture, shape, self.mpp, cells["area_um2"])}
+        return found
 
-    def spatialdata(self) -> Any:
+    def spatialdata(self, *, full_resolution: bool = False, slide: Path | str | None = None) -> Any:
         """A ``SpatialData`` with the overview, the labels, the outlines and the table of ``anndata``.
 
+        ``full_resolution``: also the image ``slide``, which is linked: dask arrays that read the slide's file when they
+        are computed. Writing the SpatialData copies it. ``slide``: where the file is now, if it was moved.
+
         Coordinate systems: ``global`` (level-0 px) and ``micrometers``. Raises ``MissingExtraError`` without the extra
-        ``wsiproc[spatialdata]``.
+        ``wsiproc[spatialdata]``, ``SlideError`` where the slide is gone or another one.
         """
         from wsiproc.scverse import cells_spatialdata
 
         names = {"cells": "cell_labels", "classes": "class_labels", "tissue": "tissue_labels"}
         labels = {names[name]: pyramid for name, pyramid in self.labels.items()}
-        return cells_spatialdata(self.cells(["id"]), self.anndata(), self.image, labels, self.mpp)
+        images = {"image": self.image} | ({"slide": self.pixels(slide)} if full_resolution else {})
+        return cells_spatialdata(self.cells(["id"]), self.anndata(overview_px=0), images, labels, self.mpp)
 
     @cached_property
     def image(self) -> Pyramid:
         """The overview: (3, h, w) uint8 dask arrays, ``.levels[0]`` the finest; ``.mpp`` of each level."""
         return self._pyramid("slide.ome.zarr")
+
+    def pixels(self, slide: Path | str | None = None) -> Pyramid:
+        """The slide at full resolution: (3, h, w) uint8 dask arrays that read its file when they are computed.
+
+        ``slide``: where the file is now, if it was moved. Raises ``SlideError`` where it is gone or another one.
+        """
+        from wsiproc.io.slide_pixels import slide_pyramid
+
+        return slide_pyramid(self.source(slide))
+
+    def source(self, slide: Path | str | None = None) -> SlideSource:
+        """How the slide is opened, as plain values for other processes.
+
+        ``slide``: where the file is now, if it was moved. Raises ``SlideError`` where it is gone or another one.
+        """
+        self._open_slide(slide).close()
+        return self._source(slide)
 
     @cached_property
     def maps(self) -> Pyramid:
@@ -188,18 +217,23 @@ class Result:
             _draw_outline(pixels, corners, self.classes[cell["class"]])
         return pixels
 
+    def _source(self, path: Path | str | None) -> SlideSource:
+        """How the slide is opened."""
+        from wsiproc.io.slides import SlideSource
+
+        settings = self.run["settings"]
+        return SlideSource(absolute(path or self.run["slide"]["path"]), settings["mpp"], settings["reader"])
+
     def _open_slide(self, path: Path | str | None) -> Slide:
         """The slide of this result; ``SlideError`` where it is gone or another one."""
-        from wsiproc.io.slides import open_slide
-
-        facts, settings = self.run["slide"], self.run["settings"]
-        place = absolute(path or facts["path"])
+        source = self._source(path)
+        place = source.path
         if not place.exists():
             raise SlideError(
-                f"{place}: the slide of {self.folder} is not there (any more); crop(…, slide=PATH) takes it elsewhere"
+                f"{place}: the slide of {self.folder} is not there (any more); slide=PATH says where it is now"
             )
-        slide = open_slide(place, settings["mpp"], settings["reader"])
-        if slide.fingerprint() != facts["fingerprint"]:
+        slide = source.open()
+        if slide.fingerprint() != self.run["slide"]["fingerprint"]:
             slide.close()
             raise SlideError(f"{place}: another slide than the one that {self.folder} was made from; pass slide=PATH")
         return slide
@@ -242,7 +276,21 @@ def open_result(folder: str | PathLike[str], corrected: bool = False) -> Result:
     return Result(found[0], read_run(found[0]), corrected)
 
 
-def open_all(folder: str | PathLike[str]) -> dict[str, Result]:
+class Results(dict[str, Result]):
+    """The results of several slides by the names of their folders."""
+
+    def anndata(self, *, overview_px: int = 2000) -> AnnData:
+        """All cells in one table, as ``Result.anndata`` has those of a slide.
+
+        ``obs["slide"]``: name of the slide, with which the cell's name begins too; ``uns["spatial"]`` and
+        ``uns["wsiproc"]``: of each slide by its name. What a slide does not measure is NaN for its cells.
+        """
+        from wsiproc.scverse import join_slides
+
+        return join_slides({name: result.anndata(overview_px=overview_px) for name, result in self.items()})
+
+
+def open_all(folder: str | PathLike[str]) -> Results:
     """The finished results in ``folder`` by the names of their folders; unfinished ones are left out with a warning.
 
     Raises ``OutputError`` where there is nothing finished.
@@ -252,7 +300,7 @@ def open_all(folder: str | PathLike[str]) -> dict[str, Result]:
     left_out = [output.name for output in outputs if output not in done]
     if left_out and done:
         warnings.warn(f"{folder}: left out, since unfinished: {', '.join(left_out)}", stacklevel=3)
-    return {output.resolve().name: Result(output, read_run(output)) for output in done or outputs[:1]}
+    return Results({output.resolve().name: Result(output, read_run(output)) for output in done or outputs[:1]})
 
 
 def _draw_outline(pixels: UInt8Array, corners: npt.NDArray[np.float64], colour: RGB) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from wsiproc.core.palette import RGB, css_colour
 from wsiproc.errors import MissingExtraError
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from wsiproc.io.pyramids import Pyramid
+
+# Where there are no cells whose size could be drawn.
+_USUAL_NUCLEUS_UM = 8.0
 
 
 def cells_anndata(
@@ -41,14 +45,58 @@ def cells_anndata(
     )
 
 
+def picture_facts(
+    picture: npt.NDArray[np.uint8], slide_shape: tuple[int, int], mpp: float, areas_um2: npt.ArrayLike
+) -> dict[str, Any]:
+    """What ``uns["spatial"][slide]`` holds, so that squidpy and scanpy draw cells on their slide.
+
+    ``picture`` (h, w, 3): the overview; ``slide_shape`` (h, w): level-0 px; ``areas_um2`` (N,): cells become discs
+    of their median area. The scale factors are px of the picture and level-0 px, as in
+    https://squidpy.readthedocs.io/en/stable/notebooks/tutorials/tutorial_read_spatial.html.
+    """
+    areas = np.asarray(areas_um2, np.float64)
+    um = 2 * np.sqrt(np.median(areas) / np.pi) if len(areas) else _USUAL_NUCLEUS_UM
+    factors = {
+        "tissue_hires_scalef": max(picture.shape[:2]) / max(slide_shape),
+        "spot_diameter_fullres": float(um / mpp),
+    }
+    return {"images": {"hires": picture}, "scalefactors": factors}
+
+
+def join_slides(slides: Mapping[str, AnnData]) -> AnnData:
+    """The cells of several slides, by name, in one table: what some slides do not measure is NaN there.
+
+    ``obs["slide"]`` says whose a cell is, and its name begins with it: ``slide:17``. ``uns["spatial"]`` and
+    ``uns["wsiproc"]`` have the facts of each slide by its name. Of a class in several slides the first says the colour.
+    """
+    import anndata
+    import pandas
+
+    colours: dict[str, str] = {}
+    for name, cells in slides.items():
+        cells.obs_names = pandas.Index([f"{name}:{number}" for number in cells.obs_names], dtype=object)
+        for kind, colour in zip(cells.obs["class"].cat.categories, cells.uns["class_colors"], strict=True):
+            colours.setdefault(str(kind), str(colour))
+    joined = anndata.concat(dict(slides), label="slide", join="outer", fill_value=np.nan)
+    joined.obs["class"] = pandas.Categorical(joined.obs["class"].astype(str), categories=list(colours))
+    joined.uns = {
+        "class_colors": list(colours.values()),
+        "wsiproc": {name: cells.uns["wsiproc"] for name, cells in slides.items()},
+        "spatial": {
+            name: next(iter(cells.uns["spatial"].values())) for name, cells in slides.items() if "spatial" in cells.uns
+        },
+    }
+    return joined
+
+
 def cells_spatialdata(
     cells: geopandas.GeoDataFrame,
     table: AnnData,
-    image: Pyramid,
+    images: Mapping[str, Pyramid],
     labels: Mapping[str, Pyramid],
     slide_mpp: float,
 ) -> Any:
-    """A SpatialData: ``image``, the labels by name, shapes ``cells``, and ``table``, which annotates them.
+    """A SpatialData: images and labels by name, shapes ``cells``, and ``table``, which annotates them.
 
     Without cells there are no shapes, since SpatialData holds no empty ones, and the empty table annotates nothing.
     Coordinate systems: ``global``, level-0 px of the slide, and ``micrometers``. Raises ``MissingExtraError`` where
@@ -66,7 +114,7 @@ def cells_spatialdata(
     of_cells = {"region": "cells", "region_key": "region", "instance_key": "id"} if some else {}
     table.obs["region"] = table.obs["id"].map(lambda _: "cells").astype("category")
     return spatialdata.SpatialData(
-        images={"image": _multiscale(image, Image2DModel, ("c", "y", "x"), slide_mpp)},
+        images={name: _multiscale(image, Image2DModel, ("c", "y", "x"), slide_mpp) for name, image in images.items()},
         labels={name: _multiscale(label, Labels2DModel, ("y", "x"), slide_mpp) for name, label in labels.items()},
         shapes={"cells": ShapesModel.parse(outlines, transformations=_systems(slide_mpp, (1.0, 1.0)))} if some else {},
         tables={"table": TableModel.parse(table, **of_cells)},

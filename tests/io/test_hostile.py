@@ -172,7 +172,7 @@ def test_pipes_and_devices_in_an_ome_zarr_are_not_waited_for(tmp_path: Path, sma
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"shape": [3, 0, 400]}, r"level 0 has 0 × 400 px, so there is nothing in it"),
+        ({"shape": [3, 0, 400]}, r"level 0 has 400 × 0 px, so there is nothing in it"),
         ({"shape": [3, 300, 2**50]}, "no glass is larger"),
         ({"shape": [3, 10**6, 10**6]}, "an overview would have to read"),
         ({"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [1, 1, 1]}}}, "1 × 1 px, too small"),
@@ -229,7 +229,7 @@ def test_metadata_nested_without_end(tmp_path: Path, small: Picture) -> None:
 
 def test_levels_of_two_pictures_are_no_pyramid(tmp_path: Path, picture: Picture) -> None:
     write_ome_zarr(tmp_path / "a.zarr", [picture, picture[:100, :400]], "0.5")
-    refused(tmp_path / "a.zarr", "level 1 has 100 × 400 px, level 0 701 × 903: not the same picture")
+    refused(tmp_path / "a.zarr", "level 1 has 400 × 100 px, level 0 903 × 701: not the same picture")
 
 
 # --- TIFF ------------------------------------------------------------------------------------------------------------

@@ -182,7 +182,7 @@ def test_pages_that_are_no_levels_stay_out(tmp_path: Path, small: Picture) -> No
     with open_slide(path) as slide:
         assert slide.levels == (1.0, 2.0)
         facts = describe(slide)
-        assert facts["left_out"] == "page 0, 200 × 200 px; page 2, 100 × 133 px; page 3, 100 × 90 px"
+        assert facts["left_out"] == "page 0, 200 × 200 px; page 2, 133 × 100 px; page 3, 90 × 100 px"
         assert np.array_equal(slide.read(Box(0, 0, 300, 400), MPP), small)
     assert not warnings_of(path)
 
@@ -190,7 +190,7 @@ def test_pages_that_are_no_levels_stay_out(tmp_path: Path, small: Picture) -> No
 def test_another_scan_in_the_same_file_is_named(tmp_path: Path, small: Picture) -> None:
     path = write_pages(tmp_path / "a.tif", [(small, {}), (small[:200, :250], {}), (small, {})])
     warned = warnings_of(path)
-    assert "another scene, page 1, 200 × 250 px, which is left out" in warned
+    assert "another scene, page 1, 250 × 200 px, which is left out" in warned
     assert "2 pages of the same size" in warned
     assert np.array_equal(pixels_of(path), small)
 
@@ -233,7 +233,7 @@ def test_scenes_of_an_ome_tiff_are_named(tmp_path: Path, small: Picture) -> None
     scenes = {"upper": small[:150], "lower": small[150:], "label image": small[:300, :300]}
     path = write_scenes(tmp_path / "a.ome.tif", scenes)
     warned = warnings_of(path)
-    assert "another scene, 'lower', 150 × 400 px, which is left out" in warned
+    assert "another scene, 'lower', 400 × 150 px, which is left out" in warned
     assert "label" not in warned
     assert np.array_equal(pixels_of(path), small[:150])
 

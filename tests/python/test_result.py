@@ -265,3 +265,32 @@ def test_spatialdata_puts_everything_in_one_place(result: Result) -> None:
     solid = cells[cells.solidity > 0.95].iloc[0]
     labels = np.asarray(data["cell_labels"]["scale0"].image)
     assert labels[int(solid.centroid_y / 2), int(solid.centroid_x / 2)] == solid.id
+
+
+def test_spatialdata_links_the_slide_at_full_resolution(result: Result, drawn_slide: Path, tmp_path: Path) -> None:
+    pytest.importorskip("spatialdata")
+    data = result.spatialdata(full_resolution=True)
+    assert set(data.images) == {"image", "slide"}
+    finest = data["slide"]["scale0"].image
+    assert finest.shape == (3, 1400, 2200)
+    with open_slide(drawn_slide) as slide:
+        part = slide.read(Box(300, 1000, 200, 150), 0.25)
+        coarse = slide.read(Box(0, 0, 700, 1100), 0.5)
+    assert np.array_equal(finest[:, 300:500, 1000:1150].compute().values.transpose(1, 2, 0), part)
+    assert np.array_equal(np.asarray(data["slide"]["scale1"].image).transpose(1, 2, 0), coarse)
+    # Nothing was copied: without the file, there are no pixels.
+    moved = tmp_path / "moved.tif"
+    shutil.copy(drawn_slide, moved)
+    there = result.pixels(moved).levels[0]
+    moved.unlink()
+    moved.write_bytes(b"gone")
+    from wsiproc.io.slide_pixels import opened
+
+    opened.cache_clear()
+    with pytest.raises(SlideError):
+        there[:, :10, :10].compute()
+
+
+def test_the_slide_that_is_linked_must_be_there_and_the_same(result: Result, tmp_path: Path) -> None:
+    with pytest.raises(SlideError, match=r"is not there .*slide=PATH"):
+        result.pixels(tmp_path / "gone.tif")

@@ -7,25 +7,32 @@ from typing import Annotated
 
 import typer
 
-from wsiproc.commands.arguments import for_each_output, path
+from wsiproc.commands.arguments import Answers, AsJson, for_each_output, path
 
 CHECK_EXAMPLES = "Example:  wsiproc check wsiproc-out"
 
 
 def check(
     folders: Annotated[list[Path], typer.Argument(parser=path, help="Folders that `run` wrote, or folders of them.")],
+    as_json: AsJson = False,
 ) -> None:
     """Prove output folders: GeoJSON rules, OME-Zarr validity, the same cells and ids in every file."""
     from wsiproc.check import check_output
     from wsiproc.progress import print_findings
 
+    answers = Answers("check", as_json)
     wrong: list[Path] = []
 
     def show(output: Path) -> None:
         findings = check_output(output)
-        print_findings(output, findings)
+        if as_json:
+            from wsiproc.documents.folders import CheckFolder
+
+            answers.give(CheckFolder.of(output, findings))
+        else:
+            print_findings(output, findings)
         if any(finding.level == "error" for finding in findings):
             wrong.append(output)
 
-    for_each_output(folders, "checking it", show)
-    raise typer.Exit(int(bool(wrong)))
+    for_each_output(folders, "checking it", show, answers)
+    answers.end(int(bool(wrong)))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from wsiproc.commands.arguments import path
+from wsiproc.commands.arguments import Answers, AsJson, path
 
 EVALUATE_EXAMPLES = "Example:  wsiproc evaluate wsiproc-out/slide truth.labels.tif --figures figures"
 
@@ -21,6 +21,7 @@ def evaluate(
     figures: Annotated[
         Path | None, typer.Option(parser=path, help="Folder for overlays, the worst pictures first.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Score cells against truth: Dice, AJI, PQ, detection F1, a picture a row, and their mean."""
     from rich.console import Console
@@ -28,6 +29,13 @@ def evaluate(
     from wsiproc.evaluate.compare import evaluate_paths, score_table, write_csv
 
     rows = evaluate_paths(prediction, truth, figures)
-    Console(width=max(Console().width, 140)).print(score_table(rows))  # narrower, the numbers would be cut off
     if csv is not None:
         write_csv(csv, rows)
+    if as_json:
+        from wsiproc.documents.folders import evaluated
+
+        answers = Answers("evaluate", as_json)
+        pictures, mean = evaluated(rows)
+        answers.give(*pictures)
+        answers.end(0, mean=mean)
+    Console(width=max(Console().width, 140)).print(score_table(rows))  # narrower, the numbers would be cut off

@@ -8,12 +8,13 @@ from typing import Annotated
 
 import typer
 
-from wsiproc.commands.arguments import for_each_output, path
+from wsiproc.commands.arguments import Answers, AsJson, for_each_output, path
 
 EXPORT_EXAMPLES = (
     "Examples:  wsiproc export wsiproc-out --to csv   ·   "
     "wsiproc export wsiproc-out/slide --to h5ad --to regions   ·   "
-    "wsiproc export wsiproc-out --to spatialdata --out for-squidpy"
+    "wsiproc export wsiproc-out --to spatialdata --out for-squidpy   ·   "
+    "wsiproc export wsiproc-out --to ome-zarr --out for-napari"
 )
 
 
@@ -23,6 +24,7 @@ class ExportFormat(StrEnum):
     csv = "csv"
     h5ad = "h5ad"
     spatialdata = "spatialdata"
+    ome_zarr = "ome-zarr"
     ome_zarr_04 = "ome-zarr-0.4"
     regions = "regions"
     annotation_store = "annotation-store"
@@ -47,20 +49,40 @@ def export(
     corrected: Annotated[
         bool, typer.Option("--corrected", help="Take the cells that `import` brought back from QuPath.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     r"""Write finished slides in the formats of other tools.
 
     csv: cells.csv.gz, places in px and µm, measurements · h5ad: cells.h5ad, AnnData for scanpy and squidpy ·
-    spatialdata: spatialdata.zarr (needs wsiproc\[spatialdata]) · ome-zarr-0.4: pictures for readers without zarr v3, as
-    QuPath · regions: regions.geojson, pieces of tissue with their cells counted · annotation-store: cells.db for TIAViz
-    (needs wsiproc\[tiatoolbox]) · classes: a GeoJSON of cells a class.
+    spatialdata: spatialdata.zarr (needs wsiproc\[spatialdata]) · ome-zarr: slide.full.ome.zarr, the slide copied at
+    full resolution with its labels · ome-zarr-0.4: pictures for readers without zarr v3, as QuPath · regions:
+    regions.geojson, pieces of tissue with their cells counted · annotation-store: cells.db for TIAViz (needs
+    wsiproc\[tiatoolbox]) · classes: a GeoJSON of cells a class. An ome-zarr that was stopped halfway goes on.
     """
     from wsiproc import export as formats
+    from wsiproc.progress import tile_progress
     from wsiproc.result import open_result
+
+    answers = Answers("export", as_json)
+
+    def tell(output: Path, written: Path) -> None:
+        if as_json:
+            from wsiproc.documents.folders import ExportedFile
+
+            answers.give(ExportedFile(folder=str(output), path=str(written)))
+        else:
+            typer.echo(written)
 
     def write(output: Path) -> None:
         target = out / output.resolve().name if out else output / formats.FOLDER
-        for written in formats.export(open_result(output, corrected), [each.value for each in to], target):
-            typer.echo(written)
+        written: list[Path] = []
+        try:
+            with tile_progress(output.name) as advance:
+                names = [each.value for each in to]
+                written.extend(formats.export(open_result(output, corrected), names, target, advance))
+        finally:
+            for each in written:
+                tell(output, each)
 
-    for_each_output(folders, "exporting it", write)
+    for_each_output(folders, "exporting it", write, answers)
+    answers.end(0)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from wsiproc import completion
-from wsiproc.commands.arguments import for_each_output, path
+from wsiproc.commands.arguments import Answers, AsJson, for_each_output, path
 
 RECLASSIFY_EXAMPLES = (
     "Examples:  wsiproc reclassify wsiproc-out --positive-dab 0.25   ·   "
@@ -64,6 +64,7 @@ def reclassify(
     ],
     positive_dab: PositiveDab = None,
     compartment: CompartmentName = None,
+    as_json: AsJson = False,
 ) -> None:
     """Give cells that were scored by DAB other classes, in all files, in seconds and without finding cells again.
 
@@ -76,14 +77,23 @@ def reclassify(
     cuts += [float(text) for text in folders if _is_number(text)]
     given = None if not cuts else cuts[0] if len(cuts) == 1 else tuple(cuts)
 
+    answers = Answers("reclassify", as_json)
+
     def give(output: Path) -> None:
         done = change(output, compartment, given)
+        if as_json:
+            from wsiproc.documents.folders import ReclassifiedSlide
+
+            answers.give(ReclassifiedSlide.of(done))
+            return
         counts = ", ".join(f"{cells:,} {name}" for name, cells in done.after.items())
         typer.echo(f"{output}: {counts}")
         for warning in done.warnings:
             typer.echo(f"  warning: {warning}")
 
-    for_each_output([path(text) for text in folders if not _is_number(text)], "giving its cells other classes", give)
+    outputs = [path(text) for text in folders if not _is_number(text)]
+    for_each_output(outputs, "giving its cells other classes", give, answers)
+    answers.end(0)
 
 
 def _is_number(text: str) -> bool:

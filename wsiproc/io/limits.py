@@ -28,16 +28,16 @@ def check_shapes(path: Path, shapes: Sequence[tuple[int, int]]) -> None:
     (h0, w0), *_ = shapes
     for number, (h, w) in enumerate(shapes):
         if min(h, w) < 1:
-            raise SlideError(f"{path}: level {number} has {h} × {w} px, so there is nothing in it; {_REMEDY}")
+            raise SlideError(f"{path}: level {number} has {w} × {h} px, so there is nothing in it; {_REMEDY}")
         if max(h, w) > MAX_SIDE_PX:
             raise SlideError(
-                f"{path}: level {number} has {h} × {w} px; no glass is larger than {MAX_SIDE_PX:,} px a side; {_REMEDY}"
+                f"{path}: level {number} has {w} × {h} px; no glass is larger than {MAX_SIDE_PX:,} px a side; {_REMEDY}"
             )
         # As wide as level 0 says it should be for this height?
         expected = w0 * h / h0
         if abs(expected - w) > max(_LEVEL_SLACK * max(expected, w), _LEVEL_SLACK_PX * max(1.0, w0 / h0)):
             raise SlideError(
-                f"{path}: level {number} has {h} × {w} px, level 0 {h0} × {w0}: not the same picture; {_REMEDY}"
+                f"{path}: level {number} has {w} × {h} px, level 0 {w0} × {h0}: not the same picture; {_REMEDY}"
             )
 
 
@@ -45,7 +45,7 @@ def check_overview(path: Path, shape: tuple[int, int]) -> None:
     """Raise ``SlideError`` if an overview, which is made from the level of ``shape`` (h, w), would take too long."""
     if shape[0] * shape[1] > MAX_OVERVIEW_PX:
         raise SlideError(
-            f"{path}: an overview would have to read a level of {shape[0]} × {shape[1]} px, {shape[0] * shape[1]:.2g} "
+            f"{path}: an overview would have to read a level of {shape[1]} × {shape[0]} px, {shape[0] * shape[1]:.2g} "
             f"in all; the limit is {MAX_OVERVIEW_PX:.2g}: the file is damaged, or it lacks smaller levels: convert it "
             "to a tiled pyramidal TIFF (vips tiffsave --tile --pyramid --bigtiff)"
         )
@@ -56,7 +56,7 @@ def check_tile(path: Path, tile: tuple[int, int], shape: tuple[int, int], channe
     h, w = (min(side, limit) for side, limit in zip(tile, shape, strict=True))
     if min(tile) < 1 or h * w < min(MIN_TILE_PX, shape[0] * shape[1]):
         raise SlideError(
-            f"{path}: it is stored in tiles of {tile[0]} × {tile[1]} px, too small to be read in useful time; write it "
+            f"{path}: it is stored in tiles of {tile[1]} × {tile[0]} px, too small to be read in useful time; write it "
             "with tiles of 256 to 1024 px"
         )
     check_whole_bytes(path, tile[0] * tile[1] * channels)

@@ -34,10 +34,12 @@ def create_image(
     levels: int,
     channels: Sequence[tuple[str, RGB]],
     shard: int = SHARD,
+    name: str | None = None,
 ) -> None:
     """An empty uint8 image (c, h, w) pyramid with ``omero`` channel names and colours.
 
-    ``mpp`` (y, x) in µm per px and ``shard``, the side of a shard in px, are those of level 0.
+    ``mpp`` (y, x) in µm per px and ``shard``, the side of a shard in px, are those of level 0; ``name``: what the
+    picture is, for people; the folder's name if it is not given.
     """
     omero = {
         "channels": [
@@ -51,7 +53,7 @@ def create_image(
         ],
         "rdefs": {"model": "color"},
     }
-    _create(folder, ("c", "y", "x"), (len(channels), *shape), mpp, levels, "uint8", shard, {"omero": omero})
+    _create(folder, ("c", "y", "x"), (len(channels), *shape), mpp, levels, "uint8", shard, {"omero": omero}, name)
 
 
 def create_labels(
@@ -227,6 +229,7 @@ def _create(
     dtype: str,
     shard: int,
     attributes: Mapping[str, object],
+    name: str | None = None,
 ) -> None:
     """The group, its metadata and its empty arrays."""
     import zarr
@@ -234,7 +237,7 @@ def _create(
 
     flat = len(axes) - 2
     multiscale = {
-        "name": folder.name.removesuffix(".ome.zarr"),
+        "name": name or folder.name.removesuffix(".ome.zarr"),
         "axes": [_axis(name) for name in axes],
         "datasets": [
             {"path": str(k), "coordinateTransformations": _transformations(flat, mpp, k)} for k in range(levels)

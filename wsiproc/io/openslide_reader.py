@@ -46,8 +46,8 @@ class OpenSlideFile:
                 if self.handle is handle:
                     self._open_anew()
             raise SlideReadError(
-                f"{self.path}: cannot decode level {number}, {shape[0]} × {shape[1]} px at level-0 y {location[0]}, "
-                f"x {location[1]}: {error}; the file is damaged there: copy or export it again"
+                f"{self.path}: cannot decode level {number}, {shape[1]} × {shape[0]} px at level-0 x {location[1]}, "
+                f"y {location[0]}: {error}; the file is damaged there: copy or export it again"
             ) from error
 
     def _open_anew(self) -> None:

@@ -97,7 +97,7 @@ class PyramidSlide:
             raise
         except Exception as error:  # what a library makes of a damaged file need not be an error that it documents
             raise SlideReadError(
-                f"{self.path}: cannot read {box.h} × {box.w} px at y {box.y}, x {box.x} ({mpp:g} µm/px): "
+                f"{self.path}: cannot read {box.w} × {box.h} px at x {box.x}, y {box.y} ({mpp:g} µm/px): "
                 f"{type(error).__name__}: {error}; the file is damaged there: copy or export it again"
             ) from error
         return pixels

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, get_args
+from typing import Any, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,15 @@ import numpy.typing as npt
 from wsiproc.array.fill import Fill
 from wsiproc.array.tissue import looks_fluorescent, looks_grey
 from wsiproc.core.geometry import Box, grid_shape
-from wsiproc.errors import SettingsError, SlideError, SlideKindError, SlideReadError, SlideTimeoutError, WsiprocError
+from wsiproc.errors import (
+    ResolutionError,
+    SettingsError,
+    SlideError,
+    SlideKindError,
+    SlideReadError,
+    SlideTimeoutError,
+    WsiprocError,
+)
 from wsiproc.io.fingerprint import slide_files
 from wsiproc.io.limits import check_overview, check_shapes
 from wsiproc.io.patience import within
@@ -152,12 +160,12 @@ def _assemble(path: Path, given_mpp: float | None, opened: Opened) -> PyramidSli
     scanned = (facts.bounds or Box(0, 0, h, w)).clip((h, w))
     if scanned.area == 0:
         raise SlideError(
-            f"{path}: the scanned part {facts.bounds} lies outside the canvas of {h} × {w} px; the file is damaged: "
+            f"{path}: the scanned part {facts.bounds} lies outside the canvas of {w} × {h} px; the file is damaged: "
             "copy or export it again"
         )
     if min(scanned.shape) * mpp < _NUCLEUS_UM:
         raise SlideKindError(
-            f"{path}: {scanned.h} × {scanned.w} px of {mpp:g} µm: narrower than a nucleus ({_NUCLEUS_UM:g} µm), so no "
+            f"{path}: {scanned.w} × {scanned.h} px of {mpp:g} µm: narrower than a nucleus ({_NUCLEUS_UM:g} µm), so no "
             "cell can be in it; choose the full-resolution file, or pass the right pixel size with --mpp"
         )
     slide = PyramidSlide(
@@ -251,11 +259,34 @@ def look_over(slide: Slide, max_px: int = 3072, finest_mpp: float = 2.0) -> Over
     return Overview(pixels, factors, unread, reason)
 
 
-def describe(slide: Slide) -> dict[str, object]:
+# Stands in for a pixel size that is not known; only what does not depend on it is told then.
+_ANY_MPP = 1.0
+
+
+def describe_file(path: Path, mpp: float | None = None, reader: Reader = "auto") -> dict[str, Any]:
+    """What is known about the slide at ``path``, as ``describe`` tells it, even where its pixel size is not.
+
+    ``remedy`` says then what to do, and ``mpp`` and ``size_mm`` are None. Raises as ``open_slide`` does for all else,
+    and for an ``mpp`` that cannot be.
+    """
+    try:
+        with open_slide(path, mpp, reader) as slide:
+            return describe(slide)
+    except ResolutionError as error:
+        if mpp is not None:
+            raise
+        with open_slide(path, _ANY_MPP, reader) as slide:
+            made_up = mpp_warnings(_ANY_MPP, slide.objective)
+            slide.warnings = tuple(warning for warning in slide.warnings if warning not in made_up)
+            facts = describe(slide)
+        return facts | {"mpp": None, "size_mm": None, "remedy": str(error).removeprefix(f"{path}: ")}
+
+
+def describe(slide: Slide) -> dict[str, Any]:
     """What is known about a slide without looking for cells; sizes are (h, w)."""
     overview = look_over(slide, max_px=1024)
     h, w = slide.shape
-    facts: dict[str, object] = {
+    facts: dict[str, Any] = {
         "name": slide.name,
         "path": str(slide.path),
         "format": slide.format,

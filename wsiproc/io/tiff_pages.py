@@ -77,7 +77,7 @@ def _of_series(path: Path, tiff: tifffile.TiffFile) -> Picture:
         picture.stacks.append(pages)
     others = [each for each in pictures if each[0] is not chosen]
     for series, size in others:
-        text = f"{series.name!r}, {size[0]} × {size[1]} px"
+        text = f"{series.name!r}, {size[1]} × {size[0]} px"
         if tiff.is_ome and not _is_no_scan(series.name) and math.prod(size) >= _SCENE_SHARE * math.prod(shape):
             picture.warnings.append(_scene_left_out(text))
         picture.left_out.append(text)
@@ -142,8 +142,8 @@ def _of_pages(path: Path, tiff: tifffile.TiffFile) -> Picture:
     base_name, base = max(pages, key=lambda each: math.prod(page_shape(each[1])))  # the first of equal ones
     if base.is_reduced:
         raise SlideError(
-            f"{path}: its largest picture, {page_shape(base)} px (h, w), is marked as a smaller copy of one that "
-            f"cannot be read; {_DAMAGED}"
+            f"{path}: its largest picture, {base.imagewidth} × {base.imagelength} px, is marked as a smaller copy "
+            f"of one that cannot be read; {_DAMAGED}"
         )
     twins = [each for each in pages if page_shape(each[1]) == page_shape(base) and _same_kind(each[1], base)]
     if len(twins) == len(pages) == 3 and base.samplesperpixel == 1:
@@ -165,7 +165,7 @@ def _of_pages(path: Path, tiff: tifffile.TiffFile) -> Picture:
         )
     for name, page in left_out:
         size = page_shape(page)
-        text = f"page {name}, {size[0]} × {size[1]} px"
+        text = f"page {name}, {size[1]} × {size[0]} px"
         is_scene = page.is_tiled and not page.is_reduced and not _is_no_scan(str(page.description)[:200])
         if is_scene and size != page_shape(base) and math.prod(size) >= _SCENE_SHARE * math.prod(page_shape(base)):
             picture.warnings.append(_scene_left_out(text))

@@ -91,7 +91,7 @@ class TiffFile:
         except Exception as error:  # each of the dozens of codecs has an error class of its own
             offset = page.dataoffsets[index] if index < len(page.dataoffsets) else "none"
             raise SlideReadError(
-                f"{self.path}: cannot decode tile {index} of the level of {page.imagelength} × {page.imagewidth} px "
+                f"{self.path}: cannot decode tile {index} of the level of {page.imagewidth} × {page.imagelength} px "
                 f"(byte {offset}): {error}; the file is damaged there: copy or export it again"
             ) from error
 
@@ -123,7 +123,7 @@ def _require_tile_size(data: bytes, page: tifffile.TiffPage) -> None:
     rows, cols = _tile_shape(page)
     # Codecs work in blocks, and some writers let the last strip overlap.
     if found is not None and (found[0] > rows + 64 or found[1] > cols + 64):
-        raise ValueError(f"it holds a picture of {found[0]} × {found[1]} px in a tile of {rows} × {cols}")
+        raise ValueError(f"it holds a picture of {found[1]} × {found[0]} px in a tile of {cols} × {rows}")
 
 
 def jpeg_size(data: bytes) -> tuple[int, int] | None:
@@ -170,7 +170,7 @@ class TiffLevel:
             found = min(len(each.dataoffsets), len(each.databytecounts))
             if found < wanted:
                 raise SlideError(
-                    f"{file.path}: the level of {page.imagelength} × {page.imagewidth} px lists {found} of {wanted} "
+                    f"{file.path}: the level of {page.imagewidth} × {page.imagelength} px lists {found} of {wanted} "
                     "tiles; the file is damaged: copy or export it again"
                 )
 
@@ -219,8 +219,8 @@ def open_tiff(path: Path, whole: bool = False) -> tuple[TiffFile, list[Level], S
         base = picture.stacks[0][0]
         if base.is_reduced:
             raise SlideError(
-                f"{path}: its largest picture, {page_shape(base)} px (h, w), is marked as a smaller copy of one that "
-                "cannot be read; the file is damaged: copy or export it again"
+                f"{path}: its largest picture, {base.imagewidth} × {base.imagelength} px, is marked as a smaller copy "
+                "of one that cannot be read; the file is damaged: copy or export it again"
             )
         image = ome_image(file.tiff, picture)
         if image is not None:

@@ -51,7 +51,7 @@ class ZarrLevel:
             pixels = np.asarray(self._array[index], self._array.dtype)
         except Exception as error:  # codecs and storage layers each have their own errors
             raise SlideReadError(
-                f"{self._path}: cannot read array {self._array.path!r}, {box.h} × {box.w} px at y {box.y}, x {box.x}: "
+                f"{self._path}: cannot read array {self._array.path!r}, {box.w} × {box.h} px at x {box.x}, y {box.y}: "
                 f"{error}; a chunk is damaged: copy or write the slide again"
             ) from error
         kept = [axis for axis in self._axes if axis in part]

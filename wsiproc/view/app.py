@@ -111,9 +111,9 @@ class _Pages:
     def __init__(self, slides: Mapping[str, ShownSlide], questions: Questions) -> None:
         self._slides, self._questions = slides, questions
         self._zarr = {
-            (name, part): StaticFiles(directory=shown.folder / part)
+            (name, part.rpartition("/")[2]): StaticFiles(directory=shown.folder / part, check_dir=False)
             for name, shown in slides.items()
-            for part in ("slide.ome.zarr", "maps.ome.zarr")
+            for part in ("slide.ome.zarr", "maps.ome.zarr", "export/slide.full.ome.zarr")
         }
         self._clear = png(blank((TILE_PX, TILE_PX)))
 

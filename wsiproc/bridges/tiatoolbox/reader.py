@@ -33,8 +33,8 @@ class TiatoolboxLevel:
             pixels = self._reader.read_rect(location, (box.w, box.h), resolution=self._number, units="level")
         except Exception as error:  # whatever the library below TIAToolbox raises
             raise SlideReadError(
-                f"{self._path}: TIAToolbox cannot decode level {self._number}, {box.h} × {box.w} px at level-0 "
-                f"y {location[1]}, x {location[0]}: {error}; try the default reader (--reader auto)"
+                f"{self._path}: TIAToolbox cannot decode level {self._number}, {box.w} × {box.h} px at level-0 "
+                f"x {location[0]}, y {location[1]}: {error}; try the default reader (--reader auto)"
             ) from error
         return np.ascontiguousarray(pixels[..., :3], np.uint8)
 

@@ -222,7 +222,7 @@ def _target_look(method: str, path: Path, modified_ns: int) -> Look:
         h, w = picture.shape
         if h * w > _LARGEST_TARGET_PX:
             raise SettingsError(
-                f"{path}: {h} × {w} px are too large for the target of the stain, which may have "
+                f"{path}: {w} × {h} px are too large for the target of the stain, which may have "
                 f"{_LARGEST_TARGET_PX / 1e6:.0f} Mpx; cut out a field of typical tissue"
             )
         pixels = picture.read(Box(0, 0, h, w), 1.0).reshape(-1, 3)

@@ -1,0 +1,100 @@
+"""Write docs/json.md from the models of what commands answer with ``--json``.
+
+python docs/make_json_reference.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from wsiproc.documents import DOCUMENTS, schema
+
+PAGE = Path(__file__).with_name("json.md")
+INTRODUCTION = """\
+# JSON for pipelines
+
+Written by `docs/make_json_reference.py` from the models of `wsiproc.documents`. With `--json`, these commands answer
+with one JSON document on the standard output and nothing else there; progress and notes stay on the standard error:
+{commands}. The exit code is the same as without, and what
+failed is in `errors`: the command itself where it makes no sense, else each slide or folder by its path.
+
+```sh
+wsiproc run slides/ -o results --json > run.json
+jq -r '.slides[] | [.slide, .status, .cells, .cells_per_mm2] | @tsv' run.json
+jq -r '.errors[] | "\\(.path): \\(.message)"' run.json
+wsiproc schema run > run.schema.json
+```
+
+Units are in the names: `_px`, `_mm`, `_mm2`, `_bytes`, `_s`; `mpp` is µm per px. Sizes are given as width and height. A
+field may be added in a later version; none is renamed or given another unit. `wsiproc doctor --json` is for reports of
+problems and has no schema.
+
+## Every document
+
+{every}
+"""
+
+
+def reference() -> str:
+    """The whole page."""
+    commands = ", ".join(f"`{command}`" for command in DOCUMENTS)
+    shared = schema("export")
+    every = {name: shared["properties"][name] for name in ("command", "wsiproc", "exit_code", "errors")}
+    text = INTRODUCTION.format(commands=commands, every=_table(every) + _part("errors", shared["$defs"]["Problem"]))
+    return text.strip() + "\n" + "".join(_command(command, schema(command), set(every)) for command in DOCUMENTS)
+
+
+def _command(command: str, told: dict[str, Any], known: set[str]) -> str:
+    """What the document of a command has beside what all have, and the parts that it lists."""
+    own = {name: field for name, field in told["properties"].items() if name not in known}
+    parts = [(name, ref) for name, field in own.items() if (ref := _reference(field))]
+    text = f"\n## `wsiproc {command}`\n\n{_table(own)}"
+    done = set()
+    for name, ref in parts:
+        if ref in done:
+            continue
+        done.add(ref)
+        part = told["$defs"][ref]
+        text += _part(name, part)
+        inner = part["properties"].items()
+        parts += [(f"{name}[].{key}", deep) for key, field in inner if (deep := _reference(field))]
+    return text
+
+
+def _part(name: str, part: dict[str, Any]) -> str:
+    return f"\nIn `{name}`: {part['description'][0].lower()}{part['description'][1:]}\n\n{_table(part['properties'])}"
+
+
+def _table(fields: dict[str, Any]) -> str:
+    """A row for each field."""
+    rows = "".join(f"| `{name}` | {_kind(field)} | {field['description']} |\n" for name, field in fields.items())
+    return f"| field | type | meaning |\n|---|---|---|\n{rows}"
+
+
+def _reference(field: dict[str, Any]) -> str | None:
+    """Name of the part that a field is, or a list of."""
+    for place in (field, field.get("items", {}), *field.get("anyOf", [])):
+        if "$ref" in place:
+            return str(place["$ref"]).rpartition("/")[2]
+    return None
+
+
+def _kind(field: dict[str, Any]) -> str:
+    """Type of a field in words."""
+    if "anyOf" in field:
+        return " or ".join(_kind(each) for each in field["anyOf"])
+    if "enum" in field:
+        return " or ".join(f"`{value}`" for value in field["enum"])
+    if "$ref" in field:
+        return "object"
+    if field["type"] == "array":
+        return f"list of {_kind(field['items'])}s"
+    if field["type"] == "object":
+        values = field["additionalProperties"]
+        return "object" if values is True else f"object of {_kind(values)}s"
+    return str(field["type"])
+
+
+if __name__ == "__main__":
+    PAGE.write_text(reference(), encoding="utf-8")
