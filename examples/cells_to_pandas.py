@@ -19,7 +19,7 @@ def table_of(folder: str) -> pd.DataFrame:
     by_class = result.table(["class", *measured]).groupby("class", observed=False)
     table = by_class[measured].mean().add_prefix("mean ")
     table.insert(0, "cells", by_class.size())
-    table.insert(1, "cells/mm²", table["cells"] / result.run["tissue_mm2"])
+    table.insert(1, "cells/mm²", pd.Series(result.run["counts"]["in_tissue"]) / result.numbers.tissue_mm2)
     return table
 
 

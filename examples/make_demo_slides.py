@@ -1,8 +1,8 @@
 """Make two small slides to try wsiproc on, with no download.
 
-``ihc.tif``: real colon tissue, haematoxylin and DAB; the photograph that scikit-image ships (CC0, 512 × 512 px), as a
-tiled TIFF. ``synthetic.tif``: a drawn H&E slide of 4096 × 4096 px; its true nuclei are in
-``synthetic.truth.parquet``.
+``skin.tif``: real skin in H&E, ``skin.jpg`` beside this file as a tiled TIFF; it was cut out of CMU-1-Small-Region, a
+test slide of OpenSlide (CC0, 1000 × 760 px, 0.499 µm/px). ``synthetic.tif``: a drawn H&E slide of 4096 × 4096 px; its
+true nuclei are in ``synthetic.truth.parquet``.
 
     python examples/make_demo_slides.py demo
 """
@@ -12,24 +12,25 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import skimage.data
+import numpy as np
 import tifffile
+from PIL import Image
 
 from wsiproc.synthetic import write_synthetic_slide
 
-IHC_MPP = 0.5  # not recorded with the photograph; by the size of its lymphocytes
+SKIN, SKIN_MPP = Path(__file__).with_name("skin.jpg"), 0.499
 
 
 def main(folder: Path) -> None:
     """Write both slides into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     tifffile.imwrite(
-        folder / "ihc.tif",
-        skimage.data.immunohistochemistry(),
+        folder / "skin.tif",
+        np.asarray(Image.open(SKIN)),
         tile=(256, 256),
         photometric="rgb",
         compression="deflate",
-        resolution=(1e4 / IHC_MPP, 1e4 / IHC_MPP),
+        resolution=(1e4 / SKIN_MPP, 1e4 / SKIN_MPP),
         resolutionunit="CENTIMETER",
     )
     write_synthetic_slide(folder / "synthetic.tif", (4096, 4096), tissue_fraction=0.5)

@@ -6,6 +6,7 @@ import gzip
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from wsiproc.array.pyramid import level_shape
 from wsiproc.check import check_output
 from wsiproc.core.cells import CellTable
 from wsiproc.core.geometry import Box
+from wsiproc.core.numbers import slide_numbers
 from wsiproc.core.palette import class_colour
 from wsiproc.io import ngff
 from wsiproc.io.geojson import GeoJsonWriter, Piece, features_bytes
@@ -92,8 +94,8 @@ def write_zarr(folder: Path, labels: np.ndarray, cells: CellTable) -> None:
 
 
 def run_facts(cells: CellTable) -> dict[str, Any]:
-    counts = np.bincount(cells.classes, minlength=2).tolist()
-    return {
+    counts = dict(zip(CLASSES, np.bincount(cells.classes, minlength=2).tolist(), strict=True))
+    run = {
         "wsiproc": "0.1.0",
         "slide": {"name": "s", "path": "s.tif", "shape": SLIDE, "mpp": MPP, "format": "tiff", "fingerprint": "f"},
         "model": {"name": "m", "mpp": 0.5, "classes": CLASSES, "calibration": {}},
@@ -101,12 +103,13 @@ def run_facts(cells: CellTable) -> dict[str, Any]:
         "settings": {},
         "grid": {"shape": GRID, "mpp": mpp_of(GRID), "scale": SCALE},
         "regions": {"step": 512, "total": 2, "tissue": 2, "failed": [], "boxes": [[0, 0, 512, 401]]},
-        "counts": {"cells": len(cells), "classes": dict(zip(CLASSES, counts, strict=True)), "dropped": {"small": 3}},
-        "tissue_mm2": 0.06,
+        "counts": {"cells": len(cells), "classes": counts, "in_tissue": counts, "dropped": {"small": 3}},
+        "tissue_mm2": SLIDE[0] * SLIDE[1] * MPP**2 / 1e6,  # all of it
         "seconds": {"total": 1.0},
         "warnings": [],
         "versions": {},
     }
+    return run | {"numbers": asdict(slide_numbers(run))}
 
 
 @pytest.fixture(scope="session")
@@ -141,7 +144,7 @@ def problems(folder: Path) -> list[str]:
 def test_a_good_output_has_nothing_but_oks(good_output: Path) -> None:
     findings = check_output(good_output)
     assert [finding for finding in findings if finding.level != "ok"] == []
-    assert len({finding.what for finding in findings}) == len(findings) == 12
+    assert len({finding.what for finding in findings}) == len(findings) == 13
 
 
 def edit_json(name: str, change: Callable[[Any], Any]) -> Breaks:
@@ -230,6 +233,10 @@ LAST = {"label-value": 2, "rgba": [1, 2, 3, 4]}
         (run(lambda r: r["counts"].update(classes={"A": 24})), "the classes are"),
         (run(lambda r: r["grid"].update(scale=[2.0, 2.0])), "slide extent ÷ grid extent"),
         (run(lambda r: r["counts"].update(cells=24, classes={"Positive": 11, "Negative": 13})), "run.json says"),
+        (run(lambda r: r["counts"]["in_tissue"].update(Positive=11)), "`numbers` are"),
+        (run(lambda r: r["counts"]["in_tissue"].update(Positive=11)), "their centre in labels/tissue are"),
+        (run(lambda r: r["numbers"].update(cells_per_mm2=1.0)), "the counts and the tissue come to"),
+        (run(lambda r: r.update(tissue_mm2=0.05)), "mm², run.json says 0.05"),
         (run(lambda r: r["slide"].update(mpp=0.5)), "`area_um2` of cell 1"),
         (run(lambda r: r["slide"].update(mpp=0.2501)), "level 0: scale is"),
         (run(lambda r: r["regions"]["failed"].append({})), "warning | to know: 1 regions"),

@@ -11,7 +11,7 @@ from typing import Any
 import html5lib
 import pytest
 
-from wsiproc.cohort import write_cohort
+from wsiproc.cohort import failed_before, has_cohort, write_cohort
 from wsiproc.settings import Settings
 from wsiproc.slide_queue import run_slides
 from wsiproc.synthetic import write_synthetic_slide
@@ -32,7 +32,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Of any element."""
-        if tag not in ("meta", "br"):
+        if tag not in ("meta", "br", "img"):
             self.open.append(tag)
         self.links += [value for name, value in attrs if name == "href" and value]
 
@@ -55,7 +55,7 @@ def finished(out: Path, name: str, classes: dict[str, int], area: float = 2.0) -
     run: dict[str, Any] = {
         "slide": {"name": name, "path": f"/slides/{name}.svs"},
         "classes": {kind: [10 * i, 20, 30] for i, kind in enumerate(classes)},
-        "counts": {"cells": sum(classes.values()), "classes": classes},
+        "counts": {"cells": sum(classes.values()), "classes": classes, "in_tissue": classes},
         "tissue_mm2": area,
         "regions": {"failed": []},
         "model": {"name": "default", "calibration": {"stain": "H-DAB"}},
@@ -78,7 +78,8 @@ def test_slides_of_different_classes_stand_in_one_table(tmp_path: Path) -> None:
     assert third["reason"] == "/slides/broken.svs: the file is empty"
     page = Page(tmp_path / "cohort.html")
     assert "25.0 %" in page.text
-    assert page.links == ["A/report.html", "b/report.html"]
+    viewer = "http://127.0.0.1:8421/#slide="
+    assert page.links == ["A/report.html", f"{viewer}A", "b/report.html", f"{viewer}b"]
 
 
 def test_names_are_text_and_not_markup(tmp_path: Path) -> None:
@@ -96,6 +97,37 @@ def test_what_is_no_finished_slide_is_passed_over(tmp_path: Path) -> None:
         (tmp_path / name / "run.json").write_text(content)
     write_cohort(tmp_path, {})
     assert [row["slide"] for row in rows(tmp_path)] == ["good"]
+
+
+def test_what_failed_stays_until_it_is_done(tmp_path: Path) -> None:
+    finished(tmp_path, "a", {"Nucleus": 1})
+    write_cohort(tmp_path, {"/slides/b.svs": "broken", "/slides/c.svs": "broken too"})
+    assert has_cohort(tmp_path)
+    finished(tmp_path, "b", {"Nucleus": 2})
+    write_cohort(tmp_path, failed_before(tmp_path))
+    assert [(row["slide"], row["status"]) for row in rows(tmp_path)] == [
+        ("a", "done"),
+        ("b", "done"),
+        ("c.svs", "failed"),
+    ]
+
+
+def test_one_slide_is_one_slide(tmp_path: Path) -> None:
+    finished(tmp_path, "a", {"Nucleus": 1})
+    write_cohort(tmp_path, {})
+    page = Page(tmp_path / "cohort.html")
+    assert "1 slide" in page.text
+    assert "Over the slides" not in page.text
+
+
+def test_slides_are_plotted_from_the_lowest_to_the_highest(tmp_path: Path) -> None:
+    for name, positive in (("a", 30), ("b", 10), ("c", 20)):
+        finished(tmp_path, name, {"Negative": 70, "Positive": positive})
+    write_cohort(tmp_path, {})
+    page = Page(tmp_path / "cohort.html")
+    plotted = [link for link in page.links if link.endswith("report.html")]
+    assert plotted == [f"{name}/report.html" for name in "bcabcaabc"], "density, index, table"
+    assert "b: 12.5 %" in page.text
 
 
 def test_nothing_is_written_about_nothing(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def done(name: str = "a.svs", cells: int = 12345, tissue_mm2: float = 2.5, warnings: tuple[str, ...] = ()) -> Outcome:
     run: dict[str, Any] = {
-        "counts": {"cells": cells},
+        "counts": {"cells": cells, "classes": {"Nucleus": cells}, "in_tissue": {"Nucleus": cells}},
         "tissue_mm2": tissue_mm2,
         "seconds": {"total": 61.4},
         "warnings": list(warnings),

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from wsiproc.core.geometry import Box, Grid, grid_shape
+from wsiproc.core.geometry import Box, Grid, at_points, grid_shape
 from wsiproc.errors import PlanError
 from wsiproc.projection import (
     WORKER_BYTES,
@@ -18,7 +18,6 @@ from wsiproc.projection import (
     Mask,
     WindowRule,
     disk_bytes,
-    mask_at,
     mask_box,
     needed_windows,
     require,
@@ -119,7 +118,7 @@ def test_a_box_on_the_slide_sees_the_tissue_under_each_of_its_px(
     assert part.size > 0
     assert part.any() >= covered(mask, grid)[box.slices].any()
     centre = np.array([[box.y + 0.5, box.x + 0.5]])
-    assert part.any() >= mask_at(mask, grid, centre)[0]
+    assert part.any() >= at_points(mask, grid, centre)[0]
 
 
 def test_a_box_beside_the_slide_sees_nothing() -> None:
@@ -130,7 +129,7 @@ def test_a_box_beside_the_slide_sees_nothing() -> None:
 
 def test_points_on_the_far_edge_take_the_last_px() -> None:
     mask = np.array([[False, False], [False, True]])
-    assert mask_at(mask, (10, 10), np.array([[10.0, 10.0], [0.0, 10.0]])).tolist() == [True, False]
+    assert at_points(mask, (10, 10), np.array([[10.0, 10.0], [0.0, 10.0]])).tolist() == [True, False]
 
 
 @given(masks, shapes, st.integers(1, 10))

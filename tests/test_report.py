@@ -8,6 +8,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import html5lib
 import numpy as np
@@ -18,9 +19,11 @@ from PIL import Image
 
 from wsiproc.core.cells import CellTable, Rings
 from wsiproc.core.palette import class_colour
-from wsiproc.report import Crop, Histogram, ReportCells, measurement_title, write_report
+from wsiproc.report import Crop, measurement_title, write_report
+from wsiproc.report_cells import Histogram, ReportCells
 from wsiproc.report_figures import density_pixels, nice_step, number, ticks
 
+VIEWER = "http://127.0.0.1:8421/"
 HOSTILE = "<script>alert(1)</script> \"'&x.svs"
 VOID = {"meta", "br", "img", "hr", "link", "input"}
 GRID = (4000, 2000)
@@ -100,7 +103,7 @@ def run_facts(n: int = 500, classes: tuple[str, ...] = ("Positive", "Negative"),
 
 
 def sums(*tables: CellTable, classes: int = 2) -> ReportCells:
-    cells = ReportCells.empty(GRID, 0.5, classes)
+    cells = ReportCells.empty(GRID, 0.5, classes, np.ones((40, 20), bool))
     for table in tables:
         cells.add(table)
     return cells
@@ -110,7 +113,8 @@ def crops(n: int, side: int = 200) -> list[Crop]:
     rng = np.random.default_rng(1)
     ring = np.array([[5, 5], [5, 15], [15, 15], [15, 5]])
     picture = rng.integers(0, 256, (side, side, 3), np.uint8)
-    return [Crop(picture, [ring, ring + 20], [0, 1], f"crop {i} {HOSTILE}", 0.5, doubtful=i % 2 == 1) for i in range(n)]
+    rings = [ring, ring + 20]
+    return [Crop(picture, rings, [0, 1], f"crop {i} {HOSTILE}", 0.5, (20.0 * i, 7.0), i % 2 == 1) for i in range(n)]
 
 
 def page(path: Path, run: dict[str, Any], cells: ReportCells, some: list[Crop]) -> tuple[str, Balance]:
@@ -135,7 +139,13 @@ def test_the_page_is_whole_well_formed_and_self_contained(tmp_path: Path) -> Non
     assert text.rstrip().endswith("</html>")
     assert not {"script", "link", "iframe", "object"} & set(parser.tags)
     links = [value or "" for name, value in parser.attributes if name in ("href", "src", "xlink:href")]
-    assert all(link.startswith(("data:image/webp;base64,", "#")) for link in links)
+    loaded = [value or "" for name, value in parser.attributes if name == "src"]
+    assert loaded == []
+    known = ("data:image/webp;base64,", "#", VIEWER, "https://github.com/wsiproc/")
+    assert all(link.startswith(known) for link in links)
+    places = [parse_qs(urlsplit(link).fragment) for link in links if link.startswith(VIEWER)]
+    assert [place["slide"] for place in places] == [[HOSTILE]] * 7
+    assert (places[-1]["x"], places[-1]["y"]) == (["7"], ["100"])
     assert "url(" not in text
     assert "prefers-color-scheme: dark" in text
     for wanted in ("500", "250", "Positive index", "50.0 %", "cells/mm²", "12,345", "Area (µm²)", "12.5 s"):
@@ -195,8 +205,8 @@ def test_sums_do_not_depend_on_blocks_or_order() -> None:
     whole = sums(table)
     parts = sums(*(table.take(np.arange(start, 3000, 7)) for start in (4, 2, 6, 0, 1, 5, 3)))
     np.testing.assert_array_equal(whole.density, parts.density)
-    np.testing.assert_array_equal(whole.counts, parts.counts)
-    assert whole.density.sum() == whole.counts.sum() == 3000
+    np.testing.assert_array_equal(whole.counts.everywhere, parts.counts.everywhere)
+    assert whole.density.sum() == whole.counts.total == 3000
     for name, histogram in whole.histograms.items():
         np.testing.assert_array_equal(histogram.counts, parts.histograms[name].counts)
         assert histogram.exponent == parts.histograms[name].exponent

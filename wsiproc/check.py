@@ -12,7 +12,7 @@ import json
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiproc.core.geometry import Box, Grid
+from wsiproc.core.numbers import slide_numbers
 
 _LABELS = ("tissue", "classes", "cells")
 _COLUMNS = ("id", "class", "score", "centroid_x", "centroid_y", "bbox", "area_um2", "geometry")
@@ -34,7 +35,7 @@ _RUN: dict[type | tuple[type, ...], str] = {
     (int, float): "model.mpp tissue_mm2",
     (int, float, list): "slide.mpp grid.mpp",
     list: "slide.shape grid.shape grid.scale regions.failed warnings",
-    dict: "settings classes counts.classes counts.dropped seconds versions",
+    dict: "settings classes counts.classes counts.in_tissue counts.dropped numbers seconds versions",
 }
 
 
@@ -100,6 +101,7 @@ def _checks() -> list[tuple[str, Check]]:
         ("slide.ome.zarr/labels", lambda output: _check_validators(output.folder / "slide.ome.zarr/labels")),
         *((group, _group_check(group)) for group in groups),
         ("labels = cells.parquet", _check_label_pixels),
+        ("numbers = cells in tissue", _check_numbers),
         ("report.html", _check_report),
     ]
 
@@ -440,3 +442,29 @@ def _check_label_pixels(output: _Output) -> Iterator[str]:
             f"{len(differ)} cells have another size than their outline: cell {first} has {pixels[first]} px in "
             f"labels/cells, {output.pixels[first]} px in cells.parquet"
         )
+
+
+def _check_numbers(output: _Output) -> Iterator[str]:
+    """As many cells with their centre in the tissue, and as much of it, as ``run.json`` says; and what follows."""
+    import pyarrow.parquet
+    import zarr
+
+    told, follows = output.run["numbers"], asdict(slide_numbers(output.run))
+    if told != follows:
+        yield f"`numbers` are {told}, the counts and the tissue come to {follows}"
+    tissue = np.asarray(zarr.open_array(output.folder / "slide.ome.zarr/labels/tissue/0", mode="r")[...]) > 0
+    px = np.divide(output.run["slide"]["shape"], tissue.shape)
+    names = ["centroid_y", "centroid_x"]
+    table = pyarrow.parquet.read_table(output.folder / "cells.parquet", columns=names)
+    # Rounded, so that a centre on the border of two px is in the same one as in the frame of the grid.
+    places = [np.round(table[name].to_numpy() / side, 6).astype(np.int64) for name, side in zip(names, px, strict=True)]
+    y, x = (np.clip(place, 0, side - 1) for place, side in zip(places, tissue.shape, strict=True))
+    inside = np.bincount(output.classes[1:][tissue[y, x]], minlength=len(output.names)).tolist()
+    counted = output.run["counts"]["in_tissue"]
+    if dict(zip(output.names, inside, strict=True)) != counted:
+        yield f"cells of each class with their centre in labels/tissue are {inside}, run.json says {counted}"
+    mm2 = float(tissue.sum() * px.prod() * output.mpp.prod() / 1e6)
+    area = output.run["tissue_mm2"]
+    # In a region of interest the label goes one px over its border, which is not counted.
+    if area > mm2 * (1 + 1e-9) or (output.run.get("roi") is None and not np.isclose(area, mm2)):
+        yield f"labels/tissue has {mm2:.6f} mm², run.json says {area:.6f}"

@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from wsiproc.core.immuno import h_score, slide_index
+from wsiproc.core.addresses import viewer_address
+from wsiproc.core.numbers import mm2_text, slide_numbers
 from wsiproc.core.palette import css_colour
+from wsiproc.io import ngff
 from wsiproc.io.whole import whole_file
+from wsiproc.report_figures import counted, data_uri, ranked, shrink
 
 CSV, HTML = "cohort.csv", "cohort.html"
-_FIRST = ("slide", "status", "cells", "tissue_mm2", "cells_per_mm2")
+_FIRST = ("slide", "status", "cells", "cells_in_tissue", "tissue_mm2", "cells_per_mm2")
 _LAST = (
     "positive_index", "h_score", "compartment", "positive_dab_od", "failed_regions", "model", "stain", "seconds",
     "warnings", "reason", "folder", "path",
@@ -26,28 +29,34 @@ _LAST = (
 Row = dict[str, Any]
 
 
+def has_cohort(out: Path) -> bool:
+    """Whether the table of all slides is in this folder."""
+    return (out / CSV).exists()
+
+
 def write_cohort(out: Path, failed: Mapping[str, str]) -> None:
     """Write both files into ``out``: of every slide there its ``run.json``, and what ``failed``, path → reason.
 
-    Each file appears under its name when it is whole.
+    What failed and is done by now counts as done. Each file appears under its name when it is whole.
     """
     runs = sorted(_runs(out), key=lambda found: found[0].lower())
+    done = {str(run["slide"]["path"]) for _, run in runs}
+    failed = {path: why for path, why in failed.items() if path not in done}
     if not runs and not failed:
         return
     classes = list(dict.fromkeys(name for _, run in runs for name in run["classes"]))
     lost = [{"slide": Path(path).name, "status": "failed", "reason": why, "path": path} for path, why in failed.items()]
     rows = [_row(folder, run, classes) for folder, run in runs] + lost
     _replace(out / CSV, _csv(rows, classes))
-    _replace(out / HTML, _page(rows, classes, [run for _, run in runs]))
+    _replace(out / HTML, _page(out, rows, classes, [run for _, run in runs]))
 
 
-def write_cohort_again(out: Path) -> None:
-    """Both files anew where they are, with the failures that they name; nothing where there are none."""
-    if not (out / CSV).exists():
-        return
+def failed_before(out: Path) -> dict[str, str]:
+    """Failures in the table that is there, path → reason."""
+    if not has_cohort(out):
+        return {}
     with (out / CSV).open(encoding="utf-8", newline="") as file:
-        failed = {row["path"]: row["reason"] for row in csv.DictReader(file) if row.get("status") == "failed"}
-    write_cohort(out, failed)
+        return {row["path"]: row["reason"] for row in csv.DictReader(file) if row.get("status") == "failed"}
 
 
 def _runs(out: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -62,16 +71,19 @@ def _runs(out: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _row(folder: str, run: dict[str, Any], classes: Sequence[str]) -> Row:
-    counts, area = run["counts"], run["tissue_mm2"]
+    counts, told = run["counts"], slide_numbers(run)
     of_class = {f"cells_{name}": counts["classes"].get(name, "") for name in classes}
     return {
         "slide": run["slide"]["name"],
         "status": "done",
-        "cells": counts["cells"],
-        "tissue_mm2": round(area, 4),
-        "cells_per_mm2": round(counts["cells"] / area, 2) if area else "",
+        "cells": told.cells,
+        "cells_in_tissue": _known(told.cells_in_tissue),
+        "tissue_mm2": round(told.tissue_mm2, 4),
+        "cells_per_mm2": _known(told.cells_per_mm2, 2),
         **of_class,
-        **_scores(run),
+        "positive_index": _known(told.positive_index, 4),
+        "h_score": _known(told.h_score, 1),
+        **_scored(run),
         "failed_regions": len(run["regions"]["failed"]),
         "model": run["model"]["name"],
         "stain": run["model"]["calibration"].get("stain", ""),
@@ -82,12 +94,15 @@ def _row(folder: str, run: dict[str, Any], classes: Sequence[str]) -> Row:
     }
 
 
-def _scores(run: Mapping[str, Any]) -> Row:
-    """What DAB says of a slide; empty where there is none."""
-    index, score, facts = slide_index(run), h_score(run["counts"]["classes"]), run.get("immuno") or {}
+def _known(value: float | None, digits: int = 0) -> float | str:
+    """Rounded; empty where it is not known."""
+    return "" if value is None else round(value, digits or None)
+
+
+def _scored(run: Mapping[str, Any]) -> Row:
+    """What made cells positive; empty without DAB."""
+    facts = run.get("immuno") or {}
     return {
-        "positive_index": "" if index is None else round(index, 4),
-        "h_score": "" if score is None else round(score, 1),
         "compartment": facts.get("compartment", ""),
         "positive_dab_od": " ".join(f"{cut:g}" for cut in facts.get("positive_dab_od", [])),
     }
@@ -106,26 +121,41 @@ def _replace(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", newline="")
 
 
-def _page(rows: Sequence[Row], classes: Sequence[str], runs: Sequence[dict[str, Any]]) -> str:
-    """The page: totals, then a line a slide with a link to its report; what failed comes first."""
-    style = (files("wsiproc") / "report.css").read_text(encoding="utf-8")
+# --- the page --------------------------------------------------------------------------------------------------------
+
+_COLUMNS = {
+    "cells": "Cells",
+    "tissue_mm2": "Tissue, mm²",
+    "cells_per_mm2": "Cells/mm²",
+    "positive_index": "Positive index",
+    "h_score": "H-score",
+    "compartment": "Compartment",
+    "positive_dab_od": "DAB cut",
+    "warnings": "Warnings",
+}
+_THUMBNAIL_PX, _MOST_THUMBNAILS = 96, 1000
+
+
+def _page(out: Path, rows: Sequence[Row], classes: Sequence[str], runs: Sequence[dict[str, Any]]) -> str:
+    """The page: totals, what failed, a plot over the slides, and a line a slide that leads to its report."""
+    style, script = ((files("wsiproc") / name).read_text(encoding="utf-8") for name in ("report.css", "cohort.js"))
     done = [row for row in rows if row["status"] == "done"]
-    area = sum(row["tissue_mm2"] for row in done)
+    lost = [row for row in rows if row["status"] == "failed"]
     totals = [
         ("Slides", f"{len(done):,}"),
-        ("Failed", f"{len(rows) - len(done):,}"),
+        ("Failed", f"{len(lost):,}"),
         ("Cells", f"{sum(row['cells'] for row in done):,}"),
-        ("Tissue", f"{area:,.1f} <small>mm²</small>"),
+        ("Tissue", f"{mm2_text(sum(row['tissue_mm2'] for row in done))} <small>mm²</small>"),
     ]
     numbers = "".join(f"<div><dt>{title}</dt><dd>{value}</dd></div>" for title, value in totals)
-    lost = [row for row in rows if row["status"] == "failed"]
+    title = counted(len(rows), "slide")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{len(rows)} slides · wsiproc cohort</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
-        f'<header class="top"><p class="eyebrow">wsiproc cohort</p><h1>{len(rows)} slides</h1>'
-        f'<dl class="numbers">{numbers}</dl></header>\n<main>\n{_failures(lost)}'
-        f"{_slides(done, classes, _colours(runs))}</main>\n</body>\n</html>\n"
+        f"<title>{title} · wsiproc cohort</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
+        f'<header class="top"><p class="eyebrow">wsiproc cohort</p><h1>{title}</h1>'
+        f'<dl class="numbers">{numbers}</dl></header>\n<main>\n{_failures(lost)}{_plots(done)}'
+        f"{_slides(out, done, classes, _colours(runs))}</main>\n<script>\n{script}</script>\n</body>\n</html>\n"
     )
 
 
@@ -145,35 +175,102 @@ def _failures(rows: Sequence[Row]) -> str:
     return f"<section class='warnings'><h2>Failed</h2><ul>{items}</ul></section>\n"
 
 
-def _slides(rows: Sequence[Row], classes: Sequence[str], colours: Mapping[str, str]) -> str:
-    scores = ["Positive", "H-score", "Of", "Above"]
-    heads = ["Slide", "Cells", "mm²", "Cells/mm²", *map(escape, classes), "Shares", *scores, "To know"]
-    top = f"<th>{heads[0]}</th>" + "".join(f'<th class="n">{head}</th>' for head in heads[1:])
-    lines = "".join(_line(row, classes, colours) for row in rows)
-    return f"<section><h2>Slides</h2><table><thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table></section>\n"
+def _plots(rows: Sequence[Row]) -> str:
+    """A dot a slide, from the lowest to the highest, of density and index; nothing for a single slide."""
+    figures = ""
+    plotted = (("cells_per_mm2", 1, "Density", "cells/mm²"), ("positive_index", 100, "Positive index", "%"))
+    for name, factor, title, unit in plotted:
+        some = sorted((factor * row[name], row["slide"], _report(row)) for row in rows if row[name] != "")
+        if len(some) > 1:
+            figures += f"<figure>{ranked(title, unit, some)}</figure>"
+    note = "A dot a slide, from the lowest to the highest; each leads to its report."
+    about = f'<p class="soft">{note}</p>'
+    return f'<section><h2>Over the slides</h2>{about}<div class="plots">{figures}</div></section>\n' if figures else ""
 
 
-def _line(row: Row, classes: Sequence[str], colours: Mapping[str, str]) -> str:
-    index = row["positive_index"]
-    values = [f"{row['cells']:,}", f"{row['tissue_mm2']:,.2f}", _number(row["cells_per_mm2"])]
-    values += [_number(row[f"cells_{name}"]) for name in classes]
-    values.append(_shares([row[f"cells_{name}"] or 0 for name in classes], [colours[name] for name in classes]))
-    values.append(f"{100 * index:.1f} %" if index != "" else "–")
-    values += [str(row[name]) if row[name] != "" else "–" for name in ("h_score", "compartment", "positive_dab_od")]
-    values.append(str(row["warnings"]) if row["warnings"] else "–")
-    link = f'<a href="{quote(row["folder"])}/report.html">{escape(row["slide"])}</a>'
-    return f"<tr><th>{link}</th>{''.join(f'<td class=n>{value}</td>' for value in values)}</tr>"
+def _slides(out: Path, rows: Sequence[Row], classes: Sequence[str], colours: Mapping[str, str]) -> str:
+    """The table; a click on a head sorts by it, and where no script runs it stays in the order of names."""
+    shown = _shown_columns(rows)
+    heads = [("slide", "Slide"), *((name, _COLUMNS[name]) for name in shown[:3])]
+    heads += [(f"cells_{name}", escape(name)) for name in classes]
+    heads += [(name, _COLUMNS[name]) for name in shown[3:]]
+    top = "".join(f'<th title="{escape(name)}"{_right(name)}>{head}</th>' for name, head in heads)
+    top = top.replace("</th>", '</th><th data-fixed="">Shares</th>', 1) if len(classes) > 1 else top
+    lines = "".join(
+        _line(out, row, [name for name, _ in heads[1:]], classes, colours, place < _MOST_THUMBNAILS)
+        for place, row in enumerate(rows)
+    )
+    note = (
+        "Columns are those of cohort.csv. Density: cells in tissue per mm² of tissue. The links to the viewer answer "
+        "while <code>wsiproc view</code> runs on this folder."
+    )
+    table = f'<table class="sortable"><thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table>'
+    return f'<section><h2>Slides</h2><p class="soft">{note}</p><div class="wide">{table}</div></section>\n'
 
 
-def _number(value: float | str) -> str:
-    return f"{value:,.0f}" if isinstance(value, int | float) else "–"
+def _shown_columns(rows: Sequence[Row]) -> list[str]:
+    """Columns that some slide has a value in; the first three always."""
+    names = list(_COLUMNS)
+    return names[:3] + [name for name in names[3:] if any(row[name] not in ("", 0) for row in rows)]
+
+
+def _right(name: str) -> str:
+    return "" if name in ("slide", "compartment") else ' class="n"'
+
+
+def _line(
+    out: Path,
+    row: Row,
+    columns: Sequence[str],
+    classes: Sequence[str],
+    colours: Mapping[str, str],
+    pictured: bool,
+) -> str:
+    picture = _thumbnail(out / row["folder"]) if pictured else ""
+    links = f'<a href="{_report(row)}">{escape(row["slide"])}</a>'
+    view = f'<a class="soft" href="{escape(viewer_address(row["folder"]))}">view</a>'
+    named = f'<div class="slide-name">{picture}<span>{links}<br>{view}</span></div>'
+    first = f'<th data-value="{escape(row["slide"])}">{named}</th>'
+    shares = _shares([row[f"cells_{name}"] or 0 for name in classes], [colours[name] for name in classes])
+    bar = f"<td>{shares}</td>" if len(classes) > 1 else ""
+    cells = "".join(
+        f'<td data-value="{escape(str(row[name]))}"{_right(name)}>{escape(_text(name, row[name]))}</td>'
+        for name in columns
+    )
+    return f"<tr>{first}{bar}{cells}</tr>"
+
+
+def _report(row: Row) -> str:
+    return f"{quote(row['folder'])}/report.html"
+
+
+def _thumbnail(folder: Path) -> str:
+    """The slide in small; nothing where its overview cannot be read."""
+    try:
+        pixels = ngff.read_small(folder / "slide.ome.zarr", _THUMBNAIL_PX)
+    except (OSError, ValueError, KeyError):
+        return ""
+    return f'<img src="{data_uri(shrink(pixels, _THUMBNAIL_PX), 70)}" alt="">'
+
+
+def _text(name: str, value: float | str) -> str:
+    """A value as it is read."""
+    if value == "" or (name == "warnings" and value == 0):
+        return "–"
+    if isinstance(value, str):
+        return value
+    if name == "tissue_mm2":
+        return mm2_text(value)
+    if name == "positive_index":
+        return f"{100 * value:.1f} %"
+    return f"{value:.1f}" if name == "h_score" else f"{value:,.0f}"
 
 
 def _shares(counts: Sequence[int], colours: Sequence[str]) -> str:
     """A bar in the colours of the classes."""
     total = max(1, sum(counts))
     parts = "".join(
-        f'<i style="display:inline-block;height:.7em;width:{6 * count / total:.3f}em;background:{colour}"></i>'
+        f'<i style="width:{6 * count / total:.3f}em;background:{colour}"></i>'
         for count, colour in zip(counts, colours, strict=True)
     )
-    return f'<span style="white-space:nowrap">{parts}</span>'
+    return f'<span class="shares">{parts}</span>'

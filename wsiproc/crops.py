@@ -81,7 +81,8 @@ def draw_crops(
         try:
             box = _around(place, grid, mpp)
             rings, classes = _outlines(box, near(box))
-            crops.append(Crop(slide.read(box, read_mpp), rings, classes, caption, mpp, doubtful))
+            centre = (place[0] * slide.shape[0] / grid[0], place[1] * slide.shape[1] / grid[1])
+            crops.append(Crop(slide.read(box, read_mpp), rings, classes, caption, mpp, centre, doubtful))
         except SlideTimeoutError:
             break
         except SlideReadError:

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import shapely
-from scipy import ndimage
 
+from wsiproc.core.numbers import area_numbers, count_inside, has_index
 from wsiproc.errors import SettingsError
 from wsiproc.full_image import write_full_image
-from wsiproc.io.areas import Area, mask_shape, write_areas
+from wsiproc.io.areas import Area, label_pieces, piece_shapes, region_of, write_areas
 from wsiproc.io.frames import CellFile, write_csv
 from wsiproc.io.geojson import GeoJsonWriter, Piece, outlined_features
 from wsiproc.io.ngff04 import write_as_04
@@ -137,38 +136,15 @@ def _file_name(name: str) -> str:
 
 def _tissue(result: Result) -> Iterator[Area]:
     """Each piece of tissue with the cells in it, the largest first."""
-    mask = np.asarray(result.labels["tissue"].levels[0]) > 0
-    shape = result.run["slide"]["shape"]
-    scale = (shape[0] / mask.shape[0], shape[1] / mask.shape[1])
-    pieces, count = ndimage.label(mask, np.ones((3, 3)))
-    windows = ndimage.find_objects(pieces)
-    mm2 = np.bincount(pieces.ravel(), minlength=count + 1) * float(np.prod(scale)) * result.mpp**2 / 1e6
-    cells = _cells_in(pieces, count, result, scale)
-    for place, piece in enumerate((np.argsort(-mm2[1:], kind="stable") + 1).tolist(), 1):
-        rows, cols = windows[piece - 1]
-        outline = mask_shape(pieces[rows, cols] == piece, scale, (rows.start, cols.start))
-        counts = dict(zip(result.classes, cells[piece].tolist(), strict=True))
-        measurements = {
-            "Area mm^2": round(float(mm2[piece]), 6),
-            "Cells": int(cells[piece].sum()),
-            "Cells per mm^2": round(float(cells[piece].sum() / mm2[piece]), 3),
-            **{f"Cells: {name}": number for name, number in counts.items()},
-        }
-        yield Area(outline, f"Tissue {place}", "Tissue", _TISSUE, measurements)
-
-
-def _cells_in(
-    pieces: npt.NDArray[np.int32], count: int, result: Result, scale: tuple[float, float]
-) -> npt.NDArray[np.int64]:
-    """Cells of each class (columns) with their centre in each piece (rows; row 0: in none)."""
+    pieces = label_pieces(np.asarray(result.labels["tissue"].levels[0]) > 0)
+    shape = (result.run["slide"]["shape"][0], result.run["slide"]["shape"][1])
     table = result.table(["centroid_y", "centroid_x", "class"])
-    places = [
-        np.minimum((table[name].to_numpy() / size).astype(np.int64), pixels - 1)
-        for name, size, pixels in zip(("centroid_y", "centroid_x"), scale, pieces.shape, strict=True)
-    ]
-    kinds = len(result.classes)
-    index = pieces[tuple(places)].astype(np.int64) * kinds + table["class"].cat.codes.to_numpy()
-    return np.bincount(index, minlength=(count + 1) * kinds).reshape(count + 1, kinds)
+    kinds, codes = list(table["class"].cat.categories), table["class"].cat.codes.to_numpy()
+    cells = count_inside(pieces, shape, table[["centroid_y", "centroid_x"]].to_numpy(), codes, len(kinds))
+    for place, (piece, outline) in enumerate(piece_shapes(pieces, shape, region_of(result.run)), 1):
+        counts = dict(zip(kinds, cells[piece].tolist(), strict=True))
+        found = area_numbers(counts, outline.area * result.mpp**2 / 1e6, has_index(result.run))
+        yield Area(outline, f"Tissue {place}", "Tissue", _TISSUE, found.measurements())
 
 
 def _failed(result: Result) -> Iterator[Area]:

@@ -34,7 +34,8 @@ from wsiproc.pipeline import (
 )
 from wsiproc.plan import Plan
 from wsiproc.profile import Profile, device_share
-from wsiproc.report import ReportCells, write_report
+from wsiproc.report import write_report
+from wsiproc.report_cells import ReportCells
 from wsiproc.run_facts import Drawn, run_facts
 from wsiproc.seams import SeamPlaces, certificate, check_place
 from wsiproc.settings import Settings
@@ -69,7 +70,8 @@ def ignore(event: Event) -> None:
 class Hands:
     """What carries out the tasks of one slide, and who is told.
 
-    Workers do slides of a lower ``turn`` first; ``at_once`` slides share them.
+    Workers do slides of a lower ``turn`` first; ``at_once`` slides share them. ``cohort``: where the table of all
+    slides is, seen from this one's folder; None for a slide alone.
     """
 
     slide: str
@@ -78,6 +80,7 @@ class Hands:
     at_once: int
     watch: MemoryWatch
     listen: Listener
+    cohort: str | None
 
     def run(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Any]]:
         """Each task with its result, as they end, as long as memory lasts."""
@@ -125,7 +128,16 @@ def run_plan(
     hands.listen(Event(hands.slide, "report", 0, 1))
     with plan.job.source.open() as slide:
         crops = take_crops(plan.job, slide, merged.blocks, merged.places)
-    write_report(plan.job.folder / "report.html", run, plan.overview, plan.tissue, plan.left_out, merged.sums, crops)
+    write_report(
+        plan.job.folder / "report.html",
+        run,
+        plan.overview,
+        plan.tissue,
+        plan.left_out,
+        merged.sums,
+        crops,
+        hands.cohort,
+    )
     lap("report")
     run["seconds"] = seconds | {"total": round(sum(seconds.values()), 3)}
     run["memory"] = {"peak_bytes": hands.watch.peak, "limit_bytes": hands.watch.limit}
@@ -184,7 +196,7 @@ def _merge(plan: Plan, hands: Hands, results: Sequence[Mapping[str, Any]]) -> _M
     mpp = float(np.mean(job.frame.mpp))
     merged = _Merged(
         number_blocks({result["block"]: result["merged"] for result in results}),
-        ReportCells.empty(job.frame.grid, mpp, len(job.classes)),
+        ReportCells.empty(job.frame.grid, mpp, len(job.classes), plan.tissue),
         CropPlaces(),
         SeamPlaces(job.step, job.frame.grid, int(plan.key, 16)),
     )
@@ -193,7 +205,7 @@ def _merge(plan: Plan, hands: Hands, results: Sequence[Mapping[str, Any]]) -> _M
         merged.sums.add(cells)
         merged.places.add(cells)
         merged.seams.add(cells)
-        hands.listen(Event(hands.slide, "merge", number, len(merged.blocks), int(merged.sums.counts.sum())))
+        hands.listen(Event(hands.slide, "merge", number, len(merged.blocks), merged.sums.counts.total))
         hands.watch.check()
     return merged
 

@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from wsiproc.devices import Cluster, Device, choose_device, free_gpu_bytes
 from wsiproc.errors import SettingsError
 from wsiproc.executors import available_cores
 from wsiproc.inference import predict
+from wsiproc.io.areas import mask_mm2
 from wsiproc.io.ngff import CHUNK
 from wsiproc.io.slides import SlideSource
 from wsiproc.memory import free_bytes
@@ -89,10 +91,10 @@ class Plan:
         """Hash of all that decides what is written."""
         return work_key(self.facts)
 
-    @property
+    @cached_property
     def tissue_mm2(self) -> float:
-        """Area of the tissue."""
-        return float(self.tissue.sum() * self.overview_mpp[0] * self.overview_mpp[1] / 1e6)
+        """Area of the tissue, of it what lies in the region of interest."""
+        return mask_mm2(self.tissue, self.job.frame.slide, self.job.frame.slide_mpp, self.job.roi)
 
     @property
     def left_out(self) -> dict[str, Mask]:

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from wsiproc.core.numbers import mm2_text, slide_numbers
 from wsiproc.errors import sentence
 from wsiproc.evaluate.tables import upright_table
 from wsiproc.profile import advice
@@ -262,9 +263,9 @@ def print_summary(outcomes: Sequence[Outcome]) -> None:
 def _figures(run: dict[str, Any] | None) -> list[str]:
     if run is None:
         return ["–"] * 4
-    cells, area = run["counts"]["cells"], run["tissue_mm2"]
-    density = f"{cells / area:,.0f}" if area else "–"
-    return [f"{cells:,}", f"{area:.2f}", density, f"{run['seconds']['total']:.1f}"]
+    told = slide_numbers(run)
+    density = "–" if told.cells_per_mm2 is None else f"{told.cells_per_mm2:,.0f}"
+    return [f"{told.cells:,}", mm2_text(told.tissue_mm2), density, f"{run['seconds']['total']:.1f}"]
 
 
 def print_plan(plan: Plan, expected: Forecast) -> None:

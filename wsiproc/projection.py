@@ -67,14 +67,6 @@ def _touched(first: int, end: int, per_px: float) -> slice:
     return slice(int(first * per_px), max(int(first * per_px) + 1, int(np.ceil(end * per_px))))
 
 
-def mask_at(mask: Mask, grid: tuple[int, int], points: npt.NDArray[np.float64]) -> Mask:
-    """Value of an overview mask at ``points`` (N, 2), (y, x) in grid px."""
-    y = np.minimum((points[:, 0] * (mask.shape[0] / grid[0])).astype(int), mask.shape[0] - 1)
-    x = np.minimum((points[:, 1] * (mask.shape[1] / grid[1])).astype(int), mask.shape[1] - 1)
-    values: Mask = mask[y, x]
-    return values
-
-
 @dataclass(frozen=True)
 class WindowRule:
     """How the maps are asked for: squares of ``window`` grid px, cut where less is needed to multiples of ``grain``.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ import numpy.typing as npt
 
 from wsiproc.array.tissue import left_out_masks, tell_apart
 from wsiproc.coarse import coarse_tasks
-from wsiproc.cohort import write_cohort_again
+from wsiproc.cohort import HTML, failed_before, has_cohort, write_cohort
 from wsiproc.core.cells import CellTable
 from wsiproc.core.geometry import Box, Grid, Region
 from wsiproc.core.immuno import checked_cuts
+from wsiproc.core.numbers import slide_numbers
 from wsiproc.crops import CropPlaces, draw_crops
 from wsiproc.errors import OutputError, SettingsError, SlideError
 from wsiproc.io import ngff
@@ -33,7 +34,8 @@ from wsiproc.io.slides import open_slide
 from wsiproc.io.whole import remove_unfinished, write_json
 from wsiproc.pipeline import BLOCK, create_class_labels
 from wsiproc.plan import work_key
-from wsiproc.report import Crop, ReportCells, write_report
+from wsiproc.report import Crop, write_report
+from wsiproc.report_cells import ReportCells
 from wsiproc.scoring import Found, SlideScoring, scored_by
 from wsiproc.workfolder import RUN, STAGED, locked, storage_explained
 
@@ -69,7 +71,8 @@ def reclassify(folder: Path, compartment: str | None, positive_dab: float | tupl
         new = _changed(run, scoring, compartment, positive_dab)
         warnings = _stage(folder, run, new, scoring)
         _put_in_place(folder)
-        write_cohort_again(folder.parent)
+        if has_cohort(folder.parent):
+            write_cohort(folder.parent, failed_before(folder.parent))
     return Reclassified(folder, before, new["counts"]["classes"], warnings)
 
 
@@ -132,7 +135,8 @@ def _stage(folder: Path, run: dict[str, Any], new: dict[str, Any], scoring: Slid
     reader = CellReader(staged / _TABLE)
     grid = (run["grid"]["shape"][0], run["grid"]["shape"][1])
     mpp = float(np.mean(run["grid"]["mpp"]))
-    sums, places = ReportCells.empty(grid, mpp, len(reader.classes)), CropPlaces()
+    tissue = ngff.read_all(folder / "slide.ome.zarr/labels/tissue") > 0
+    sums, places = ReportCells.empty(grid, mpp, len(reader.classes), tissue), CropPlaces()
     values = np.zeros(run["counts"]["cells"] + 1, np.uint8)  # of the label image of classes, by id
     bounds: list[Box] = []
     with GeoJsonWriter(staged / _GEOJSON) as writer:
@@ -143,12 +147,13 @@ def _stage(folder: Path, run: dict[str, Any], new: dict[str, Any], scoring: Slid
             places.add(cells)
             values[ids] = cells.classes + 1
             bounds.append(_around(cells))
-    new["counts"]["classes"] = dict(zip(reader.classes, sums.counts.tolist(), strict=True))
+    new["counts"] |= sums.counts.of_classes(list(reader.classes))
+    new["numbers"] = asdict(slide_numbers(new))
     _stage_labels(folder, staged, run, reader, values)
     crops, warnings = _crops(run, reader, places, bounds, grid, mpp)
     overview = ngff.read_all(folder / "slide.ome.zarr").transpose(1, 2, 0)
-    tissue = ngff.read_all(folder / "slide.ome.zarr/labels/tissue") > 0
-    write_report(staged / _REPORT, new, overview, tissue, _left_out(new, overview), sums, crops)
+    cohort = f"../{HTML}" if has_cohort(folder.parent) else None
+    write_report(staged / _REPORT, new, overview, tissue, _left_out(new, overview), sums, crops, cohort)
     remove_unfinished(staged)
     write_json(staged / RUN, new)
     return warnings

@@ -20,7 +20,7 @@ from wsiproc.array.measure import LabelSums, centroids, label_sums, measure, mea
 from wsiproc.array.outline import trace
 from wsiproc.array.ring import ring_sums
 from wsiproc.core.cells import CellTable, Rings
-from wsiproc.core.geometry import Box, Region
+from wsiproc.core.geometry import Box, Region, at_points
 from wsiproc.core.immuno import RING_COLUMNS, RING_COMPLETE, RING_DAB, Scoring
 from wsiproc.core.kinds import CellKinds
 from wsiproc.core.palette import RGB, class_colour
@@ -34,7 +34,7 @@ from wsiproc.io.parquet import write_part
 from wsiproc.io.slides import Slide, SlideSource
 from wsiproc.io.whole import write_json
 from wsiproc.models.base import OD_STEP, Instances, Model
-from wsiproc.projection import Frame, Mask, WindowRule, mask_at, needed_windows
+from wsiproc.projection import Frame, Mask, WindowRule, needed_windows
 from wsiproc.workfolder import WORK
 
 if TYPE_CHECKING:
@@ -348,7 +348,7 @@ def inside(box: Box, points: npt.NDArray[np.floating]) -> Mask:
 
 def _wanted(job: Job, centres: npt.NDArray[np.float64]) -> Mask:
     """Which centres (N, 2), grid px, lie where cells are looked for and in the region of interest."""
-    looked_for = mask_at(search_mask(job), job.frame.grid, np.maximum(centres, 0))
+    looked_for: Mask = at_points(search_mask(job), job.frame.grid, centres)
     if job.roi is None:
         return looked_for
     import shapely

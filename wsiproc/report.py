@@ -6,7 +6,7 @@ It shows what was found, where, how sure the model was, and what was left out.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -15,13 +15,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsiproc.core.cells import CellTable
-from wsiproc.core.immuno import h_score, slide_index
+from wsiproc.core.addresses import viewer_address
+from wsiproc.core.immuno import WHERE
+from wsiproc.core.numbers import SlideNumbers, has_index, mm2_text, per_mm2, slide_numbers
 from wsiproc.core.palette import RGB, css_colour
 from wsiproc.io.whole import whole_file
+from wsiproc.report_cells import ReportCells
 from wsiproc.report_figures import (
     box_path,
     cell_density,
+    counted,
     data_uri,
     density_gradient,
     density_pixels,
@@ -37,103 +40,19 @@ _THUMBNAIL_PX = 1200
 _CROP_PX = 320
 _MOST_CROPS = 24
 _MOST_ROWS = 40
-_DENSITY_BINS = 400  # along the longer side
-_FINEST_BIN_UM = 50.0  # some 12 cells in dense tissue; finer bins would show noise
-_FINE_BINS = 8192
-_SHOWN_BINS = 36
+_LEAST_SHOWN_PX = 440  # longer side of the slide on the page; smaller ones are enlarged
+_BELIEVE = "https://github.com/wsiproc/wsiproc/blob/main/docs/which-numbers.md"
 
 _TITLES = {"dab": "DAB", "od": "OD", "std": "SD"}
 _UNITS = {"_um2": "µm²", "_um": "µm"}
 
 
 @dataclass(frozen=True)
-class Histogram:
-    """Counts of a measurement a class, on a range that doubles when a value lies outside.
-
-    ``counts``: (classes, 8192) int64 over [−2^exponent, 2^exponent). Doubling adds neighbouring bins, so the result
-    does not depend on the order of the values. ``unfit``: how many values were not finite.
-    """
-
-    counts: npt.NDArray[np.int64]
-    exponent: int = -10
-    unfit: int = 0
-
-    def add(self, classes: npt.NDArray[np.uint8], values: npt.NDArray[np.float32]) -> Histogram:
-        """With the values (N,) of cells of ``classes`` (N,)."""
-        finite = np.isfinite(values)
-        known, kinds = values[finite].astype(np.float64), classes[finite].astype(np.int64)
-        # frexp: |v| = m·2^e with m < 1, so 2^e is the power of two above |v|
-        exponent = max(self.exponent, int(np.frexp(np.abs(known).max(initial=0.0))[1]))
-        wide = self._widened(exponent)
-        half = _FINE_BINS // 2  # added to whole numbers only: a value just below zero would be rounded to it
-        bins = np.floor(known / 2.0**exponent * half).astype(np.int64) + half
-        new = np.bincount(kinds * _FINE_BINS + bins, minlength=wide.size).reshape(wide.shape)
-        return Histogram(wide + new, exponent, self.unfit + int((~finite).sum()))
-
-    def _widened(self, exponent: int) -> npt.NDArray[np.int64]:
-        """Counts on the range of a larger exponent."""
-        counts, quarter = self.counts, _FINE_BINS // 4
-        for _ in range(min(exponent - self.exponent, _FINE_BINS.bit_length())):
-            halved = counts.reshape(len(counts), -1, 2).sum(axis=2)
-            counts = np.pad(halved, ((0, 0), (quarter, quarter)))
-        return counts
-
-    def shown(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64], int]:
-        """Edges, counts (classes, bins) in some 36 bins, and how many cells lie outside.
-
-        All values are shown, or the middle 99.6 % where a few far ones would squeeze the rest.
-        """
-        total = self.counts.sum(axis=0)
-        reached = np.cumsum(total)
-        low, high = np.searchsorted(reached, [0.002 * reached[-1], 0.998 * reached[-1]])
-        first, last = np.flatnonzero(total)[[0, -1]]
-        if last - first < 1.6 * (high - low + 1):
-            low, high = first, last
-        step = max(1, -(-(int(high) - int(low) + 1) // _SHOWN_BINS))
-        start = int(low) // step * step
-        stop = min(_FINE_BINS, start + -(-(int(high) + 1 - start) // step) * step)
-        stop -= (stop - start) % step
-        counts = self.counts[:, start:stop].reshape(len(self.counts), -1, step).sum(axis=2)
-        edges = (np.arange(start, stop + 1, step) / (_FINE_BINS // 2) - 1) * 2.0**self.exponent
-        return edges, counts, int(total.sum() - counts.sum())
-
-
-@dataclass(frozen=True)
-class ReportCells:
-    """Sums over all cells of a slide, block by block; the size depends on neither cells nor slide.
-
-    ``density``: (h, w) cells in each bin of ``bin_px`` grid px; ``counts``: (classes,) cells; ``histograms``: column
-    name → ``Histogram``, scores as ``score``.
-    """
-
-    bin_px: float
-    density: npt.NDArray[np.int64]
-    counts: npt.NDArray[np.int64]
-    histograms: dict[str, Histogram] = field(default_factory=dict)
-
-    @classmethod
-    def empty(cls, shape: tuple[int, int], mpp: float, classes: int) -> ReportCells:
-        """No cells yet, of a grid of ``shape`` (h, w) px with ``mpp`` µm/px."""
-        bin_px = max(_FINEST_BIN_UM / mpp, max(shape) / _DENSITY_BINS)
-        h, w = (max(1, int(np.ceil(px / bin_px))) for px in shape)
-        return cls(bin_px, np.zeros((h, w), np.int64), np.zeros(classes, np.int64))
-
-    def add(self, cells: CellTable) -> None:
-        """Count a block of cells."""
-        h, w = self.density.shape
-        y, x = np.clip((cells.centroids // self.bin_px).astype(np.int64), 0, [h - 1, w - 1]).T
-        self.density[:] += np.bincount(y * w + x, minlength=h * w).reshape(h, w)
-        self.counts[:] += np.bincount(cells.classes, minlength=len(self.counts))
-        for name, values in {"score": cells.scores, **cells.measurements}.items():
-            old = self.histograms.get(name) or Histogram(np.zeros((len(self.counts), _FINE_BINS), np.int64))
-            self.histograms[name] = old.add(cells.classes, values)
-
-
-@dataclass(frozen=True)
 class Crop:
     """A piece of the slide with its outlines: ``rgb`` (h, w, 3) uint8, ``rings`` [(V, 2)] (y, x) in px of the crop.
 
-    ``classes``: index a ring; ``mpp``: µm per px of the crop; ``doubtful``: shown for its low scores.
+    ``classes``: index a ring; ``mpp``: µm per px of the crop; ``centre`` (y, x): its place in level-0 px;
+    ``doubtful``: shown for its low scores.
     """
 
     rgb: npt.NDArray[np.uint8]
@@ -141,6 +60,7 @@ class Crop:
     classes: Sequence[int]
     caption: str
     mpp: float
+    centre: tuple[float, float]
     doubtful: bool = False
 
 
@@ -152,14 +72,16 @@ def write_report(
     left_out: Mapping[str, npt.NDArray[np.bool_]],
     cells: ReportCells,
     crops: Sequence[Crop],
+    cohort: str | None = None,
 ) -> None:
     """Write the page, at most some 4 MB, whole or not at all.
 
     ``run`` as in ``run.json``; ``overview`` (h, w, 3) and ``tissue`` (h, w) show the whole slide, and
-    ``left_out`` masks (h, w) of what else was recognised, by name; at most 24 ``crops`` are shown.
+    ``left_out`` masks (h, w) of what else was recognised, by name; at most 24 ``crops`` are shown. ``cohort``: where
+    the table of all slides is from here, if there is one.
     """
     with whole_file(path) as temporary:
-        temporary.write_text(_page(run, overview, tissue, left_out, cells, crops), encoding="utf-8")
+        temporary.write_text(_page(run, overview, tissue, left_out, cells, crops, cohort), encoding="utf-8")
 
 
 def _page(
@@ -169,6 +91,7 @@ def _page(
     left_out: Mapping[str, npt.NDArray[np.bool_]],
     cells: ReportCells,
     crops: Sequence[Crop],
+    cohort: str | None,
 ) -> str:
     name = escape(str(run["slide"]["name"]))
     body = [
@@ -185,12 +108,12 @@ def _page(
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{name} · wsiproc report</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
-        f"{_header(run, name)}\n<main>\n{''.join(body)}</main>\n{_footer(run)}\n</body>\n</html>\n"
+        f"{_header(run, name, cohort)}\n<main>\n{''.join(body)}</main>\n{_footer(run)}\n</body>\n</html>\n"
     )
 
 
-def _header(run: dict[str, Any], name: str) -> str:
-    slide, counts, area = run["slide"], run["counts"], run["tissue_mm2"]
+def _header(run: dict[str, Any], name: str, cohort: str | None) -> str:
+    slide, told = run["slide"], slide_numbers(run)
     h, w = slide["shape"]
     mpp = float(np.mean(slide["mpp"]))
     facts = [
@@ -201,25 +124,33 @@ def _header(run: dict[str, Any], name: str) -> str:
         f"model {run['model']['name']} at {run['model']['mpp']:.4g} µm/px",
     ]
     numbers = [
-        ("Cells", f"{counts['cells']:,}"),
-        ("Tissue", f"{area:,.2f} <small>mm²</small>"),
-        ("Cell density", f"{_per_mm2(counts['cells'], area)} <small>cells/mm²</small>"),
+        ("Cells", f"{told.cells:,}"),
+        ("Tissue", f"{mm2_text(told.tissue_mm2)} <small>mm²</small>"),
+        ("Cell density", f"{_density_text(told.cells_per_mm2)} <small>cells/mm²</small>"),
     ]
-    index, score = slide_index(run), h_score(counts["classes"])
-    if index is not None:
-        numbers.append(("Positive index", f"{100 * index:.1f} <small>%</small>"))
-    if score is not None:
-        numbers.append(("H-score", f"{score:.0f} <small>of 300</small>"))
+    if told.positive_index is not None:
+        numbers.append(("Positive index", f"{100 * told.positive_index:.1f} <small>%</small>"))
+    if told.h_score is not None:
+        numbers.append(("H-score", f"{told.h_score:.0f} <small>of 300</small>"))
     listed = "".join(f"<div><dt>{title}</dt><dd>{value}</dd></div>" for title, value in numbers)
     return (
         f'<header class="top"><p class="eyebrow">wsiproc report</p><h1>{name}</h1>'
         f'<ul class="facts">{"".join(f"<li>{escape(str(fact))}</li>" for fact in facts if fact)}</ul>'
-        f'<dl class="numbers">{listed}</dl></header>'
+        f'<dl class="numbers">{listed}</dl>{_links(run, cohort)}</header>'
     )
 
 
-def _per_mm2(cells: int, area_mm2: float) -> str:
-    return f"{cells / area_mm2:,.0f}" if area_mm2 > 0 else "–"
+def _links(run: dict[str, Any], cohort: str | None) -> str:
+    """Where to go from here."""
+    links = [f'<a href="{escape(viewer_address(run["slide"]["name"]))}">Open in the viewer</a>']
+    links += [f'<a href="{escape(cohort)}">All slides</a>'] if cohort else []
+    links.append(f'<a href="{_BELIEVE}">Which numbers may I believe?</a>')
+    how = "The viewer answers while <code>wsiproc view</code> runs on the folder of results."
+    return f'<nav class="links">{"".join(links)}</nav><p class="soft">{how}</p>'
+
+
+def _density_text(cells_per_mm2: float | None) -> str:
+    return "–" if cells_per_mm2 is None else f"{cells_per_mm2:,.0f}"
 
 
 def _section(title: str, body: str, note: str = "", kind: str = "") -> str:
@@ -249,7 +180,7 @@ def _warnings(warnings: Sequence[object]) -> str:
         return ""
     items = "".join(f"<li>{escape(str(text))}</li>" for text in warnings[:_MOST_ROWS])
     more = f"<li>and {len(warnings) - _MOST_ROWS} more in run.json</li>" if len(warnings) > _MOST_ROWS else ""
-    title = "One thing to know" if len(warnings) == 1 else f"{len(warnings)} things to know"
+    title = f"{counted(len(warnings), 'thing')} to know"
     return _section(title, f"<ul>{items}{more}</ul>", kind="warnings")
 
 
@@ -258,34 +189,44 @@ def _colours(run: dict[str, Any]) -> list[RGB]:
 
 
 def _classes(run: dict[str, Any]) -> str:
-    counts, area = run["counts"], run["tissue_mm2"]
-    total = max(1, counts["cells"])
+    counts, told = run["counts"], slide_numbers(run)
+    total, inside = max(1, told.cells), counts.get("in_tissue", {})
     rows = []
     for name, colour in zip(run["classes"], _colours(run), strict=True):
         count = counts["classes"].get(name, 0)
         chip = f'<span class="chip" style="--colour:{css_colour(colour)}"></span>'
         share = count / total
-        rows.append(
-            [chip + escape(name), f"{count:,}", f"{100 * share:.1f} %", _per_mm2(count, area), _bar(share, colour)]
-        )
-    note = "Densities are per area of tissue."
+        density = _density_text(per_mm2(inside[name], told.tissue_mm2) if name in inside else None)
+        rows.append([chip + escape(name), f"{count:,}", f"{100 * share:.1f} %", density, _bar(share, colour)])
+    note = _counted(told)
     if run.get("immuno"):
         note += " " + _scored_by(run)
     return _section("Classes", _table(["Class", "Cells>", "Share>", "Cells/mm²>", ""], rows), note)
 
 
+def _counted(told: SlideNumbers) -> str:
+    """What a density is of."""
+    if told.cells_in_tissue is None:
+        return "Made by an earlier version, which did not count cells in tissue: no density."
+    beyond = told.cells - told.cells_in_tissue
+    if not beyond:
+        return "Density: cells in tissue per mm² of tissue. All cells have their centre in tissue."
+    lie = "one lies" if beyond == 1 else f"{beyond:,} lie"
+    found = f"{told.cells_in_tissue:,} of {told.cells:,}"
+    return f"Density: cells in tissue per mm² of tissue, {found}; {lie} just beyond its edge."
+
+
 def _scored_by(run: dict[str, Any]) -> str:
     """What makes a cell positive, as HTML."""
     facts = run["immuno"]
-    where = {"nucleus": "its nucleus", "membrane": "the ring around its nucleus, along half of it or more"}
     cuts = facts["positive_dab_od"]
     above = f"{cuts[0]:g}" if len(cuts) == 1 else f"{cuts[0]:g} (1+), {cuts[1]:g} (2+) or {cuts[2]:g} (3+)"
     text = (
         f"A cell is positive where the mean optical density of DAB in "
-        f"{where.get(facts['compartment'], 'the ring around its nucleus')} exceeds {above} "
+        f"{WHERE[facts['compartment']]} exceeds {above} "
         f"({facts['positive_dab_from']}); compartment: {facts['compartment']} ({facts['compartment_from']})."
     )
-    if slide_index(run) is not None:
+    if has_index(run):
         text += " Positive index: positive ÷ all cells."
     if len(cuts) > 1:
         text += " H-score: per cent of 1+ cells + 2 × 2+ + 3 × 3+."
@@ -316,16 +257,18 @@ def _slide(
         )
     )
     first = (
-        f'<figure class="slide"><svg {_frame(h, w)} aria-label="The slide with its tissue">'
+        f'<figure class="slide"><svg {_frame(h, w, _LEAST_SHOWN_PX)} aria-label="The slide with its tissue">'
         f'<image id="slide" width="{w}" height="{h}" href="{data_uri(thumbnail)}"/>{drawn}{bar}</svg>'
         f"<figcaption>{_slide_keys(len(done), len(failed), run.get('left_out_mm2', {}))}</figcaption></figure>"
     )
-    note = "Level-0 extent of the slide. Cells are searched in the processed regions and kept inside the tissue."
+    note = "Level-0 extent of the slide. Cells are searched in the processed regions, up to 40 µm beyond the tissue."
     return _section("Where", f'<div class="pair">{first}{_density(run, cells, to_px, (h, w), bar)}</div>', note)
 
 
-def _frame(h: int, w: int) -> str:
-    return f'viewBox="0 0 {w} {h}" width="{w}" height="{h}" role="img"'
+def _frame(h: int, w: int, least_px: int = 0) -> str:
+    """Of an SVG; its longer side is at least so long on the page."""
+    larger = max(1.0, least_px / max(h, w))
+    return f'viewBox="0 0 {w} {h}" width="{w * larger:.0f}" height="{h * larger:.0f}" role="img"'
 
 
 def _boxes(boxes: Sequence[Sequence[int]], to_px: npt.NDArray[np.float64]) -> str:
@@ -336,14 +279,14 @@ _LEFT_OUT = {"fill": "fill: not scanned or masked", "pen": "pen", "shadow": "sha
 
 
 def _slide_keys(done: int, failed: int, left_out_mm2: Mapping[str, float]) -> str:
-    keys = [("--tissue", "", "tissue"), ("--region", "", f"{done:,} processed regions")]
+    keys = [("--tissue", "", "tissue"), ("--region", "", counted(done, "processed region"))]
     keys += [
-        (f"--{name}", "full", f"left out: {_LEFT_OUT[name]}, {area:,.2f} mm²")
+        (f"--{name}", "full", f"left out: {_LEFT_OUT[name]}, {mm2_text(area)} mm²")
         for name, area in left_out_mm2.items()
         if area
     ]
     if failed:
-        keys.append(("--bad", "full", f"{failed:,} failed {'region' if failed == 1 else 'regions'}, no cells there"))
+        keys.append(("--bad", "full", f"{counted(failed, 'failed region')}, no cells there"))
     return "".join(
         f'<span class="key" style="--colour:var({colour})"><i class="{kind}"></i>{text}</span>'
         for colour, kind, text in keys
@@ -366,7 +309,7 @@ def _density(
         f"<span>{text}</span>" for text in ("0", number(round(top / 2)), f"≥ {number(round(top))} cells/mm²")
     )
     return (
-        f'<figure class="slide"><svg {_frame(h, w)} aria-label="Density of cells">'
+        f'<figure class="slide"><svg {_frame(h, w, _LEAST_SHOWN_PX)} aria-label="Density of cells">'
         f'<use href="#slide" style="filter:grayscale(1) contrast(.55) brightness(1.25)"/>{image}{bar}</svg>'
         f'<figcaption><span class="ramp" style="background:{density_gradient()}"></span>'
         f'<span class="ramp-ends">{ends}</span></figcaption></figure>'
@@ -378,7 +321,8 @@ def _crops(run: dict[str, Any], crops: Sequence[Crop]) -> str:
         return ""
     body = ""
     for title, doubtful in (("Representative", False), ("Most doubtful", True)):
-        figures = "".join(_crop(crop, _colours(run)) for crop in crops if crop.doubtful is doubtful)
+        some = [crop for crop in crops if crop.doubtful is doubtful]
+        figures = "".join(_crop(crop, _colours(run), run["slide"]["name"]) for crop in some)
         if figures:
             body += f'<h3>{title}</h3><div class="crops">{figures}</div>'
     keys = "".join(
@@ -388,7 +332,7 @@ def _crops(run: dict[str, Any], crops: Sequence[Crop]) -> str:
     return _section("Samples", body, f"{keys} Point at a picture to hide its outlines.")
 
 
-def _crop(crop: Crop, colours: Sequence[RGB]) -> str:
+def _crop(crop: Crop, colours: Sequence[RGB], slide: str) -> str:
     h, w = crop.rgb.shape[:2]
     paths = ""
     for kind in sorted(set(crop.classes)):
@@ -397,7 +341,8 @@ def _crop(crop: Crop, colours: Sequence[RGB]) -> str:
     return (
         f'<figure tabindex="0"><svg {_frame(h, w)} aria-label="{escape(crop.caption)}">'
         f'<image width="{w}" height="{h}" href="{data_uri(shrink(crop.rgb, _CROP_PX))}"/>{paths}'
-        f"{scale_bar(crop.mpp, (h, w), 0.055)}</svg><figcaption>{escape(crop.caption)}</figcaption></figure>"
+        f"{scale_bar(crop.mpp, (h, w), 0.055)}</svg><figcaption>{escape(crop.caption)} · "
+        f'<a href="{escape(viewer_address(slide, crop.centre))}">view</a></figcaption></figure>'
     )
 
 
@@ -445,8 +390,8 @@ def _seams(seams: dict[str, Any]) -> str:
     names = {"doubled": "found twice", "cut": "with another outline", "lost": "not found"}
     rows = [[name, f"{seams[key]:,}", f"{seams['per_1000'][key]:g}"] for key, name in names.items()]
     note = (
-        f"{seams['places']} places across borders of regions were computed again in one piece. Of the "
-        f"{seams['cells']:,} cells there, the table has:"
+        f"{counted(seams['places'], 'place was', 'places were')} computed again in one piece, across borders of "
+        f"regions. Of {counted(seams['cells'], 'cell')} there, the table has:"
     )
     return _section("Seams", _table(["Cells", "Number>", "Of 1000>"], rows), note)
 

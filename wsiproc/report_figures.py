@@ -142,13 +142,14 @@ def histogram(
         return floor - count / peak * (floor - _TOP)
 
     parts = [f'<svg class="histogram" viewBox="0 0 {_W} {_H}" role="img" aria-label="Histogram: {escape(label)}">']
-    for tick in ticks(0, peak, 5):
+    for place, tick in enumerate(ticks(0, peak, 5)):
         y = height(tick)
         parts.append(f'<path class="grid" d="M{_LEFT} {y:.1f}H{_W - 8}"/>')
-        parts.append(f'<text class="y" x="{_LEFT - 6}" y="{y + 3.5:.1f}">{short(tick)}</text>')
-    for tick in ticks(low, high, 5):
+        parts.append(f'<text class="y{_odd(place)}" x="{_LEFT - 6}" y="{y + 3.5:.1f}">{short(tick)}</text>')
+    for place, tick in enumerate(ticks(low, high, 5)):
         x = _LEFT + (tick - low) / (high - low) * (_W - _LEFT - 8)
-        parts.append(f'<text class="x" x="{x:.1f}" y="{floor + 15}">{number(round(tick, 10))}</text>')
+        told = number(round(tick, 10))
+        parts.append(f'<text class="x{_odd(place)}" x="{x:.1f}" y="{floor + 15}">{told}</text>')
     for row, name, colour in zip(counts, names, colours, strict=True):
         steps = "".join(
             f"H{left:.1f}V{height(count):.1f}H{right:.1f}"
@@ -161,6 +162,46 @@ def histogram(
     parts.append(f'<text class="x label" x="{(_LEFT + _W - 8) / 2}" y="{_H - 5}">{escape(label)}</text>')
     parts.append(f'<text class="y label" transform="translate(9 {floor / 2}) rotate(-90)">cells</text></svg>')
     return "".join(parts)
+
+
+def _odd(place: int) -> str:
+    """Every second number of an axis is left out where a figure is narrow."""
+    return " odd" if place % 2 else ""
+
+
+def ranked(label: str, unit: str, values: Sequence[tuple[float, str, str]]) -> str:
+    """Values with their names and links, which rise, as an SVG: a dot each, with a line at the median."""
+    top = max(1e-9, *(value for value, *_ in values))
+    floor, right = _H - _BOTTOM, _W - 14
+    place = (right - _LEFT - 8) / max(1, len(values) - 1)
+    radius = max(2.0, min(5.0, place / 2))
+
+    def height(value: float) -> float:
+        return floor - value / top * (floor - _TOP - 6)
+
+    parts = [
+        f'<svg class="histogram ranked" viewBox="0 0 {_W} {_H}" role="group" aria-label="{escape(label)} by slide">'
+    ]
+    for index, tick in enumerate(ticks(0, top, 5)):
+        y = height(tick)
+        parts.append(f'<path class="grid" d="M{_LEFT} {y:.1f}H{right}"/>')
+        parts.append(f'<text class="y{_odd(index)}" x="{_LEFT - 6}" y="{y + 3.5:.1f}">{short(round(tick, 10))}</text>')
+    middle = height(float(np.median([value for value, *_ in values])))
+    parts.append(f'<path class="median" d="M{_LEFT} {middle:.1f}H{right}"><title>median</title></path>')
+    for index, (value, name, link) in enumerate(values):
+        told = f"{escape(name)}: {number(round(value, 1))} {unit}"
+        parts.append(
+            f'<a href="{escape(link)}" aria-label="{told}"><circle cx="{_LEFT + 8 + index * place:.1f}" '
+            f'cy="{height(value):.1f}" r="{radius:.1f}"><title>{told}</title></circle></a>'
+        )
+    parts.append(f'<path class="axis" d="M{_LEFT} {floor}H{right}"/>')
+    parts.append(f'<text class="x label" x="{(_LEFT + right) / 2}" y="{_H - 5}">{escape(label)}, {unit}</text></svg>')
+    return "".join(parts)
+
+
+def counted(number_of: int, one: str, many: str = "") -> str:
+    """``1 slide``, ``2,000 slides``."""
+    return f"{number_of:,} {one if number_of == 1 else many or one + 's'}"
 
 
 def short(value: float) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiproc.core.geometry import Box, grid_shape
+from wsiproc.core.numbers import CellCounts, SlideNumbers, mm2_text, slide_numbers
 from wsiproc.core.palette import RGB
 from wsiproc.errors import OutputError, SettingsError, SlideError
 from wsiproc.io.outputs import find_outputs, read_run
@@ -42,6 +43,7 @@ class Result:
 
     def __init__(self, folder: Path, run: dict[str, Any], corrected: bool = False) -> None:
         self.folder = folder
+        self._corrected = corrected
         self.run = run
         """What ``run.json`` says."""
         self.table_path = folder / ("cells.corrected.parquet" if corrected else "cells.parquet")
@@ -52,7 +54,7 @@ class Result:
             )
 
     def __repr__(self) -> str:
-        return f"Result({self.name!r}, {len(self):,} cells, {self.run['tissue_mm2']:.2f} mm² of tissue)"
+        return f"Result({self.name!r}, {len(self):,} cells, {mm2_text(self.run['tissue_mm2'])} mm² of tissue)"
 
     def __len__(self) -> int:
         """Number of cells."""
@@ -77,6 +79,18 @@ class Result:
     def measurements(self) -> list[str]:
         """Names of the measurement columns; units are in the names."""
         return self._table.measurements
+
+    @property
+    def numbers(self) -> SlideNumbers:
+        """Cells, tissue, density, positive index and H-score, as the report has them; of corrected cells, theirs."""
+        if not self._corrected:
+            return slide_numbers(self.run)
+        table = self.table(["centroid_y", "centroid_x", "class"])
+        kinds, codes = list(table["class"].cat.categories), table["class"].cat.codes.to_numpy()
+        tissue = np.asarray(self.labels["tissue"].levels[0]) > 0
+        counts = CellCounts.empty(tissue, tuple(self.run["slide"]["shape"]), len(kinds))
+        counts.add(table[["centroid_y", "centroid_x"]].to_numpy(), codes)
+        return slide_numbers(self.run | {"counts": counts.of_classes(kinds)})
 
     def cells(
         self,

@@ -11,11 +11,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from wsiproc._version import __version__
 from wsiproc.core.geometry import Grid
+from wsiproc.core.numbers import CellCounts, slide_numbers
+from wsiproc.io.areas import as_geojson
 from wsiproc.models.base import Model
 from wsiproc.plan import Plan
 from wsiproc.settings import Settings
@@ -30,9 +29,10 @@ class Drawn:
 
 
 def run_facts(
-    plan: Plan, settings: Settings, done: dict[str, list[dict[str, Any]]], counts: npt.NDArray[np.int64], drawn: Drawn
+    plan: Plan, settings: Settings, done: dict[str, list[dict[str, Any]]], cells: CellCounts, drawn: Drawn
 ) -> dict[str, Any]:
     """The content of ``run.json`` but for the timings and the memory of the whole."""
+    counts = cells.of_classes(list(plan.job.classes))
     job, frame = plan.job, plan.job.frame
     boxes = {r.key: [r.box.y, r.box.x, r.box.h, r.box.w] for r in sorted(plan.infer)}
     failed = [
@@ -44,8 +44,8 @@ def run_facts(
     for result in done["segment"]:
         for reason, number in result["dropped"].items():
             dropped[reason] = dropped.get(reason, 0) + number
-    warnings = [*plan.warnings, *_warnings(len(failed), len(boxes), int(counts.sum()), drawn.seams)]
-    return {
+    warnings = [*plan.warnings, *_warnings(len(failed), len(boxes), counts["cells"], drawn.seams)]
+    run = {
         "wsiproc": __version__,
         "key": plan.key,
         "made_with": plan.facts,
@@ -59,6 +59,7 @@ def run_facts(
         "precision": job.device.precision,
         "grid": {"shape": list(frame.grid), "mpp": list(frame.mpp), "scale": list(frame.scale)},
         "overview": {"shape": list(plan.overview.shape[:2]), "mpp": list(plan.overview_mpp)},
+        "roi": None if job.roi is None else as_geojson(job.roi),
         "tissue_mm2": plan.tissue_mm2,
         "left_out_mm2": plan.left_out_mm2,
         "regions": {
@@ -71,8 +72,7 @@ def run_facts(
             "boxes": list(boxes.values()),
         },
         "counts": {
-            "cells": int(counts.sum()),
-            "classes": dict(zip(job.classes, counts.tolist(), strict=True)),
+            **counts,
             "dropped": dropped,
             "not_in_geojson": drawn.left_out,
         },
@@ -83,6 +83,7 @@ def run_facts(
         "warnings": warnings,
         "versions": _versions(),
     }
+    return run | {"numbers": dataclasses.asdict(slide_numbers(run))}
 
 
 def _warnings(failed: int, regions: int, cells: int, seams: dict[str, Any]) -> Iterator[str]:

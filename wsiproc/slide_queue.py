@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from wsiproc.cohort import write_cohort
+from wsiproc.cohort import HTML, failed_before, has_cohort, write_cohort
 from wsiproc.core.kinds import CellKinds
 from wsiproc.crews import Crews
 from wsiproc.discover import find_kinds
@@ -93,9 +93,9 @@ def run_slides(
     in_this_process = settings.executor == "loop" or settings.workers == 1
     at_once = 1 if in_this_process and settings.scheduler is None else min(_AT_ONCE, len(paths))
     largest_first = sorted(paths, key=_file_bytes, reverse=True)
-    failed: dict[str, str] = {}
+    failed = failed_before(out) if len(paths) == 1 else {}
     with net(f"{title}: between slides", out), ExitStack() as stack:
-        if len(paths) > 1:
+        if len(paths) > 1 or has_cohort(out):
             stack.callback(_write_cohort, out, failed)
         crews = stack.enter_context(Crews(settings, len(paths)))
         queue = _Queue(largest_first, out, settings, kinds, overwrite, at_once, crews, name_folders(largest_first, out))
@@ -103,6 +103,11 @@ def run_slides(
             if outcome.error is not None:
                 failed[str(outcome.path)] = sentence(outcome.error)
             yield outcome
+
+
+def _cohort_of(queue: _Queue) -> str | None:
+    """Where the table of all slides will be, seen from the folder of one."""
+    return f"../{HTML}" if len(queue.paths) > 1 or has_cohort(queue.out) else None
 
 
 def _write_cohort(out: Path, failed: Mapping[str, str]) -> None:
@@ -165,7 +170,7 @@ def _run_slide(queue: _Queue, turn: int, folder: Path, listen: Listener) -> Outc
                 with meanwhile(partial(open_folder, plan)) as opened, queue.crews.for_plan(plan) as crew:
                     before["workers"] = time.perf_counter() - clock - before["plan"]
                     watch.forget()
-                    hands = Hands(folder.name, crew, turn, queue.at_once, watch, listen)
+                    hands = Hands(folder.name, crew, turn, queue.at_once, watch, listen, _cohort_of(queue))
                     run = run_plan(plan, hands, settings, before, opened)
                 (folder / LOG).unlink(missing_ok=True)
                 return Outcome(path, folder.name, "done", folder, run)

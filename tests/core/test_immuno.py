@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from wsiproc.core.immuno import Scoring, checked_cuts, h_score, positive_index, slide_index
+from wsiproc.core.immuno import Scoring, checked_cuts, h_score, positive_index
 from wsiproc.errors import SettingsError
 
 CELLS = {
@@ -47,12 +47,6 @@ def test_an_index_needs_negative_and_positive_cells_as_classes() -> None:
     assert positive_index({"Negative": 0, "Positive": 0}) is None
     assert positive_index({"Nucleus": 4}) is None
     assert h_score({"Negative": 3, "Positive": 1}) is None
-
-
-def test_a_slide_has_no_index_where_the_compartment_was_only_recognised() -> None:
-    counts = {"counts": {"classes": {"Negative": 3, "Positive": 1}}}
-    assert slide_index(counts) == slide_index(counts | {"immuno": {"index": True}}) == 0.25
-    assert slide_index(counts | {"immuno": {"index": False}}) is None
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pytest
 import wsiproc
 from tests.qupath.finished_slide import draw_cells, features, finished, save
 from wsiproc.core.geometry import Box
+from wsiproc.core.numbers import mm2_text
 from wsiproc.core.palette import css_colour
 from wsiproc.errors import OutputError, SettingsError, SlideError
 from wsiproc.io.slides import open_slide
@@ -105,7 +106,7 @@ def test_cells_are_those_of_the_table(result: Result, reference: geopandas.GeoDa
     for name in cells.columns.drop(["geometry", "class"]):
         assert np.array_equal(cells[name], reference[name]), name
     assert list(cells["class"]) == list(reference["class"])
-    assert repr(result) == f"Result('drawn', {len(cells):,} cells, {result.run['tissue_mm2']:.2f} mm² of tissue)"
+    assert repr(result) == f"Result('drawn', {len(cells):,} cells, {mm2_text(result.run['tissue_mm2'])} mm² of tissue)"
     assert result.table().equals(cells.drop(columns="geometry"))
     assert set(result.measurements) < set(cells.columns)
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import urllib.error
 import urllib.request
-from pathlib import Path
 from typing import Any
 
 import cv2
 import geopandas
 import numpy as np
 import pytest
+import skimage.data
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from tests.view.conftest import Shown
+from wsiproc.settings import Settings
+from wsiproc.slide_queue import run_slides
+from wsiproc.view.analysis import order, stain_share, walk
 from wsiproc.view.colouring import (
     GREY,
     HIDDEN,
@@ -27,14 +31,10 @@ from wsiproc.view.colouring import (
     scale_colours,
     standing_out,
 )
+from wsiproc.view.shown import ShownSlide
 
 IHC = "api/slides/ihc"
 NAMES = ["Negative", "Positive", "Tumor"]
-
-
-@pytest.fixture(scope="module")
-def table(results: Path) -> Any:
-    return geopandas.read_parquet(results / "ihc/cells.parquet")
 
 
 def tile(shown: Shown, query: str, level: int = 3) -> np.ndarray:
@@ -85,7 +85,7 @@ def test_cells_are_told_anew_by_their_grades(grades: list[int], names: tuple[str
     assert set(every) == {"Negative", "Positive", "1+", "2+", "3+"}
     assert [every[code] for code in rescored(names, 3, strong)] == [("Negative", "1+", "2+", "3+")[g] for g in grades]
     assert [every[code] for code in rescored(names, 1, weak)] == [("Negative", "Positive")[g > 0] for g in grades]
-    told = positivity(3, strong)
+    told = positivity(3, strong, True)
     assert [told["negative"], told["1+"], told["2+"], told["3+"]] == [grades.count(grade) for grade in range(4)]
     assert told["h_score"] == (pytest.approx(100 * sum(grades) / len(grades)) if grades else None)
     assert told["index"] == (pytest.approx(sum(g > 0 for g in grades) / len(grades)) if grades else None)
@@ -184,6 +184,48 @@ def test_slides_without_positive_cells_have_no_positivity(shown: Shown) -> None:
     status, _, body = shown.get(f"{path}/positivity")
     assert status == 400
     assert b"threshold of DAB" in body
+
+
+@pytest.fixture(scope="module")
+def brown(tmp_path_factory: pytest.TempPathFactory) -> ShownSlide:
+    """Real tissue with DAB outside of nuclei (scikit-image, CC0), scored by the rings around them."""
+    home = tmp_path_factory.mktemp("brown")
+    Image.fromarray(skimage.data.immunohistochemistry()).save(home / "brown.png")
+    settings = Settings(model="classical", executor="loop", mpp=0.5, compartment="membrane", positive_dab=0.15)
+    (outcome,) = run_slides([home / "brown.png"], home / "out", settings)
+    assert outcome.folder is not None
+    return ShownSlide(outcome.folder, "brown")
+
+
+def test_membranes_are_told_by_the_ring_and_its_completeness(brown: ShownSlide) -> None:
+    cells = geopandas.read_parquet(brown.folder / "cells.parquet")
+    ring, complete = cells["ring_dab_od_mean"], cells["ring_dab_completeness"]
+    for cuts in ((), (0.15,), (0.02,)):
+        told = stain_share(brown, Look(cuts=cuts))
+        positive = (ring > np.float32(cuts[0] if cuts else 0.15)) & (complete >= 0.5)
+        assert (told["positive"], told["negative"]) == (positive.sum(), (~positive).sum())
+        assert told["index"] == pytest.approx(positive.mean())
+        assert "half of which" in told["where"]
+        assert told["spread"]["cells"] + told["spread"]["unmeasured"] == len(cells)
+        assert told["spread"]["unmeasured"] == ring.isna().sum()
+    assert ((ring > 0.02) & ~(complete >= 0.5)).any(), "the second condition counts too"
+    strongest = walk(brown, order(brown, Look(), "ring_dab_od_mean", True), "ring_dab_od_mean", 0, 10, None)["cells"]
+    assert [cell["value"] for cell in strongest] == pytest.approx(ring.sort_values(ascending=False).iloc[:10].tolist())
+
+
+def test_cells_without_a_value_have_no_shade() -> None:
+    values = np.array([0.2, np.nan, 0.9], np.float32)
+    found = codes(Look(measure="ring_dab_od_mean", paint=True), NAMES, np.zeros(3, np.uint8), values, None)
+    assert found.tolist() == [12, GREY, 57]
+
+
+def test_where_only_the_compartment_was_recognised_no_threshold_gives_an_index(brown: ShownSlide) -> None:
+    shown = ShownSlide(brown.folder, "brown")
+    shown.run["immuno"]["index"] = False
+    told = stain_share(shown, Look(cuts=(0.1, 0.2, 0.3)))
+    assert told["positive"] > 0
+    assert told["index"] is told["h_score"] is None
+    assert shown.card()["positive_index"] is None
 
 
 # --- one cell after the other ---

@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 
 from wsiproc.commands.arguments import path
+from wsiproc.core.addresses import VIEWER_PORT
 
 VIEW_EXAMPLES = (
     "Examples:  wsiproc view results   ·   wsiproc view results/slide --slides /mnt/slides   ·   "
     "wsiproc view results --write   ·   wsiproc view results --no-browser --port 8000"
 )
-_PORT = 8421
 
 
 def view(
@@ -21,7 +21,8 @@ def view(
         list[Path], typer.Argument(parser=path, help="Folders of finished slides, or folders that hold several.")
     ],
     port: Annotated[
-        int | None, typer.Option(help=f"Port to listen on. (default: {_PORT}, or any that is free)", min=0, max=65535)
+        int | None,
+        typer.Option(help=f"Port to listen on. (default: {VIEWER_PORT}, or any that is free)", min=0, max=65535),
     ] = None,
     host: Annotated[
         str, typer.Option(help="Address to listen on. Any but the default shows the slides to other machines.")
@@ -62,7 +63,7 @@ def view(
         if not no_browser:
             webbrowser.open(address)
 
-    for attempt in (_PORT, 0) if port is None else (port,):
+    for attempt in (VIEWER_PORT, 0) if port is None else (port,):
         try:
             with suppress(KeyboardInterrupt):
                 serve(app, host, attempt, started)

@@ -9,6 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 
 @dataclass(frozen=True, order=True)
@@ -130,3 +134,14 @@ def grid_shape(slide_shape: tuple[int, int], slide_mpp: float, mpp: float) -> tu
     """
     h, w = (max(1, round(px * slide_mpp / mpp)) for px in slide_shape)
     return h, w
+
+
+def at_points(picture: npt.NDArray[Any], extent: tuple[int, int], points: npt.NDArray[np.floating]) -> npt.NDArray[Any]:
+    """Values (N,) of a picture (h, w) that covers ``extent`` (h, w), at ``points`` (N, 2), (y, x) in px of the extent.
+
+    Points beyond the edges have the value of the nearest px. Places are rounded to a millionth of a px of the picture,
+    so that a point on the border between two has the same value in every frame that it is told in.
+    """
+    places = np.round(points * np.divide(picture.shape, extent), 6)
+    y, x = np.clip(places.astype(np.int64), 0, np.array(picture.shape) - 1).T
+    return np.asarray(picture[y, x])

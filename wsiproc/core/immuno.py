@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,13 @@ RING_COLUMNS = (RING_DAB, RING_COMPLETE)
 """Columns of cells that are measured in a ring around each nucleus, where there is DAB."""
 
 NEGATIVE, POSITIVE, STRENGTHS = "Negative", "Positive", ("1+", "2+", "3+")
+WHERE: dict[str, str] = {
+    "nucleus": "its nucleus",
+    "membrane": "the ring around its nucleus, half of which or more must be stained,",
+    "cytoplasm": "the ring around its nucleus",
+}
+"""What of a cell counts in a compartment, in words."""
+
 _HALF = 0.5  # of the ring; a neighbour's membrane touches less
 _LARGEST_CUT = 3.0
 
@@ -70,13 +77,6 @@ def checked_cuts(cuts: tuple[float, ...]) -> tuple[float, ...]:
             f"weak, moderate and strong, as 0.2, 0.4, 0.6; each above 0 and at most {_LARGEST_CUT:g}"
         )
     return tuple(float(cut) for cut in cuts)
-
-
-def slide_index(run: Mapping[str, Any]) -> float | None:
-    """The positive index of a slide as ``run.json`` counts it; None too where DAB lies in no compartment to score."""
-    if (run.get("immuno") or {}).get("index", True):
-        return positive_index(run["counts"]["classes"])
-    return None
 
 
 def positive_index(counts: Mapping[str, int]) -> float | None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from wsiproc.core.immuno import h_score, slide_index
+from wsiproc.core.numbers import slide_numbers
 from wsiproc.documents.base import Document, Model
 
 if TYPE_CHECKING:
@@ -28,12 +29,14 @@ class RunSlide(Model):
     """Folder of the results."""
     cells: int | None = None
     """Number of cells."""
+    cells_in_tissue: int | None = None
+    """Number of cells whose centre lies in the tissue; null for results that did not count them."""
     classes: dict[str, int] | None = None
     """Number of cells of each class."""
     tissue_mm2: float | None = None
     """Area of the tissue, mm²."""
     cells_per_mm2: float | None = None
-    """Cells per mm² of tissue; null without tissue."""
+    """Cells in tissue per mm² of it; null without tissue."""
     positive_index: float | None = None
     """Share of positive cells, 0 to 1, of slides that are scored by DAB."""
     h_score: float | None = None
@@ -55,14 +58,8 @@ class RunSlide(Model):
     @staticmethod
     def _numbers(run: Mapping[str, Any]) -> dict[str, Any]:
         """What is known of a slide that is done."""
-        counts, area = run["counts"], run["tissue_mm2"]
-        return {
-            "cells": counts["cells"],
-            "classes": counts["classes"],
-            "tissue_mm2": area,
-            "cells_per_mm2": counts["cells"] / area if area else None,
-            "positive_index": slide_index(run),
-            "h_score": h_score(counts["classes"]),
+        return asdict(slide_numbers(run)) | {
+            "classes": run["counts"]["classes"],
             "failed_regions": len(run["regions"]["failed"]),
             "total_s": run["seconds"]["total"],
             "warnings": run["warnings"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 import shapely
+from scipy import ndimage
 
 from wsiproc.core.palette import RGB
 from wsiproc.io.outlines import SNAP_DECIMALS
@@ -41,6 +42,52 @@ def mask_shape(mask: npt.NDArray[np.bool_], scale: tuple[float, float], corner: 
     return shapely.union_all(runs).simplify(0)
 
 
+def mask_mm2(mask: npt.NDArray[np.bool_], slide: tuple[int, int], mpp: float, region: Any | None = None) -> float:
+    """Area of a mask (h, w) over a slide of ``slide`` (h, w) level-0 px of ``mpp`` µm; of it what lies in a region."""
+    scale = (slide[0] / mask.shape[0], slide[1] / mask.shape[1])
+    px = mask.sum() * scale[0] * scale[1] if region is None else region.intersection(mask_shape(mask, scale)).area
+    return float(px * mpp**2 / 1e6)
+
+
+def label_pieces(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
+    """The pieces of a mask (h, w) as labels from 1 on; pixels that touch at a corner are of one piece."""
+    return np.asarray(ndimage.label(mask, np.ones((3, 3)))[0], np.int32)
+
+
+def piece_shapes(
+    pieces: npt.NDArray[np.int32], slide: tuple[int, int], region: Any | None = None, most: int | None = None
+) -> Iterator[tuple[int, Any]]:
+    """Label and outline (level-0 px) of the pieces, of each what lies in a region; the largest first, ``most`` of them.
+
+    ``slide``: shape (h, w) that the labels (h, w) cover.
+    """
+    scale = (slide[0] / pieces.shape[0], slide[1] / pieces.shape[1])
+    windows = ndimage.find_objects(pieces)
+    largest = np.argsort(-np.bincount(pieces.ravel())[1:], kind="stable")[:most].tolist()
+    shapes = []
+    for index in largest:
+        rows, cols = windows[index]
+        shape = mask_shape(pieces[rows, cols] == index + 1, scale, (rows.start, cols.start))
+        shapes.append((index + 1, shape if region is None else _polygons(region.intersection(shape))))
+    found = [(label, shape) for label, shape in shapes if shape.area > 0]
+    yield from sorted(found, key=lambda each: -each[1].area)
+
+
+def _polygons(shape: Any) -> Any:
+    """The areas of a geometry, without the lines and points at which areas touch."""
+    return shapely.union_all([part for part in shapely.get_parts(shape) if part.geom_type == "Polygon"])
+
+
+def region_of(run: Mapping[str, Any]) -> Any | None:
+    """The region of interest that a run was restricted to, level-0 px (x, y), as ``run.json`` keeps it."""
+    return None if run.get("roi") is None else shapely.from_geojson(orjson.dumps(run["roi"]))
+
+
+def as_geojson(shape: Any) -> Any:
+    """A shapely geometry as plain values."""
+    return orjson.loads(shapely.to_geojson(shape))
+
+
 def write_areas(path: Path, areas: Iterable[Area]) -> None:
     """A GeoJSON file of annotations, an area a line."""
     lines = [orjson.dumps(_feature(area)) for area in areas]
@@ -53,7 +100,7 @@ def _feature(area: Area) -> dict[str, Any]:
     shape = shapely.set_precision(area.shape, 10.0**-SNAP_DECIMALS)
     return {
         "type": "Feature",
-        "geometry": orjson.loads(shapely.to_geojson(shape)),
+        "geometry": as_geojson(shape),
         "properties": {
             "objectType": "annotation",
             "name": area.name,

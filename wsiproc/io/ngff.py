@@ -137,6 +137,14 @@ def read_all(folder: Path) -> npt.NDArray[Any]:
     return _read(array, Box(0, 0, *array.shape[-2:]))
 
 
+def read_small(image: Path, longest_px: int) -> npt.NDArray[np.uint8]:
+    """A picture (h, w, c) in small: the coarsest level whose longer side has so many px, or the finest there is."""
+    shapes = level_shapes(image)
+    level = max(k for k, shape in enumerate(shapes) if k == 0 or max(shape) >= longest_px)
+    h, w = shapes[level][-2:]
+    return np.ascontiguousarray(read_box(image, level, Box(0, 0, h, w)).transpose(1, 2, 0))
+
+
 def halve_shard(folder: Path, level: int, box: Box) -> None:
     """Fill ``box`` of ``level`` from the level before: the mean for images, the commonest value for labels.
 

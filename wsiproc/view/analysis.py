@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from contextlib import suppress
+from dataclasses import asdict, dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import orjson
 import shapely
-from scipy import ndimage
 
 from wsiproc.core.geometry import Box
-from wsiproc.core.immuno import positive_index
+from wsiproc.core.immuno import WHERE
+from wsiproc.core.numbers import AreaNumbers, area_numbers, has_index
 from wsiproc.errors import SettingsError
-from wsiproc.io.areas import mask_shape
-from wsiproc.io.roi import read_roi
+from wsiproc.io.areas import as_geojson, label_pieces, piece_shapes, region_of
 from wsiproc.view.colouring import GREY, HIDDEN, NEGATIVE, POSITIVE, STRENGTHS, Look, kept, positivity
 from wsiproc.view.shown import ShownSlide
 
@@ -39,20 +37,23 @@ Ids = npt.NDArray[np.int32]
 def spread(shown: ShownSlide, look: Look) -> dict[str, Any]:
     """The histogram of the look's measurement over the classes that are shown, and how many cells are kept.
 
-    ``edges`` (``BINS`` + 1): from the 0.2nd to the 99.8th percentile; what lies beyond is in the outermost bins.
+    ``edges`` (``BINS`` + 1): from the 0.2nd to the 99.8th percentile; what lies beyond is in the outermost bins. Cells
+    without a value, such as nuclei with no room for a ring, are counted apart.
     """
     values = shown.values(look)
     if values is None:
         raise SettingsError("name a measurement: measure=…")
     low, high = _ends(shown, str(look.measure))
-    here = values[_visible(shown, look)]
+    visible = values[_visible(shown, look)]
+    here = visible[np.isfinite(visible)]
     place = np.clip((here - np.float32(low)) * np.float32(BINS / (high - low)), 0, BINS - 1)
-    counts = np.bincount(np.nan_to_num(place).astype(np.uint8), minlength=BINS)
+    counts = np.bincount(place.astype(np.uint8), minlength=BINS)
     return {
         "low": low,
         "high": high,
         "counts": counts.tolist(),
         "cells": len(here),
+        "unmeasured": len(visible) - len(here),
         "kept": int(kept(look.keep, here).sum()),
     }
 
@@ -82,8 +83,9 @@ def stain_share(shown: ShownSlide, look: Look) -> Mapping[str, Any]:
     if rule is None:
         raise SettingsError(f"the cells of {shown.name} are not positive and negative by a threshold of DAB")
     cuts = look.cuts or rule.cuts
-    told = positivity(len(cuts), shown.graded(cuts))
-    return {**told, "cuts": rule.cuts, "spread": spread(shown, Look(measure=shown.density_of(rule)))}
+    told = positivity(len(cuts), shown.graded(cuts), has_index(shown.run))
+    where = WHERE[rule.compartment]
+    return {**told, "cuts": rule.cuts, "where": where, "spread": spread(shown, Look(measure=shown.density_of(rule)))}
 
 
 # --- one cell after the other ---
@@ -143,8 +145,20 @@ def parse_area(geometry: Any, shown: ShownSlide) -> Any:
     return parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts)
 
 
-def measure_area(shown: ShownSlide, shape: Any, cuts: tuple[float, ...] = ()) -> dict[str, Any]:
-    """What lies in an area: mm², cells of each class by their centres, per mm², share of positive, medians.
+@dataclass(frozen=True)
+class MeasuredArea:
+    """What lies in an area: its numbers, and the median of each measurement of its cells."""
+
+    numbers: AreaNumbers
+    medians: dict[str, float | None]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the page."""
+        return {**asdict(self.numbers), "medians": self.medians}
+
+
+def measure_area(shown: ShownSlide, shape: Any, cuts: tuple[float, ...] = ()) -> MeasuredArea:
+    """What lies in an area, of the cells that have their centre in it.
 
     ``cuts``: thresholds of DAB by which positive and negative are told anew, as in ``Look``.
     """
@@ -159,14 +173,8 @@ def measure_area(shown: ShownSlide, shape: Any, cuts: tuple[float, ...] = ()) ->
         kinds = shown.graded(cuts, columns)
         names = [NEGATIVE, POSITIVE] if len(cuts) == 1 else [NEGATIVE, *STRENGTHS]
     counts = dict(zip(names, np.bincount(kinds, minlength=len(names)).tolist(), strict=True))
-    return {
-        "area_mm2": area_mm2,
-        "cells": len(kinds),
-        "per_mm2": len(kinds) / area_mm2 if area_mm2 else None,
-        "classes": counts,
-        "positive_share": positive_index(counts),
-        "medians": {name: _median(values) for name, values in columns.items()} if len(kinds) else {},
-    }
+    medians = {name: _median(values) for name, values in columns.items()} if len(kinds) else {}
+    return MeasuredArea(area_numbers(counts, area_mm2, has_index(shown.run)), medians)
 
 
 def _median(values: npt.NDArray[np.float32]) -> float | None:
@@ -192,32 +200,8 @@ def _inside(shown: ShownSlide, shape: Any) -> tuple[list[int], npt.NDArray[np.bo
 
 def suggested_areas(shown: ShownSlide) -> list[dict[str, Any]]:
     """Areas that need no drawing: the region of interest of the run, and pieces of tissue, the largest first."""
-    found = []
-    roi = shown.run["settings"].get("roi")
-    if roi is not None:
-        h, w = shown.run["slide"]["shape"]
-        with suppress(SettingsError):  # it is gone, or another one by now: no region of this run
-            found.append(("Region of interest", read_roi(Path(roi), (h, w))))
-    found += [(f"Tissue {place}", shape) for place, shape in enumerate(_tissue_pieces(shown), 1)]
-    return [{"name": name, "geometry": as_geometry(shape)} for name, shape in found]
-
-
-def _tissue_pieces(shown: ShownSlide) -> list[Any]:
-    """Outlines of the largest pieces of tissue."""
-    mask = shown.tissue_mask() > 0
-    h, w = shown.run["slide"]["shape"]
-    scale = (h / mask.shape[0], w / mask.shape[1])
-    pieces, _ = ndimage.label(mask, np.ones((3, 3)))
-    sizes = np.bincount(pieces.ravel())[1:]
-    windows = ndimage.find_objects(pieces)
-    largest = np.argsort(-sizes, kind="stable")[:_MOST_PIECES].tolist()
-    corners = [(windows[piece][0].start, windows[piece][1].start) for piece in largest]
-    return [
-        mask_shape(pieces[windows[piece]] == piece + 1, scale, corner)
-        for piece, corner in zip(largest, corners, strict=True)
-    ]
-
-
-def as_geometry(shape: Any) -> Any:
-    """A shapely geometry as GeoJSON, rounded to 0.1 px."""
-    return orjson.loads(shapely.to_geojson(shapely.set_precision(shape, 0.1)))
+    region, slide = region_of(shown.run), shown.run["slide"]["shape"]
+    found = [] if region is None else [("Region of interest", region)]
+    pieces = piece_shapes(label_pieces(shown.tissue_mask() > 0), (slide[0], slide[1]), region, _MOST_PIECES)
+    found += [(f"Tissue {place}", shape) for place, (_, shape) in enumerate(pieces, 1)]
+    return [{"name": name, "geometry": as_geojson(shape)} for name, shape in found]

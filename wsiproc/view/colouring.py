@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiproc.core import immuno
+from wsiproc.core.numbers import area_numbers
 from wsiproc.core.palette import NAMED, RGB, css_colour
 
 Codes = npt.NDArray[np.uint8]
@@ -94,6 +95,7 @@ def codes(
         low, high = look.domain
         share = (values - np.float32(low)) * np.float32(SHADES / max(high - low, 1e-30))
         found = np.clip(np.nan_to_num(share), 0, SHADES - 1).astype(np.uint8)
+        found[np.isnan(values)] = GREY  # of what could not be measured no shade is true
     if values is not None and look.keep != (-np.inf, np.inf):
         found[~kept(look.keep, values)] = GREY if look.grey else HIDDEN
     if look.hidden:
@@ -124,16 +126,20 @@ def rescored(names: Sequence[str], cuts: int, grades: Codes) -> Codes:
     return becomes
 
 
-def positivity(cuts: int, grades: Codes) -> dict[str, float | int | None]:
-    """Cells of each grade, share of positive among all, and with three cuts the H-score."""
+def positivity(cuts: int, grades: Codes, indexed: bool) -> dict[str, float | int | None]:
+    """Cells of each grade, share of positive among all, and with three cuts the H-score.
+
+    ``indexed``: whether these two mean something on the slide; None if not.
+    """
     told = (NEGATIVE, POSITIVE) if cuts == 1 else (NEGATIVE, *STRENGTHS)
     counts = dict(zip(told, np.bincount(grades, minlength=len(told)).tolist(), strict=True))
+    found = area_numbers(counts, 0.0, indexed)
     return {
         "negative": counts[NEGATIVE],
         "positive": sum(counts.values()) - counts[NEGATIVE],
         **{name: counts[name] for name in STRENGTHS if name in counts},
-        "index": immuno.positive_index(counts),
-        "h_score": immuno.h_score(counts),
+        "index": found.positive_index,
+        "h_score": found.h_score,
     }
 
 

@@ -15,12 +15,12 @@ import shapely
 
 from wsiproc.core.palette import class_colour
 from wsiproc.errors import OutputError, SettingsError
-from wsiproc.io.areas import Area, write_areas
+from wsiproc.io.areas import Area, as_geojson, write_areas
 from wsiproc.io.corrected import read_objects
 from wsiproc.io.geojson import CELL_ID, cell_uuids, iter_features, measurement_label
 from wsiproc.io.outlines import Outlines
 from wsiproc.io.whole import whole_file
-from wsiproc.view.analysis import as_geometry, measure_area, parse_area
+from wsiproc.view.analysis import MeasuredArea, measure_area, parse_area
 from wsiproc.view.shown import ShownSlide
 
 AREAS, CORRECTIONS = "areas.geojson", "corrections.geojson"
@@ -55,7 +55,7 @@ class Marks:
                         f"{self._areas}: holds an object of type {kind} that is no area, which would be lost if the "
                         "areas were written again; give the file another name"
                     )
-                found.append({"name": name, "geometry": as_geometry(shape)})
+                found.append({"name": name, "geometry": as_geojson(shape)})
         return {"areas": found, "state": _digest(self._areas)}
 
     def save_areas(self, areas: Sequence[Mapping[str, Any]], state: str) -> dict[str, Any]:
@@ -190,17 +190,10 @@ def _told(feature: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _as_measurements(told: Mapping[str, Any]) -> dict[str, float]:
+def _as_measurements(found: MeasuredArea) -> dict[str, float]:
     """Of an area, as QuPath's table shows them: finite numbers only."""
-    values: dict[str, Any] = {
-        "Area mm^2": round(told["area_mm2"], 6),
-        "Cells": told["cells"],
-        "Cells per mm^2": None if told["per_mm2"] is None else round(told["per_mm2"], 3),
-        "Positive %": None if told["positive_share"] is None else round(100 * told["positive_share"], 3),
-        **{f"Cells: {name}": count for name, count in told["classes"].items()},
-        **{f"Median {measurement_label(name)}": value for name, value in told["medians"].items()},
-    }
-    return {name: value for name, value in values.items() if value is not None}
+    medians = {f"Median {measurement_label(name)}": value for name, value in found.medians.items() if value is not None}
+    return found.numbers.measurements() | medians
 
 
 def _quoted(path: Path) -> str:

@@ -93,7 +93,7 @@ class Questions:
 
         def answer(shown: ShownSlide, body: Mapping[str, Any]) -> Any:
             cuts = read_cuts(str(body.get("cuts", "")))
-            return [measure_area(shown, parse_area(geometry, shown), cuts) for geometry in body["geometries"]]
+            return [measure_area(shown, parse_area(geometry, shown), cuts).as_dict() for geometry in body["geometries"]]
 
         return await self._answered(request, answer)
 

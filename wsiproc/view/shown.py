@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property, lru_cache
 from itertools import count
 from pathlib import Path
@@ -19,7 +19,8 @@ import numpy.typing as npt
 from wsiproc.array.pyramid import level_shape
 from wsiproc.core.cells import DrawnCells, touching
 from wsiproc.core.geometry import Box, grid_shape
-from wsiproc.core.immuno import NUCLEUS_DAB, RING_COLUMNS, RING_DAB, Scoring, checked_cuts, slide_index
+from wsiproc.core.immuno import NUCLEUS_DAB, RING_COLUMNS, RING_DAB, Scoring, checked_cuts
+from wsiproc.core.numbers import has_index, slide_numbers
 from wsiproc.core.palette import NAMED, RGB, css_colour
 from wsiproc.errors import OutputError, SettingsError, SlideError
 from wsiproc.io import ngff
@@ -136,15 +137,7 @@ class ShownSlide:
 
     def card(self) -> dict[str, Any]:
         """What a list of slides says about this one."""
-        counts, area = self.run["counts"], self.run["tissue_mm2"]
-        return {
-            "name": self.name,
-            "cells": counts["cells"],
-            "tissue_mm2": area,
-            "per_mm2": counts["cells"] / area if area else None,
-            "positive_index": slide_index(self.run),
-            "warnings": len(self.run["warnings"]),
-        }
+        return {"name": self.name, **asdict(slide_numbers(self.run)), "warnings": len(self.run["warnings"])}
 
     def facts(self) -> dict[str, Any]:
         """All that the page needs to show the slide; sizes (h, w), frames as in ``run.json``."""
@@ -165,6 +158,7 @@ class ShownSlide:
             "messages": self.run["warnings"],
             "measurements": self.cells.measurements,
             "has_dab": self.has_dab,
+            "has_index": has_index(self.run),
             "positive_colour": css_colour(NAMED[POSITIVE]),
             "folder": shlex.quote(str(self.folder.resolve())),
             "tissue_colour": css_colour(_TISSUE),
@@ -225,9 +219,7 @@ class ShownSlide:
 
     def thumbnail(self, longest_px: int) -> Pixels:
         """The whole slide (h, w, 3) with its longer side at most ``longest_px``."""
-        shapes = ngff.level_shapes(self.folder / "slide.ome.zarr")
-        level = max(k for k, shape in enumerate(shapes) if k == 0 or max(shape) >= longest_px)
-        return shrink(self._overview(level), longest_px)
+        return shrink(ngff.read_small(self.folder / "slide.ome.zarr", longest_px), longest_px)
 
     def _overview(self, level: int) -> Pixels:
         folder = self.folder / "slide.ome.zarr"

@@ -113,6 +113,6 @@ export const soon = (milliseconds, then) => {
 const UNITS = { _um2: "µm²", _um: "µm" };
 export const title = (name) => {
   const suffix = Object.keys(UNITS).find((ending) => name.endsWith(ending)) ?? "";
-  const words = name.slice(0, name.length - suffix.length).replaceAll("_", " ").replace(/\bod\b/, "OD").replace(/^dab\b/, "DAB");
+  const words = name.slice(0, name.length - suffix.length).replaceAll("_", " ").replace(/\bod\b/, "OD").replace(/\bdab\b/, "DAB");
   return words[0].toUpperCase() + words.slice(1) + (suffix ? ` (${UNITS[suffix]})` : "");
 };

@@ -18,7 +18,8 @@ const within = (value) => (state.keep[0] === null || value >= state.keep[0]) && 
 
 const tellKept = (told) => {
   const all = told.kept === told.cells;
-  $("kept").textContent = all ? `all ${number(told.cells)} cells` : `${number(told.kept)} of ${number(told.cells)} cells in the range (${number((100 * told.kept) / Math.max(1, told.cells), 1)} %)`;
+  const without = told.unmeasured ? `; ${number(told.unmeasured)} have no value` : "";
+  $("kept").textContent = (all ? `all ${number(told.cells)} cells` : `${number(told.kept)} of ${number(told.cells)} cells in the range (${number((100 * told.kept) / Math.max(1, told.cells), 1)} %)`) + without;
 };
 
 const drawBars = () => {

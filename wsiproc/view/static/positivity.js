@@ -75,6 +75,8 @@ const update = () => {
 const begin = async () => {
   if (run) return;
   run = await get(api(state.facts.name, "/positivity"));
+  const none = state.facts.has_index ? "" : " No index: where DAB lies here is no compartment to score, unless wsiproc reclassify --compartment names one.";
+  $("scored").textContent = `A cell is positive where the mean optical density of DAB in ${run.where} is above the threshold.${none}`;
   update();
 };
 

@@ -4,7 +4,7 @@ import { $, api, button, complain, copy, element, get, number, toast } from "./d
 import { onClasses } from "./classes.js";
 import { goTo, length, stage, toSlide, umPerPixel, zoomFor } from "./frames.js";
 import { hover, mark, openCells, pick, pickAt, startCells, toggleGallery, walk } from "./cells.js";
-import { openAreas, startAreas } from "./areas.js";
+import { openAreas, size, startAreas } from "./areas.js";
 import { putLayersOn, startLayers, toggle, veilLayers } from "./layers.js";
 import { startMeasure } from "./measure.js";
 import { makeDrawing, moveDrawing, veilDrawing } from "./overlay.js";
@@ -82,8 +82,8 @@ const tellSlide = () => {
   const facts = state.facts;
   document.title = `${facts.name} · wsiproc`;
   $("name").textContent = facts.name;
-  const told = [`${number(facts.cells)} cells`, `${number(facts.tissue_mm2, 2)} mm²`];
-  if (facts.per_mm2 !== null) told.push(`${number(facts.per_mm2)} cells/mm²`);
+  const told = [`${number(facts.cells)} cells`, size(facts.tissue_mm2)];
+  if (facts.cells_per_mm2 !== null) told.push(`${number(facts.cells_per_mm2)} cells/mm²`);
   if (facts.positive_index !== null) told.push(`${number(100 * facts.positive_index, 1)} % positive`);
   $("summary").replaceChildren(...told.map((text) => element("span", {}, text)));
   $("version").textContent = `model ${facts.model}, wsiproc ${facts.version}`;

@@ -1,0 +1,159 @@
+"""The numbers of a slide, and of an area of it, that people compare: one definition for every output.
+
+``run.json``, report, cohort, viewer, exports and the Python interface take them from here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsiproc.core.geometry import at_points
+from wsiproc.core.immuno import h_score, positive_index
+
+
+@dataclass(frozen=True)
+class AreaNumbers:
+    """What lies in an area: the cells whose centre is in it, in all and by class, and what follows from them.
+
+    ``cells_per_mm2``: cells ÷ area, None for an area of nothing; ``positive_index`` (0 to 1) and ``h_score`` (0 to
+    300): of these cells, None where the slide has none.
+    """
+
+    area_mm2: float
+    cells: int
+    classes: Mapping[str, int]
+    cells_per_mm2: float | None
+    positive_index: float | None
+    h_score: float | None
+
+    def measurements(self) -> dict[str, float]:
+        """As QuPath's table shows them."""
+        values: dict[str, float | None] = {
+            "Area mm^2": round(self.area_mm2, 6),
+            "Cells": self.cells,
+            "Cells per mm^2": None if self.cells_per_mm2 is None else round(self.cells_per_mm2, 3),
+            "Positive %": None if self.positive_index is None else round(100 * self.positive_index, 3),
+            "H-score": None if self.h_score is None else round(self.h_score, 3),
+            **{f"Cells: {name}": count for name, count in self.classes.items()},
+        }
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class SlideNumbers:
+    """What a slide comes to; fields named as in ``run.json`` and the columns of ``cohort.csv``.
+
+    ``cells``: all in the table. Some lie up to 40 µm beyond the tissue, whose edge is found on an overview;
+    ``cells_in_tissue`` have their centre in it. ``tissue_mm2``: area of the tissue, with ``--roi`` of what of it lies
+    in the region. ``cells_per_mm2``: cells in tissue ÷ tissue. ``positive_index`` (0 to 1) and ``h_score`` (0 to 300):
+    of all cells. What cannot be told is None.
+    """
+
+    cells: int
+    cells_in_tissue: int | None
+    tissue_mm2: float
+    cells_per_mm2: float | None
+    positive_index: float | None
+    h_score: float | None
+
+
+def mm2_text(area: float) -> str:
+    """An area in mm², for reading, with at least two digits that count: ``12.34``, ``0.65``, ``0.0065``."""
+    return f"{area:,.2f}" if area >= 0.1 or area == 0 else f"{area:.2g}"
+
+
+def per_mm2(cells: int, area_mm2: float) -> float | None:
+    """Cells a mm²; None for an area of nothing."""
+    return cells / area_mm2 if area_mm2 > 0 else None
+
+
+def has_index(run: Mapping[str, Any]) -> bool:
+    """Whether positive cells of a run mean something: not where DAB lies in no compartment that is scored."""
+    return bool((run.get("immuno") or {}).get("index", True))
+
+
+def slide_numbers(run: Mapping[str, Any]) -> SlideNumbers:
+    """The numbers of a slide from what ``run.json`` counts; no density for a run that did not count cells in tissue."""
+    counts, area = run["counts"], float(run["tissue_mm2"])
+    inside = sum(counts["in_tissue"].values()) if "in_tissue" in counts else None
+    found = area_numbers(counts["classes"], area, has_index(run))
+    return SlideNumbers(
+        cells=int(counts["cells"]),
+        cells_in_tissue=inside,
+        tissue_mm2=area,
+        cells_per_mm2=None if inside is None else per_mm2(inside, area),
+        positive_index=found.positive_index,
+        h_score=found.h_score,
+    )
+
+
+def area_numbers(classes: Mapping[str, int], area_mm2: float, indexed: bool) -> AreaNumbers:
+    """The numbers of an area with so many cells of each class; ``indexed``: as ``has_index`` of its slide."""
+    cells = sum(classes.values())
+    return AreaNumbers(
+        area_mm2=area_mm2,
+        cells=cells,
+        classes=dict(classes),
+        cells_per_mm2=per_mm2(cells, area_mm2),
+        positive_index=positive_index(classes) if indexed else None,
+        h_score=h_score(classes) if indexed else None,
+    )
+
+
+@dataclass(frozen=True)
+class CellCounts:
+    """Cells by class, block by block: ``everywhere`` and ``in_tissue`` (classes,).
+
+    ``tissue`` (h, w): the mask over the grid of ``extent`` (h, w) px.
+    """
+
+    tissue: npt.NDArray[np.bool_]
+    extent: tuple[int, int]
+    everywhere: npt.NDArray[np.int64]
+    in_tissue: npt.NDArray[np.int64]
+
+    @classmethod
+    def empty(cls, tissue: npt.NDArray[np.bool_], extent: tuple[int, int], classes: int) -> CellCounts:
+        """No cells yet."""
+        return cls(tissue, extent, np.zeros(classes, np.int64), np.zeros(classes, np.int64))
+
+    def add(self, centres: npt.NDArray[np.float64], classes: npt.NDArray[np.integer[Any]]) -> None:
+        """Count cells with ``centres`` (N, 2), (y, x) in grid px, of ``classes`` (N,)."""
+        kinds = len(self.everywhere)
+        found = count_inside(self.tissue, self.extent, centres, classes, kinds)
+        self.everywhere[:] += found.sum(axis=0)
+        self.in_tissue[:] += found[1:].sum(axis=0)
+
+    @property
+    def total(self) -> int:
+        """All cells."""
+        return int(self.everywhere.sum())
+
+    def of_classes(self, names: Sequence[str]) -> dict[str, Any]:
+        """As ``run.json`` has them."""
+        return {
+            "cells": self.total,
+            "classes": dict(zip(names, self.everywhere.tolist(), strict=True)),
+            "in_tissue": dict(zip(names, self.in_tissue.tolist(), strict=True)),
+        }
+
+
+def count_inside(
+    pieces: npt.NDArray[np.integer[Any]] | npt.NDArray[np.bool_],
+    extent: tuple[int, int],
+    centres: npt.NDArray[np.float64],
+    classes: npt.NDArray[np.integer[Any]],
+    kinds: int,
+) -> npt.NDArray[np.int64]:
+    """Cells of each of ``kinds`` classes (columns) with their centre in each value of a label image (rows, from 0).
+
+    ``pieces`` (h, w): a mask or labels over ``extent`` (h, w); ``centres`` (N, 2), (y, x) in px of the extent.
+    """
+    labels = at_points(pieces, extent, centres).astype(np.int64)
+    rows = int(pieces.max(initial=0)) + 1
+    return np.bincount(labels * kinds + classes, minlength=rows * kinds).reshape(rows, kinds)
