@@ -304,7 +304,7 @@ def cells_inside(job: Job, box: Box, around: Box, maps: npt.NDArray[np.uint8]) -
 
     Also how many others there were, by what spoke against them.
     """
-    found = job.model.instances(maps)
+    found = job.model.instances(maps, box.relative_to(around))
     sums = label_sums(found.labels, len(found.classes), maps)
     # Absolute places before anything is divided: then every cut-out rounds alike.
     shift = np.array([around.y, around.x, 0, 0])

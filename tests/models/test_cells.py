@@ -8,7 +8,12 @@ from hypothesis import strategies as st
 
 from tests.array.conftest import clumps
 from wsiproc.array.instances import split_clumps
-from wsiproc.models.cells import CutRule, SplitLengths, cut_cells
+from wsiproc.array.measure import centroids, label_sums
+from wsiproc.array.outline import trace
+from wsiproc.core.geometry import Box
+from wsiproc.models.base import Instances
+from wsiproc.models.cells import CutRule, OutlineRule, Outlines, ScoreRule, SplitLengths, cut_cells
+from wsiproc.regions import inside
 
 BORDER = 40  # px of glass around the clumps, which is wider than any hole
 
@@ -52,3 +57,38 @@ def test_pixels_far_from_every_nucleus_are_told_by_their_place() -> None:
     places = next(places for what, places in found.dropped.items() if what.startswith("pixels more than"))
     assert len(places) > 100
     assert np.array_equal(places, np.argwhere(clipped))
+
+
+def cells_in(box: Box, found: Instances) -> dict[bytes, tuple[float, int]]:
+    """Score and class of the cells whose centre lies in a box, by their outline."""
+    count = len(found.classes)
+    centres = centroids(label_sums(found.labels, count, np.zeros((1, *found.labels.shape), np.uint8)))
+    rings = trace(found.labels, np.arange(1, count + 1))
+    rows = np.flatnonzero(inside(box, centres))
+    return {rings[i].tobytes(): (float(found.scores[i]), int(found.classes[i])) for i in rows}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    count=st.integers(10, 500),
+    corner=st.tuples(st.integers(-20, 200), st.integers(-20, 200)),
+    side=st.integers(1, 130),
+    moved=st.booleans(),
+)
+def test_cells_in_a_box_are_those_of_the_whole(
+    seed: int, count: int, corner: tuple[int, int], side: int, moved: bool
+) -> None:
+    """Leaving out what cannot matter to them changes no outline, score, class or count of what was dropped."""
+    rng = np.random.default_rng(seed)
+    maps = np.repeat(np.repeat(rng.integers(0, 256, (3, 65, 65), np.uint8), 4, axis=1), 4, axis=2)
+    maps[0] = np.where(clumps(seed, (260, 260), count), maps[0] // 4 + 190, 30)
+    maps[0] ^= (rng.random((260, 260)) < 0.01).astype(np.uint8) * 255  # holes and specks
+    outlines = Outlines(OutlineRule(), ScoreRule(-3, 1, 2, 2), (0, 40, 20)) if moved else None
+    rules = (CutRule(object=0.3, spur_um=0.5), SplitLengths(smallest_um2=4), 0.5, 2, maps[1], outlines)
+    box = Box(*corner, side, side)
+    whole, part = cut_cells(maps, *rules), cut_cells(maps, *rules, box)
+    assert cells_in(box, part) == cells_in(box, whole)
+    for what, places in whole.dropped.items():
+        there = [np.sort(found[inside(box, found.astype(float))], axis=0) for found in (places, part.dropped[what])]
+        assert np.array_equal(*there), what

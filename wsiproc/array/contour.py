@@ -11,14 +11,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from math import ceil
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from wsiproc.array.connected import related
 from wsiproc.array.instances import clean_labels
 from wsiproc.array.measure import label_sums
+from wsiproc.core.geometry import Box
 
 Labels = npt.NDArray[np.int32]
 Ints = npt.NDArray[np.int64]
@@ -51,6 +54,16 @@ class ContourRule:
         """Px around an object that its new outline can depend on: neighbours that reach for the same pixels, whole."""
         return 2 * (self.reach + self.outwards + 2) + _SMOOTH // 2
 
+    @property
+    def beyond(self) -> int:
+        """Px beyond an object, at most, to which its outline may move, with one for rounding."""
+        return self.outwards + 2
+
+    @property
+    def sight(self) -> int:
+        """Px beyond an object whose density says where its outline goes."""
+        return self.beyond + ceil(self.across) + _SMOOTH // 2 + 1
+
 
 @dataclass(frozen=True)
 class Contours:
@@ -68,24 +81,49 @@ class Contours:
 _SMOOTH = 5  # px, side of the Gaussian (sigma 1) on the density
 
 
-def refine(labels: Labels, density: npt.NDArray[np.uint8], rule: ContourRule, min_area: int) -> Contours:
+def searched(planes: npt.NDArray[np.uint8], shares: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    """(h, w) sum of as many ``planes`` (c, h, w) as there are shares, each times its share in 64ths; at most 255."""
+    return _searched(planes, np.array(shares, np.int32))  # type: ignore[no-any-return]
+
+
+@njit(cache=True, nogil=True)
+def _searched(planes, shares):  # type: ignore[no-untyped-def]
+    h, w = planes.shape[1:]
+    found = np.empty((h, w), np.uint8)
+    totals = np.empty(w, np.int32)
+    for y in range(h):
+        totals[:] = 0
+        for k in range(len(shares)):
+            if shares[k] != 0:
+                for x in range(w):
+                    totals[x] += shares[k] * planes[k, y, x]
+        for x in range(w):
+            found[y, x] = min(max(totals[x] >> 6, 0), 255)
+    return found
+
+
+def refine(
+    labels: Labels, density: npt.NDArray[np.uint8], rule: ContourRule, min_area: int, inner: Box | None = None
+) -> Contours:
     """Objects 1…N of ``labels`` (h, w) with their outlines moved; those smaller than ``min_area`` px after it are
     dropped.
 
     ``density``: (h, w) what is searched, in steps of 0.01 optical density. Objects that do not hold their own middle
-    keep their outline.
+    keep their outline. ``inner``: objects that cannot matter to those whose middle comes to lie in it are left out;
+    these depend on what reaches for the same px, and that may have lost some to a third.
     """
     count = int(labels.max(initial=0))
     sums = label_sums(labels, count, np.zeros((1, *labels.shape), np.uint8))
     middles = sums.boxes[:, :2] + (2 * sums.first + sums.areas[:, None]) // (2 * np.maximum(sums.areas[:, None], 1))
-    smooth = cv2.GaussianBlur(density.astype(np.uint16) * 64, (_SMOOTH, _SMOOTH), 1.0)
+    wanted = np.ones(count, np.bool_) if inner is None else related(sums.boxes, inner, rule.beyond, 2)
+    smooth = cv2.GaussianBlur(np.left_shift(density, 6, dtype=np.uint16), (_SMOOTH, _SMOOTH), 1.0)
     offsets, sector = _rays(rule.reach + rule.outwards + 2)
     numbers = np.array(
         [rule.inwards, rule.outwards, round(2 * rule.across), round(rule.stay * _PER_OD), round(rule.bend * _PER_OD),
          round(rule.steep * _PER_OD)], np.int64
     )  # fmt: skip
-    radii, falls, closed = _fit(labels, smooth, middles, offsets, numbers)
-    drawn, seeds = _fill(labels, middles, radii, offsets, sector, sums.boxes)
+    radii, falls, closed = _fit(labels, wanted, smooth, middles, offsets, numbers)
+    drawn, seeds = _fill(labels, wanted, middles, radii, offsets, sector, sums.boxes)
     kept, source = clean_labels(drawn, seeds, min_area)
     return Contours(kept, source, closed[source] / RAYS, falls[source] / (RAYS * _PER_OD))
 
@@ -183,9 +221,9 @@ def _closed_path(costs, bend, back, chosen):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _fit(labels, density, middles, offsets, numbers):  # type: ignore[no-untyped-def]
-    """Radius (N, RAYS) in half px, 0 for objects that keep their outline; sum of the falls and number of steep rays
-    (N,).
+def _fit(labels, wanted, density, middles, offsets, numbers):  # type: ignore[no-untyped-def]
+    """Radius (N, RAYS) in half px, 0 for objects that keep their outline or are not ``wanted`` (N,); sum of the falls
+    and number of steep rays (N,).
     """
     n, rays = len(middles), offsets.shape[0]
     steps = numbers[0] + numbers[1] + 1
@@ -195,7 +233,7 @@ def _fit(labels, density, middles, offsets, numbers):  # type: ignore[no-untyped
     back = np.zeros((2 * rays, steps), np.int64)
     for i in range(n):
         cy, cx = middles[i, 0], middles[i, 1]
-        if labels[cy, cx] != i + 1:
+        if not wanted[i] or labels[cy, cx] != i + 1:
             continue
         _exits(labels, i + 1, cy, cx, offsets, exits)
         _costs(labels, density, i + 1, cy, cx, offsets, exits, numbers, costs, falls)
@@ -208,8 +246,8 @@ def _fit(labels, density, middles, offsets, numbers):  # type: ignore[no-untyped
 
 
 @njit(cache=True, nogil=True)
-def _fill(labels, middles, radii, offsets, sector, boxes):  # type: ignore[no-untyped-def]
-    """The new outlines, filled, and a pixel inside of each (flat index, −1 where there is none).
+def _fill(labels, wanted, middles, radii, offsets, sector, boxes):  # type: ignore[no-untyped-def]
+    """The new outlines of ``wanted`` objects, filled, and a pixel inside of each (flat index, −1 where there is none).
 
     No object takes pixels that another had; of free ones that two reach for, the nearer middle's gets them.
     """
@@ -219,6 +257,8 @@ def _fill(labels, middles, radii, offsets, sector, boxes):  # type: ignore[no-un
     seeds = np.full(len(middles), -1, np.int32)
     for i in range(len(middles)):
         cy, cx = middles[i, 0], middles[i, 1]
+        if not wanted[i]:
+            continue
         if radii[i, 0] == 0:
             for y in range(boxes[i, 0], boxes[i, 0] + boxes[i, 2]):
                 for x in range(boxes[i, 1], boxes[i, 1] + boxes[i, 3]):

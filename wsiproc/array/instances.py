@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from wsiproc.array.connected import seeded_parts
 from wsiproc.core.geometry import Box
 
 # Distances are kept as integers, so that smoothing is exact whatever the cut-out.
@@ -99,23 +100,24 @@ def fill_small_holes(mask: npt.NDArray[np.bool_], area: int, side: int) -> npt.N
     A hole is 4-connected background. The bound on its sides makes the decision local: within ``side`` px.
     """
     filled = mask.copy()
-    _fill_holes(filled, area, side)
+    first = ~mask  # of each hole: with foreground above and to the left
+    first[1:] &= mask[:-1]
+    first[:, 1:] &= mask[:, :-1]
+    _fill_holes(filled, np.flatnonzero(first), area, side)
     return filled
 
 
 @njit(cache=True, nogil=True)
-def _fill_holes(mask, area, side):  # type: ignore[no-untyped-def]
-    """Fill the small holes of ``mask`` in place, each from its first pixel: with foreground above and to the left."""
-    h, w = mask.shape
+def _fill_holes(mask, places, area, side):  # type: ignore[no-untyped-def]
+    """Fill the small holes of ``mask`` in place, each from one of ``places`` (N,), flat indices."""
+    w = mask.shape[1]
     pixels = np.empty((area + 1, 2), np.int64)
-    for y in range(h):
-        for x in range(w):
-            if mask[y, x] or (y > 0 and not mask[y - 1, x]) or (x > 0 and not mask[y, x - 1]):
-                continue
-            # Most of such pixels lie beside a nucleus, where the background goes on for long.
-            if _run(mask, y, x, 0, 1, side) > side or _run(mask, y, x, 1, 0, side) > side:
-                continue
-            _fill_hole(mask, y, x, area, side, pixels)
+    for p in places:
+        y, x = p // w, p % w
+        # Most of such pixels lie beside a nucleus, where the background goes on for long.
+        if mask[y, x] or _run(mask, y, x, 0, 1, side) > side or _run(mask, y, x, 1, 0, side) > side:
+            continue
+        _fill_hole(mask, y, x, area, side, pixels)
 
 
 @njit(cache=True, nogil=True)
@@ -294,7 +296,10 @@ def _join_peaks(height, parent, peaks, merge, saddle):  # type: ignore[no-untype
                 if height[ny, nx] < height[y, x] or (height[ny, nx] == height[y, x] and q > p):
                     continue
                 apart = (ny - y) ** 2 + (nx - x) ** 2
-                if apart < nearest and _ridge(height, y, x, ny, nx) >= saddle * height[y, x]:
+                if apart >= nearest:
+                    continue
+                ridge = _ridge(height, y, x, ny, nx)
+                if ridge > 0 and ridge >= saddle * height[y, x]:  # never across the background, where it is 0
                     nearest = apart
                     parent[p] = q
 
@@ -329,29 +334,6 @@ def _follow(mask, parent, peaks, reach):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _connected(labels, kept, start, stack):  # type: ignore[no-untyped-def]
-    """Copy the 4-connected part of a label around its peak into ``kept``; its area and bounding box."""
-    h, w = labels.shape
-    label = labels[start // w, start % w]
-    y_low, x_low, y_high, x_high = start // w, start % w, start // w, start % w
-    stack[0] = start
-    kept[start // w, start % w] = label
-    top, area = 1, 0
-    while top > 0:
-        top -= 1
-        y, x = stack[top] // w, stack[top] % w
-        area += 1
-        y_low, y_high, x_low, x_high = min(y_low, y), max(y_high, y), min(x_low, x), max(x_high, x)
-        for dy, dx in ((-1, 0), (0, -1), (0, 1), (1, 0)):
-            ny, nx = y + dy, x + dx
-            if 0 <= ny < h and 0 <= nx < w and labels[ny, nx] == label and kept[ny, nx] == 0:
-                kept[ny, nx] = label
-                stack[top] = ny * w + nx
-                top += 1
-    return area, y_low, x_low, y_high, x_high
-
-
-@njit(cache=True, nogil=True)
 def _outside(kept, label, box, reached, stack):  # type: ignore[no-untyped-def]
     """Mark in ``reached`` what lies 4-connected to the outside of a label within its box grown by one pixel."""
     y0, x0 = box[0] - 1, box[1] - 1
@@ -381,22 +363,18 @@ def _clean(labels, peaks, min_area):  # type: ignore[no-untyped-def]
 
     A nucleus that lies wholly inside another one's hole is part of that one. Small objects are found after that.
     """
-    h, w = labels.shape
-    kept = np.zeros((h, w), np.int32)
+    w = labels.shape[1]
     seeds = np.array(
         [p for p in peaks if labels[p // w, p % w] > 0 and peaks[labels[p // w, p % w] - 1] == p], np.int32
     )
     n = len(peaks) + 1
-    boxes = np.zeros((n, 4), np.int64)
-    areas = np.zeros(n, np.int64)
-    stack = np.empty(h * w + 4, np.int32)
+    kept, areas, boxes, holed = seeded_parts(labels, seeds, n)
     largest = 0
     for p in seeds:
-        label = labels[p // w, p % w]
-        areas[label], y0, x0, y1, x1 = _connected(labels, kept, p, stack)
-        boxes[label] = (y0, x0, y1, x1)
+        y0, x0, y1, x1 = boxes[labels[p // w, p % w]]
         largest = max(largest, (y1 - y0 + 3) * (x1 - x0 + 3))
-    absorbed, holed = np.zeros(n, np.bool_), np.ones(n, np.bool_)
+    stack = np.empty(largest, np.int32)
+    absorbed = np.zeros(n, np.bool_)
     reached = np.empty(max(1, largest), np.bool_)
     for fill in (False, True):
         for p in seeds:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import numpy.typing as npt
 
+from wsiproc.core.geometry import Box
 from wsiproc.models.base import Channel, Instances
 from wsiproc.models.cells import cut_cells
 from wsiproc.models.folder import ActivationFacts
@@ -44,6 +45,6 @@ class Activation(Learned):
         features = pixel_features(activation, od * self.gain, clusters.smooth_um / self.mpp)
         return nucleus_probability(features, clusters), activation
 
-    def instances(self, maps: npt.NDArray[np.uint8]) -> Instances:
+    def instances(self, maps: npt.NDArray[np.uint8], inner: Box | None = None) -> Instances:
         """See ``Model``."""
-        return cut_cells(maps, self.facts.cut, self.facts.split, self.mpp, dab_plane(self.stains))
+        return cut_cells(maps, self.facts.cut, self.facts.split, self.mpp, dab_plane(self.stains), inner=inner)

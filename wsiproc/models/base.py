@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiproc.array.stains import Kind
+from wsiproc.core.geometry import Box
 from wsiproc.core.palette import RGB
 
 if TYPE_CHECKING:
@@ -97,8 +98,12 @@ class Model(Protocol):
         The outer ``halo`` px are not to be trusted. The only code that runs on a GPU.
         """
 
-    def instances(self, maps: npt.NDArray[np.uint8]) -> Instances:
-        """Cells of stitched maps (c, h, w). Local: nothing may depend on pixels farther away than ``margin``."""
+    def instances(self, maps: npt.NDArray[np.uint8], inner: Box | None = None) -> Instances:
+        """Cells of stitched maps (c, h, w). Local: nothing may depend on pixels farther away than ``margin``.
+
+        ``inner``: only cells whose centre lies in it are asked for, and what was dropped there; others may be left out
+        or differ. None asks for all.
+        """
 
 
 @runtime_checkable

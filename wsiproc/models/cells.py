@@ -10,9 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from annotated_types import Ge, Gt, Le
 
-from wsiproc.array.contour import ContourRule, Contours, refine
+from wsiproc.array.connected import objects_at
+from wsiproc.array.contour import ContourRule, Contours, refine, searched
 from wsiproc.array.instances import SplitRule, content, fill_small_holes, open_disc, split_clumps
 from wsiproc.array.measure import centroids, label_sums
+from wsiproc.core.geometry import Box
 from wsiproc.models.base import OD_STEP, Instances
 
 Share = Annotated[float, Ge(0), Le(1)]
@@ -119,26 +121,25 @@ def cut_cells(
     dab: int | None = None,
     interior: npt.NDArray[np.uint8] | None = None,
     outlines: Outlines | None = None,
+    inner: Box | None = None,
 ) -> Instances:
     """Cells of stitched maps (c, h, w), whose first plane is the probability of a nucleus. Local, see ``cell_margin``.
 
     ``dab``: plane that tells positive from negative cells; None makes one class. ``interior``: (h, w) plane that is low
     between touching nuclei; None splits by the shape of the mask alone. ``outlines``: how they are moved, and scored.
+    ``inner``: see ``Model.instances``.
     """
-    rule, hole = split.at(mpp), round(cut.hole_um / mpp)
-    mask = maps[0] > cut.threshold * 255
-    # Much of a slide is glass. The border is wider than any hole, or it would be one itself around a single nucleus.
-    reach = outlines.rule.at(mpp).outwards + 1 if outlines else 0
-    box = content(mask, max(hole + rule.smooth_radius + 2, reach))
-    mask = fill_small_holes(np.ascontiguousarray(mask[box.slices]), round(cut.hole_um2 / mpp**2), hole)
+    rule = split.at(mpp)
+    box, mask = _nuclei(maps[0], cut, rule, mpp, outlines.rule.at(mpp) if outlines else None, inner)
+    inner = inner and inner.relative_to(box)
     interior = None if interior is None else np.ascontiguousarray(interior[box.slices])
-    found = split_clumps(open_disc(mask, cut.spur_um / mpp), rule, interior)
+    found = split_clumps(mask, rule, interior)
     dropped: dict[str, npt.NDArray[np.integer]] = {
         f"smaller than {rule.min_area * mpp**2:g} µm²": found.small,
         f"pixels more than {split.reach_um:g} µm from the middle of a nucleus": _places(found.clipped),
     }
     within = maps[(slice(None), *box.slices)]
-    moved = outlines.move(found.labels, within, mpp, rule.min_area) if outlines else None
+    moved = outlines.move(found.labels, within, mpp, rule.min_area, inner) if outlines else None
     labels, count = (found.labels, found.count) if moved is None else (moved.labels, len(moved.source))
     sums = label_sums(labels, count, within[: 1 if dab is None else dab + 1])
     means = sums.values / sums.areas[:, None]
@@ -149,19 +150,47 @@ def cut_cells(
     classes = np.zeros(count, np.uint8)
     if dab is not None:
         classes[means[:, dab] * OD_STEP > cut.positive_dab_od] = 1
-    placed = np.zeros(maps.shape[1:], np.int32)
-    placed[box.slices] = labels
     corner = (box.y, box.x)
     least = cut.object if dab is None else cut.object_dab
     if least > 0:
         kept = scores >= least
         dropped[f"score below {least:g}"] = centroids(sums)[~kept].astype(np.int64)
         numbers = np.concatenate([[0], np.where(kept, np.cumsum(kept), 0)]).astype(np.int32)
-        placed[box.slices] = numbers[labels]
+        labels = numbers[labels]
         classes, scores = classes[kept], scores[kept]
         if evidence is not None:
             evidence = evidence[0][kept], evidence[1][kept], evidence[2][kept]
+    placed = np.zeros(maps.shape[1:], np.int32)
+    placed[box.slices] = labels
     return Instances(placed, classes, scores, {what: np.add(at, corner) for what, at in dropped.items()}, evidence)
+
+
+def _nuclei(
+    probability: npt.NDArray[np.uint8],
+    cut: CutRule,
+    rule: SplitRule,
+    mpp: float,
+    contour: ContourRule | None,
+    inner: Box | None,
+) -> tuple[Box, npt.NDArray[np.bool_]]:
+    """The mask of nuclei in a plane (h, w), repaired, as far as it matters to cells in ``inner``; and where it lies.
+
+    An object's split depends on others as far as the smoothing goes. A moved outline depends on what reaches for the
+    same px, that on what does so again, and on where the objects beside it lie: three steps from object to object.
+    """
+    hole = round(cut.hole_um / mpp)
+    mask = probability > cut.threshold * 255
+    # Much of a slide is glass. The border is wider than any hole, or it would be one itself around a single nucleus.
+    border = max(hole + rule.smooth_radius + 2, contour.sight if contour else 0)
+    box = content(mask, border)
+    mask = fill_small_holes(np.ascontiguousarray(mask[box.slices]), round(cut.hole_um2 / mpp**2), hole)
+    mask = open_disc(mask, cut.spur_um / mpp)
+    if inner is None:
+        return box, mask
+    steps = (contour.beyond, 3) if contour else (0, 0)
+    objects_at(mask, inner.relative_to(box), *steps, rule.smooth_radius)
+    part = content(mask, border)
+    return Box(box.y + part.y, box.x + part.x, part.h, part.w), np.ascontiguousarray(mask[part.slices])
 
 
 @dataclass(frozen=True)
@@ -174,12 +203,16 @@ class Outlines:
     score: ScoreRule | None
     search: tuple[int, ...]
 
-    def move(self, labels: npt.NDArray[np.int32], maps: npt.NDArray[np.uint8], mpp: float, min_area: int) -> Contours:
-        """The labels (h, w) with their outlines where the stain falls steepest."""
-        density = sum(
-            np.int32(share) * plane.astype(np.int32) for share, plane in zip(self.search, maps, strict=False) if share
-        )
-        return refine(labels, np.clip(np.asarray(density) >> 6, 0, 255).astype(np.uint8), self.rule.at(mpp), min_area)
+    def move(
+        self,
+        labels: npt.NDArray[np.int32],
+        maps: npt.NDArray[np.uint8],
+        mpp: float,
+        min_area: int,
+        inner: Box | None = None,
+    ) -> Contours:
+        """The labels (h, w) with their outlines where the stain falls steepest; ``inner``: see ``refine``."""
+        return refine(labels, searched(maps, self.search), self.rule.at(mpp), min_area, inner)
 
 
 def _places(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiproc.array.stains import Kind, Stains, estimate_stains
+from wsiproc.core.geometry import Box
 from wsiproc.models.base import GRAIN, Channel, Instances
 from wsiproc.models.cells import CutRule, SplitLengths, cell_margin, cut_cells
 from wsiproc.models.gaussian import gaussian
@@ -166,7 +167,7 @@ class Classical:
         expected = _LOCAL * mean + _GLASS_SLOPE * glass
         return nn.interpolate(expected, scale_factor=pitch, mode="bilinear")[..., :h, :w]
 
-    def instances(self, maps: npt.NDArray[np.uint8]) -> Instances:
+    def instances(self, maps: npt.NDArray[np.uint8], inner: Box | None = None) -> Instances:
         """See ``Model``."""
         return cut_cells(
             maps,
@@ -174,6 +175,7 @@ class Classical:
             _SPLIT,
             self.mpp,
             dab_plane(self.stains),
+            inner=inner,
         )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiproc.array.stains import Kind
+from wsiproc.core.geometry import Box
 from wsiproc.models.base import Channel, Instances
 from wsiproc.models.cells import Outlines, cell_margin, cut_cells
 from wsiproc.models.classical import Classical
@@ -95,12 +96,11 @@ class Distilled(Learned):
         logits: Tensor = network(pictures)
         return torch.sigmoid(logits.float()).unbind(1)
 
-    def instances(self, maps: npt.NDArray[np.uint8]) -> Instances:
+    def instances(self, maps: npt.NDArray[np.uint8], inner: Box | None = None) -> Instances:
         """See ``Model``."""
         interior = maps[_INTERIOR] if self._extra_channels else None
-        return cut_cells(
-            maps, self.facts.cut, self.facts.split, self.mpp, dab_plane(self.stains), interior, self._outlines
-        )
+        dab, outlines = dab_plane(self.stains), self._outlines
+        return cut_cells(maps, self.facts.cut, self.facts.split, self.mpp, dab, interior, outlines, inner)
 
     @property
     def _outlines(self) -> Outlines | None:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from wsiproc.array.measure import label_sums
 from wsiproc.array.stains import Kind, Stains, estimate_stains
 from wsiproc.bridges.tiatoolbox.pretrained import MPP, PREFIX, Pretrained, find_weights, load_network
+from wsiproc.core.geometry import Box
 from wsiproc.core.palette import class_colour
 from wsiproc.models.base import Channel, Instances
 from wsiproc.models.cells import CutRule, SplitLengths, cell_margin, cut_cells
@@ -148,7 +149,7 @@ class NucleusModel:
         """Probability of a nucleus, then the planes of ``_extra_channels``: (b, h, w) in [0, 1] of its middle."""
 
     @abstractmethod
-    def instances(self, maps: npt.NDArray[np.uint8]) -> Instances:
+    def instances(self, maps: npt.NDArray[np.uint8], inner: Box | None = None) -> Instances:
         """See ``Model``."""
 
 
@@ -176,7 +177,7 @@ class HoVerNet(NucleusModel):
         types = torch.softmax(found["tp"].float(), 1)[:, 1:].unbind(1) if self.facts.types else ()
         return nucleus, *ways, *types
 
-    def instances(self, maps: npt.NDArray[np.uint8]) -> Instances:
+    def instances(self, maps: npt.NDArray[np.uint8], inner: Box | None = None) -> Instances:
         """See ``Model``. A cell is of the type whose probability, summed over its pixels, is highest."""
         found = cut_cells(
             maps,
@@ -185,6 +186,7 @@ class HoVerNet(NucleusModel):
             self.mpp,
             None if self.facts.types else dab_plane(self.stains),
             interior_of(maps[_HORIZONTAL], maps[_VERTICAL]),
+            inner=inner,
         )
         if not self.facts.types or not len(found.classes):
             return found
@@ -225,9 +227,9 @@ class MicroNet(NucleusModel):
         pixels = windows.permute(0, 3, 1, 2).float() / 255
         return (network((pixels - self.level) / self.spread)[0][:, 1],)
 
-    def instances(self, maps: npt.NDArray[np.uint8]) -> Instances:
+    def instances(self, maps: npt.NDArray[np.uint8], inner: Box | None = None) -> Instances:
         """See ``Model``."""
-        return cut_cells(maps, _CUT, _SHAPE_SPLIT, self.mpp, dab_plane(self.stains))
+        return cut_cells(maps, _CUT, _SHAPE_SPLIT, self.mpp, dab_plane(self.stains), inner=inner)
 
 
 def interior_of(horizontal: npt.NDArray[np.uint8], vertical: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -194,9 +194,9 @@ class StainNormalised:
     def _recoloured(self, windows: Tensor) -> Tensor:
         return _look_up(colour_table(self.source, self.target, str(windows.device)), windows)
 
-    def instances(self, maps: UInt8Array) -> Instances:
+    def instances(self, maps: UInt8Array, inner: Box | None = None) -> Instances:
         """See ``Model``."""
-        return self.model.instances(maps)
+        return self.model.instances(maps, inner)
 
 
 def normalised(model: Model, method: str, target: Path | None) -> StainNormalised:
