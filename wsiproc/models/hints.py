@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch.nn.functional as nnf
+from numba import njit
 
 from wsiproc.array.stains import Stains, unmixing
 from wsiproc.models.classical import Classical
@@ -48,9 +49,30 @@ def hints(halved: Tensor, gain: float, stains: Stains, classical: Classical) -> 
 
 def folded_input(pictures: Tensor, told: Tensor) -> Tensor:
     """What a folded network sees, (b, 12 + HINTS, h / 2, w / 2): ``pictures`` (b, 3, h, w) as other networks see them,
-    each 2 × 2 px as one, and ``told`` (b, HINTS, h / 2, w / 2).
+    each 2 × 2 px as one, and ``told`` (b, HINTS, h / 2, w / 2). In the layout of channels last.
     """
     import torch
 
     scaled = torch.cat([(told[:, :3] - _AMOUNT_MEAN) / _AMOUNT_STD, told[:, 3:]], 1)
-    return torch.cat([nnf.pixel_unshuffle(pictures, 2), scaled], 1).contiguous(memory_format=torch.channels_last)
+    if pictures.device.type != "cpu":
+        joined = torch.cat([nnf.pixel_unshuffle(pictures, 2), scaled], 1)
+        return joined.contiguous(memory_format=torch.channels_last)
+    return torch.from_numpy(_folded(pictures.numpy(), scaled.numpy())).permute(0, 3, 1, 2)
+
+
+@njit(cache=True, nogil=True)
+def _folded(pictures, told):  # type: ignore[no-untyped-def]
+    """Both as one array (b, h / 2, w / 2, 4 c + HINTS), written once from first to last."""
+    b, c, h, w = pictures.shape
+    joined = np.empty((b, h // 2, w // 2, 4 * c + told.shape[1]), pictures.dtype)
+    for i in range(b):
+        for y in range(h // 2):
+            for x in range(w // 2):
+                for k in range(c):
+                    joined[i, y, x, 4 * k] = pictures[i, k, 2 * y, 2 * x]
+                    joined[i, y, x, 4 * k + 1] = pictures[i, k, 2 * y, 2 * x + 1]
+                    joined[i, y, x, 4 * k + 2] = pictures[i, k, 2 * y + 1, 2 * x]
+                    joined[i, y, x, 4 * k + 3] = pictures[i, k, 2 * y + 1, 2 * x + 1]
+                for k in range(told.shape[1]):
+                    joined[i, y, x, 4 * c + k] = told[i, k, y, x]
+    return joined
