@@ -31,8 +31,10 @@ def sample_pixels(samples: Sequence[npt.NDArray[np.uint8]], mpp: float) -> npt.N
 
 def _shrink(picture: npt.NDArray[np.uint8], step: int) -> npt.NDArray[np.uint8]:
     h, w = (side // step * step for side in picture.shape[:2])
-    blocks = picture[:h, :w].reshape(h // step, step, w // step, step, 3)
-    means: npt.NDArray[np.uint8] = blocks.mean(axis=(1, 3)).astype(np.uint8)
+    sums = np.zeros((h // step, w // step, 3), np.uint32)
+    for y, x in np.ndindex(step, step):  # several times faster than NumPy's mean over two axes
+        sums += picture[y:h:step, x:w:step]
+    means: npt.NDArray[np.uint8] = (sums // step**2).astype(np.uint8)
     return means
 
 
