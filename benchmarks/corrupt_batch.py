@@ -20,7 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import tifffile
-from hostile import Picture, tissue, write_ndpi, write_ome_tiff, write_svs, write_tiff, write_zarr
+from hostile import Picture, tissue, write_ome_tiff, write_svs, write_tiff, write_zarr
+from scanners import write_ndpi
 
 SHAPE = (1100, 1200)
 

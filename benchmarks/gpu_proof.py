@@ -8,7 +8,7 @@ wheels, gathered by ``collect_wheels.py`` and unpacked into a temporary folder: 
 Each item is a process of its own, so that one that crashes, hangs or breaks the CUDA context does not affect the
 others. Items are *proved*, *failed* or *not here*, each with its reason; the exit code is 1 where one failed. All that
 was measured is in ``proof.json``, which is written anew after each item. ``--device cpu --small`` is the same on a CPU,
-in little: it proves that the kit works; what needs CUDA says so.
+in little, with `fast` where it is not about the network: it proves that the kit works, and what needs CUDA says so.
 """
 
 from __future__ import annotations
@@ -38,6 +38,11 @@ ITEMS = {  # what is proved, in this order, with the seconds that it may take
     "fit": 150,
     "compile": 150,
 }
+CUDA_ONLY = {  # what there is nothing to be proved of on a CPU, and why
+    "transfers": "batches travel to a GPU and back",
+    "graph": "a CUDA graph",
+    "compile": "on a CPU, networks compute in bytes or through oneDNN",
+}
 PROVED, FAILED, NOT_HERE = "proved", "failed", "not here"
 ROOT = Path(__file__).resolve().parents[1]
 _LEAST_S = 15.0  # that is worth beginning an item with
@@ -52,6 +57,8 @@ def unpack(wheels: Path, site: Path) -> None:
 
 def run_item(name: str, arguments: argparse.Namespace, scratch: Path, limit_s: float) -> dict:
     """What came of one item, run as a process of its own; whatever it started ends with it."""
+    if arguments.device == "cpu" and name in CUDA_ONLY:
+        return _not_here(name, f"needs CUDA: {CUDA_ONLY[name]}")
     answer = scratch / f"{name}.json"
     command = [sys.executable, Path(__file__).with_name("gpu_proof_items.py"), name, arguments.device, scratch, answer]
     command += ["--small"] if arguments.small else []
@@ -77,6 +84,10 @@ def run_item(name: str, arguments: argparse.Namespace, scratch: Path, limit_s: f
         status = NOT_HERE if code is None and limit_s < ITEMS[name] * arguments.patience else FAILED
         found = {"status": status, "why": f"{ended}: {_last_line(log)}", "figures": {}, "rows": []}
     return {"item": name} | found | {"seconds": round(time.monotonic() - started, 1)}
+
+
+def _not_here(name: str, why: str) -> dict:
+    return {"item": name, "status": NOT_HERE, "why": why, "figures": {}, "rows": [], "seconds": 0}
 
 
 def _last_line(log: Path) -> str:
@@ -123,7 +134,7 @@ def main(arguments: argparse.Namespace) -> int:
             left = arguments.budget_s - (time.monotonic() - started)
             if left < _LEAST_S:
                 why = f"{arguments.budget_s:.0f} s are over; --only {name} does it alone"
-                results.append({"item": name, "status": NOT_HERE, "why": why, "figures": {}, "rows": [], "seconds": 0})
+                results.append(_not_here(name, why))
             else:
                 results.append(run_item(name, arguments, scratch, min(left, ITEMS[name] * arguments.patience)))
             print_item(results[-1])

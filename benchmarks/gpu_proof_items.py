@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +30,7 @@ from wsiproc.core.geometry import Box, Grid
 from wsiproc.devices import Device, choose_device
 from wsiproc.executors import available_cores, memory_limits
 from wsiproc.inference import predict, predict_each
+from wsiproc.io.ngff import CHUNK
 from wsiproc.io.slides import SlideSource
 from wsiproc.models import load_model
 from wsiproc.models.base import Model
@@ -41,6 +44,9 @@ MPX_A_MM2 = 16.0  # at 0.25 µm/px
 # Most that maps may differ from those of a CPU in float32, in grey levels: on average, and all but one in 100 pixels.
 TOLERANCE = {"float32": (0.05, 1), "bfloat16": (0.5, 6), "float16": (0.5, 6), "int8": (0.5, 6)}
 FOUND_AGAIN = {"float32": 0.995, "bfloat16": 0.985, "float16": 0.985, "int8": 0.985}  # share of cells, at IoU > 0.5
+
+
+_SMALL_PX = 256  # of a window without its halo, where there is little work
 
 
 class NotHereError(Exception):
@@ -71,10 +77,10 @@ class Proof:
         """Whether this is about a GPU."""
         return self.device == "cuda"
 
-    def need_cuda(self, why: str) -> None:
-        """Leave the item where there is no GPU."""
-        if not self.cuda:
-            raise NotHereError(f"needs CUDA: {why}")
+    @property
+    def model(self) -> str:
+        """For what is not about the network."""
+        return "fast" if self.small else "default"
 
     @property
     def precisions(self) -> tuple[str, ...]:
@@ -96,11 +102,11 @@ def drawn_slide(proof: Proof) -> Path:
     return path
 
 
-def calibrated_windows(count: int, mpp: float = 0.5) -> tuple[Model, np.ndarray]:
-    """The default model, calibrated on drawn tissue, and different windows of it (count, h, w, 3)."""
-    model = load_model("default")
-    side = model.window + 2 * model.halo
-    tissue = Scene((side, 2 * side), mpp, 7, 1.0).render(Box(0, 0, side, 2 * side))
+def calibrated_windows(proof: Proof, count: int, name: str = "default") -> tuple[Model, np.ndarray]:
+    """A model, calibrated on drawn tissue, and different windows of it (count, h, w, 3); small ones for small work."""
+    model = load_model(name)
+    side = (_SMALL_PX if proof.small else model.window) + 2 * model.halo
+    tissue = Scene((side, 2 * side), model.mpp, 7, 1.0).render(Box(0, 0, side, 2 * side))
     step = side // max(1, count)
     windows = np.stack([tissue[:, i * step : i * step + side] for i in range(count)])
     return model.calibrate([windows[0]]), windows
@@ -126,16 +132,16 @@ def mosaic(path: Path, side: int, times: int) -> None:
     write_pyramid(path, (side * times, side * times), 0.25, draw, Encoder(scene.glass, 85), "drawn", available_cores())
 
 
-def wsiproc_run(slide: Path, out: Path, device: str, *more: object) -> list[str]:
-    """The command line of a run with a summary that nobody reads."""
-    command = [sys.executable, "-m", "wsiproc.cli", "run", slide, "-o", out, "--device", device, "-q", *more]
-    return [str(part) for part in command]
+def wsiproc_run(proof: Proof, slide: Path, out: Path, *more: object) -> list[str]:
+    """The command line of a run with a summary that nobody reads; ``more`` options win."""
+    command = [sys.executable, "-m", "wsiproc.cli", "run", slide, "-o", out, "-q", "--model", proof.model]
+    return [str(part) for part in (*command, "--device", proof.device, *more)]
 
 
-def finished(slide: Path, out: Path, device: str, *more: object) -> dict:
+def finished(proof: Proof, slide: Path, out: Path, *more: object) -> dict:
     """``run.json`` of a whole run, with the seconds of the command as ``command_s``."""
     started = time.perf_counter()
-    done = subprocess.run(wsiproc_run(slide, out, device, *more), capture_output=True, text=True, check=False)
+    done = subprocess.run(wsiproc_run(proof, slide, out, *more), capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"wsiproc run ended with {done.returncode}: {done.stderr.strip() or done.stdout.strip()}")
     run = json.loads(next(out.glob("*/run.json")).read_text(encoding="utf-8"))
@@ -163,7 +169,7 @@ def machine(proof: Proof) -> None:
 
 def maps(proof: Proof) -> None:
     """Maps of the default model in every precision against those of the CPU in float32."""
-    model, windows = calibrated_windows(1 if proof.small else 4)
+    model, windows = calibrated_windows(proof, 1 if proof.small else 4)
     exact = np.concatenate([predict(model, window[None], Device()) for window in windows]).astype(int)
     stains = [channel.stain for channel in model.channels]
     cells = len(model.instances(exact[0].astype(np.uint8)).classes)
@@ -196,10 +202,10 @@ def cells(proof: Proof) -> None:
         table = pq.read_table(next(out.glob("*/cells.parquet")), columns=["geometry"])
         return shapely.from_wkb(table["geometry"].to_pylist())
 
-    finished(slide, proof.scratch / "exact", "cpu", "--precision", "float32")
+    finished(proof, slide, proof.scratch / "exact", "--device", "cpu", "--precision", "float32")
     exact = outlines(proof.scratch / "exact")
     for asked in ("float32", "auto") if proof.cuda else ("auto",):
-        run = finished(slide, proof.scratch / f"cells-{asked}", proof.device, "--precision", asked)
+        run = finished(proof, slide, proof.scratch / f"cells-{asked}", "--precision", asked)
         found = outlines(proof.scratch / f"cells-{asked}")
         shares = [float(np.mean(overlaps(*pair)[0] > 0.5)) for pair in ((exact, found), (found, exact))]
         row = {"precision": run["precision"], "cells": len(found), "on the CPU": len(exact)}
@@ -211,11 +217,11 @@ def cells(proof: Proof) -> None:
 
 def kill(proof: Proof) -> None:
     """``kill -9`` of all processes among the regions; the same command then leaves the bytes of a run without."""
-    slide, region = drawn_slide(proof), 512
+    slide, region = drawn_slide(proof), math.lcm(load_model(proof.model).window, CHUNK)
     more = ("--region", region, "--workers", min(4, available_cores()), "--executor", "processes")
     whole, killed = proof.scratch / "whole", proof.scratch / "killed"
-    undisturbed = finished(slide, whole, proof.device, *more)
-    process = subprocess.Popen(wsiproc_run(slide, killed, proof.device, *more), stdout=subprocess.DEVNULL)
+    undisturbed = finished(proof, slide, whole, *more)
+    process = subprocess.Popen(wsiproc_run(proof, slide, killed, *more), stdout=subprocess.DEVNULL)
     while process.poll() is None and len(list(killed.glob("*/.work/*.infer.json"))) < 2:
         time.sleep(0.01)
     ended = process.poll() is not None
@@ -223,7 +229,7 @@ def kill(proof: Proof) -> None:
         kill_family(process)
     proof.expect(not ended, "the run ended before it could be killed")
     left = len(list(killed.glob("*/.work/*.infer.json")))
-    again = finished(slide, killed, proof.device, *more)
+    again = finished(proof, slide, killed, *more)
     one, other = digests(whole), digests(killed)
     differing = [name for name in one.keys() | other.keys() if one.get(name) != other.get(name)]
     proof.figures |= {"regions": undisturbed["regions"]["tissue"], "done before the kill": left}
@@ -251,7 +257,7 @@ class Counted:
 def batch(proof: Proof) -> None:
     """A batch for which there is no memory is halved until it fits, and gives the maps of single windows."""
     count = 4 if proof.small else 16
-    model, windows = calibrated_windows(count)
+    model, windows = calibrated_windows(proof, count, proof.model)
     device = Device(proof.device, "float32")
     single = np.concatenate([predict(model, window[None], device) for window in windows]).astype(int)
     counted = Counted(model, [], None if proof.cuda else 2)
@@ -283,8 +289,7 @@ def batch(proof: Proof) -> None:
 
 def transfers(proof: Proof) -> None:
     """Windows there and maps back: page-locked memory and streams of their own against plain copies."""
-    proof.need_cuda("batches travel to a GPU and back")
-    model, windows = calibrated_windows(16)
+    model, windows = calibrated_windows(proof, 16)
     batches = [np.roll(windows, 40 * number, axis=2) for number in range(12)]
     device = choose_device("cuda")
     mpx = sum(each.shape[0] * each.shape[1] * each.shape[2] for each in batches) / 1e6
@@ -320,7 +325,7 @@ def transfers(proof: Proof) -> None:
 
 def pictures(proof: Proof, count: int) -> torch.Tensor:
     """What the network sees of drawn tissue, (b, inputs, h, w) float32 on the device."""
-    model, windows = calibrated_windows(count)
+    model, windows = calibrated_windows(proof, count)
     given = torch.from_numpy(windows)
     seen: torch.Tensor = model.network_sees(given, optical_density(given, model.stains.white))  # type: ignore[attr-defined]
     return seen.to(proof.device)
@@ -341,24 +346,29 @@ def computing(device: str, precision: str) -> Iterator[None]:
         yield
 
 
-def timed(device: str, call: Callable[[], object], least_s: float = 1.0) -> float:
-    """Median seconds of a call, after some that do not count."""
+def timed(proof: Proof, call: Callable[[], object]) -> float:
+    """Median seconds of a call, over a second and after some that do not count; for small work, of one."""
+    if proof.small:
+        return _seconds(proof.device, call)
     for _ in range(2):
         call()
     seconds: list[float] = []
-    while len(seconds) < 3 or sum(seconds) < least_s:
-        if device == "cuda":
-            began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            began.record()
-            call()
-            ended.record()
-            ended.synchronize()
-            seconds.append(began.elapsed_time(ended) / 1e3)
-        else:
-            started = time.perf_counter()
-            call()
-            seconds.append(time.perf_counter() - started)
+    while len(seconds) < 3 or sum(seconds) < 1.0:
+        seconds.append(_seconds(proof.device, call))
     return median(seconds)
+
+
+def _seconds(device: str, call: Callable[[], object]) -> float:
+    if device == "cuda":
+        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        began.record()
+        call()
+        ended.record()
+        ended.synchronize()
+        return float(began.elapsed_time(ended)) / 1e3
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
 
 
 def measured(proof: Proof, what: dict[str, object], seen: torch.Tensor, exact: torch.Tensor, seconds: float) -> None:
@@ -384,7 +394,7 @@ def forward(proof: Proof) -> None:
                     weights.data = weights.data.contiguous(memory_format=memory_format)
             given = seen.contiguous(memory_format=memory_format)
             with computing(proof.device, precision):
-                seconds = timed(proof.device, partial(network, given), 0.2 if proof.small else 1.0)
+                seconds = timed(proof, partial(network, given))
                 row = {"precision": precision, "layout": layout, "logits": network(given)}
             measured(proof, row, seen, exact, seconds)
     best = max(proof.rows, key=lambda row: float(str(row["Mpx/s"])))
@@ -393,14 +403,13 @@ def forward(proof: Proof) -> None:
 
 def graph(proof: Proof) -> None:
     """The forward pass captured as a CUDA graph and replayed, against the same without, for small and large batches."""
-    proof.need_cuda("a CUDA graph")
     network, precision = network_of(proof), choose_device("cuda").precision
     for count in (1, 4, 16):
         seen = pictures(proof, count).contiguous(memory_format=torch.channels_last)
         with computing("cuda", "float32"):
             exact = network(seen).float()
         with computing("cuda", precision):
-            seconds = timed("cuda", partial(network, seen))
+            seconds = timed(proof, partial(network, seen))
             measured(proof, {"windows": count, "way": "as it is", "logits": network(seen)}, seen, exact, seconds)
             given, captured = seen.clone(), torch.cuda.CUDAGraph()
             beside = torch.cuda.Stream()
@@ -417,7 +426,7 @@ def graph(proof: Proof) -> None:
             other = float((found.float() - network(seen.flip(3)).float()).abs().mean() / exact.std())
             proof.expect(other < 0.01, f"{count} windows: a replay does not see its new input ({other:.3f} off)")
             given.copy_(seen)
-            replayed = timed("cuda", captured.replay)
+            replayed = timed(proof, captured.replay)
             row = {"windows": count, "way": "captured", "logits": found.clone()}
         measured(proof, row, seen, exact, replayed)
         proof.figures[f"times as fast, {count} windows"] = seconds / replayed
@@ -426,7 +435,6 @@ def graph(proof: Proof) -> None:
 
 def compiled(proof: Proof) -> None:
     """The forward pass through ``torch.compile``, plain and with its own graphs, against the same without."""
-    proof.need_cuda("on a CPU, networks compute in bytes or through oneDNN")
     if shutil.which("cc") is None and shutil.which("gcc") is None:
         raise NotHereError("torch.compile needs a C compiler")
     network, precision, count = network_of(proof), choose_device("cuda").precision, 16
@@ -434,7 +442,7 @@ def compiled(proof: Proof) -> None:
     with computing("cuda", "float32"):
         exact = network(seen).float()
     with computing("cuda", precision):
-        plain = timed("cuda", partial(network, seen))
+        plain = timed(proof, partial(network, seen))
         measured(proof, {"way": "as it is", "compiled in s": 0.0, "logits": network(seen)}, seen, exact, plain)
     for mode in ("default", "reduce-overhead"):
         torch.compiler.reset()
@@ -444,7 +452,7 @@ def compiled(proof: Proof) -> None:
             faster(seen)
             torch.cuda.synchronize()
             took = time.perf_counter() - started
-            seconds = timed("cuda", partial(faster, seen))
+            seconds = timed(proof, partial(faster, seen))
             row = {"way": f"compiled, {mode}", "compiled in s": took, "logits": faster(seen).clone()}
         measured(proof, row, seen, exact, seconds)
         proof.figures[f"times as fast, {mode}"] = plain / seconds
@@ -460,12 +468,13 @@ def fit(proof: Proof) -> None:
     from wsiproc.psm.tiles import Source
 
     settings = fitting.FitSettings((Source(drawn_slide(proof)),), proof.scratch / "learned", device=proof.device)
-    settings = replace(fitting.quick_settings(settings), activation_steps=40, rounds=(60, 60), tiles=6)
+    settings = replace(fitting.quick_settings(settings), activation_steps=40, rounds=(60, 60), student=60, tiles=6)
     if proof.small:
         from tests.psm.small_fit import shrink
 
         shrink(setattr)
-        settings = replace(settings, activation_steps=2, rounds=(2, 2), tiles=4, widths=(8, 16))
+        few: dict[str, Any] = {"activation_steps": 2, "rounds": (2,), "student": 2, "tiles": 4}
+        settings = replace(settings, **few, teacher_widths=(8, 16), widths=(8, 16))
     stages: dict[str, list[tuple[int, float]]] = {}
 
     def listen(stage: str, done: int, total: int) -> None:
@@ -476,8 +485,7 @@ def fit(proof: Proof) -> None:
         (first, began), (last, ended) = steps[0], steps[-1]
         if last > first:
             proof.rows.append({"stage": stage, "steps": last, "ms a step": 1e3 * (ended - began) / (last - first)})
-    _, windows = calibrated_windows(1)
-    learned = load_model(str(proof.scratch / "learned")).calibrate([windows[0]])
+    learned, windows = calibrated_windows(proof, 1, str(proof.scratch / "learned"))
     maps_ = predict(learned, windows, Device(proof.device))
     apart = np.abs(maps_.astype(int) - predict(learned, windows, Device()))
     proof.figures |= {"weights": facts.weights_sha256[:12], "mean grey levels off": float(apart.mean())}
@@ -520,7 +528,7 @@ def large(proof: Proof) -> None:
     with SlideSource(slide).open() as opened:
         assert opened.shape == (side * times, side * times)
     with watched(proof) as shares:
-        run = finished(slide, proof.scratch / "large", proof.device)
+        run = finished(proof, slide, proof.scratch / "large")
     mpx, seconds = run["tissue_mm2"] * MPX_A_MM2, run["command_s"]
     proof.figures |= {"tissue mm²": run["tissue_mm2"], "cells": run["counts"]["cells"], "s": seconds}
     proof.figures |= {"Mpx/s": mpx / seconds, "Mpx/s while cells are found": mpx / run["seconds"]["infer and segment"]}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import pickle
@@ -22,7 +21,6 @@ import numpy.typing as npt
 import scanners
 import tifffile
 import zarr
-from PIL import Image
 
 from wsiproc.core.geometry import Box
 from wsiproc.io import ngff
@@ -68,43 +66,6 @@ def write_svs(path: Path, picture: Picture, compression: str = "jpeg", levels: i
                 level, tile=(tile, tile), photometric="rgb", compression=compression, description=text, metadata=None,
                 subfiletype=int(number > 0),
             )  # fmt: skip
-
-
-def write_ndpi(path: Path, picture: Picture, levels: int = 3) -> None:
-    """What OpenSlide takes for a Hamamatsu slide: one JPEG a level, with restart markers, and NDPI's own tags.
-
-    The container is a classic TIFF whose offsets to directories have eight bytes, and after each directory the upper
-    halves of its values: https://openslide.org/formats/hamamatsu/
-    """
-    out = io.BytesIO()
-    out.write(b"II*\0" + bytes(8))
-    link = 4
-    # Each level's rows of 8 × 8 px blocks hold whole restart intervals.
-    for number, level in enumerate(_levels(picture[:384, :512], levels)):
-        h, w = level.shape[:2]
-        jpeg = io.BytesIO()
-        Image.fromarray(level).save(jpeg, "JPEG", quality=80, subsampling=0, restart_marker_blocks=16)
-        data = jpeg.getvalue()
-        start = out.tell()
-        out.write(data)
-        per_cm = out.tell()
-        out.write(struct.pack("<II", round(1e4 / MPP / 2**number), 1))
-        entries = [
-            (256, 4, w), (257, 4, h), (259, 3, 7), (262, 3, 6), (273, 4, start), (277, 3, 3), (278, 4, h),
-            (279, 4, len(data)), (282, 5, per_cm), (283, 5, per_cm), (284, 3, 1), (296, 3, 3), (65420, 4, 1),
-            (65421, 11, struct.unpack("<I", struct.pack("<f", 20 / 2**number))[0]), (65424, 9, 0),
-        ]  # fmt: skip
-        directory = out.tell()
-        out.write(struct.pack("<H", len(entries)))
-        for tag, kind, value in entries:
-            out.write(struct.pack("<HHII", tag, kind, 1, value))
-        following = out.tell()
-        out.write(bytes(8) + bytes(4 * len(entries)))
-        out.seek(link)
-        out.write(struct.pack("<Q", directory))
-        out.seek(0, os.SEEK_END)
-        link = following
-    path.write_bytes(out.getvalue())
 
 
 def write_tiff(path: Path, picture: Picture, compression: str | None = "deflate") -> None:
@@ -171,7 +132,10 @@ SEEDS: dict[str, dict[str, Callable[[Path, Picture], None]]] = {
         "jpeg2000.svs": _write_jpeg2000,
         "one level.svs": lambda path, picture: write_svs(path, picture, levels=1, tile=256),
     },
-    "ndpi": {"three levels.ndpi": write_ndpi, "one level.ndpi": lambda p, picture: write_ndpi(p, picture, 1)},
+    "ndpi": {
+        "three levels.ndpi": scanners.write_ndpi,
+        "one level.ndpi": lambda p, picture: scanners.write_ndpi(p, picture, 1),
+    },
     "tiff": {
         "deflate.tif": write_tiff,
         "lzw.tif": lambda path, picture: write_tiff(path, picture, "lzw"),

@@ -1,7 +1,8 @@
-"""Slides of several files as scanners write them: MIRAX and DICOM, small, of a picture whose pixels are known.
+"""Slides as scanners write them: MIRAX, DICOM and NDPI, small, of a picture whose pixels are known.
 
 For ``fuzz.py`` and for the tests. What must be in them is told by the readers: https://openslide.org/formats/mirax/,
-https://openslide.org/formats/dicom/ and, for DICOM, PS3.3 A.32.8 (VL Whole Slide Microscopy Image).
+https://openslide.org/formats/dicom/, https://openslide.org/formats/hamamatsu/ and, for DICOM, PS3.3 A.32.8 (VL Whole
+Slide Microscopy Image).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,52 @@ def halve(picture: Picture) -> Picture:
 
 
 # --- MIRAX -----------------------------------------------------------------------------------------------------------
+
+
+def write_ndpi(path: Path, picture: Picture, levels: int = 3, planes: Sequence[int] = (0,)) -> None:
+    """What OpenSlide takes for a Hamamatsu slide: one JPEG a level, with restart markers, and NDPI's own tags.
+
+    The container is a classic TIFF whose offsets to directories have eight bytes, and after each directory the upper
+    halves of its values: https://openslide.org/formats/hamamatsu/. ``planes``: z offset of each focal plane, the one at
+    0 shows the picture, the others its negative.
+    """
+    out = io.BytesIO()
+    out.write(b"II*\0" + bytes(8))
+    link = 4
+    # Each level's rows of 8 × 8 px blocks hold whole restart intervals.
+    level = picture[:384, :512]
+    for number in range(levels):
+        for z in planes:
+            link = _ndpi_page(out, level if z == 0 else 255 - level, number, z, link)
+        level = halve(level)
+    path.write_bytes(out.getvalue())
+
+
+def _ndpi_page(out: io.BytesIO, level: Picture, number: int, z: int, link: int) -> int:
+    """Append a picture of level ``number`` and its directory, named at ``link``; where the next link is."""
+    h, w = level.shape[:2]
+    jpeg = io.BytesIO()
+    Image.fromarray(level).save(jpeg, "JPEG", quality=80, subsampling=0, restart_marker_blocks=16)
+    data = jpeg.getvalue()
+    start = out.tell()
+    out.write(data)
+    per_cm = out.tell()
+    out.write(struct.pack("<II", round(1e4 / MPP / 2**number), 1))
+    entries = [
+        (256, 4, w), (257, 4, h), (259, 3, 7), (262, 3, 6), (273, 4, start), (277, 3, 3), (278, 4, h),
+        (279, 4, len(data)), (282, 5, per_cm), (283, 5, per_cm), (284, 3, 1), (296, 3, 3), (65420, 4, 1),
+        (65421, 11, struct.unpack("<I", struct.pack("<f", 20 / 2**number))[0]), (65424, 9, z & 0xFFFFFFFF),
+    ]  # fmt: skip
+    directory = out.tell()
+    out.write(struct.pack("<H", len(entries)))
+    for tag, kind, value in entries:
+        out.write(struct.pack("<HHII", tag, kind, 1, value))
+    following = out.tell()
+    out.write(bytes(8) + bytes(4 * len(entries)))
+    out.seek(link)
+    out.write(struct.pack("<Q", directory))
+    out.seek(0, io.SEEK_END)
+    return following
 
 
 def write_mrxs(

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from wsiproc.array.stains import Stains
+from wsiproc.core.geometry import Box
 from wsiproc.errors import SlideKindError
 from wsiproc.io.slides import SlideSource
 from wsiproc.models.classical import Classical
 from wsiproc.survey import look_at
+from wsiproc.synthetic import Scene
 
 
 def source(path: Path, mpp: float | None = None) -> SlideSource:
@@ -34,3 +37,27 @@ def test_forced_it_is_worked_on_with_a_warning(tmp_path: Path) -> None:
     seen = look_at(source(tmp_path / "dapi.png", 0.25), Classical(), "all", None, force=True)
     assert "looks like fluorescence" in seen.warnings[0]
     assert "not to be trusted" in seen.warnings[0]
+
+
+@pytest.mark.parametrize("fill", [(0, 0, 0), (128, 128, 128), (40, 90, 200)])
+@pytest.mark.parametrize("corner", [(900, 900), (333, 77)])
+def test_calibration_never_sees_an_unscanned_canvas(
+    tmp_path: Path, fill: tuple[int, int, int], corner: tuple[int, int]
+) -> None:
+    """The same stains with a canvas around the scan, wherever it begins, as without; windows may move by 2 µm."""
+    h, w = 1300, 1500
+    scan = Scene((h, w), 0.5, seed=3, tissue_fraction=0.8).render(Box(0, 0, h, w))
+    canvas = np.empty((3000, 3000, 3), np.uint8)
+    canvas[:] = fill
+    canvas[corner[0] : corner[0] + h, corner[1] : corner[1] + w] = scan
+
+    def stains(pixels: np.ndarray, name: str) -> Stains:
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png", compress_level=1)
+        model = look_at(source(tmp_path / f"{name}.png", 0.5), Classical(), "auto", None).model
+        assert isinstance(model, Classical)
+        return model.stains
+
+    alone, inside = stains(scan, "scan"), stains(canvas, "canvas")
+    assert not alone.standard
+    assert np.abs(np.subtract(alone.vectors, inside.vectors)).max() < 0.01
+    assert np.abs(np.subtract(alone.white, inside.white)).max() <= 1

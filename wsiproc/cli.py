@@ -314,15 +314,16 @@ def plan(
 
 
 @app.command(
-    epilog="Examples:  wsiproc fit slides/*.svs -o our-model   ·   wsiproc fit slide.svs --quick -o quick-model   ·   "
-    "wsiproc fit tiles/ --mpp 0.25 -o tile-model   ·   wsiproc fit slides/*.svs --from default -o adapted"
+    epilog="Examples:  wsiproc fit slides/*.svs -o our-model   ·   wsiproc fit @slides.txt -o our-model   ·   "
+    "wsiproc fit slide.svs --quick -o quick-model   ·   wsiproc fit tiles/ --mpp 0.25 -o tile-model   ·   "
+    "wsiproc fit slides/*.svs --from default -o adapted"
 )
 def fit(
     sources: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Argument(
-            parser=path,
-            help="Slides, or folders of pictures of one slide each.",
+            help="Slides, folders with slides in them, folders of pictures of one slide each, or @LIST, a file with a "
+            "path a line.",
             show_default=False,
             autocompletion=completion.slides,
         ),
@@ -356,10 +357,12 @@ def fit(
     from wsiproc.progress import fit_progress
     from wsiproc.psm.fit import fit as learn
     from wsiproc.psm.recipe import fit_settings
+    from wsiproc.psm.tiles import is_picture_folder
     from wsiproc.unexpected import net
 
     chosen = choose_device(_settings(None, device=device).device, "float32").name
-    settings = fit_settings(config, sources or [], out, mpp=mpp, quick=quick, base=base, seed=seed, device=chosen)
+    paths = listed(sources, mpp, out, is_picture_folder) if sources else ()
+    settings = fit_settings(config, paths, out, mpp=mpp, quick=quick, base=base, seed=seed, device=chosen)
     use_allowed_cores()
     with net("fit", out.parent), fit_progress(quiet) as listen:
         learn(settings, listen)

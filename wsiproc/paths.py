@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 import unicodedata
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
@@ -62,6 +63,16 @@ def did_you_mean(path: Path) -> str:
         if meant.exists():
             return f"; did you mean {meant}?"
     return ""
+
+
+def differing(parts: tuple[str, ...], others: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """Those ``parts`` of a path that tell it apart from others: without what all have in common at either end."""
+    everyone = [parts, *others]
+    shortest = min(map(len, everyone))
+    first = next((place for place in range(shortest) if len({each[place] for each in everyone}) > 1), shortest)
+    most = shortest - first
+    last = next((end for end in range(most) if len({each[-1 - end] for each in everyone}) > 1), most)
+    return parts[first : len(parts) - last]
 
 
 def _names(folder: Path) -> list[str]:

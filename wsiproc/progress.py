@@ -273,7 +273,8 @@ def print_plan(plan: Plan, expected: Forecast) -> None:
     job = plan.job
     h, w = plan.slide["shape"]
     facts = {
-        "slide": f"{w:,} × {h:,} px, {plan.slide['mpp']:.4g} µm/px, {plan.slide['format']}",
+        "slide": f"{w:,} × {h:,} px, {plan.slide['mpp']:.4g} µm/px, {plan.slide['format']}, "
+        f"read by {plan.slide['reader']}",
         "grid": f"{job.frame.grid[1]:,} × {job.frame.grid[0]:,} px at {job.model.mpp:g} µm/px ({job.model.name})",
         "tissue": f"{plan.tissue_mm2:.2f} mm²",
         "regions": f"{len(plan.segment):,} of {job.step} px with tissue, {plan.windows:,} windows, {plan.mpx:.1f} Mpx",

@@ -124,12 +124,14 @@ def small_last(work: Mapping[Region, int]) -> list[Region]:
     return [region for region in work if region in large] + by_work[len(large) :]
 
 
-def sample_windows(mask: Mask, grid: tuple[int, int], window: int, count: int) -> list[Box]:
+def sample_windows(mask: Mask, grid: tuple[int, int], window: int, count: int, scanned: Box | None = None) -> list[Box]:
     """Up to ``count`` windows spread evenly over the tissue, those that hold the most of it first choice.
 
+    ``scanned``: the part of the grid (px) that they are cut from, as if there were nothing around it; None: all of it.
     Depends on the mask alone: the same for every region size.
     """
-    windows = [w.box for w in Grid(grid, window)]
+    whole = scanned or Box(0, 0, *grid)
+    windows = [w.box.shifted(whole.y, whole.x) for w in Grid(whole.shape, window)]
     share = np.array([mask_box(mask, grid, box).mean() for box in windows])
     full = np.flatnonzero(share >= min(0.7, 0.7 * share.max(initial=0)))
     full = full[share[full] > 0]

@@ -17,7 +17,7 @@ from pathlib import Path
 from wsiproc.errors import SettingsError
 from wsiproc.io.fingerprint import fingerprint
 from wsiproc.io.slides import plain_name, slide_name
-from wsiproc.paths import absolute
+from wsiproc.paths import absolute, differing
 from wsiproc.workfolder import RUN, SLIDE, WORK
 
 _MOST_NAME_BYTES = 200  # most systems take 255; names of temporary files and locks are longer
@@ -73,7 +73,7 @@ def _names(path: Path, stem: str, others: Sequence[Path]) -> Iterator[str]:
     """Names for a slide's folder, the best first; ``others``: slides of the same name."""
     if not others:
         yield stem
-    before = _differing(path.parent.parts[1:], [other.parent.parts[1:] for other in others])
+    before = differing(path.parent.parts[1:], [other.parent.parts[1:] for other in others])
     kind = path.suffix.lower().lstrip(".")
     if before:
         yield _joined([*before, stem])
@@ -84,16 +84,6 @@ def _names(path: Path, stem: str, others: Sequence[Path]) -> Iterator[str]:
     yield _joined([path.parent.name, stem] if path.parent.name else [stem])
     yield _joined([stem, hashlib.sha256(os.fsencode(path)).hexdigest()[:8]])
     yield from (_joined([stem, str(number)]) for number in range(2, 1 << 20))
-
-
-def _differing(mine: tuple[str, ...], others: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    """Those of the folders above a slide that tell it apart: without what all have in common at either end."""
-    everyone = [mine, *others]
-    shortest = min(map(len, everyone))
-    first = next((place for place in range(shortest) if len({parts[place] for parts in everyone}) > 1), shortest)
-    most = shortest - first
-    last = next((end for end in range(most) if len({parts[-1 - end] for parts in everyone}) > 1), most)
-    return mine[first : len(mine) - last]
 
 
 def _joined(parts: Sequence[str]) -> str:

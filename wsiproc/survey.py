@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from wsiproc.array.fill import Fill, find_fill, without_fill
+from wsiproc.array.fill import Fill, find_fill, where_filled, without_fill
 from wsiproc.array.stains import Kind
 from wsiproc.array.tissue import Seen, grow, looks_fluorescent, looks_grey, tell_apart
 from wsiproc.core.geometry import Box, grid_shape
@@ -80,7 +80,9 @@ def look_at(
         everywhere = _tissue_mask(slide, seen, tissue, kinds)
         inside = _restrict(everywhere, areas, slide.shape)
         _require_tissue(inside, source.path, areas)
-        boxes = sample_windows(inside, frame.grid, model.window, SAMPLE_WINDOWS)
+        boxes = sample_windows(
+            inside, frame.grid, model.window, SAMPLE_WINDOWS, _scanned(overview, slide.fill, frame.grid)
+        )
         started = time.perf_counter()
         boxes, samples = _read_samples(slide, boxes, model.mpp)
         return Survey(
@@ -99,6 +101,17 @@ def look_at(
             samples=samples,
             warnings=slide.warnings + unsuitable + _damage_warnings(slide, seen),
         )
+
+
+def _scanned(overview: npt.NDArray[np.uint8], fill: Fill | None, grid: tuple[int, int]) -> Box:
+    """The part of the grid (px) that is not fill: samples are cut from it as if the canvas ended there."""
+    whole = Box(0, 0, *grid)
+    if fill is None or (filled := where_filled(overview, fill)).all():
+        return whole
+    rows, cols = (np.flatnonzero(~filled.all(axis=axis)) for axis in (1, 0))
+    fy, fx = grid[0] / overview.shape[0], grid[1] / overview.shape[1]
+    y, x, y1, x1 = round(rows[0] * fy), round(cols[0] * fx), round((rows[-1] + 1) * fy), round((cols[-1] + 1) * fx)
+    return Box(y, x, y1 - y, x1 - x)
 
 
 def _read_samples(slide: Slide, boxes: Sequence[Box], mpp: float) -> tuple[list[Box], list[npt.NDArray[np.uint8]]]:
@@ -124,6 +137,7 @@ def _slide_facts(slide: Slide) -> dict[str, Any]:
         "shape": list(slide.shape),
         "mpp": slide.mpp,
         "format": slide.format,
+        "reader": slide.reader,
         "objective": slide.objective,
         "levels": list(slide.levels),
         "fingerprint": slide.fingerprint(),

@@ -335,6 +335,7 @@ def test_what_openslide_knows_and_cannot_decode_is_handed_over(
         assert (slide.mpp, slide.objective) == (0.5, 20.0)
         assert np.array_equal(slide.read(Box(0, 0, 300, 400), MPP), small)
         assert "read by tifffile, since another reader cannot. OpenSlide: " in slide.warnings[0]
+        assert describe(slide)["reader"] == "tifffile"
 
 
 def test_where_all_fail_each_is_heard(tmp_path: Path, small: Picture) -> None:

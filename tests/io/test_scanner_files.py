@@ -1,4 +1,4 @@
-"""Slides of several files as scanners write them, read by OpenSlide for real: MIRAX and DICOM."""
+"""Slides as scanners write them, read by OpenSlide for real: MIRAX, DICOM, NDPI."""
 
 from __future__ import annotations
 
@@ -237,3 +237,20 @@ def test_a_folder_of_other_dicom_files_is_no_slide(tmp_path: Path) -> None:
     (tmp_path / "a.dcm").write_bytes(bytes(128) + b"DICM" + bytes(100))
     with pytest.raises(SlideError, match="a folder that is no slide"):
         open_slide(tmp_path)
+
+
+# --- NDPI ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("planes", [(0,), (0, 2000, -2000), (-2000, 0)])
+def test_focal_planes_of_an_ndpi_are_told_and_the_middle_one_is_read(
+    tmp_path: Path, tissue: Picture, planes: tuple[int, ...]
+) -> None:
+    scanners.write_ndpi(tmp_path / "a.ndpi", tissue, planes=planes)
+    with open_slide(tmp_path / "a.ndpi") as slide:
+        facts = describe(slide)
+        found = slide.read(Box(0, 0, *slide.shape), slide.mpp).astype(int)
+    told = f"it holds {len(planes)} focal planes; the middle one is used"
+    assert facts.get("warning") == (told if len(planes) > 1 else None)
+    assert facts["reader"] == "OpenSlide"
+    assert np.abs(found - tissue[: found.shape[0], : found.shape[1]]).mean() < 10

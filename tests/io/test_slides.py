@@ -245,8 +245,9 @@ def bounded(slide: Slide, bounds: Box) -> PyramidSlide:
     """The slide as if only ``bounds`` of its canvas had been scanned, as MRXS files say."""
     assert isinstance(slide, PyramidSlide)
     return PyramidSlide(
-        slide.path, "bounded", slide.format, bounds.shape, slide.mpp, None, {}, slide.pyramid, (bounds.y, bounds.x)
-    )
+        slide.path, "bounded", slide.format, bounds.shape, slide.mpp, None, {}, slide.pyramid, slide.reader,
+        (bounds.y, bounds.x),
+    )  # fmt: skip
 
 
 @settings(max_examples=30, deadline=None)

@@ -11,8 +11,20 @@ from PIL import Image
 from tests.psm.conftest import tissue
 from wsiproc.array.stains import Stains
 from wsiproc.errors import PlanError, ResolutionError, SettingsError, SlideError
+from wsiproc.io.slide_list import list_slides
 from wsiproc.psm import tiles as module
-from wsiproc.psm.tiles import SMALLEST_PX, Pixels, Source, Tiles, check_sources, read_tiles
+from wsiproc.psm.recipe import fit_settings
+from wsiproc.psm.tiles import (
+    LARGEST_PX,
+    SMALLEST_PX,
+    Pixels,
+    Source,
+    Tiles,
+    check_sources,
+    is_picture_folder,
+    named_apart,
+    read_tiles,
+)
 from wsiproc.synthetic import write_synthetic_slide
 
 MPP, OD99, WINDOW = 0.5, 1.6, 192
@@ -209,5 +221,58 @@ def test_missing_and_doubled_sources_are_refused(tmp_path: Path) -> None:
         check_sources([])
     with pytest.raises(SettingsError, match="case is given twice"):
         check_sources([one, other, two])
+    check_sources(named_apart([one, other, two]))
     with pytest.raises(SettingsError, match="gone: there is no such slide or folder"):
         check_sources([one, Source(tmp_path / "gone")])
+
+
+# --- which sources are meant ------------------------------------------------------------------------------------------
+
+
+def white(path: Path, side: int = 8, width: int = 8) -> Path:
+    """A picture, small as a file; a TIFF where its name is a scanner's."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kind = "PNG" if path.suffix == ".png" else "TIFF"
+    Image.new("1", (width, side), 1).save(path, kind, compression=None if kind == "PNG" else "group4")
+    return path
+
+
+def test_a_folder_holds_slides_or_pictures_of_one(tmp_path: Path) -> None:
+    white(tmp_path / "png" / "a.png")
+    white(tmp_path / "small" / "a.tif")
+    white(tmp_path / "large" / "a.tif")
+    white(tmp_path / "large" / "b.tif", 4, LARGEST_PX + 1)
+    white(tmp_path / "scanner" / "preview.png")
+    (tmp_path / "scanner" / "a.svs").write_bytes(b"II*\0")
+    (tmp_path / "empty").mkdir()
+    assert {folder.name for folder in tmp_path.iterdir() if is_picture_folder(folder)} == {"png", "small"}
+
+
+def test_sources_are_named_as_those_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders, patterns and lists; equal names told apart, a slide that is given twice taken once."""
+    one, two = white(tmp_path / "case 1" / "HE.svs"), white(tmp_path / "case 2" / "HE.svs")
+    tile = white(tmp_path / "tiles" / "a.png")
+    white(tmp_path / "model" / "curves.png")
+    (tmp_path / "model" / "model.toml").touch()
+    (tmp_path / "list.txt").write_text("case 1/HE.svs\ncase ?/*.svs\n")
+    monkeypatch.chdir(tmp_path)
+
+    def named(*given: str) -> dict[str, Path]:
+        paths = list_slides(given, 0.25, tmp_path / "out", is_picture_folder).slides
+        options = {"mpp": 0.25, "quick": False, "base": None, "seed": None, "device": "cpu"}
+        sources = fit_settings(None, paths, tmp_path / "out", **options).sources  # type: ignore[arg-type]
+        return {source.name: source.path for source in sources}
+
+    both = {"case 1_HE.svs": one, "case 2_HE.svs": two}
+    assert named("@list.txt") == named("case */HE.svs") == both
+    assert named(".") == both | {"tiles": tile.parent}
+    assert named("tiles") == {"tiles": tile.parent}
+
+
+def test_a_settings_file_names_sources_in_the_same_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = white(tmp_path / "case 1" / "HE.svs"), white(tmp_path / "case 2" / "HE.svs")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fit.toml").write_text('sources = [{ path = "case */*.svs", dab_outside_nuclei = true }]')
+    options = {"mpp": None, "quick": False, "base": None, "seed": None, "device": "cpu"}
+    found = fit_settings(tmp_path / "fit.toml", [], tmp_path / "out", **options)  # type: ignore[arg-type]
+    assert [(source.path, source.dab_outside_nuclei) for source in found.sources] == [(one, True), (two, True)]

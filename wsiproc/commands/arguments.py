@@ -29,11 +29,16 @@ def path(text: str) -> Path:
         raise typer.BadParameter(str(error)) from error
 
 
-def listed(given: Sequence[str], mpp: float | None, out: Path | None = None) -> tuple[Path, ...]:
-    """The slides that are meant; says what was left out. Raises WsiprocError where none is there."""
+def listed(
+    given: Sequence[str], mpp: float | None, out: Path | None = None, is_one: Callable[[Path], bool] | None = None
+) -> tuple[Path, ...]:
+    """The slides that are meant; says what was left out. Raises WsiprocError where none is there.
+
+    ``is_one``: which folders stand for themselves and not for the slides in them.
+    """
     from wsiproc.io.slide_list import list_slides
 
-    found = list_slides(given, mpp, out)
+    found = list_slides(given, mpp, out, is_one)
     for note in found.notes:
         typer.echo(f"Note: {note}", err=True)
     if not found.slides:

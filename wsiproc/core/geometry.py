@@ -53,6 +53,10 @@ class Box:
         """The box grown by ``px`` on each side."""
         return Box(self.y - px, self.x - px, self.h + 2 * px, self.w + 2 * px)
 
+    def shifted(self, y: int, x: int) -> Box:
+        """The box moved by so many rows and columns."""
+        return Box(self.y + y, self.x + x, self.h, self.w)
+
     def intersect(self, other: Box) -> Box:
         """The common part; a box of zero size where there is none."""
         y, x = max(self.y, other.y), max(self.x, other.x)

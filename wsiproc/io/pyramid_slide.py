@@ -44,7 +44,7 @@ class PyramidSlide:
     """A slide read through the levels of a pyramid.
 
     ``shape`` is (h, w) in level-0 px of the scanned part, whose corner is ``origin`` (y, x) on the levels' canvas.
-    ``fill``, where it is known, is read as glass.
+    ``fill``, where it is known, is read as glass; ``reader``: the library that reads the file.
     """
 
     path: Path
@@ -55,6 +55,7 @@ class PyramidSlide:
     objective: float | None
     properties: dict[str, str]
     pyramid: Sequence[Level]
+    reader: str
     origin: tuple[int, int] = (0, 0)
     background: RGB = WHITE
     warnings: tuple[str, ...] = ()

@@ -29,10 +29,11 @@ _SAMPLE_PX = 64
 
 @dataclass(frozen=True)
 class Opened:
-    """What a format's reader found."""
+    """What a format's ``reader`` found."""
 
     levels: Sequence[Level]
     facts: SlideFacts
+    reader: str
     close: Callable[[], None] | None = None
 
 
@@ -52,7 +53,7 @@ def open_file(path: Path, reader: Reader) -> Opened:
         from wsiproc.bridges.tiatoolbox.reader import open_tiatoolbox
 
         levels, facts = open_tiatoolbox(path)
-        return Opened(levels, facts)
+        return Opened(levels, facts, "TIA Toolbox")
     opened = _open_folder(path) if path.is_dir() else _first_that_reads(path, _attempts(path, reader))
     if opened is None:
         raise SlideError(
@@ -146,7 +147,7 @@ def _open_folder(path: Path) -> Opened:
         from wsiproc.io.zarr_reader import open_zarr
 
         levels, facts = open_zarr(path)
-        return Opened(levels, facts)
+        return Opened(levels, facts, "zarr")
     found = series_in(path)
     failures: dict[str, SlideError] = {}
     for files in found.values():
@@ -185,7 +186,7 @@ def _open_with_openslide(path: Path, fast: bool) -> Opened | None:
     """Through OpenSlide; with ``fast``, the pixels of plain tiled TIFFs are decoded directly."""
     from wsiproc.io.mirax_layout import check_mirax
     from wsiproc.io.openslide_reader import open_openslide
-    from wsiproc.io.tiff_directories import check_directories
+    from wsiproc.io.tiff_directories import check_directories, focal_planes
 
     is_tiff = first_bytes(path).startswith(_TIFF_STARTS)
     if is_tiff:
@@ -204,12 +205,21 @@ def _open_with_openslide(path: Path, fast: bool) -> Opened | None:
         direct = tiff_levels_like(path, [level.shape for level in levels])
         if direct is not None:
             file.close()
-            return Opened(direct[1], facts, direct[0].close)
-    if facts.format != "hamamatsu" and is_tiff:  # NDPI has no tiles in the TIFF
+            return Opened(direct[1], facts, "OpenSlide, its tiles by tifffile", direct[0].close)
+    if facts.format == "hamamatsu" and is_tiff:
+        facts = _with_planes(facts, focal_planes(path))
+    elif is_tiff:  # NDPI has no tiles in the TIFF
         from wsiproc.io.tiff_reader import check_tile_bytes
 
         check_tile_bytes(path)
-    return Opened(levels, facts, file.close)
+    return Opened(levels, facts, "OpenSlide", file.close)
+
+
+def _with_planes(facts: SlideFacts, planes: int) -> SlideFacts:
+    """The facts with a warning where there are focal planes that are left out: OpenSlide reads the middle one."""
+    if planes < 2:
+        return facts
+    return replace(facts, warnings=(*facts.warnings, f"it holds {planes} focal planes; the middle one is used"))
 
 
 def _is_of_scanner(path: Path) -> bool:
@@ -241,11 +251,11 @@ def _open_tiff(path: Path, whole: bool) -> Opened:
     from wsiproc.io.tiff_reader import open_tiff
 
     file, levels, facts = open_tiff(path, whole)
-    return Opened(levels, facts, file.close)
+    return Opened(levels, facts, "tifffile", file.close)
 
 
 def _open_image(path: Path) -> Opened | None:
     from wsiproc.io.image_reader import open_image
 
     found = open_image(path)
-    return None if found is None else Opened(found[0], found[1])
+    return None if found is None else Opened(found[0], found[1], "Pillow")

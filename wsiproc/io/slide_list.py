@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -23,7 +23,7 @@ SLIDE_SUFFIXES = (
 )  # fmt: skip
 # They rarely know their pixel size; those in a folder of slides are mostly previews of them.
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
-_RESULT = ("run.json", "cells.parquet", "slide.ome.zarr", ".work")
+_RESULT = ("run.json", "cells.parquet", "slide.ome.zarr", ".work", "model.toml")
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _MOST_LIST_BYTES = 64 << 20
 _NAMED = 3  # of what was left out in a folder
@@ -37,14 +37,19 @@ class SlideList:
     notes: tuple[str, ...] = ()
 
 
-def list_slides(given: Iterable[str | PathLike[str]], mpp: float | None = None, out: Path | None = None) -> SlideList:
+def list_slides(
+    given: Iterable[str | PathLike[str]],
+    mpp: float | None = None,
+    out: Path | None = None,
+    is_one: Callable[[Path], bool] | None = None,
+) -> SlideList:
     """The slides that ``given`` means: paths, patterns such as ``*.svs``, and ``@list.txt`` with a path a line.
 
     A folder that is no slide itself stands for those in it and below, pictures among them where ``mpp`` is given;
-    results in ``out`` and elsewhere are not slides. What is not there stays in the list. Raises SettingsError for a
-    list that cannot be read, and for what can be no path.
+    one of which ``is_one`` is true stands for itself; results in ``out`` and elsewhere are not slides. What is not
+    there stays in the list. Raises SettingsError for a list that cannot be read, and for what can be no path.
     """
-    found = _Found(mpp is not None, out)
+    found = _Found(mpp is not None, out, is_one)
     for path in given:
         found.add(os.fspath(path), Path.cwd())
     slides, notes = _once(found.paths)
@@ -57,6 +62,7 @@ class _Found:
 
     pictures: bool
     out: Path | None
+    is_one: Callable[[Path], bool] | None
     paths: list[Path] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     entered: set[Path] = field(default_factory=set)
@@ -77,7 +83,7 @@ class _Found:
                 self.paths.append(path)
 
     def _add_path(self, path: Path) -> None:
-        if not path.is_dir() or _is_slide_folder(path):
+        if not path.is_dir() or self._is_slide_folder(path):
             self.paths.append(path)
         elif self._is_result(path):
             self.notes.append(f"{path}: left out, since it holds results of wsiproc")
@@ -108,10 +114,14 @@ class _Found:
                     self.paths.append(entry)
                 else:
                     yield entry
-            elif _is_slide_folder(entry):
+            elif self._is_slide_folder(entry):
                 self.paths.append(entry)
             elif entry not in data and not self._is_result(entry):
                 yield from self._enter(entry)
+
+    def _is_slide_folder(self, folder: Path) -> bool:
+        is_one = self.is_one is not None and self.is_one(folder)
+        return _is_slide_folder(folder) or (is_one and not self._is_result(folder))
 
     def _is_slide_file(self, path: Path) -> bool:
         suffix = path.suffix.lower()

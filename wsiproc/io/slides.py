@@ -55,6 +55,7 @@ class Slide(Protocol):
     path: Path
     name: str
     format: str
+    reader: str
     shape: tuple[int, int]
     mpp: float
     objective: float | None
@@ -177,6 +178,7 @@ def _assemble(path: Path, given_mpp: float | None, opened: Opened) -> PyramidSli
         objective=facts.objective,
         properties=properties,
         pyramid=opened.levels,
+        reader=opened.reader,
         origin=(scanned.y, scanned.x),
         background=facts.background,
         warnings=(*facts.warnings, *mpp_warnings(mpp, facts.objective)),
@@ -290,6 +292,7 @@ def describe(slide: Slide) -> dict[str, Any]:
         "name": slide.name,
         "path": str(slide.path),
         "format": slide.format,
+        "reader": slide.reader,
         "size_px": slide.shape,
         "gigapixels": h * w / 1e9,
         "mpp": slide.mpp,

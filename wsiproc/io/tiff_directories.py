@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,10 +13,11 @@ from wsiproc.io.limits import MAX_SIDE_PX
 # Bytes of a value of each type (TIFF 6.0 section 2, BigTIFF).
 _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _NDPI = 65420  # a tag that makes the offsets of a classic TIFF have eight bytes
+_Z_OFFSET = 65424  # of NDPI: how far a picture's focal plane is from the middle one
 _MOST_DIRECTORIES = 10_000
 _MOST_TILE_PX = 1 << 28  # 1 GiB, decoded
 _WIDTH, _HEIGHT, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 322, 323
-_WHOLE_NUMBERS = {3: "H", 4: "I", 16: "Q"}
+_WHOLE_NUMBERS = {3: "H", 4: "I", 9: "i", 16: "Q"}
 
 Entry = tuple[int, int, int, bytes]
 """Tag, type, number of values, and the value itself or where it is."""
@@ -27,6 +29,32 @@ def check_directories(path: Path) -> None:
     OpenSlide asks for memory accordingly, and where it is not granted the whole process ends. Other damage is left to
     those who read the file.
     """
+    size = path.stat().st_size
+    for order, entries in _directories(path):
+        _check_entries(path, entries, order, size)
+
+
+def largest_side(path: Path) -> int:
+    """The longest side of any picture in a TIFF, px; 0 where its directories do not tell."""
+    pages = (_whole_numbers(entries, order) for order, entries in _directories(path))
+    return max((page.get(side, 0) for page in pages for side in (_WIDTH, _HEIGHT)), default=0)
+
+
+def focal_planes(path: Path) -> int:
+    """How many focal planes an NDPI holds of its largest picture; 1 for every other TIFF.
+
+    Each plane is a picture of the same size with another z offset (https://openslide.org/formats/hamamatsu/).
+    """
+    planes: dict[tuple[int, int], set[int]] = {}
+    for order, entries in _directories(path):
+        page = _whole_numbers(entries, order)
+        if _Z_OFFSET in page:
+            planes.setdefault((page.get(_WIDTH, 0), page.get(_HEIGHT, 0)), set()).add(page[_Z_OFFSET])
+    return len(planes[max(planes, key=lambda shape: shape[0] * shape[1])]) if planes else 1
+
+
+def _directories(path: Path) -> Iterator[tuple[str, list[Entry]]]:
+    """The byte order and the entries of each directory; of a file that is no TIFF, none that means anything."""
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(16).ljust(16, b"\0")
@@ -40,21 +68,28 @@ def check_directories(path: Path) -> None:
         while 0 < offset < size and offset not in seen and len(seen) < _MOST_DIRECTORIES:
             seen.add(offset)
             entries, offset = _read_directory(file, order, offset, big, wide)
-            _check_entries(path, entries, order, size)
+            yield order, entries
+
+
+def _whole_numbers(entries: list[Entry], order: str) -> dict[int, int]:
+    """The values of the tags that have one, a whole number."""
+    return {
+        tag: int(struct.unpack_from(order + _WHOLE_NUMBERS[kind], raw)[0])
+        for tag, kind, count, raw in entries
+        if count == 1 and kind in _WHOLE_NUMBERS and _TYPE_BYTES[kind] <= len(raw)
+    }
 
 
 def _check_entries(path: Path, entries: list[Entry], order: str, size: int) -> None:
     """Raise ``SlideError`` for entries that cannot be those of a file of ``size`` bytes."""
     remedy = "the file is damaged: copy or export it again"
-    numbers: dict[int, int] = {}
-    for tag, kind, count, raw in entries:
+    numbers = _whole_numbers(entries, order)
+    for tag, kind, count, _ in entries:
         if count * _TYPE_BYTES.get(kind, 1) > size:
             raise SlideError(
                 f"{path}: tag {tag} of a TIFF directory is said to have {count:,} values, the whole file has {size:,} "
                 f"bytes; {remedy}"
             )
-        if count == 1 and kind in _WHOLE_NUMBERS and _TYPE_BYTES[kind] <= len(raw):
-            numbers[tag] = int(struct.unpack_from(order + _WHOLE_NUMBERS[kind], raw)[0])
     w, h = numbers.get(_WIDTH, 1), numbers.get(_HEIGHT, 1)
     if max(w, h) > MAX_SIDE_PX:
         raise SlideError(

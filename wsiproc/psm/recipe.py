@@ -13,10 +13,11 @@ from annotated_types import Ge, Gt, Len
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from wsiproc.errors import SettingsError, first_problem
-from wsiproc.paths import absolute, did_you_mean
+from wsiproc.io.slide_list import list_slides
+from wsiproc.paths import did_you_mean
 from wsiproc.psm.fit import FitSettings, quick_settings
 from wsiproc.psm.objectives import OBJECTIVES
-from wsiproc.psm.tiles import Source, check_sources
+from wsiproc.psm.tiles import Source, check_sources, is_picture_folder, named_apart
 
 _Count = Annotated[int, Ge(1)]
 
@@ -60,8 +61,12 @@ def fit_settings(
 ) -> FitSettings:
     """Settings from a file, then from the arguments that were given. Raises SettingsError."""
     table = _read(config) if config else _Table()
-    named = [Source(absolute(entry.path), entry.mpp, entry.dab_outside_nuclei) for entry in table.sources]
-    sources = tuple(named) + tuple(Source(path, mpp) for path in paths)
+    named = [
+        Source(path, entry.mpp, entry.dab_outside_nuclei)
+        for entry in table.sources
+        for path in list_slides([entry.path], entry.mpp, out, is_picture_folder).slides
+    ]
+    sources = named_apart([*named, *(Source(path, mpp) for path in paths)])
     check_sources(sources)
     given: dict[str, Any] = {name: value for name, value in vars(table).items() if value is not None}
     settings = FitSettings(**{"base": base} | given | {"sources": sources, "out": out, "device": device})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +16,18 @@ from wsiproc.array.tissue import find_tissue, looks_fluorescent
 from wsiproc.core.geometry import Box, grid_shape
 from wsiproc.errors import PlanError, SettingsError, SlideError
 from wsiproc.io.grain import read_grain
+from wsiproc.io.slide_list import SLIDE_SUFFIXES
 from wsiproc.io.slides import look_over, open_slide
+from wsiproc.io.tiff_directories import largest_side
 from wsiproc.models.staining import find_gain, sample_pixels
+from wsiproc.paths import differing
 from wsiproc.projection import sample_windows
 
 Pixels = npt.NDArray[np.uint8]
 
 TILE_PX = 512
-PICTURES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
+_TIFFS = {".tif", ".tiff"}
+PICTURES = {".png", ".jpg", ".jpeg", ".bmp"} | _TIFFS
 SMALLEST_PX = 170  # below it no crop fits in
 LARGEST_PX = 8192  # of a picture in a folder, which is read whole
 MOST_PICTURES = 400  # of a folder
@@ -33,17 +37,19 @@ MOST_PICTURES = 400  # of a folder
 class Source:
     """Where tiles come from: a slide, or a folder of pictures of one slide; ``mpp`` where the files do not say it.
 
-    ``dab_outside_nuclei``: what is brown is membrane or cytoplasm; nuclei are blue.
+    ``dab_outside_nuclei``: what is brown is membrane or cytoplasm; nuclei are blue. ``called``: its name, where that of
+    the file or folder is another's too.
     """
 
     path: Path
     mpp: float | None = None
     dab_outside_nuclei: bool = False
+    called: str | None = None
 
     @property
     def name(self) -> str:
         """Of the file or folder itself, however its path is written."""
-        return os.path.basename(os.path.abspath(self.path))
+        return self.called or os.path.basename(os.path.abspath(self.path))
 
 
 @dataclass(frozen=True)
@@ -70,14 +76,22 @@ def read_tiles(source: Source, mpp: float, count: int, od99: float) -> Tiles:
 
     Raises SlideError, ResolutionError, or PlanError where there is nothing to learn from.
     """
-    pixels = _pictures(source, mpp) if _is_picture_folder(source.path) else _windows(source, mpp, count)
+    pixels = _pictures(source, mpp) if is_picture_folder(source.path) else _windows(source, mpp, count)
     sample = sample_pixels(pixels, mpp)
     stains = estimate_stains(sample)
     return Tiles(source.name, tuple(pixels), stains, find_gain(sample, stains, od99), source.dab_outside_nuclei)
 
 
-def _is_picture_folder(path: Path) -> bool:
-    return path.is_dir() and any(entry.suffix.lower() in PICTURES for entry in path.iterdir())
+def is_picture_folder(path: Path) -> bool:
+    """Whether a folder holds pictures of one slide, and not slides: no file of a scanner, no TIFF as large as one."""
+    if not path.is_dir():
+        return False
+    found = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
+    suffixes = {entry.suffix.lower() for entry in found}
+    if not suffixes & PICTURES or suffixes & (set(SLIDE_SUFFIXES) - PICTURES):
+        return False
+    tiffs = (entry for entry in found if entry.suffix.lower() in _TIFFS and entry.is_file())
+    return all(largest_side(tiff) <= LARGEST_PX for tiff in tiffs)
 
 
 def _pictures(source: Source, mpp: float) -> list[Pixels]:
@@ -136,8 +150,20 @@ def _whole_window(box: Box, grid: tuple[int, int]) -> Box:
     return Box(min(box.y, grid[0] - TILE_PX), min(box.x, grid[1] - TILE_PX), TILE_PX, TILE_PX)
 
 
+def named_apart(sources: Sequence[Source]) -> tuple[Source, ...]:
+    """The sources; those whose names are the same called by what differs in their paths too."""
+    names = [source.name for source in sources]
+    folders = [Path(os.path.abspath(source.path)).parent.parts for source in sources]
+    apart = []
+    for place, source in enumerate(sources):
+        others = [folders[i] for i, name in enumerate(names) if name == names[place] and i != place]
+        before = differing(folders[place], others) if others else ()
+        apart.append(replace(source, called="_".join([*before, source.name])) if before else source)
+    return tuple(apart)
+
+
 def check_sources(sources: Sequence[Source]) -> None:
-    """SettingsError where there are none, or one is missing or named twice."""
+    """SettingsError where there are none, or one is missing or given twice."""
     if not sources:
         raise SettingsError("nothing to learn from: name slides, or folders of pictures")
     names = [source.name for source in sources]
@@ -145,4 +171,4 @@ def check_sources(sources: Sequence[Source]) -> None:
         if not source.path.exists():
             raise SettingsError(f"{source.path}: there is no such slide or folder of pictures")
         if names.count(source.name) > 1:
-            raise SettingsError(f"{source.name} is given twice; each slide or folder needs a name of its own")
+            raise SettingsError(f"{source.name} is given twice; learn from each slide or folder once")
