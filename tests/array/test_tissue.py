@@ -95,7 +95,8 @@ def test_pens_are_no_tissue(ink: tuple[int, int, int]) -> None:
 
 INKS = {
     "blue": (20, 60, 200), "dark blue": (40, 60, 160), "green": (30, 120, 70), "bright green": (30, 160, 40),
-    "red": (205, 35, 40), "purple": (120, 30, 160), "black": (45, 45, 50),
+    "red": (205, 35, 40), "purple": (120, 30, 160), "black": (45, 45, 50), "light blue": (60, 160, 230),
+    "orange": (240, 110, 20), "yellow": (245, 225, 40), "pink": (240, 60, 140),
 }  # fmt: skip
 
 
@@ -119,6 +120,34 @@ def test_a_pen_across_tissue_is_left_out_and_the_tissue_beside_it_kept(
     before = find_tissue_without(true)
     lost = before & far & (seen != Seen.TISSUE)
     assert lost.sum() < 0.02 * max(1, (before & far).sum())
+
+
+@pytest.mark.parametrize("ink", INKS)
+def test_a_pen_that_covers_more_than_the_tissue_is_no_stain(ink: str) -> None:
+    """Nor are its dots, which alone would be too small for a pen; what is stained elsewhere is its fringe."""
+    slide = empty_slide()
+    true = np.zeros(SHAPE, np.bool_)
+    true[200:330, 300:420] = True
+    slide[true] = np.clip(np.random.default_rng(2).normal(HE, 12, (int(true.sum()), 3)), 0, 255).astype(np.uint8)
+    drawn = np.zeros(SHAPE, np.uint8)
+    cv2.line(drawn, (30, 480), (770, 450), 1, 60)
+    cv2.line(drawn, (30, 60), (770, 90), 1, 12)
+    for x in (80, 190, 520, 640):
+        cv2.circle(drawn, (x, 250), 22, 1, -1)
+    faded = cv2.GaussianBlur(drawn.astype(np.float32), (0, 0), 2.5)[..., None]
+    slide[:] = (slide * (np.asarray(INKS[ink]) / 255.0) ** faded).astype(np.uint8)
+    seen = tell_apart(slide, MPP)
+    assert (seen[drawn > 0] == Seen.TISSUE).mean() < 0.02
+    assert (seen[true] == Seen.TISSUE).mean() > 0.9
+
+
+def test_rims_of_bubbles_are_no_tissue() -> None:
+    slide = empty_slide()
+    for y, x, radius in [(150, 200, 90), (400, 500, 60), (120, 560, 40)]:
+        cv2.circle(slide, (x, y), radius, (70, 72, 68), 8, cv2.LINE_AA)
+    for y, x in np.random.default_rng(0).normal((450, 200), 50, (60, 2)).astype(int).tolist():
+        cv2.circle(slide, (x, y), 7, (80, 80, 78), 3, cv2.LINE_AA)
+    assert find_tissue(slide, MPP).mean() < 0.002
 
 
 def find_tissue_without(true: BoolArray) -> BoolArray:

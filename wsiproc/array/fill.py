@@ -98,7 +98,7 @@ def _black(overview: UInt8Array) -> list[RGB]:
     if not len(large):
         return []
     red, green, blue = (int(value) for value in np.median(overview[np.isin(labels, large)], axis=0))
-    return [(red, green, blue)]
+    return [] if _fades(overview, (red, green, blue)) else [(red, green, blue)]
 
 
 def _constant(overview: UInt8Array) -> list[RGB]:

@@ -33,6 +33,8 @@ _LEAST_COLOUR = 0.04
 _LEAST_GRAIN = 0.025
 # Where the glass is noisier, so many of its standard deviations; but never more than twice the least.
 _NOISE_FACTOR, _MOST_NOISE = 5.0, 2.0
+# What is darker than this and has less colour for its density is shadow; its grain is seen so far around it.
+_SHADOW_DENSITY, _SHADOW_COLOUR, _GRAIN_REACH_UM = 0.6, 0.15, 32.0
 # A line's grain is spread over some 50 µm by the averaging; the thinnest biopsies have 300 µm.
 _THINNEST_GRAIN_UM = 90.0
 
@@ -56,8 +58,9 @@ _PEN_FRINGE_UM, _LINE_FRINGE_UM = 150.0, 40.0
 _SMALLEST_SEED_UM2, _LEAST_SURE = 1_000.0, 0.2
 # So much of an ink's density is left where its stroke is thinner.
 _LEAST_OF_INK = 0.85
-# Where this share of all that is stained elsewhere has the hue of an ink, that is the hue of the stain.
-_MOST_OF_HUE = 0.3
+# Where this share of all that is stained elsewhere has the hue of an ink, that is the hue of the stain, unless so much
+# of what has that hue in one piece is as dense as ink: a stain is so in places, a stroke nearly throughout.
+_MOST_OF_HUE, _LEAST_DENSE = 0.3, 0.5
 # What is darker than glass by this optical density, and neither tissue, pen nor fill, is shadow or debris.
 _LEAST_SHADOW = 0.08
 
@@ -96,7 +99,7 @@ def tell_apart(overview: UInt8Array, mpp: float, grain: FloatArray | None = None
 
     ``grain``: (h, w) of ``local_grain``, where it was measured on finer pixels than the overview's; above 5 µm/px pale
     tissue is missed without it. Meant for 2–30 µm/px. Works for H&E and IHC on white, tinted or grey glass with fill of
-    any colour; leaves out strokes of blue, green, red, purple and black pens, beside and over tissue.
+    any colour; leaves out strokes of pens of all colours but brown, beside and over tissue.
     """
     fill = find_fill(overview)
     filled = np.zeros(overview.shape[:2], np.bool_) if fill is None else where_filled(overview, fill)
@@ -111,6 +114,7 @@ def tell_apart(overview: UInt8Array, mpp: float, grain: FloatArray | None = None
     grain = _around(local_grain(painted) if grain is None else grain, small.shape[:2])
     is_stained = colour > _above_noise(colour[is_glass], _LEAST_COLOUR)
     is_grainy = _without_lines(grain > _above_noise(grain[is_glass], _LEAST_GRAIN), small_mpp)
+    is_grainy &= ~grow(_is_shadow(density, colour), _GRAIN_REACH_UM / small_mpp)
     # A pen drawn by a computer has one colour, as fill has: it is told by its hue. Black that ends sharply is fill.
     inky = small if fill is None else _to_working_mpp(without_fill(overview, fill.grey), mpp)[0]
     inky = np.asarray(cv2.GaussianBlur(inky, (0, 0), 0.8), np.uint8)
@@ -248,6 +252,11 @@ def _is_dark(smooth: UInt8Array) -> BoolArray:
     return np.asarray(_most(smooth) < 30, np.bool_)
 
 
+def _is_shadow(density: FloatArray, colour: FloatArray) -> BoolArray:
+    """Dark without colour, by optical density (h, w, 3) and its spread: rims of bubbles, edges, dust."""
+    return np.asarray((_least(density) > _SHADOW_DENSITY) & (colour < _SHADOW_COLOUR * _most(density)), np.bool_)
+
+
 def _find_pens(inks: Inks, density: FloatArray, stained: BoolArray, mpp: float) -> BoolArray:
     """Strokes and lines of ink (h, w) by their colour in optical density (h, w, 3), with their fading edges.
 
@@ -261,12 +270,21 @@ def _find_pens(inks: Inks, density: FloatArray, stained: BoolArray, mpp: float) 
         if not found.any():
             continue
         elsewhere = stained & ~grow(found, _PEN_FRINGE_UM / mpp)
-        if elsewhere.sum() * mpp**2 > _SMALLEST_TISSUE_UM2 and weak[elsewhere].mean() > _MOST_OF_HUE:
+        is_elsewhere = elsewhere.sum() * mpp**2 > _SMALLEST_TISSUE_UM2 and weak[elsewhere].mean() > _MOST_OF_HUE
+        if is_elsewhere and strong[_touching(weak | found, found)].mean() < _LEAST_DENSE:
             continue
         large = _drop_small(found, _SMALLEST_PEN_UM2 / mpp**2)
         fringe = grow(large, _PEN_FRINGE_UM / mpp) | grow(found, _LINE_FRINGE_UM / mpp)
         pens |= grow(found, 1) | (weak & fringe)
     return pens
+
+
+def _touching(mask: BoolArray, some: BoolArray) -> BoolArray:
+    """The connected parts of a mask (h, w) that hold a px of ``some``."""
+    number, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+    held = np.bincount(labels[some], minlength=number) > 0
+    held[0] = False
+    return np.asarray(held[labels], np.bool_)
 
 
 def _nothing_but_ink(mask: BoolArray, stained: BoolArray, green: BoolArray) -> BoolArray:
@@ -290,6 +308,9 @@ def _inks(density: FloatArray) -> Inks:
         "green": ((r > 0.5) & (g < 0.75 * r) & (g < 0.95 * b), (g < 0.85 * r) & (g < b)),
         "red": ((g > 1.2) & (b > 0.8 * g) & (b < 1.2 * g) & (r < 0.25 * g), (b > 0.75 * g) & (r < 0.4 * g)),
         "purple": ((g > 1.1) & (b < 0.4 * g) & (r > 0.25 * g) & (r < 1.05 * g), (b < 0.4 * g) & (r > 0.3 * g)),
+        # An orange or yellow pen takes blue and hardly red; a pink one green, and less red than any eosin.
+        "yellow": ((b > 1.0) & (g < 0.6 * b) & (r < 0.15 * b), (g < 0.7 * b) & (r < 0.25 * b)),
+        "pink": ((g > 1.2) & (r < 0.12 * g) & (b > 0.25 * g) & (b < 0.65 * g), (r < 0.25 * g) & (b < 0.75 * g)),
         # Thick DAB is as dark, but takes more from blue than from red.
         "black": ((least > 1.0) & (most - least < 0.25 * most) & (b - r < 0.12 * most), most - least < 0.35 * most),
     }
@@ -311,8 +332,10 @@ def _strokes(strong: BoolArray, density: FloatArray, mpp: float) -> BoolArray:
     across = np.hypot(stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT]) * mpp
     is_line = (across >= _SHORTEST_LINE_UM) & (px * mpp**2 <= across * _WIDEST_LINE_UM)
     is_sure = np.bincount(labels[seeds], minlength=len(px)) >= _LEAST_SURE * px
+    is_sure[0] = False
     kept = ((px * mpp**2 >= _SMALLEST_PEN_UM2) | is_line) & is_sure
-    kept[0] = False
+    if kept.any():  # where there is a pen, its dots are no tissue either
+        kept |= (px * mpp**2 >= _SMALLEST_TISSUE_UM2) & is_sure
     return np.asarray(kept[labels], np.bool_)
 
 
