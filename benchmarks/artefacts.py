@@ -1,6 +1,7 @@
 """Cells that a run finds in what is no tissue: pen, fill, stripes, edges of cover-glasses, bubbles, dust.
 
     python benchmarks/artefacts.py slides/EAS2_HE1_20x.tif slides/EAS2_CD20_ihc_20x.tif     # of ../shared/data
+    python benchmarks/artefacts.py … --searched       # no cells, which takes a minute: where they would be looked for
 
 A piece of each real slide that is mostly glass gets every kind of artefact drawn over it, one kind a copy, and all
 copies go through the real command. The artefacts are drawn as light is lost in them: ink by the density of its colours,
@@ -26,9 +27,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from wsiproc.array.tissue import find_tissue, grow
+from wsiproc.array.tissue import find_tissue, grow, left_out_masks
 from wsiproc.core.geometry import Box
-from wsiproc.io.slides import look_over, open_slide
+from wsiproc.io.slides import SlideSource, look_over, open_slide
+from wsiproc.models import load_model
+from wsiproc.survey import look_at
 from wsiproc.synthetic.tiff import Encoder, write_pyramid
 
 Picture = npt.NDArray[np.uint8]
@@ -217,7 +220,7 @@ class Row:
     over_mm2: float = 0.0
     over: int = 0
 
-    def add(self, cells: npt.NDArray[np.float64], drawn: Drawn, tissue: Mask) -> None:
+    def add(self, cells: npt.NDArray[Any], drawn: Drawn, tissue: Mask) -> None:
         """Count cells (N, 2), (y, x) px, of one picture."""
         inside = drawn.is_there & ~grow(~drawn.is_there, LOST_EDGE_UM / MPP)
         opaque = drawn.is_opaque & ~grow(~drawn.is_opaque, LOST_EDGE_UM / MPP)
@@ -226,9 +229,11 @@ class Row:
             setattr(self, f"{name}_mm2", getattr(self, f"{name}_mm2") + float(area.sum()) * (MPP / 1000) ** 2)
             setattr(self, name, getattr(self, name) + int(area[rows, cols].sum()))
 
-    def told(self) -> str:
-        """Cells of a table."""
+    def told(self, as_share: bool) -> str:
+        """Cells of a table; ``as_share``: of px that were counted."""
         parts = ((self.beside, self.beside_mm2), (self.over, self.over_mm2))
+        if as_share:
+            return " | ".join(f"{px * (MPP / 1000) ** 2 / mm2:.1%}" if mm2 > 0.01 else "–" for px, mm2 in parts)
         return " | ".join(f"{count} in {mm2:.2f}: {count / mm2:.0f}" if mm2 > 0.01 else "–" for count, mm2 in parts)
 
 
@@ -246,33 +251,60 @@ def main() -> None:
     parser.add_argument("--model", default="default")
     parser.add_argument("--only", nargs="+", default=list(KINDS), choices=list(KINDS))
     parser.add_argument("--keep", type=Path, help="folder for the slides that are drawn and their results")
+    parser.add_argument("--searched", action="store_true", help="only the share that is searched for cells, no cells")
     given = parser.parse_args()
     bases = {slide.stem: piece_of(slide) for slide in given.slides}
-    print("| artefact | beside: cells in mm²: per mm² | over tissue | was taken for, mm² |\n|---|---|---|---|")
+    what = "share searched" if given.searched else "cells in mm²: per mm²"
+    print(f"| artefact | beside: {what} | over tissue | was taken for, mm² |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
+        home = given.keep or Path(folder)
         for kind in given.only:
-            row, taken = judged(kind, bases, given.keep or Path(folder), given.model)
-            print(f"| {kind} | {row.told()} | {taken} |", flush=True)
+            drawn = draw_all(kind, bases, home)
+            row, taken = searched(drawn, home) if given.searched else counted(drawn, home, given.model)
+            print(f"| {kind} | {row.told(given.searched)} | {taken} |", flush=True)
 
 
-def judged(kind: str, bases: dict[str, tuple[Picture, Mask]], home: Path, model: str) -> tuple[Row, str]:
-    """The row of a kind of artefact over pieces of slides by name, and what it was taken for in all of them."""
+def draw_all(kind: str, bases: dict[str, tuple[Picture, Mask]], home: Path) -> dict[str, tuple[Drawn, Mask]]:
+    """A kind of artefact over each piece, as slides in ``home`` by their names; with where tissue is."""
     home.mkdir(parents=True, exist_ok=True)
-    drawn = {}
-    for stem, (pixels, _) in bases.items():
+    found = {}
+    for stem, (pixels, tissue) in bases.items():
         name = f"{kind} {stem}".replace(",", "").replace(" ", "_")
-        drawn[name] = KINDS[kind](pixels, np.random.default_rng(list(KINDS).index(kind)))
-        write(home / f"{name}.tif", drawn[name].pixels)
+        drawn = KINDS[kind](pixels, np.random.default_rng(list(KINDS).index(kind)))
+        write(home / f"{name}.tif", drawn.pixels)
+        found[name] = drawn, tissue
+    return found
+
+
+def counted(drawn: dict[str, tuple[Drawn, Mask]], home: Path, model: str) -> tuple[Row, str]:
+    """Cells in artefacts after a run, and what these were taken for in all slides."""
     paths = [str(home / f"{name}.tif") for name in drawn]
     command = [sys.executable, "-m", "wsiproc.cli", "run", "-q", "--model", model, "-o", str(home / "out"), *paths]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     row, taken = Row(), Counter[str]()
-    for (name, picture), (_, tissue) in zip(drawn.items(), bases.values(), strict=True):
+    for name, (picture, tissue) in drawn.items():
         table = pq.read_table(home / "out" / name / "cells.parquet", columns=["centroid_y", "centroid_x"])
         row.add(np.stack([table[axis].to_numpy() for axis in table.column_names], axis=1), picture, tissue)
         run = json.loads((home / "out" / name / "run.json").read_text(encoding="utf-8"))
         taken.update(run["left_out_mm2"])
-    return row, ", ".join(f"{what} {mm2:.2f}" for what, mm2 in taken.items() if mm2 > 0.005)
+    return row, listed(taken)
+
+
+def searched(drawn: dict[str, tuple[Drawn, Mask]], home: Path) -> tuple[Row, str]:
+    """The same with every px that is searched for cells in place of a cell."""
+    row, taken = Row(), Counter[str]()
+    for name, (picture, tissue) in drawn.items():
+        seen = look_at(SlideSource(home / f"{name}.tif"), load_model("classical"), "auto", None)
+        mask = np.asarray(cv2.resize(seen.search.astype(np.uint8), (SIDE, SIDE), interpolation=cv2.INTER_NEAREST))
+        row.add(np.argwhere(mask), picture, tissue)
+        px_mm2 = seen.overview_mpp[0] * seen.overview_mpp[1] / 1e6
+        taken.update({what: float(area.sum()) * px_mm2 for what, area in left_out_masks(seen.seen).items()})
+    return row, listed(taken)
+
+
+def listed(taken: Counter[str]) -> str:
+    """Areas by what they were taken for."""
+    return ", ".join(f"{what} {mm2:.2f}" for what, mm2 in taken.items() if mm2 > 0.005)
 
 
 if __name__ == "__main__":
