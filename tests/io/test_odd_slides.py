@@ -465,7 +465,7 @@ def test_a_slipped_decimal_point_is_named(tmp_path: Path, mpp: float, likely: st
 @pytest.mark.parametrize("width", [1, 2, 9])
 def test_a_slide_narrower_than_a_nucleus(tmp_path: Path, small: Picture, width: int) -> None:
     path = write(tmp_path / "a.tif", np.ascontiguousarray(small[:, :width]), tile=(256, 256))
-    with pytest.raises(SlideKindError, match=rf"300 × {width} px of 0.5 µm: narrower than a nucleus"):
+    with pytest.raises(SlideKindError, match=rf"{width} × 300 px of 0.5 µm: narrower than a nucleus"):
         open_slide(path)
 
 
