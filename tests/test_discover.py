@@ -94,7 +94,7 @@ def test_a_cohort_has_one_file_of_kinds(out: Path) -> None:
     assert runs[0]["kinds"] == runs[1]["kinds"] == json.loads(json.dumps(kinds.facts()))
     assert [list(run["counts"]["classes"]) for run in runs] == [["Kind 1", "Kind 2"]] * 2
     assert [min(run["counts"]["classes"].values()) > 50 for run in runs] == [True, True]
-    assert [run["model"]["classes"] for run in runs] == [["Negative", "Positive"]] * 2
+    assert [run["model"]["classes"] for run in runs] == [["Nucleus"]] * 2
     names = {path.name for path in out.iterdir()}
     assert names == {"classes.toml", "cohort.csv", "cohort.html", "first", "second"}
 

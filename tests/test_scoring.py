@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from wsiproc.models.classical import Classical
-from wsiproc.scoring import find_cut, slide_scoring
+from wsiproc.scoring import Found, find_cut, slide_scoring
 
 TRUE_MPP = {"EAS2-core_CD20-IHC": 0.263, "OS2_Ki67-IHC": 0.2271, "duodenum-net_SYN-IHC": 0.263}
 
@@ -60,6 +60,19 @@ def test_where_dab_lies_is_recognised(data: Path, folder: str, compartment: str)
     assert given is not None
     assert (given.rule.compartment, given.rule.cuts, given.warnings()) == ("membrane", (0.1, 0.2, 0.3), [])
     assert given.rule.ring_cut == found.rule.ring_cut
+
+
+def test_red_beside_brown_is_warned_of(data: Path) -> None:
+    """p40 is in nuclei, brown; CK7 in cytoplasm, red."""
+    samples = tiles(data / "corpus/pancreas_CK7-p40-IHC", 0.2528)[:3]
+    found = slide_scoring(Classical().calibrate(samples), samples, "auto", None)
+    assert found is not None
+    assert found.rule.compartment == "nucleus"
+    (warning,) = found.warnings()
+    assert "red on 5" in warning
+    assert Found.of_facts(found.found.facts()) == found.found
+    earlier = {name: value for name, value in found.found.facts().items() if name != "red_share"}
+    assert not Found.of_facts(earlier).pattern.beside_red
 
 
 def test_he_is_not_scored(data: Path) -> None:

@@ -61,3 +61,15 @@ def test_calibration_never_sees_an_unscanned_canvas(
     assert not alone.standard
     assert np.abs(np.subtract(alone.vectors, inside.vectors)).max() < 0.01
     assert np.abs(np.subtract(alone.white, inside.white)).max() <= 1
+
+
+def test_a_wrong_pixel_size_of_a_real_slide_is_noticed(data: Path) -> None:
+    name = "CMU-1-Small-Region.svs"
+    with source(data / "slides" / name).open() as slide:
+        mpp = slide.mpp
+    for factor, what in ((1.0, None), (0.5, "too small"), (2.0, "too large")):
+        seen = look_at(source(data / "slides" / name, mpp * factor), Classical(), "auto", None)
+        told = [text for text in seen.warnings if "nuclei and their chromatin look" in text]
+        assert mpp / 1.4 < seen.slide["likely_mpp"] < mpp * 1.4
+        assert bool(told) is (what is not None), (factor, seen.slide["likely_mpp"])
+        assert what is None or (what in told[0] and "pass it with --mpp" in told[0])

@@ -285,6 +285,8 @@ def print_plan(plan: Plan, expected: Forecast) -> None:
         "time": f"about {_duration(expected.seconds)}",
         "calibration": ", ".join(f"{k} {v}" for k, v in job.model.calibration().items()),
     }
+    if plan.scoring is not None:
+        facts["scoring"] = plan.scoring.in_words()
     print_facts(plan.slide["path"], facts)
     for warning in plan.warnings:
         Console(soft_wrap=True).print(Text(f"Warning: {warning}", style="yellow"))

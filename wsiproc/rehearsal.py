@@ -30,7 +30,7 @@ def _rehearse() -> None:
     maps = np.zeros((4, 64, 64), np.uint8)
     maps[:, 20:40, 20:40] = 200
     for interior in (maps[3], None):
-        found = cut_cells(maps, CutRule(), SplitLengths(), 0.5, None, interior)
+        found = cut_cells(maps, CutRule(), SplitLengths(), 0.5, interior=interior)
     sums = label_sums(found.labels, 1, maps)
     rings = trace(found.labels, np.array([1]))
     ring_sums(found.labels, sums, (0, 0), maps[0], maps[2], 0.5)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiproc.core.addresses import viewer_address
-from wsiproc.core.immuno import WHERE
+from wsiproc.core.immuno import rule_in_words
 from wsiproc.core.numbers import SlideNumbers, has_index, mm2_text, per_mm2, slide_numbers
 from wsiproc.core.palette import RGB, css_colour
 from wsiproc.io.whole import whole_file
@@ -218,17 +218,10 @@ def _counted(told: SlideNumbers) -> str:
 
 def _scored_by(run: dict[str, Any]) -> str:
     """What makes a cell positive, as HTML."""
-    facts = run["immuno"]
-    cuts = facts["positive_dab_od"]
-    above = f"{cuts[0]:g}" if len(cuts) == 1 else f"{cuts[0]:g} (1+), {cuts[1]:g} (2+) or {cuts[2]:g} (3+)"
-    text = (
-        f"A cell is positive where the mean optical density of DAB in "
-        f"{WHERE[facts['compartment']]} exceeds {above} "
-        f"({facts['positive_dab_from']}); compartment: {facts['compartment']} ({facts['compartment_from']})."
-    )
+    text = rule_in_words(run["immuno"])
     if has_index(run):
         text += " Positive index: positive ÷ all cells."
-    if len(cuts) > 1:
+    if len(run["immuno"]["positive_dab_od"]) > 1:
         text += " H-score: per cent of 1+ cells + 2 × 2+ + 3 × 3+."
     return escape(text)
 

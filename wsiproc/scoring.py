@@ -17,7 +17,7 @@ import numpy.typing as npt
 from wsiproc.array.dab_pattern import DabPattern, dab_pattern
 from wsiproc.array.measure import label_sums
 from wsiproc.array.ring import ring_sums
-from wsiproc.core.immuno import Compartment, Scoring
+from wsiproc.core.immuno import Compartment, Scoring, rule_in_words
 from wsiproc.devices import Device
 from wsiproc.inference import predict
 from wsiproc.models.base import OD_STEP, Model, Recolours
@@ -58,12 +58,14 @@ class Found:
             "brown_share": self.pattern.share,
             "roundness": self.pattern.roundness,
             "blob_um2": self.pattern.blob_um2,
+            "red_share": self.pattern.red_share,
         }
 
     @classmethod
     def of_facts(cls, facts: Mapping[str, Any]) -> Found:
         """What ``facts`` told."""
-        pattern = DabPattern(facts["brown_share"], facts["roundness"], facts["blob_um2"])
+        red = facts.get("red_share", 0.0)  # earlier versions did not look for it
+        pattern = DabPattern(facts["brown_share"], facts["roundness"], facts["blob_um2"], red)
         numbers = facts["nucleus_dab_od"], facts["ring_dab_od"]
         return cls(pattern, *numbers, facts["nucleus_how"], facts["ring_how"])
 
@@ -91,8 +93,21 @@ class SlideScoring:
             "recognised": found.facts(),
         }
 
+    def in_words(self) -> str:
+        """What makes a cell positive, and whether there is an index."""
+        facts = self.facts()
+        return rule_in_words(facts) + ("" if facts["index"] else " No index: DAB does not lie in nuclei.")
+
     def warnings(self) -> list[str]:
         """What the user should know before believing the index."""
+        red = [
+            f"besides brown there is red on {self.found.pattern.red_share:.0%} of the tissue, as of a second antibody: "
+            "only DAB is scored, and some of the red is measured as DAB, so compare positive cells with the samples in "
+            "report.html before using the index; --positive-dab sets another cut"
+        ]
+        return (red if self.found.pattern.beside_red else []) + self._compartment_warnings()
+
+    def _compartment_warnings(self) -> list[str]:
         if self.found.compartment == "nucleus":
             return []
         if self.rule.compartment == "nucleus":
@@ -132,8 +147,8 @@ def scored_by(found: Found, compartment: str, positive_dab: tuple[float, ...] | 
 
 
 def scores_dab(model: Model) -> bool:
-    """Whether a calibrated model's cells are negative or positive by DAB."""
-    return any(c.stain and c.name == "dab" for c in model.channels) and set(model.classes) == {"Negative", "Positive"}
+    """Whether a calibrated model's cells are negative or positive by DAB: it tells no classes of its own."""
+    return len(model.classes) == 1 and any(c.stain and c.name == "dab" for c in model.channels)
 
 
 def _look(model: Model, samples: Samples) -> Found:

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiproc.array.fill import Fill, find_fill, where_filled, without_fill
-from wsiproc.array.stains import Kind
+from wsiproc.array.scale import ApparentScale, apparent_scale
+from wsiproc.array.stains import Kind, estimate_stains
 from wsiproc.array.tissue import Seen, grow, looks_fluorescent, looks_grey, tell_apart
 from wsiproc.core.geometry import Box, grid_shape
 from wsiproc.errors import PlanError, SlideKindError, SlideReadError, SlideTimeoutError
@@ -20,6 +21,7 @@ from wsiproc.io.grain import read_grain
 from wsiproc.io.roi import read_roi
 from wsiproc.io.slides import Overview, Slide, SlideSource, look_over
 from wsiproc.models.base import Model
+from wsiproc.models.staining import sample_pixels
 from wsiproc.projection import Frame, Mask, sample_windows
 
 if TYPE_CHECKING:
@@ -85,8 +87,10 @@ def look_at(
         )
         started = time.perf_counter()
         boxes, samples = _read_samples(slide, boxes, model.mpp)
+        read_s = (time.perf_counter() - started) / len(boxes)
+        scale = None if unsuitable else _look_at_scale(samples, model.mpp, STAINS[stain])
         return Survey(
-            slide=_slide_facts(slide),
+            slide=_slide_facts(slide) | {"likely_mpp": scale and round(slide.mpp / scale.factor, 3)},
             frame=frame,
             overview=overview,
             overview_mpp=overview_mpp,
@@ -95,11 +99,11 @@ def look_at(
             search=_restrict(_around(everywhere, kinds, overview_mpp[0]) | seen.unread, areas, slide.shape),
             seen=kinds,
             fill=slide.fill,
-            read_s=(time.perf_counter() - started) / len(boxes),
+            read_s=read_s,
             model=model.calibrate(samples, STAINS[stain]),
             boxes=boxes,
             samples=samples,
-            warnings=slide.warnings + unsuitable + _damage_warnings(slide, seen),
+            warnings=slide.warnings + unsuitable + _damage_warnings(slide, seen) + _scale_warnings(slide.mpp, scale),
         )
 
 
@@ -128,6 +132,24 @@ def _read_samples(slide: Slide, boxes: Sequence[Box], mpp: float) -> tuple[list[
     if failure is not None and not found:
         raise failure
     return [box for box, _ in found], [pixels for _, pixels in found]
+
+
+def _look_at_scale(samples: Sequence[npt.NDArray[np.uint8]], mpp: float, stain: Kind | None) -> ApparentScale | None:
+    """Whether the µm/px of samples seem right; None where they do not tell."""
+    return apparent_scale(samples, estimate_stains(sample_pixels(samples, mpp), stain), mpp)
+
+
+def _scale_warnings(given: float, scale: ApparentScale | None) -> tuple[str, ...]:
+    """What to say where the pixel size seems wrong."""
+    if scale is None or not scale.wrong:
+        return ()
+    large = scale.factor > 1
+    times, what = (scale.factor, "large") if large else (1 / scale.factor, "small")
+    return (
+        f"at {given:.4g} µm/px nuclei and their chromatin look {times:.1f} times too {what}: the likely pixel size is "
+        f"about {given / scale.factor:.2g} µm. If that is so, pass it with --mpp: at a wrong one cells are missed or "
+        "broken, and all areas and densities are wrong",
+    )
 
 
 def _slide_facts(slide: Slide) -> dict[str, Any]:

@@ -11,17 +11,18 @@ import pytest
 import torch
 from PIL import Image
 
+import wsiproc
 from wsiproc.core.geometry import Box
+from wsiproc.core.immuno import slide_index
 from wsiproc.evaluate.metrics import aji, dice, overlap, panoptic_quality
 from wsiproc.models import load_model
-from wsiproc.models.base import Model
 from wsiproc.synthetic import Scene
 
 MODELS = Path(__file__).parents[2] / "wsiproc" / "models"
 
 
-def find_cells(name: str, pixels: npt.NDArray[np.uint8]) -> tuple[Model, npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
-    """The calibrated model, labels and classes of a picture (h, w, 3) at 0.25 µm/px; even sides."""
+def find_cells(name: str, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
+    """Labels of a picture (h, w, 3) at 0.25 µm/px; even sides."""
     zoom = round(load_model(name).mpp / 0.25)
     pixels = cv2.resize(pixels, None, fx=1 / zoom, fy=1 / zoom, interpolation=cv2.INTER_AREA)
     model = load_model(name).calibrate([pixels])
@@ -29,7 +30,8 @@ def find_cells(name: str, pixels: npt.NDArray[np.uint8]) -> tuple[Model, npt.NDA
     pad = ((model.halo, model.halo + -h % 64), (model.halo, model.halo + -w % 64), (0, 0))
     maps = model.predict(torch.from_numpy(np.pad(pixels, pad, mode="reflect"))[None])[0].numpy()
     found = model.instances(maps[:, model.halo : model.halo + h, model.halo : model.halo + w])
-    return model, np.repeat(np.repeat(found.labels, zoom, 0), zoom, 1), found.classes
+    labels: npt.NDArray[np.int32] = np.repeat(np.repeat(found.labels, zoom, 0), zoom, 1)
+    return labels
 
 
 def test_the_package_holds_it_all_in_little_room() -> None:
@@ -53,7 +55,7 @@ def test_drawn_nuclei_are_found(stain: Literal["HE", "HDAB"]) -> None:
     """Nuclei drawn by another hand than those it learned from."""
     box = Box(0, 0, 1024, 1024)
     scene = Scene(box.shape, mpp=0.25, seed=3, tissue_fraction=1.0, stain=stain)
-    labels = find_cells("default", scene.render(box))[1]
+    labels = find_cells("default", scene.render(box))
     assert dice(overlap(labels, scene.labels(box).astype(np.int64))) > 0.7
 
 
@@ -64,18 +66,20 @@ def test_better_than_the_classical_model_on_real_tissue(data: Path) -> None:
         truth = np.asarray(Image.open(path)).astype(np.int64)
         pixels = np.asarray(Image.open(path.parents[1] / "images" / path.name).convert("RGB"))
         for name, kept in scores.items():
-            labels = find_cells(name, pixels)[1]
+            labels = find_cells(name, pixels)
             table = overlap(labels, truth)
             kept.append((aji(table), panoptic_quality(table)[0]))
     means = {name: np.mean(kept, axis=0) for name, kept in scores.items()}
     assert (means["default"] > means["classical"]).all(), means
 
 
-def test_ki67_index_of_a_real_picture(data: Path) -> None:
+def test_ki67_index_of_a_real_picture(data: Path, tmp_path: Path) -> None:
     """The share of positive cells in one picture of BCData with many cells of both classes."""
     picture = data / "bcdata_dev" / "images" / "0.png"
     with (data / "bcdata_dev" / "points" / "0.csv").open() as file:
         truth = [row["class"] == "positive" for row in csv.DictReader(file)]
-    model, _, classes = find_cells("default", np.asarray(Image.open(picture).convert("RGB")))
-    assert model.classes == ("Negative", "Positive")
-    assert abs(float(np.mean(classes)) - float(np.mean(truth))) < 0.15
+    (done,) = wsiproc.run(picture, tmp_path, mpp=0.25, tissue="all", executor="loop")
+    assert done.run is not None
+    index = slide_index(done.run)
+    assert index is not None
+    assert abs(index - float(np.mean(truth))) < 0.15

@@ -115,6 +115,15 @@ def test_a_model_from_before_int8_is_as_good(folder: Path) -> None:
     assert read_folder(folder) == before
 
 
+def test_a_model_with_a_cut_of_positive_cells_is_as_good(folder: Path) -> None:
+    """Earlier versions had one in each model."""
+    before = read_folder(folder)
+    text = (folder / FACTS).read_text()
+    (folder / FACTS).write_text(text.replace("[cut]\n", "[cut]\npositive_dab_od = 0.33\n"))
+    assert (folder / FACTS).read_text() != text
+    assert read_folder(folder) == before
+
+
 def test_malformed_toml_is_one_sentence(folder: Path) -> None:
     (folder / FACTS).write_bytes(b"format = \xff")
     with pytest.raises(ModelError, match="cannot be read"):

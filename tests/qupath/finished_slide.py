@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,11 @@ from wsiproc.io.geojson import GeoJsonWriter, Piece, features_bytes
 from wsiproc.io.parquet import CellWriter
 
 CLASSES = {name: class_colour(name, index) for index, name in enumerate(("Negative", "Positive"))}
+IMMUNO = {
+    "compartment": "nucleus", "compartment_from": "recognised in samples", "positive_dab_od": [0.2],
+    "positive_dab_from": "given", "ring_dab_od": 0.2, "index": True,
+}  # fmt: skip
+"""What a run says of a slide with DAB in its nuclei."""
 STAINS = {"hematoxylin": 1, "dab": 2}
 PITCH = 40
 
@@ -57,26 +63,40 @@ def scattered(centres: np.ndarray) -> CellTable:
 
 
 def finished(
-    folder: Path, cells: CellTable, grid: tuple[int, int], scale: float, *, block: int = 512, name: str = "s"
+    folder: Path,
+    cells: CellTable,
+    grid: tuple[int, int],
+    scale: float,
+    *,
+    block: int = 512,
+    name: str = "s",
+    names: Sequence[str] = ("Negative", "Positive"),
+    immuno: Mapping[str, Any] | None = None,
 ) -> Path:
-    """The folder of a slide with these cells in row groups of ``block`` px; scale: level-0 px per grid px."""
+    """The folder of a slide with these cells in row groups of ``block`` px; scale: level-0 px per grid px.
+
+    ``names``: of the classes; ``immuno``: what ``run.json`` says of how cells were scored.
+    """
     folder.mkdir(parents=True)
+    colours = {each: class_colour(each, index) for index, each in enumerate(names)}
     slide = (round(grid[0] * scale), round(grid[1] * scale))
     both = (slide[0] / grid[0], slide[1] / grid[1])
     place = np.array([Grid(grid, block).cols, 1]) @ (cells.centroids // block).astype(int).T
     with (
-        CellWriter(folder / "cells.parquet", CLASSES, list(cells.measurements), both) as table,
+        CellWriter(folder / "cells.parquet", colours, list(cells.measurements), both) as table,
         GeoJsonWriter(folder / "cells.geojson.gz") as features,
     ):
         for each in np.unique(place):
             some = cells.take(np.flatnonzero(place == each))
             first = table.write(some)
-            features.append(Piece.of(*features_bytes(some, first, name, list(CLASSES), list(CLASSES.values()), both)))
+            features.append(Piece.of(*features_bytes(some, first, name, list(colours), list(colours.values()), both)))
     run = {
         "wsiproc": "0.1.0",
         "key": "k",
         "slide": {"name": name, "shape": slide, "mpp": 0.5 / scale, "fingerprint": name},
         "grid": {"shape": grid, "mpp": [0.5, 0.5], "scale": both},
+        "counts": {"classes": dict(zip(names, np.bincount(cells.classes, minlength=len(names)).tolist(), strict=True))},
+        "immuno": None if immuno is None else dict(immuno),
     }
     (folder / "run.json").write_text(json.dumps(run))
     return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import gzip
 import hashlib
 import json
@@ -18,8 +19,10 @@ import pytest
 import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
-from tests.qupath.finished_slide import draw_cells, features, finished, save, write_maps
+from tests.qupath.finished_slide import IMMUNO, draw_cells, features, finished, save, write_maps
+from wsiproc.cli import app
 from wsiproc.errors import OutputError, SettingsError, WsiprocError
 from wsiproc.io.parquet import read_cells
 from wsiproc.qupath.bring_back import Corrections, bring_back
@@ -136,7 +139,7 @@ def test_files_of_one_object_a_line_and_in_one_piece_are_read_alike(slide: Path,
 # --- each kind of change ---------------------------------------------------------------------------------------------
 
 
-def test_other_classes_are_counted_and_so_is_ki67(slide: Path, objects: list[dict[str, Any]]) -> None:
+def test_other_classes_are_counted_and_so_is_the_index(slide: Path, objects: list[dict[str, Any]]) -> None:
     negative = [cell for cell in objects if cell["properties"]["classification"]["name"] == "Negative"]
     for cell in negative[:5]:
         cell["properties"]["classification"] = {"name": "Positive", "color": [1, 2, 3]}
@@ -147,12 +150,45 @@ def test_other_classes_are_counted_and_so_is_ki67(slide: Path, objects: list[dic
         ("Negative", "Positive"): 5, ("Negative", "Tumor: Odd"): 1, ("Negative", "Unclassified"): 1,
     }  # fmt: skip
     n = len(negative)
-    assert told.ki67 == (1 - n / CELLS, (CELLS - n + 5) / (CELLS - 2))
+    assert told.positive_index == (1 - n / CELLS, (CELLS - n + 5) / (CELLS - 2))
+    assert (told.h_score, told.compartment) == (None, None)
     table = rows(slide)
     assert table.loc[[number(cell) for cell in negative[:7]], "corrected"].eq("class").all()
     assert table.loc[number(negative[5]), "class"] == "Tumor: Odd"
     facts = json.loads(pq.read_schema(slide / "cells.corrected.parquet").metadata[b"wsiproc"])
     assert facts["colours"][facts["classes"].index("Tumor: Odd")] == [9, 8, 7]
+
+
+def test_weak_moderate_and_strong_have_an_index_and_an_h_score(tmp_path: Path) -> None:
+    """Of 150 cells in four classes; QuPath puts a class of its own before the strength, *Tumor: 3+*."""
+    names = ("Negative", "1+", "2+", "3+")
+    cells, maps = draw_cells(SHAPE)
+    cells = dataclasses.replace(cells, classes=np.repeat([0, 1, 2, 3], [60, 40, 30, 20]).astype(np.uint8))
+    folder = finished(tmp_path / "slide", cells, SHAPE, SCALE, names=names, immuno=IMMUNO | {"compartment": "membrane"})
+    write_maps(folder, maps)
+    objects = features(folder / "cells.geojson.gz")
+    negative = [cell for cell in objects if cell["properties"]["classification"]["name"] == "Negative"]
+    for cell in negative[:15]:
+        cell["properties"]["classification"] = {"name": "Tumor: 3+", "color": [1, 2, 3]}
+    told = corrected(folder, objects)
+    assert told.positive_index == (90 / 150, 105 / 150)
+    assert told.h_score == (100 * (40 + 60 + 60) / 150, 100 * (40 + 60 + 60 + 45) / 150)
+    assert told.compartment == "membrane"
+    facts = json.loads((folder / "corrections.json").read_text())["cells"]
+    assert facts["positive_index"] == {"before": 0.6, "after": 0.7}
+    assert facts["h_score"] == dict(zip(("before", "after"), told.h_score, strict=True))
+    said = CliRunner().invoke(app, ["import", str(folder / "from qupath.geojson"), str(folder), "--dry-run"]).output
+    assert "positive index (membrane) 60.0% before, 70.0% after" in said
+    assert "H-score (membrane) 107 before, 137 after" in said
+
+
+def test_where_dab_is_not_scored_corrections_have_no_index(tmp_path: Path) -> None:
+    cells, maps = draw_cells(SHAPE)
+    facts = IMMUNO | {"compartment": "cytoplasm", "index": False}
+    folder = finished(tmp_path / "slide", cells, SHAPE, SCALE, immuno=facts)
+    write_maps(folder, maps)
+    told = corrected(folder, features(folder / "cells.geojson.gz"))
+    assert (told.positive_index, told.h_score, told.compartment) == (None, None, "cytoplasm")
 
 
 def test_a_moved_outline_is_measured_where_it_lies_now(slide: Path, objects: list[dict[str, Any]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.qupath.finished_slide import draw_cells, features, finished
+from tests.qupath.finished_slide import IMMUNO, draw_cells, features, finished
 from wsiproc.qupath.bring_back import bring_back
 from wsiproc.qupath.split import Wanted, split_cells
 
@@ -71,6 +72,23 @@ def test_all_cells_are_imported_once_however_often(slide: Path, tmp_path: Path) 
     said, second = run_script("import-cells.groovy", slide / "qupath", tmp_path, objects=first["objects"][:40])
     assert ids(second["objects"]) == ids(everyone)
     assert "150 cells imported: 110 new, 40 in place of what was there" in said
+
+
+def test_classes_are_counted_and_their_rule_is_told(slide: Path, tmp_path: Path) -> None:
+    cells = draw_cells(SHAPE)[0]
+    said, _ = run_script("import-cells.groovy", slide / "qupath", tmp_path)
+    positive = int(cells.classes.sum())
+    assert f"Negative: {150 - positive}, Positive: {positive}" in said
+    assert "A cell is positive" not in said, "there is no rule to tell where there is no DAB"
+    cells = dataclasses.replace(cells, classes=np.repeat([0, 1, 2, 3], [60, 40, 30, 20]).astype(np.uint8))
+    facts = IMMUNO | {"positive_dab_od": [0.1, 0.2, 0.4], "compartment": "cytoplasm"}
+    names = ("Negative", "1+", "2+", "3+")
+    folder = finished(tmp_path / "graded", cells, SHAPE, SCALE, names=names, immuno=facts)
+    split_cells(folder, Wanted(most_cells=30))
+    said, _ = run_script("import-cells.groovy", folder / "qupath", tmp_path)
+    assert "1+: 40, 2+: 30, 3+: 20, Negative: 60" in said
+    assert "in the ring around its nucleus exceeds 0.1 (1+), 0.2 (2+) or 0.4 (3+)" in said
+    assert "Positive index of the slide: 60.0%; H-score 107." in said
 
 
 def test_a_selected_annotation_gets_its_cells_only(slide: Path, tmp_path: Path) -> None:

@@ -80,8 +80,12 @@ def _lines(told: Corrections) -> Iterator[str]:
     yield from (f"  {cells:,} {what}" for what, cells in changed.items() if cells)
     if told.areas:
         yield f"  {told.excluded:,} excluded, in areas to leave out: {told.areas}"
-    if told.ki67 is not None:
-        yield f"  Ki-67 index {told.ki67[0]:.1%} before, {told.ki67[1]:.1%} after"
+    where = f" ({told.compartment})" if told.compartment else ""
+    if told.positive_index is not None:
+        before, after = told.positive_index
+        yield f"  positive index{where} {before:.1%} before, {after:.1%} after"
+    if told.h_score is not None:
+        yield f"  H-score{where} {told.h_score[0]:.0f} before, {told.h_score[1]:.0f} after"
     if told.ignored:
         yield "  ignored: " + ", ".join(f"{number:,} of type {kind}" for kind, number in told.ignored.items())
     if told.skipped:

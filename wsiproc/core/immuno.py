@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -77,6 +77,16 @@ def checked_cuts(cuts: tuple[float, ...]) -> tuple[float, ...]:
             f"weak, moderate and strong, as 0.2, 0.4, 0.6; each above 0 and at most {_LARGEST_CUT:g}"
         )
     return tuple(float(cut) for cut in cuts)
+
+
+def rule_in_words(facts: Mapping[str, Any]) -> str:
+    """What makes a cell positive, by the facts on scoring in ``run.json``."""
+    cuts = facts["positive_dab_od"]
+    above = f"{cuts[0]:g}" if len(cuts) == 1 else f"{cuts[0]:g} (1+), {cuts[1]:g} (2+) or {cuts[2]:g} (3+)"
+    return (
+        f"A cell is positive where the mean optical density of DAB in {WHERE[facts['compartment']]} exceeds {above} "
+        f"({facts['positive_dab_from']}); compartment: {facts['compartment']} ({facts['compartment_from']})."
+    )
 
 
 def positive_index(counts: Mapping[str, int]) -> float | None:

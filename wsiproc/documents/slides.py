@@ -198,6 +198,10 @@ class PlanSlide(Model):
     """Seconds that it will take, roughly."""
     calibration: dict[str, Any]
     """What was estimated from the slide for the model, by name, as in `run.json`."""
+    likely_mpp: float | None = None
+    """µm per px of level 0 that nuclei and chromatin of H&E look like."""
+    scoring: str | None = None
+    """What makes a cell positive, in words; null where there is no DAB."""
     warnings: list[str]
     """All that the user should know."""
 
@@ -228,6 +232,8 @@ class PlanSlide(Model):
             expected_cells=expected.cells,
             expected_s=expected.seconds,
             calibration=job.model.calibration(),
+            likely_mpp=plan.slide["likely_mpp"],
+            scoring=None if plan.scoring is None else plan.scoring.in_words(),
             warnings=list(plan.warnings),
         )
 

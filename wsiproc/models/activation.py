@@ -20,7 +20,6 @@ from wsiproc.models.cells import cut_cells
 from wsiproc.models.folder import ActivationFacts
 from wsiproc.models.learned import Learned
 from wsiproc.models.readout import nucleus_probability, pixel_features, read_map
-from wsiproc.models.staining import dab_plane
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -47,4 +46,5 @@ class Activation(Learned):
 
     def instances(self, maps: npt.NDArray[np.uint8], inner: Box | None = None) -> Instances:
         """See ``Model``."""
-        return cut_cells(maps, self.facts.cut, self.facts.split, self.mpp, dab_plane(self.stains), inner=inner)
+        dab = self.stains.kind == "H-DAB"
+        return cut_cells(maps, self.facts.cut, self.facts.split, self.mpp, dab, inner=inner)

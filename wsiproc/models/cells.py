@@ -15,7 +15,7 @@ from wsiproc.array.contour import ContourRule, Contours, refine, searched
 from wsiproc.array.instances import SplitRule, content, fill_small_holes, open_disc, split_clumps
 from wsiproc.array.measure import centroids, label_sums
 from wsiproc.core.geometry import Box
-from wsiproc.models.base import OD_STEP, Instances
+from wsiproc.models.base import Instances
 
 Share = Annotated[float, Ge(0), Le(1)]
 # A cell may depend on five times this, so it bounds the margin.
@@ -29,8 +29,7 @@ class CutRule:
     ``threshold``: lowest probability of a nucleus' pixel; ``object``: cells with a lower score are dropped,
     ``object_dab`` on slides with DAB, whose pale blue nuclei have faint borders;
     ``hole_um2``, ``hole_um``: holes of at most this area that fit into a square of this side are filled; ``spur_um``:
-    what no disc of this radius fits into is removed; ``positive_dab_od``: cells with a higher mean optical density of
-    DAB are positive (0.2 is QuPath's default).
+    what no disc of this radius fits into is removed.
     """
 
     threshold: Share = 0.5
@@ -39,7 +38,6 @@ class CutRule:
     hole_um2: Annotated[float, Ge(0), Le(1000)] = 25.0
     hole_um: Length = 8.0
     spur_um: Length = 0.75
-    positive_dab_od: Annotated[float, Ge(0), Le(3)] = 0.2
 
 
 @dataclass(frozen=True)
@@ -118,15 +116,15 @@ def cut_cells(
     cut: CutRule,
     split: SplitLengths,
     mpp: float,
-    dab: int | None = None,
+    dab: bool = False,
     interior: npt.NDArray[np.uint8] | None = None,
     outlines: Outlines | None = None,
     inner: Box | None = None,
 ) -> Instances:
     """Cells of stitched maps (c, h, w), whose first plane is the probability of a nucleus. Local, see ``cell_margin``.
 
-    ``dab``: plane that tells positive from negative cells; None makes one class. ``interior``: (h, w) plane that is low
-    between touching nuclei; None splits by the shape of the mask alone. ``outlines``: how they are moved, and scored.
+    ``dab``: whether the slide has DAB, and so another least score. ``interior``: (h, w) plane that is low between
+    touching nuclei; None splits by the shape of the mask alone. ``outlines``: how they are moved, and scored.
     ``inner``: see ``Model.instances``.
     """
     rule = split.at(mpp)
@@ -141,27 +139,24 @@ def cut_cells(
     within = maps[(slice(None), *box.slices)]
     moved = outlines.move(found.labels, within, mpp, rule.min_area, inner) if outlines else None
     labels, count = (found.labels, found.count) if moved is None else (moved.labels, len(moved.source))
-    sums = label_sums(labels, count, within[: 1 if dab is None else dab + 1])
+    sums = label_sums(labels, count, within[:1])
     means = sums.values / sums.areas[:, None]
     scores = (means[:, 0] / 255).astype(np.float32)
     evidence = None if moved is None else (_logit(means[:, 0] / 255), moved.closed, moved.fall)
     if evidence is not None and outlines is not None and outlines.score is not None:
         scores = outlines.score.scores(evidence)
-    classes = np.zeros(count, np.uint8)
-    if dab is not None:
-        classes[means[:, dab] * OD_STEP > cut.positive_dab_od] = 1
     corner = (box.y, box.x)
-    least = cut.object if dab is None else cut.object_dab
+    least = cut.object_dab if dab else cut.object
     if least > 0:
         kept = scores >= least
         dropped[f"score below {least:g}"] = centroids(sums)[~kept].astype(np.int64)
         numbers = np.concatenate([[0], np.where(kept, np.cumsum(kept), 0)]).astype(np.int32)
-        labels = numbers[labels]
-        classes, scores = classes[kept], scores[kept]
+        labels, scores = numbers[labels], scores[kept]
         if evidence is not None:
             evidence = evidence[0][kept], evidence[1][kept], evidence[2][kept]
     placed = np.zeros(maps.shape[1:], np.int32)
     placed[box.slices] = labels
+    classes = np.zeros(len(scores), np.uint8)
     return Instances(placed, classes, scores, {what: np.add(at, corner) for what, at in dropped.items()}, evidence)
 
 

@@ -19,13 +19,12 @@ from wsiproc.models.base import GRAIN, Channel, Instances
 from wsiproc.models.cells import CutRule, SplitLengths, cell_margin, cut_cells
 from wsiproc.models.gaussian import gaussian
 from wsiproc.models.staining import (
+    NUCLEUS,
     TISSUE_OD,
-    dab_plane,
     optical_density,
     sample_pixels,
     stain_facts,
     stained_channels,
-    stained_classes,
     stained_maps,
 )
 
@@ -88,8 +87,8 @@ class Classical:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Positive and negative nuclei where there is DAB."""
-        return stained_classes(self.stains)
+        """One: which nuclei are positive by DAB is a matter of the run."""
+        return NUCLEUS
 
     @property
     def channels(self) -> tuple[Channel, ...]:
@@ -174,7 +173,7 @@ class Classical:
             replace(_CUT, object=self.min_score, object_dab=self.min_score),
             _SPLIT,
             self.mpp,
-            dab_plane(self.stains),
+            self.stains.kind == "H-DAB",
             inner=inner,
         )
 

@@ -16,7 +16,6 @@ from wsiproc.models.cells import Outlines, cell_margin, cut_cells
 from wsiproc.models.classical import Classical
 from wsiproc.models.folder import DistilledFacts, load_int8_network
 from wsiproc.models.learned import Learned
-from wsiproc.models.staining import dab_plane
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -99,7 +98,7 @@ class Distilled(Learned):
     def instances(self, maps: npt.NDArray[np.uint8], inner: Box | None = None) -> Instances:
         """See ``Model``."""
         interior = maps[_INTERIOR] if self._extra_channels else None
-        dab, outlines = dab_plane(self.stains), self._outlines
+        dab, outlines = self.stains.kind == "H-DAB", self._outlines
         return cut_cells(maps, self.facts.cut, self.facts.split, self.mpp, dab, interior, outlines, inner)
 
     @property

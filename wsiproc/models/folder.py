@@ -232,6 +232,8 @@ def _check_facts(path: Path, table: dict[str, Any]) -> ModelFacts:
         raise ModelError(f"{path}: format is {number!r}; it should be {FORMAT}")
     if not isinstance(kind, str) or kind not in KINDS:
         raise ModelError(f"{path}: unknown kind {kind!r}; known are {', '.join(KINDS)}")
+    if isinstance(table.get("cut"), dict):
+        table["cut"].pop("positive_dab_od", None)  # of earlier versions: which cells are positive is the run's matter
     try:
         # Through JSON, whose arrays may become tuples where nothing else is converted.
         facts: ModelFacts = TypeAdapter(KINDS[kind]).validate_json(json.dumps(table, default=str))

@@ -17,12 +17,12 @@ from wsiproc.models.byte_values import of_each_byte
 from wsiproc.models.cells import cell_margin
 from wsiproc.models.folder import InputNumbers, ModelFacts, load_network
 from wsiproc.models.staining import (
+    NUCLEUS,
     find_gain,
     optical_density,
     sample_pixels,
     stain_facts,
     stained_channels,
-    stained_classes,
     stained_maps,
 )
 
@@ -89,8 +89,8 @@ class Learned:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Positive and negative nuclei where there is DAB."""
-        return stained_classes(self.stains)
+        """One: which nuclei are positive by DAB is a matter of the run."""
+        return NUCLEUS
 
     @property
     def channels(self) -> tuple[Channel, ...]:

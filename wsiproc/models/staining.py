@@ -1,4 +1,4 @@
-"""What every model of stained slides shares: its sampled pixels, optical density, stain planes and classes."""
+"""What every model of stained slides shares: its sampled pixels, optical density, stain planes and class."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 TISSUE_OD = 0.13  # sum over the channels (log10); paler is glass
 _FEWEST = 100  # pixels of tissue that say something
 _GAINS = 0.7, 1.5
+NUCLEUS = ("Nucleus",)
+"""The classes of models that tell nuclei from all else: which are positive by DAB is a matter of the run."""
 _COLOURS: dict[str, RGB] = {"hematoxylin": (70, 70, 255), "eosin": (255, 80, 170), "dab": (200, 130, 50)}
 
 
@@ -88,11 +90,6 @@ def stained_channels(stains: Stains) -> tuple[Channel, ...]:
     )
 
 
-def stained_classes(stains: Stains) -> tuple[str, ...]:
-    """Positive and negative nuclei where there is DAB."""
-    return ("Nucleus",) if stains.kind == "H&E" else ("Negative", "Positive")
-
-
 def stain_facts(stains: Stains) -> dict[str, object]:
     """The stains of a slide for ``run.json``."""
     return {
@@ -101,8 +98,3 @@ def stain_facts(stains: Stains) -> dict[str, object]:
         "textbook_vectors": stains.standard,
         "white": list(stains.white),
     }
-
-
-def dab_plane(stains: Stains) -> int | None:
-    """Plane of ``stained_maps`` that holds DAB; None where there is none."""
-    return 2 if stains.kind == "H-DAB" else None

@@ -106,7 +106,7 @@ def _judged(
     maps = np.rint(255 / (1 + np.exp(-np.clip(logits, -30, 30)))).astype(np.uint8)
     searched = np.rint(np.clip(search_density(od) * 100, 0, 255)).astype(np.uint8)
     probe = Outlines(OUTLINE, None, (0, 64))
-    cells = cut_cells(np.stack([maps[0], searched]), CUT, SPLIT, MPP, None, maps[1], probe)
+    cells = cut_cells(np.stack([maps[0], searched]), CUT, SPLIT, MPP, interior=maps[1], outlines=probe)
     labels, facts = cells.labels, cells.evidence
     assert facts is not None
     return np.stack(facts, axis=1), best_iou(labels, object_boxes(labels), _objects(target)) > _MATCH_IOU
@@ -116,7 +116,7 @@ def _objects(target: Target) -> Labels:
     """Believed objects of a target (h, w, 2), touching ones told apart by their interiors."""
     inside = (target[..., 0] == 1).astype(np.uint8) * 255
     return cut_cells(
-        inside[None], replace(CUT, spur_um=0.3), SPLIT, MPP, None, (target[..., 1] == 1).astype(np.uint8) * 255
+        inside[None], replace(CUT, spur_um=0.3), SPLIT, MPP, interior=(target[..., 1] == 1).astype(np.uint8) * 255
     ).labels
 
 

@@ -56,7 +56,6 @@ from wsiproc.psm.distil import find_scores, first_student, read_tissue, taught_e
 from wsiproc.psm.evidence import Floats
 from wsiproc.psm.labelling import classical_witness, density, make_example, network_labels, witness_labels
 from wsiproc.psm.objectives import OBJECTIVES
-from wsiproc.psm.positive import positive_cut
 from wsiproc.psm.segmenter import Example, Training, train_segmenter
 from wsiproc.psm.teacher import Teacher, folded_tissue
 from wsiproc.psm.tiles import Source, Tiles, read_tiles
@@ -399,7 +398,7 @@ def _shallow_weights(net: nn.Module) -> dict[str, torch.Tensor]:
 
 def _write(settings: FitSettings, learned: Learned, score: ScoreRule) -> DistilledFacts:
     """The model folder, with its card and pictures."""
-    cut = replace(distil.CUT, object=distil.LEAST_SCORE, positive_dab_od=_positive(learned))
+    cut = replace(distil.CUT, object=distil.LEAST_SCORE)
     facts = replace(_facts(settings, learned.recipe, cut), int8_peaks=_peaks(learned), score=score)
     return _write_network(settings.out, facts, learned)
 
@@ -407,7 +406,7 @@ def _write(settings: FitSettings, learned: Learned, score: ScoreRule) -> Distill
 def _write_teacher(settings: FitSettings, learned: Learned) -> None:
     """The teacher, a model folder inside the model folder: at half the resolution, and several times as fast."""
     facts = replace(
-        _facts(settings, learned.recipe, replace(CUT, threshold=TEACHER_THRESHOLD, positive_dab_od=_positive(learned))),
+        _facts(settings, learned.recipe, replace(CUT, threshold=TEACHER_THRESHOLD)),
         name=f"{(settings.name or settings.out.name)[:_LONGEST_NAME]} fast",
         mpp=MPP,
         window=512,
@@ -418,10 +417,6 @@ def _write_teacher(settings: FitSettings, learned: Learned) -> None:
         int8_peaks=_peaks(learned),
     )
     _write_network(settings.out / "fast", facts, learned)
-
-
-def _positive(learned: Learned) -> float:
-    return positive_cut(learned.sources, learned.examples, CUT.positive_dab_od)
 
 
 def _write_network(folder: Path, facts: DistilledFacts, learned: Learned) -> DistilledFacts:

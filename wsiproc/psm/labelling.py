@@ -94,7 +94,7 @@ def network_labels(
     """Objects that a network finds and the picture itself supports, and a target for the next round."""
     probability, interior = mean_of_views(net, od, numbers, device)
     maps = np.rint(np.stack([probability, interior]) * 255).astype(np.uint8)
-    labels = cut_cells(maps[:1], cut, split, mpp, None, maps[1]).labels
+    labels = cut_cells(maps[:1], cut, split, mpp, interior=maps[1]).labels
     believed = _keep(labels, confidence(labels, probability, od, mpp) > BELIEVED)
     return believed, make_target(believed, network_background(labels, probability, believed, BACKGROUND))
 

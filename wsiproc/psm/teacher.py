@@ -139,7 +139,7 @@ def propose(classical: Floats, network: Floats, od: Floats, split: SplitLengths,
     for share in MIXES:
         maps = _bytes(share * classical + (1 - share) * network[0])[None]
         for threshold in THRESHOLDS:
-            cells = cut_cells(maps, CutRule(threshold=threshold), split, mpp, None, inside)
+            cells = cut_cells(maps, CutRule(threshold=threshold), split, mpp, interior=inside)
             proposals.append(refine(cells.labels, steps, rule, least).labels)
     return compete(proposals, np.asarray(cv2.GaussianBlur(searched, (0, 0), 0.25 / mpp), np.float32))
 

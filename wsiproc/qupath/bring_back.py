@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -19,6 +20,8 @@ import shapely
 from wsiproc._version import __version__
 from wsiproc.array.hilbert import hilbert_index
 from wsiproc.core.cells import CellTable
+from wsiproc.core.immuno import NEGATIVE, POSITIVE, STRENGTHS, h_score, positive_index
+from wsiproc.core.numbers import has_index
 from wsiproc.core.palette import RGB, class_colour
 from wsiproc.errors import OutputError, SettingsError
 from wsiproc.io.corrected import read_objects
@@ -40,7 +43,9 @@ _UNCHANGED, _CLASS, _OUTLINE, _NEW = range(len(CORRECTED))
 
 @dataclass(frozen=True)
 class Corrections:
-    """What was changed, in cells. ``classes``: (from, to) → cells; ``ki67``: share of positive before and after."""
+    """What was changed, in cells. ``reclassified``: (from, to) → cells; ``positive_index`` and ``h_score``: before and
+    after, None where there is none of both; ``compartment``: where DAB counts, None where there is none.
+    """
 
     before: int
     after: int
@@ -50,7 +55,9 @@ class Corrections:
     added: int
     deleted: int
     excluded: int
-    ki67: tuple[float, float] | None
+    positive_index: tuple[float, float] | None
+    h_score: tuple[float, float] | None
+    compartment: str | None
     areas: int
     ignored: dict[str, int]
     skipped: int
@@ -60,8 +67,9 @@ class Corrections:
     def facts(self) -> dict[str, Any]:
         """As plain values, for ``corrections.json``."""
         moved = [{"from": old, "to": new, "cells": cells} for (old, new), cells in self.reclassified.items()]
-        ki67 = None if self.ki67 is None else {"before": self.ki67[0], "after": self.ki67[1]}
-        return dataclasses.asdict(self) | {"reclassified": moved, "ki67": ki67}
+        scores = {"positive_index": self.positive_index, "h_score": self.h_score}
+        pairs = {name: pair and dict(zip(("before", "after"), pair, strict=True)) for name, pair in scores.items()}
+        return dataclasses.asdict(self) | {"reclassified": moved} | pairs
 
 
 @dataclass(frozen=True)
@@ -96,7 +104,7 @@ def bring_back(
     stay = _staying(path, table, changes, least_um2, missing)
     maps = _maps(output, run, reader)
     result, left_out = _apply(table, changes, stay, maps)
-    told = _told(table, changes, result, stay, left_out)
+    told = _told(run, table, changes, result, stay, left_out)
     if not dry_run:
         colours = {
             name: colour or class_colour(name, index) for index, (name, colour) in enumerate(changes.names.items())
@@ -221,13 +229,19 @@ def _inside(changes: Changes, centres: npt.NDArray[np.float64]) -> npt.NDArray[n
 
 
 def _told(
-    table: Table, changes: Changes, result: _Result, stay: npt.NDArray[np.bool_], excluded: npt.NDArray[np.bool_]
+    run: dict[str, Any],
+    table: Table,
+    changes: Changes,
+    result: _Result,
+    stay: npt.NDArray[np.bool_],
+    excluded: npt.NDArray[np.bool_],
 ) -> Corrections:
     """The counts."""
     names = list(changes.names)
     old, new = table.cells.classes[result.stay].astype(np.int64), changes.classes[result.stay]
     moved = Counter(zip(old[old != new].tolist(), new[old != new].tolist(), strict=True))
     states = result.corrected[result.stay]
+    scored = has_index(run)
     after = np.concatenate([new, result.fresh.classes[result.new].astype(np.int64)])
     return Corrections(
         before=len(table.ids),
@@ -238,7 +252,9 @@ def _told(
         added=len(result.new),
         deleted=int((~stay).sum()),
         excluded=int((stay & excluded).sum()),
-        ki67=_ki67(names, table.cells.classes, after),
+        positive_index=_before_and_after(positive_index, names, table.cells.classes, after) if scored else None,
+        h_score=_before_and_after(h_score, names, table.cells.classes, after) if scored else None,
+        compartment=(run.get("immuno") or {}).get("compartment"),
         areas=len(changes.areas),
         ignored=dict(changes.ignored),
         skipped=changes.skipped,
@@ -247,17 +263,23 @@ def _told(
     )
 
 
-def _ki67(names: list[str], before: npt.NDArray[Any], after: npt.NDArray[Any]) -> tuple[float, float] | None:
-    """Positive ÷ (positive + negative) before and after, where there are such classes."""
-    places = {name.lower(): index for index, name in enumerate(names)}
-    if not {"positive", "negative"} <= places.keys():
-        return None
+def _before_and_after(
+    score: Callable[[dict[str, int]], float | None], names: list[str], *tables: npt.NDArray[Any]
+) -> tuple[float, float] | None:
+    """A score of the classes before and after; None where one of them has none."""
+    before, after = (score(_by_strength(names, classes)) for classes in tables)
+    return None if before is None or after is None else (before, after)
 
-    def index(classes: npt.NDArray[Any]) -> float:
-        positive, negative = (int((classes == places[name]).sum()) for name in ("positive", "negative"))
-        return positive / max(1, positive + negative)
 
-    return index(before), index(after)
+def _by_strength(names: list[str], classes: npt.NDArray[Any]) -> dict[str, int]:
+    """Cells by what DAB says of them, classes as QuPath derives them, such as *Tumor: 2+*, by their last part."""
+    known = {name.lower(): name for name in (NEGATIVE, POSITIVE, *STRENGTHS)}
+    counts: dict[str, int] = {}
+    for name, cells in zip(names, np.bincount(classes, minlength=len(names)).tolist(), strict=True):
+        strength = known.get(name.rpartition(":")[2].strip().lower())
+        if strength is not None:
+            counts[strength] = counts.get(strength, 0) + cells
+    return counts
 
 
 def _warnings(table: Table, changes: Changes, result: _Result) -> list[str]:

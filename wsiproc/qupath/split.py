@@ -16,6 +16,8 @@ import numpy.typing as npt
 
 from wsiproc._version import __version__
 from wsiproc.core.geometry import Box, Grid, Region
+from wsiproc.core.immuno import h_score, positive_index, rule_in_words
+from wsiproc.core.numbers import has_index
 from wsiproc.errors import SettingsError
 from wsiproc.io.geojson import GeoJsonWriter, Piece, outlined_features
 from wsiproc.io.outlines import SNAP_DECIMALS, Outlines
@@ -270,7 +272,19 @@ def _index(run: dict[str, Any], wanted: Wanted, split: Split) -> dict[str, Any]:
         "simplify_px": wanted.simplify_px,
         "min_area_um2": wanted.min_area_um2,
         "cells": split.cells,
+        "scoring": _scoring(run),
         "left_out": {"smaller than min_area_um2": split.too_small, "no valid outline": split.not_writable},
         "not_simplified": split.not_simplified,
         "files": split.files,
     }
+
+
+def _scoring(run: dict[str, Any]) -> str | None:
+    """What the classes of the slide's cells mean, for whoever looks at them in QuPath; None where there is no DAB."""
+    if not run.get("immuno"):
+        return None
+    counts = run["counts"]["classes"] if has_index(run) else {}
+    index, score = positive_index(counts), h_score(counts)
+    told = "none, DAB does not lie in nuclei" if index is None else f"{index:.1%}"
+    more = "" if score is None else f"; H-score {score:.0f}"
+    return f"{rule_in_words(run['immuno'])} Positive index of the slide: {told}{more}."

@@ -26,12 +26,11 @@ from wsiproc.core.palette import class_colour
 from wsiproc.models.base import Channel, Instances
 from wsiproc.models.cells import CutRule, SplitLengths, cell_margin, cut_cells
 from wsiproc.models.staining import (
-    dab_plane,
+    NUCLEUS,
     optical_density,
     sample_pixels,
     stain_facts,
     stained_channels,
-    stained_classes,
     stained_maps,
 )
 
@@ -105,8 +104,8 @@ class NucleusModel:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The model's types of nuclei; where it has none, positive and negative nuclei where there is DAB."""
-        return self.facts.types or stained_classes(self.stains)
+        """The model's types of nuclei; nuclei where it has none."""
+        return self.facts.types or NUCLEUS
 
     @property
     def channels(self) -> tuple[Channel, ...]:
@@ -184,8 +183,7 @@ class HoVerNet(NucleusModel):
             _CUT,
             _HOVER_SPLIT,
             self.mpp,
-            None if self.facts.types else dab_plane(self.stains),
-            interior_of(maps[_HORIZONTAL], maps[_VERTICAL]),
+            interior=interior_of(maps[_HORIZONTAL], maps[_VERTICAL]),
             inner=inner,
         )
         if not self.facts.types or not len(found.classes):
@@ -229,7 +227,7 @@ class MicroNet(NucleusModel):
 
     def instances(self, maps: npt.NDArray[np.uint8], inner: Box | None = None) -> Instances:
         """See ``Model``."""
-        return cut_cells(maps, _CUT, _SHAPE_SPLIT, self.mpp, dab_plane(self.stains), inner=inner)
+        return cut_cells(maps, _CUT, _SHAPE_SPLIT, self.mpp, inner=inner)
 
 
 def interior_of(horizontal: npt.NDArray[np.uint8], vertical: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

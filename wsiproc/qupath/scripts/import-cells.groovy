@@ -43,6 +43,7 @@ println "${files.size()} of ${index.files.size()} files" + (areas.isEmpty() ? ''
 
 def known = [:]
 hierarchy.getDetectionObjects().each { known[it.getID()] = it }
+def counts = [:]
 long added = 0
 long replaced = 0
 for (int i = 0; i < files.size(); i++) {
@@ -59,11 +60,18 @@ for (int i = 0; i < files.size(); i++) {
     hierarchy.removeObjects(old, true)
     hierarchy.addObjects(cells)
     added += cells.size() - old.size()
+    cells.each { cell ->
+        def name = cell.getPathClass()?.toString() ?: 'Unclassified'
+        counts[name] = (counts[name] ?: 0) + 1
+    }
     replaced += old.size()
     println "${i + 1} of ${files.size()}: ${files[i].file}, ${cells.size()} cells"
 }
 fireHierarchyUpdate()
 println "${added + replaced} cells imported: ${added} new, ${replaced} in place of what was there"
+println counts.sort().collect { name, number -> "${name}: ${number}" }.join(', ')
+if (index.scoring)
+    println index.scoring
 
 
 /** The folder that `QuPath script --args FOLDER` gives, or null. */

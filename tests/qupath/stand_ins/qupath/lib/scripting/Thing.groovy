@@ -5,6 +5,7 @@ class Thing {
 
     UUID getID() { UUID.fromString(feature.id) }
     boolean isAnnotation() { feature.properties.objectType == 'annotation' }
+    String getPathClass() { feature.properties.classification?.name }
     boolean hasROI() { true }
     Shape getROI() { new Shape(points: feature.geometry.coordinates[0]) }
 }
