@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import signal
 import threading
 import traceback
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
+from multiprocessing.reduction import ForkingPickler
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -172,7 +172,7 @@ class _Packed:
         self._call = call, args
 
     def __reduce__(self) -> tuple[type[bytes], tuple[bytes]]:
-        return bytes, (pickle.dumps(self._call),)
+        return bytes, (bytes(ForkingPickler.dumps(self._call)),)
 
 
 def _portable(packed: Any) -> Any:
@@ -181,7 +181,7 @@ def _portable(packed: Any) -> Any:
     Such an error would look like the death of the worker, since nobody could read how its task ended.
     """
     try:
-        call, args = pickle.loads(packed)
+        call, args = ForkingPickler.loads(packed)
         return call(*args)
     except Exception as error:
         if _travels(error):
@@ -194,7 +194,7 @@ def _portable(packed: Any) -> Any:
 def _travels(error: Exception) -> bool:
     """Whether it can be made anew on the other side, with all that is pickled with it."""
     try:
-        pickle.loads(pickle.dumps(error))
+        ForkingPickler.loads(ForkingPickler.dumps(error))
     except Exception:
         return False
     return True
