@@ -42,22 +42,26 @@ class CutRule:
 
 @dataclass(frozen=True)
 class SplitLengths:
-    """The rule that splits touching nuclei (see ``wsiproc.array.instances.SplitRule``) in µm, for any resolution."""
+    """The rule that splits touching nuclei (see ``wsiproc.array.instances.SplitRule``) in µm, for any resolution.
+
+    ``smallest_um2``: what is smaller is dropped, ``smallest_dab_um2`` on slides with DAB, where crumbs of it are dark.
+    """
 
     reach_um: Length = 12.0
     merge_um: Length = 4.0
     saddle: Share = 0.75
     smooth_um: Annotated[float, Ge(0), Le(10)] = 0.5
     smallest_um2: Annotated[float, Ge(0), Le(1000)] = 10.0
+    smallest_dab_um2: Annotated[float, Ge(0), Le(1000)] = 10.0
 
-    def at(self, mpp: float) -> SplitRule:
-        """The rule in px of ``mpp`` µm."""
+    def at(self, mpp: float, dab: bool = False) -> SplitRule:
+        """The rule in px of ``mpp`` µm, on a slide with DAB or without."""
         return SplitRule(
             reach=round(self.reach_um / mpp),
             merge=round(self.merge_um / mpp),
             saddle=self.saddle,
             smooth=self.smooth_um / mpp,
-            min_area=round(self.smallest_um2 / mpp**2),
+            min_area=round((self.smallest_dab_um2 if dab else self.smallest_um2) / mpp**2),
         )
 
 
@@ -127,7 +131,7 @@ def cut_cells(
     touching nuclei; None splits by the shape of the mask alone. ``outlines``: how they are moved, and scored.
     ``inner``: see ``Model.instances``.
     """
-    rule = split.at(mpp)
+    rule = split.at(mpp, dab)
     box, mask = _nuclei(maps[0], cut, rule, mpp, outlines.rule.at(mpp) if outlines else None, inner)
     inner = inner and inner.relative_to(box)
     interior = None if interior is None else np.ascontiguousarray(interior[box.slices])

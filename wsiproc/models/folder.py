@@ -37,6 +37,7 @@ _SHALLOW_BLOCKS = 2  # in layer1 of a ShallowResNet
 _OPTIONAL = {
     "int8_peaks",  # without them a model is slower, and no other one
     "cut.object_dab",
+    "split.smallest_dab_um2",
     "network.fold",  # without these it is one of those that came before them
     "outline",
     "score",

@@ -30,7 +30,8 @@ from wsiproc.psm.work import load_labels, save_labels
 
 MPP = 0.25
 CUT, OUTLINE = CutRule(threshold=0.35), OutlineRule()
-SPLIT, TEACHING_SPLIT = SplitLengths(saddle=0.85, merge_um=6.0, smooth_um=0.75), SplitLengths(smooth_um=0.75)
+TEACHING_SPLIT = SplitLengths(smooth_um=0.75)
+SPLIT = SplitLengths(saddle=0.85, merge_um=6.0, smooth_um=0.75, smallest_um2=7.0)
 LEAST_SCORE = 0.25
 WINDOW, HALO = 1024, 64
 _MOST_TILES = 400

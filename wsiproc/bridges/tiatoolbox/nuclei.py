@@ -42,8 +42,8 @@ _CUT = CutRule(spur_um=0.5)
 _SMALLEST_UM2 = 2.5
 # The borders that HoVer-Net draws decide, rather than the shape: peaks far apart join where no border lies between.
 # Chosen on the true nuclei of three of MoNuSeg's training pictures, so that as many come out as went in.
-_HOVER_SPLIT = SplitLengths(merge_um=9.0, saddle=0.6, smallest_um2=_SMALLEST_UM2)
-_SHAPE_SPLIT = SplitLengths(smallest_um2=_SMALLEST_UM2)
+_HOVER_SPLIT = SplitLengths(merge_um=9.0, saddle=0.6, smallest_um2=_SMALLEST_UM2, smallest_dab_um2=_SMALLEST_UM2)
+_SHAPE_SPLIT = SplitLengths(smallest_um2=_SMALLEST_UM2, smallest_dab_um2=_SMALLEST_UM2)
 
 _SOBEL_PX = 21  # TIAToolbox's, at 0.25 µm/px
 _RAMP = 0.04  # per px: where the slope of the maps goes from border to interior, around 0
