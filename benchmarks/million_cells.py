@@ -22,11 +22,12 @@ import numpy.typing as npt
 import psutil
 from peak_memory import GIB, Watch
 
-from wsiproc.array.measure import centroids, label_sums, measurement_names
+from wsiproc.array.measure import centroids, label_sums
 from wsiproc.array.outline import trace
 from wsiproc.array.stains import STANDARD, Kind, Stains
 from wsiproc.core.cells import CellTable, Rings
 from wsiproc.core.geometry import Grid, Region
+from wsiproc.core.immuno import Scoring
 from wsiproc.devices import Device
 from wsiproc.executors import Crew, crew
 from wsiproc.io.parquet import write_part
@@ -43,9 +44,10 @@ from wsiproc.pipeline import (
     save_overview,
 )
 from wsiproc.projection import Frame
-from wsiproc.regions import Job, stain_channels
+from wsiproc.regions import Job
 
 STEP, PITCH = 2048, 29
+POSITIVE_OD = 0.8
 
 
 def nuclei(model_names: list[str]) -> CellTable:
@@ -65,7 +67,9 @@ def nuclei(model_names: list[str]) -> CellTable:
     values = {name: rng.random(n * n).astype(np.float32) for name in model_names}
     rings = trace(labels, np.arange(1, n * n + 1))
     # Where there is DAB, a fifth is positive, by it.
-    kinds = (values["dab_od_mean"] > 0.8).astype(np.uint8) if "dab_od_mean" in values else np.zeros(n * n, np.uint8)
+    kinds = (
+        (values["dab_od_mean"] > POSITIVE_OD).astype(np.uint8) if "dab_od_mean" in values else np.zeros(n * n, np.uint8)
+    )
     return CellTable(
         kinds, rng.random(n * n).astype(np.float32), centroids(sums), sums.boxes.astype(np.int32), values, rings
     )
@@ -81,14 +85,17 @@ def moved(cells: CellTable, region: Region) -> CellTable:
 
 def make_parts(folder: Path, count: int, kind: Kind = "H&E") -> tuple[Job, list[Region]]:
     """Part files of at least ``count`` cells of a stain in a square of regions."""
-    model = Classical(stains=Stains(kind, STANDARD[kind]))
-    cells = nuclei(measurement_names(list(stain_channels(model))))
-    side = int(np.ceil(np.sqrt(count / len(cells))))
+    each = (STEP // PITCH) ** 2
+    side = int(np.ceil(np.sqrt(count / each)))
     grid = (side * STEP, side * STEP)
+    frame = Frame((2 * grid[0], 2 * grid[1]), grid, 0.25)
+    model = Classical(stains=Stains(kind, STANDARD[kind]))
+    scoring = Scoring("nucleus", (POSITIVE_OD,), 0.2) if kind == "H-DAB" else None
     source = SlideSource(Path("none"))
-    job = Job(source, folder, "0" * 64, Frame((2 * grid[0], 2 * grid[1]), grid, 0.25), model, STEP, Device(), 1, None)
+    job = Job(source, folder, "0" * 64, frame, model, STEP, Device(), 1, None, scoring=scoring)
+    cells = nuclei(job.measurements)
     job.work.mkdir(parents=True)
-    regions = list(Grid(grid, STEP))[: int(np.ceil(count / len(cells)))]
+    regions = list(Grid(grid, STEP))[: int(np.ceil(count / each))]
     for region in regions:
         write_part(job.part(region), moved(cells, region))
     overview: npt.NDArray[np.uint8] = np.full((1024, 1024, 3), 230, np.uint8)

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-from million_cells import make_parts, merged
+from million_cells import POSITIVE_OD, make_parts, merged
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
@@ -85,7 +85,7 @@ def make_results(folder: Path, count: int) -> Path:
         "grid": {"shape": job.frame.grid, "mpp": mpp, "scale": job.frame.scale}, "tissue_mm2": area,
         "classes": {name: list(colour) for name, colour in job.classes.items()},
         "counts": {"cells": cells, "classes": dict(zip(job.classes, counts, strict=True))},
-        "immuno": {"compartment": "nucleus", "positive_dab_od": [0.8], "ring_dab_od": 0.2, "index": True},
+        "immuno": {"compartment": "nucleus", "positive_dab_od": [POSITIVE_OD], "ring_dab_od": 0.2, "index": True},
         "regions": {"boxes": [], "failed": []}, "warnings": [],
     }  # fmt: skip
     write_json(folder / "run.json", run)

@@ -206,7 +206,10 @@ def _begin(pipe: Connection[Any, Any]) -> None:
     Whatever is in hand then is done again, as after any death.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    pipe.send(None)
+    try:
+        pipe.send(None)
+    except BrokenPipeError:  # it was let go before it began
+        os._exit(1)
 
     def end() -> None:
         wait([pipe])
