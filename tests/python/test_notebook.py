@@ -14,11 +14,14 @@ from wsiproc.result import Result
 NOTEBOOK = Path(__file__).parents[2] / "examples" / "first_look.ipynb"
 
 
-def test_the_notebook_runs_and_tells_what_was_found(result: Result, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_notebook_runs_and_tells_what_was_found(
+    result: Result, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("WSIPROC_OUT", str(result.folder.parent))
     notebook = nbformat.read(NOTEBOOK, 4)
     assert not any(cell.get("outputs") for cell in notebook.cells), "clear the outputs before committing"
-    NotebookClient(notebook, timeout=120, km=AsyncKernelManager(kernel_name="python3", transport="ipc")).execute()
+    sockets = {"transport": "ipc", "ip": str(tmp_path / "kernel")}
+    NotebookClient(notebook, timeout=120, km=AsyncKernelManager(kernel_name="python3", **sockets)).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     texts = [output.get("text", "") + output.get("data", {}).get("text/plain", "") for output in outputs]
     pictures = [output for output in outputs if "image/png" in output.get("data", {})]
