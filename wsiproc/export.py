@@ -13,7 +13,7 @@ import shapely
 
 from wsiproc.core.numbers import area_numbers, count_inside, has_index
 from wsiproc.errors import SettingsError
-from wsiproc.full_image import write_full_image
+from wsiproc.full_image import Listener, write_full_image
 from wsiproc.io.areas import Area, label_pieces, piece_shapes, region_of, write_areas
 from wsiproc.io.frames import CellFile, write_csv
 from wsiproc.io.geojson import GeoJsonWriter, Piece, outlined_features
@@ -25,10 +25,6 @@ from wsiproc.result import Result
 
 FOLDER = "export"
 _TISSUE, _FAILED = (86, 180, 233), (213, 94, 0)
-
-
-Listener = Callable[[int, int], None]
-"""Called with steps done and steps in all, by formats that take long."""
 
 
 def _ignore(done: int, total: int) -> None:

@@ -155,7 +155,7 @@ def _read(slide: Slide, box: Box, mpp: float) -> tuple[npt.NDArray[np.uint8], in
         reason = str(error)
     pixels, unread = np.full((*box.shape, 3), 255, np.uint8), 0
     for part in Grid(box.shape, ngff.CHUNK):
-        place = Box(box.y + part.box.y, box.x + part.box.x, part.box.h, part.box.w)
+        place = part.box.shifted(box.y, box.x)
         try:
             pixels[part.box.slices] = slide.read(place, mpp)
         except SlideTimeoutError:

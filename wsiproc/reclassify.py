@@ -193,7 +193,7 @@ def _stage_labels(
         if not len(rows):
             continue
         inner = Box(int(rows[0]), int(cols[0]), int(np.ptp(rows)) + 1, int(np.ptp(cols)) + 1)
-        box = ngff.part_to_write(Box(shard.box.y + inner.y, shard.box.x + inner.x, inner.h, inner.w), shard.box, BLOCK)
+        box = ngff.part_to_write(inner.shifted(shard.box.y, shard.box.x), shard.box, BLOCK)
         ngff.write_pyramid(target, box, values[ids[box.relative_to(shard.box).slices]], BLOCK)
         drawn.append(shard)
     for task in coarse_tasks("labels", (target,), grid, BLOCK, drawn):

@@ -189,7 +189,7 @@ def _nuclei(
     steps = (contour.beyond, 3) if contour else (0, 0)
     objects_at(mask, inner.relative_to(box), *steps, rule.smooth_radius)
     part = content(mask, border)
-    return Box(box.y + part.y, box.x + part.x, part.h, part.w), np.ascontiguousarray(mask[part.slices])
+    return part.shifted(box.y, box.x), np.ascontiguousarray(mask[part.slices])
 
 
 @dataclass(frozen=True)

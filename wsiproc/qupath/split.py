@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from wsiproc._version import __version__
 from wsiproc.core.geometry import Box, Grid, Region
-from wsiproc.core.immuno import h_score, positive_index, rule_in_words
-from wsiproc.core.numbers import has_index
+from wsiproc.core.immuno import rule_in_words
+from wsiproc.core.numbers import slide_numbers
 from wsiproc.errors import SettingsError
 from wsiproc.io.geojson import GeoJsonWriter, Piece, outlined_features
 from wsiproc.io.outlines import SNAP_DECIMALS, Outlines
@@ -283,8 +283,7 @@ def _scoring(run: dict[str, Any]) -> str | None:
     """What the classes of the slide's cells mean, for whoever looks at them in QuPath; None where there is no DAB."""
     if not run.get("immuno"):
         return None
-    counts = run["counts"]["classes"] if has_index(run) else {}
-    index, score = positive_index(counts), h_score(counts)
-    told = "none, DAB does not lie in nuclei" if index is None else f"{index:.1%}"
-    more = "" if score is None else f"; H-score {score:.0f}"
+    numbers = slide_numbers(run)
+    told = "none, DAB does not lie in nuclei" if numbers.positive_index is None else f"{numbers.positive_index:.1%}"
+    more = "" if numbers.h_score is None else f"; H-score {numbers.h_score:.0f}"
     return f"{rule_in_words(run['immuno'])} Positive index of the slide: {told}{more}."
