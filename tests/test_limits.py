@@ -158,7 +158,8 @@ def test_a_plan_keeps_to_the_container(slide: Path, tmp_path: Path, monkeypatch:
     tight = plan_slide(slide, tmp_path / "out", settings)
     assert 1 <= tight.crew_size < 8
     assert tight.memory_bytes <= 4.05 * GB
-    with pytest.raises(PlanError, match=r"memory: \d+\.\d\d GB needed, 4\.0\d GB available"):
+    # What this process itself holds may grow between two readings.
+    with pytest.raises(PlanError, match=r"memory: \d+\.\d\d GB needed, (3\.9|4\.0)\d GB available"):
         plan_slide(slide, tmp_path / "out", replace(settings, workers=12, memory_gb=60))
     allow(monkeypatch, tmp_path / "root", 1 * GB, 8)
     with pytest.raises(PlanError, match=r"memory: \d\.\d\d GB needed, 1\.00 GB available"):

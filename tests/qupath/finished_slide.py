@@ -90,12 +90,14 @@ def finished(
             some = cells.take(np.flatnonzero(place == each))
             first = table.write(some)
             features.append(Piece.of(*features_bytes(some, first, name, list(colours), list(colours.values()), both)))
+    counts = np.bincount(cells.classes, minlength=len(names)).tolist()
     run = {
         "wsiproc": "0.1.0",
         "key": "k",
         "slide": {"name": name, "shape": slide, "mpp": 0.5 / scale, "fingerprint": name},
         "grid": {"shape": grid, "mpp": [0.5, 0.5], "scale": both},
-        "counts": {"classes": dict(zip(names, np.bincount(cells.classes, minlength=len(names)).tolist(), strict=True))},
+        "counts": {"cells": len(cells), "classes": dict(zip(names, counts, strict=True))},
+        "tissue_mm2": 1.0,
         "immuno": None if immuno is None else dict(immuno),
     }
     (folder / "run.json").write_text(json.dumps(run))
