@@ -29,10 +29,10 @@ import pyarrow.parquet as pq
 
 from wsiproc.array.tissue import find_tissue, grow, left_out_masks
 from wsiproc.core.geometry import Box
-from wsiproc.io.slides import SlideSource, look_over, open_slide
+from wsiproc.io.slides.open import SlideSource, open_slide, read_overview
 from wsiproc.models import load_model
-from wsiproc.survey import look_at
-from wsiproc.synthetic.tiff import Encoder, write_pyramid
+from wsiproc.pipeline.planning.survey import survey_slide
+from wsiproc.synthetic.tiff import Encoder, write_tiff_pyramid
 
 Picture = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
@@ -199,7 +199,7 @@ def as_bytes(values: npt.NDArray[Any]) -> Picture:
 def piece_of(slide: Path) -> tuple[Picture, Mask]:
     """The piece (h, w, 3) of a slide that is most nearly a quarter tissue; where tissue and its border are."""
     with open_slide(slide) as opened:
-        seen = look_over(opened, max_px=1500)
+        seen = read_overview(opened, max_px=1500)
         mpp = sum(seen.mpp) / 2
         side = round(SIDE * MPP / mpp)
         share = cv2.blur(find_tissue(seen.pixels, mpp).astype(np.float32), (side, side))
@@ -241,7 +241,7 @@ def write(path: Path, pixels: Picture) -> None:
     """A tiled JPEG pyramid, as scanners write."""
     padded = np.pad(pixels, ((0, 512), (0, 8192), (0, 0)), mode="edge")
     encoder = Encoder((255, 255, 255), JPEG_QUALITY)
-    write_pyramid(path, (SIDE, SIDE), MPP, lambda box: padded[box.slices], encoder, "drawn", 1)
+    write_tiff_pyramid(path, (SIDE, SIDE), MPP, lambda box: padded[box.slices], encoder, "drawn", 1)
 
 
 def main() -> None:
@@ -279,7 +279,7 @@ def draw_all(kind: str, bases: dict[str, tuple[Picture, Mask]], home: Path) -> d
 def counted(drawn: dict[str, tuple[Drawn, Mask]], home: Path, model: str) -> tuple[Row, str]:
     """Cells in artefacts after a run, and what these were taken for in all slides."""
     paths = [str(home / f"{name}.tif") for name in drawn]
-    command = [sys.executable, "-m", "wsiproc.cli", "run", "-q", "--model", model, "-o", str(home / "out"), *paths]
+    command = [sys.executable, "-m", "wsiproc.cli.main", "run", "-q", "--model", model, "-o", str(home / "out"), *paths]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     row, taken = Row(), Counter[str]()
     for name, (picture, tissue) in drawn.items():
@@ -294,7 +294,7 @@ def searched(drawn: dict[str, tuple[Drawn, Mask]], home: Path) -> tuple[Row, str
     """The same with every px that is searched for cells in place of a cell."""
     row, taken = Row(), Counter[str]()
     for name, (picture, tissue) in drawn.items():
-        seen = look_at(SlideSource(home / f"{name}.tif"), load_model("classical"), "auto", None)
+        seen = survey_slide(SlideSource(home / f"{name}.tif"), load_model("classical"), "auto", None)
         mask = np.asarray(cv2.resize(seen.search.astype(np.uint8), (SIDE, SIDE), interpolation=cv2.INTER_NEAREST))
         row.add(np.argwhere(mask), picture, tissue)
         px_mm2 = seen.overview_mpp[0] * seen.overview_mpp[1] / 1e6

@@ -22,7 +22,7 @@ from skimage.filters import gaussian, threshold_otsu
 from skimage.morphology import remove_small_holes, remove_small_objects
 from skimage.segmentation import watershed
 
-from wsiproc.evaluate.compare import Row, evaluate, score_table
+from wsiproc.evaluate.compare import ScoreRow, evaluate, score_table
 from wsiproc.evaluate.layouts import find_dataset, load_truth
 
 SMALLEST_PX = 100
@@ -47,14 +47,14 @@ def floor_labels(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
     return labels
 
 
-def floor_rows(folder: Path) -> list[Row]:
+def floor_rows(folder: Path) -> list[ScoreRow]:
     """Scores of the floor on every labelled picture of ``folder``."""
     rows = []
     for picture in find_dataset("monuseg", folder).pictures:
         with Image.open(picture.image) as image:
             rgb = np.asarray(image.convert("RGB"))
         truth = load_truth(picture.truth, (rgb.shape[0], rgb.shape[1]))
-        rows.append(Row(picture.name, evaluate(floor_labels(rgb), truth)))
+        rows.append(ScoreRow(picture.name, evaluate(floor_labels(rgb), truth)))
     return rows
 
 

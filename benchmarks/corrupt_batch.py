@@ -167,7 +167,18 @@ def main(count: int) -> int:
         paths, bad, damaged = write_slides(folder, count)
         before = sorted(os.listdir(scratch))
         started = time.perf_counter()
-        command = [sys.executable, "-m", "wsiproc.cli", "run", "-o", "out", "--model", "classical", "--region", "512"]
+        command = [
+            sys.executable,
+            "-m",
+            "wsiproc.cli.main",
+            "run",
+            "-o",
+            "out",
+            "--model",
+            "classical",
+            "--region",
+            "512",
+        ]
         command += ["--device", "cpu", "--executor", "loop", "--tissue", "all", "--"]
         done = subprocess.run(
             [*command, *map(str, paths)], capture_output=True, text=True, encoding="utf-8", check=False, cwd=scratch

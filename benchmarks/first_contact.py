@@ -65,7 +65,7 @@ def installation(folder: Path) -> tuple[str, ...]:
     python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
     install = [str(python), "-m", "pip", "install", "-q", "-c", str(ROOT / "constraints.txt"), str(ROOT)]
     subprocess.run(install, check=True)
-    return (str(python), "-m", "wsiproc.cli")
+    return (str(python), "-m", "wsiproc.cli.main")
 
 
 # --- slides ----------------------------------------------------------------------------------------------------------
@@ -223,7 +223,7 @@ def main() -> int:
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder).resolve()
-        start = installation(home / "venv") if given.fresh else (sys.executable, "-m", "wsiproc.cli")
+        start = installation(home / "venv") if given.fresh else (sys.executable, "-m", "wsiproc.cli.main")
         command = Command(start, given.model)
         wanted = [each for each in ALL if given.only is None or each.name.startswith((given.only, "00_"))]
         cases = list(slides(command, home, wanted))

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from wsiproc.array.pyramid import level_count
 from wsiproc.core.geometry import grid_shape
-from wsiproc.full_image import write_full_image
-from wsiproc.io import ngff
-from wsiproc.io.slides import SlideSource, open_slide
+from wsiproc.io.ome_zarr import image as ngff
+from wsiproc.io.slides.open import SlideSource, open_slide
+from wsiproc.results.export.full_image import write_full_image
 
 MPP = 0.5
 

@@ -52,9 +52,9 @@ from hostile import (
 
 from wsiproc.core.geometry import Box, grid_shape
 from wsiproc.errors import ResolutionError, SlideReadError, WsiprocError
-from wsiproc.io.slides import Reader, describe, look_over, open_slide
-from wsiproc.settings import Settings
-from wsiproc.slide_queue import run_slides
+from wsiproc.io.slides.open import Reader, describe, open_slide, read_overview
+from wsiproc.pipeline.cohort import run_slides
+from wsiproc.pipeline.settings import Settings
 
 FINDINGS = ("crash", "hang", "memory", "traceback", "stray", "outside")
 OUT = "out"
@@ -163,7 +163,7 @@ def read(path: Path, reader: Reader) -> str:
     with slide:
         h, w = grid_shape(slide.shape, slide.mpp, slide.mpp)
         boxes = (Box(h // 2, w // 2, 200, 200), Box(h - 90, w - 90, 100, 100), Box(0, 0, 64, 64))
-        calls = [slide.fingerprint, lambda: look_over(slide).pixels]
+        calls = [slide.fingerprint, lambda: read_overview(slide).pixels]
         if reader == "auto":
             calls.append(lambda: describe(slide)["size_px"])
         calls += [lambda box=box: slide.read(box, slide.mpp) for box in boxes]  # type: ignore[misc]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from wsiproc.core.cells import CellTable, Rings
-from wsiproc.io.geojson import GeoJsonWriter, Piece, features_bytes
+from wsiproc.io.geojson.write import GeoJsonWriter, Piece, features_bytes
 
 BLOCK = 10_000
 STEPS = 12  # stairs a quarter: 4 × 12 + 4 = 52 corners an outline

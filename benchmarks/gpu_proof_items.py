@@ -27,18 +27,18 @@ from kill_runs import digests, kill_family
 from precision import overlaps
 
 from wsiproc.core.geometry import Box, Grid
-from wsiproc.devices import Device, choose_device
 from wsiproc.executors import available_cores, memory_limits
-from wsiproc.inference import predict, predict_each
-from wsiproc.io.ngff import CHUNK
-from wsiproc.io.slides import SlideSource
+from wsiproc.io.ome_zarr.image import CHUNK
+from wsiproc.io.slides.open import SlideSource
 from wsiproc.models import load_model
 from wsiproc.models.base import Model
+from wsiproc.models.device import Device, choose_device
 from wsiproc.models.folder import load_network
+from wsiproc.models.inference import predict, predict_each
 from wsiproc.models.staining import optical_density
-from wsiproc.profile import lines
+from wsiproc.results.profile import lines
 from wsiproc.synthetic import Scene, write_synthetic_slide
-from wsiproc.synthetic.tiff import CHUNK_TILES, TILE_PX, Encoder, write_pyramid
+from wsiproc.synthetic.tiff import CHUNK_TILES, TIFF_TILE_PX, Encoder, write_tiff_pyramid
 
 MPX_A_MM2 = 16.0  # at 0.25 µm/px
 # Most that maps may differ from those of a CPU in float32, in grey levels: on average, and all but one in 100 pixels.
@@ -124,17 +124,19 @@ def mosaic(path: Path, side: int, times: int) -> None:
     with ThreadPoolExecutor(available_cores()) as pool:
         list(pool.map(fill, [region.box for region in Grid((side, side), step)]))
     # With its beginning once more behind its end, what is asked for is always a slice.
-    around = np.pad(picture, ((0, TILE_PX), (0, TILE_PX * CHUNK_TILES), (0, 0)), mode="wrap")
+    around = np.pad(picture, ((0, TIFF_TILE_PX), (0, TIFF_TILE_PX * CHUNK_TILES), (0, 0)), mode="wrap")
 
     def draw(box: Box) -> np.ndarray:
         return around[Box(box.y % side, box.x % side, box.h, box.w).slices]
 
-    write_pyramid(path, (side * times, side * times), 0.25, draw, Encoder(scene.glass, 85), "drawn", available_cores())
+    write_tiff_pyramid(
+        path, (side * times, side * times), 0.25, draw, Encoder(scene.glass, 85), "drawn", available_cores()
+    )
 
 
 def wsiproc_run(proof: Proof, slide: Path, out: Path, *more: object) -> list[str]:
     """The command line of a run with a summary that nobody reads; ``more`` options win."""
-    command = [sys.executable, "-m", "wsiproc.cli", "run", slide, "-o", out, "-q", "--model", proof.model]
+    command = [sys.executable, "-m", "wsiproc.cli.main", "run", slide, "-o", out, "-q", "--model", proof.model]
     return [str(part) for part in (*command, "--device", proof.device, *more)]
 
 
@@ -477,10 +479,10 @@ def fit(proof: Proof) -> None:
         settings = replace(settings, **few, teacher_widths=(8, 16), widths=(8, 16))
     stages: dict[str, list[tuple[int, float]]] = {}
 
-    def listen(stage: str, done: int, total: int) -> None:
+    def on_progress(stage: str, done: int, total: int) -> None:
         stages.setdefault(stage, []).append((done, time.perf_counter()))
 
-    facts = fitting.fit(settings, listen)
+    facts = fitting.fit(settings, on_progress)
     for stage, steps in stages.items():
         (first, began), (last, ended) = steps[0], steps[-1]
         if last > first:

@@ -23,7 +23,7 @@ import tifffile
 import zarr
 
 from wsiproc.core.geometry import Box
-from wsiproc.io import ngff
+from wsiproc.io.ome_zarr import image as ngff
 from wsiproc.synthetic.scene import Scene
 from wsiproc.synthetic.slide import write_synthetic_slide
 

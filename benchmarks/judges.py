@@ -22,11 +22,11 @@ from pathlib import Path
 
 import numpy as np
 
-from wsiproc.benchmark import BASELINE, Benchmark, run_benchmarks
+from wsiproc.evaluate.benchmark import BASELINE, Benchmark, run_benchmarks
 from wsiproc.evaluate.layouts import find_dataset
 from wsiproc.evaluate.reliability import bins_of
-from wsiproc.evaluate.tables import Line, markdown_table
-from wsiproc.settings import Settings
+from wsiproc.evaluate.tables import TableLine, markdown_table
+from wsiproc.pipeline.settings import Settings
 
 JUDGES = {
     "monuseg": "monuseg_train",
@@ -46,7 +46,7 @@ FEWEST_IN_BIN = 20
 """Shares of fewer cells say too little to be drawn."""
 
 
-def scores(done: Benchmark, line: Line) -> dict[str, float]:
+def scores(done: Benchmark, line: TableLine) -> dict[str, float]:
     """The scores of one line by the keys of ``COLUMNS``; which of them there are depends on what the truths are."""
     found = {key: float(line[key]) for key in COLUMNS if key in line}
     if done.dataset.kind == "points":
@@ -60,9 +60,9 @@ def headline(found: dict[str, float]) -> float:
     return next(found[key] for key in ("aji", "ki67_f1", "detection_f1") if key in found)
 
 
-def judge_lines(benchmarks: Sequence[Benchmark]) -> list[Line]:
+def judge_lines(benchmarks: Sequence[Benchmark]) -> list[TableLine]:
     """A line a judge and model."""
-    lines: list[Line] = []
+    lines: list[TableLine] = []
     for done in benchmarks:
         for line in done.lines:
             found = scores(done, line)
@@ -73,9 +73,9 @@ def judge_lines(benchmarks: Sequence[Benchmark]) -> list[Line]:
     return lines
 
 
-def organ_lines(benchmarks: Sequence[Benchmark]) -> list[Line]:
+def organ_lines(benchmarks: Sequence[Benchmark]) -> list[TableLine]:
     """A line an organ and model, the organs of a judge together."""
-    lines: list[Line] = []
+    lines: list[TableLine] = []
     for done in benchmarks:
         for line in sorted(done.organs, key=lambda line: str(line["organ"])):
             found = scores(done, line)
@@ -85,7 +85,7 @@ def organ_lines(benchmarks: Sequence[Benchmark]) -> list[Line]:
     return lines
 
 
-def gain_lines(benchmarks: Sequence[Benchmark]) -> list[Line]:
+def gain_lines(benchmarks: Sequence[Benchmark]) -> list[TableLine]:
     """A line a model: its headline score less that of the baseline before each judge, the least, and means by role."""
     by_judge = {
         done.dataset.name: {str(line["model"]): headline(scores(done, line)) for line in done.lines}
@@ -93,7 +93,7 @@ def gain_lines(benchmarks: Sequence[Benchmark]) -> list[Line]:
     }
     roles = {done.dataset.name: done.dataset.role or "" for done in benchmarks}
     models = [str(line["model"]) for line in benchmarks[0].lines]
-    lines: list[Line] = []
+    lines: list[TableLine] = []
     for model in models:
         gains = {judge: found[model] - found[BASELINE] for judge, found in by_judge.items()}
         worst = min(gains, key=gains.__getitem__)

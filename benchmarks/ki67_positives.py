@@ -21,7 +21,7 @@ from PIL import Image
 from scipy.optimize import linear_sum_assignment
 
 import wsiproc
-from wsiproc.reclassify import reclassify
+from wsiproc.pipeline.reclassify import reclassify
 
 JUDGE = Path(__file__).parent / "judges/ki67_os2.csv"
 # Picture → corner and side of the area that was looked at (px), µm per px.

@@ -90,7 +90,7 @@ def _moment(out: Path) -> str:
 
 
 def _command(slide: Path, out: Path, workers: int, region: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "wsiproc.cli", "run", str(slide), "-o", str(out), "-m", "classical", "-q"]
+    command = [sys.executable, "-m", "wsiproc.cli.main", "run", str(slide), "-o", str(out), "-m", "classical", "-q"]
     command += ["--executor", "processes", "--workers", str(workers), "--region", str(region)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL)
 

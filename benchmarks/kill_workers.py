@@ -24,8 +24,8 @@ from pathlib import Path
 
 from distributed import Client
 
-from wsiproc.settings import Settings
-from wsiproc.slide_queue import run_slides
+from wsiproc.pipeline.cohort import run_slides
+from wsiproc.pipeline.settings import Settings
 
 WORKERS = 4
 LOOPBACK = ["--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0"]

@@ -20,7 +20,7 @@ import tifffile
 
 from wsiproc.core.geometry import Box
 from wsiproc.synthetic import Scene
-from wsiproc.synthetic.tiff import TILE_PX, Encoder, half
+from wsiproc.synthetic.tiff import TIFF_TILE_PX, Encoder, half
 
 BLOCK, JPEG_QUALITY = 8192, 80
 LEVELS = 6  # until a block is one tile
@@ -36,8 +36,10 @@ def main(path: Path, blocks: int, tissue: float, mpp: float) -> None:
     places = {int(i) for i in np.linspace(0, blocks**2 - 1, wanted)}
     with tifffile.TiffWriter(path, bigtiff=True) as tif:
         for level in range(LEVELS):
-            tiles = [[encoder(rgb) for rgb in row] for row in cut(block, TILE_PX)]
-            write_level(tif, repeated(tiles, encoder.empty, blocks, places), blocks * len(tiles) * TILE_PX, mpp, level)
+            tiles = [[encoder(rgb) for rgb in row] for row in cut(block, TIFF_TILE_PX)]
+            write_level(
+                tif, repeated(tiles, encoder.empty, blocks, places), blocks * len(tiles) * TIFF_TILE_PX, mpp, level
+            )
             block = half(block)
     side = blocks * BLOCK
     print(
@@ -73,7 +75,7 @@ def repeated(tiles: Tiles, glass: bytes, blocks: int, places: set[int]) -> Itera
 def write_level(tif: tifffile.TiffWriter, tiles: Iterator[bytes], side: int, mpp: float, level: int) -> None:
     """One image of the pyramid."""
     tif.write(
-        tiles, shape=(side, side, 3), dtype=np.uint8, tile=(TILE_PX, TILE_PX), photometric="ycbcr",
+        tiles, shape=(side, side, 3), dtype=np.uint8, tile=(TIFF_TILE_PX, TIFF_TILE_PX), photometric="ycbcr",
         compression="jpeg", subsampling=(2, 2), resolution=(1e4 / (mpp * 2**level), 1e4 / (mpp * 2**level)),
         resolutionunit="CENTIMETER", subfiletype=int(level > 0), description=None, metadata=None,
     )  # fmt: skip

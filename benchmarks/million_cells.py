@@ -22,29 +22,22 @@ import numpy.typing as npt
 import psutil
 from peak_memory import GIB, Watch
 
-from wsiproc.array.measure import centroids, label_sums
-from wsiproc.array.outline import trace
-from wsiproc.array.stains import STANDARD, Kind, Stains
+from wsiproc.array.nuclei.measure import centroids, label_sums
+from wsiproc.array.nuclei.outline import trace
+from wsiproc.array.stains import STANDARD, Stain, Stains
 from wsiproc.core.cells import CellTable, Rings
+from wsiproc.core.frame import Frame
 from wsiproc.core.geometry import Grid, Region
 from wsiproc.core.immuno import Scoring
-from wsiproc.devices import Device
-from wsiproc.executors import Crew, crew
-from wsiproc.io.parquet import write_part
-from wsiproc.io.slides import SlideSource
-from wsiproc.models.classical import Classical
-from wsiproc.pipeline import (
-    Block,
-    create_maps,
-    create_pictures,
-    export_tasks,
-    merge_tasks,
-    number_blocks,
-    render_tasks,
-    save_overview,
-)
-from wsiproc.projection import Frame
-from wsiproc.regions import Job
+from wsiproc.executors import WorkerPool, worker_pool
+from wsiproc.io.cells.parquet import write_part
+from wsiproc.io.slides.open import SlideSource
+from wsiproc.models.builtin.classical import Classical
+from wsiproc.models.device import Device
+from wsiproc.pipeline.stages.export import export_tasks
+from wsiproc.pipeline.stages.job import Job
+from wsiproc.pipeline.stages.merge import Block, merge_tasks, number_blocks
+from wsiproc.pipeline.stages.render import create_maps, create_pictures, render_tasks, save_overview
 
 STEP, PITCH = 2048, 29
 POSITIVE_OD = 0.8
@@ -83,7 +76,7 @@ def moved(cells: CellTable, region: Region) -> CellTable:
     return CellTable(cells.classes, cells.scores, cells.centroids + shift, boxes, cells.measurements, rings)
 
 
-def make_parts(folder: Path, count: int, kind: Kind = "H&E") -> tuple[Job, list[Region]]:
+def make_parts(folder: Path, count: int, kind: Stain = "H&E") -> tuple[Job, list[Region]]:
     """Part files of at least ``count`` cells of a stain in a square of regions."""
     each = (STEP // PITCH) ** 2
     side = int(np.ceil(np.sqrt(count / each)))
@@ -106,11 +99,11 @@ def make_parts(folder: Path, count: int, kind: Kind = "H&E") -> tuple[Job, list[
     return job, regions
 
 
-def merged(job: Job, regions: list[Region], team: Crew) -> list[Block]:
-    """The cells of the regions, merged by a crew."""
-    tasks = [replace(task, after=()) for task in merge_tasks(job, regions)]  # the regions' parts are there
+def merged(job: Job, regions: list[Region], team: WorkerPool) -> list[Block]:
+    """The cells of the regions, merged by a pool of workers."""
+    tasks = [replace(task, depends_on=()) for task in merge_tasks(job, regions)]  # the regions' parts are there
     results = [result for _, result in team.run(tasks)]
-    return number_blocks({result["block"]: result["merged"] for result in results})
+    return number_blocks({result.value.block: result.value.cells for result in results})
 
 
 def main(count: int, workers: int) -> None:
@@ -119,7 +112,7 @@ def main(count: int, workers: int) -> None:
     try:
         job, regions = make_parts(folder, count)
         small, few = make_parts(folder.with_name("small"), 20_000)
-        with crew("auto", workers) as team, Watch(psutil.Process()) as watch:
+        with worker_pool("auto", workers) as team, Watch(psutil.Process()) as watch:
             before = merged(small, few, team)
             for _ in team.run(export_tasks(small, before) + render_tasks(small, (), before)):
                 pass

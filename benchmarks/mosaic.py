@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiproc.core.geometry import Box
-from wsiproc.io.slides import SlideSource
-from wsiproc.synthetic.tiff import Encoder, write_pyramid
+from wsiproc.io.slides.open import SlideSource
+from wsiproc.synthetic.tiff import Encoder, write_tiff_pyramid
 
 
 def main(source: Path, out: Path, times: int) -> None:
@@ -35,7 +35,7 @@ def main(source: Path, out: Path, times: int) -> None:
                         pixels[part.relative_to(box).slices] = slide.read(part.relative_to(copy), slide.mpp)
             return pixels
 
-        write_pyramid(out, (times * h, times * w), slide.mpp, draw, Encoder((240, 240, 240), 85), source.name, 2)
+        write_tiff_pyramid(out, (times * h, times * w), slide.mpp, draw, Encoder((240, 240, 240), 85), source.name, 2)
 
 
 if __name__ == "__main__":

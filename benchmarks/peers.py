@@ -37,8 +37,8 @@ import cv2
 import numpy as np
 
 from wsiproc.core.geometry import Box, grid_shape
-from wsiproc.evaluate.tables import Line, markdown_table
-from wsiproc.io.slides import open_slide
+from wsiproc.evaluate.tables import TableLine, markdown_table
+from wsiproc.io.slides.open import open_slide
 
 MPX_A_MM2 = 16.0
 """10⁶ px of 0.25 µm in a mm²."""
@@ -98,12 +98,12 @@ class Setting:
         return seconds, json.loads(printed.splitlines()[-1])
 
 
-def wsiproc_lines(slide: Path, model: str, setting: Setting, repeats: int) -> list[Line]:
+def wsiproc_lines(slide: Path, model: str, setting: Setting, repeats: int) -> list[TableLine]:
     """The fastest of some whole runs, and its network's share of it, which compares with the networks of peers."""
     runs = []
     for _ in range(repeats):
         with tempfile.TemporaryDirectory() as out:
-            command = [sys.executable, "-m", "wsiproc.cli", "run", str(slide), "-o", out, "-q"]
+            command = [sys.executable, "-m", "wsiproc.cli.main", "run", str(slide), "-o", out, "-q"]
             seconds, _ = setting.run([*command, "-m", model, "-w", str(setting.threads), "--device", "cpu"])
             runs.append((seconds, json.loads(next(Path(out).glob("*/run.json")).read_text())))
     seconds, run = min(runs, key=lambda each: each[0])
@@ -115,7 +115,7 @@ def wsiproc_lines(slide: Path, model: str, setting: Setting, repeats: int) -> li
     return lines
 
 
-def line(tool: str, what: str, weights: str, mpp: float, mm2: float, seconds: float) -> Line:
+def line(tool: str, what: str, weights: str, mpp: float, mm2: float, seconds: float) -> TableLine:
     """A row of the table, without its ratio."""
     return {
         "tool": tool,
@@ -129,7 +129,7 @@ def line(tool: str, what: str, weights: str, mpp: float, mm2: float, seconds: fl
     }
 
 
-def classical_line(slide: Path, mm2: float, setting: Setting) -> Line:
+def classical_line(slide: Path, mm2: float, setting: Setting) -> TableLine:
     """scikit-image over dask arrays, on the whole slide, for the same tissue."""
     with open_slide(slide) as opened:
         mpp = opened.mpp
@@ -143,7 +143,7 @@ def classical_line(slide: Path, mm2: float, setting: Setting) -> Line:
     return line(f"{CLASSICAL} {said['version']}", what, "none", mpp, mm2, seconds)
 
 
-def network_line(name: str, slide: Path, scale: float, setting: Setting, scratch: Path) -> Line:
+def network_line(name: str, slide: Path, scale: float, setting: Setting, scratch: Path) -> TableLine:
     """A peer's network on a square of tissue, or why there is no figure."""
     peer, data = PEERS[name], scratch / f"{name}.npy"
     np.save(data, square_of(slide, scale * peer.side_um, peer.mpp))
@@ -188,9 +188,9 @@ def square_of(slide: Path, side_um: float, mpp: float) -> np.ndarray:
         return opened.read(Box(min(max(y, 0), h - side), min(max(x, 0), w - side), side, side), mpp)
 
 
-def with_ratios(lines: list[Line]) -> list[Line]:
+def with_ratios(lines: list[TableLine]) -> list[TableLine]:
     """Each row with its time per area against the first row's, a whole run; networks against the second row's too."""
-    rows: list[Line] = []
+    rows: list[TableLine] = []
     for each in lines:
         if "s per mm²" not in each:
             rows.append(each)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import shapely
 
 import wsiproc
-from wsiproc.profile import NETWORK
+from wsiproc.results.profile import NETWORK
 
 AT_LEAST = 0.5, 0.9, 0.99
 

@@ -34,12 +34,12 @@ from torch import nn
 
 from wsiproc.evaluate.metrics import aji, dice, overlap
 from wsiproc.evaluate.tables import markdown_table
-from wsiproc.models.readout import nucleus_probability
-from wsiproc.psm.activation_map import calibrate_readout, grad_cam, orientation, read_map
-from wsiproc.psm.activation_network import LAYERS, Layer, as_input, build_activation_network, shallow_blocks
-from wsiproc.psm.clustering import fit_clusters, fit_model_clusters
-from wsiproc.psm.objectives import OBJECTIVES, Objective
-from wsiproc.psm.training import train_activation
+from wsiproc.models.networks.readout import nucleus_probability
+from wsiproc.psm.activation.clustering import fit_clusters, fit_model_clusters
+from wsiproc.psm.activation.map import calibrate_readout, grad_cam, predict_map, readout_sign
+from wsiproc.psm.activation.network import LAYERS, Layer, as_input, build_activation_network, shallow_blocks
+from wsiproc.psm.activation.objectives import OBJECTIVES, Objective
+from wsiproc.psm.activation.training import train_activation
 
 SCALE = (0.5, 1.0, 0.5, 0.5)  # of map, red, green and blue optical density where the map is a feature of its own
 Line = dict[str, str | float]
@@ -75,14 +75,14 @@ def score(
 ) -> Line:
     """One row: both readings of one layer."""
     published = list(grad_cams(net, objective, layer, [*known.pixels, *(picture.pixels for picture in pictures)]))
-    if orientation(published[: len(known.pixels)], known.evidence) < 0:
+    if readout_sign(published[: len(known.pixels)], known.evidence) < 0:
         published = [1 - values for values in published]
     published = published[len(known.pixels) :]
     inputs = [as_input(picture[None]) for picture in known.pixels]
     readout = calibrate_readout(net, objective.score, inputs, known.evidence, layer)
 
     def read(pixels: Pixels) -> Floats:
-        return read_map(net, readout, as_input(pixels[None]), layer)[0].numpy()
+        return predict_map(net, readout, as_input(pixels[None]), layer)[0].numpy()
 
     fixed = [read(picture.pixels) for picture in pictures]
     areas = [area_under_curve(values, p.truth > 0) for values, p in zip(published, pictures, strict=True)]

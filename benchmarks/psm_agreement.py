@@ -30,17 +30,23 @@ from psm_pictures import (
 from torch import nn
 
 from wsiproc.evaluate.tables import markdown_table
-from wsiproc.psm.activation_map import calibrate_readout, grad_cam, orientation, read_map
-from wsiproc.psm.activation_network import KINDS, Kind, as_input, build_activation_network, shallow_blocks
-from wsiproc.psm.clustering import fit_clusters
-from wsiproc.psm.objectives import OBJECTIVES, Objective, Similarity
-from wsiproc.psm.training import train_activation
+from wsiproc.psm.activation.clustering import fit_clusters
+from wsiproc.psm.activation.map import calibrate_readout, grad_cam, predict_map, readout_sign
+from wsiproc.psm.activation.network import (
+    NETWORK_KINDS,
+    NetworkKind,
+    as_input,
+    build_activation_network,
+    shallow_blocks,
+)
+from wsiproc.psm.activation.objectives import OBJECTIVES, Objective, Similarity
+from wsiproc.psm.activation.training import train_activation
 
 RANDOM = "none: random weights"
 REPEATS = 5
 
 
-def main(data: Path, network: Kind, objectives: Sequence[str], steps: int, crop_px: int) -> None:
+def main(data: Path, network: NetworkKind, objectives: Sequence[str], steps: int, crop_px: int) -> None:
     """Print the table: a row an objective, random weights first."""
     corpus, pictures = unlabelled_pictures(data), labelled_pictures(data)
     known = corpus[:CALIBRATION_PICTURES]
@@ -69,7 +75,7 @@ class Ways:
         self.net, self.objective, self.sign = net, objective, 1
         evidence = [haematoxylin(picture) for picture in known]
         self.readout = calibrate_readout(net, objective.score, [as_input(picture[None]) for picture in known], evidence)
-        self.sign = orientation([self.published(picture) for picture in known], evidence)
+        self.sign = readout_sign([self.published(picture) for picture in known], evidence)
 
     def published(self, pixels: Pixels) -> Floats:
         """Grad-CAM, its sign settled once for all pictures."""
@@ -78,7 +84,7 @@ class Ways:
 
     def fixed(self, pixels: Pixels) -> Floats:
         """The fixed readout."""
-        return read_map(self.net, self.readout, as_input(pixels[None]))[0].numpy()
+        return predict_map(self.net, self.readout, as_input(pixels[None]))[0].numpy()
 
 
 def compare(ways: Ways, pictures: Sequence[Labelled]) -> dict[str, float]:
@@ -126,7 +132,7 @@ def dice(a: Mask, b: Mask) -> float:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--network", choices=KINDS, default="small")
+    parser.add_argument("--network", choices=NETWORK_KINDS, default="small")
     parser.add_argument("--objective", choices=OBJECTIVES, action="append", help="may be repeated; all without it")
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--crop-px", type=int, default=128)

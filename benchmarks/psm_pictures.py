@@ -11,12 +11,12 @@ import numpy.typing as npt
 from PIL import Image
 from scipy.stats import rankdata
 
-from wsiproc.array.instances import split_clumps
+from wsiproc.array.nuclei.instances import split_clumps
 from wsiproc.array.pyramid import halve_mean, halve_mode
 from wsiproc.array.stains import Stains, unmixing
 from wsiproc.evaluate.layouts import find_dataset, load_truth
 from wsiproc.models.cells import SplitLengths
-from wsiproc.psm.pseudo import pseudo_mask
+from wsiproc.psm.published.pseudo import pseudo_mask
 from wsiproc.psm.tiles import Source, read_tiles
 
 MPP = 0.5

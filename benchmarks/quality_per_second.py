@@ -18,10 +18,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from wsiproc.benchmark import BASELINE, run_benchmark
+from wsiproc.evaluate.benchmark import BASELINE, run_benchmark
 from wsiproc.evaluate.layouts import Dataset, find_dataset
-from wsiproc.evaluate.tables import Line, markdown_table
-from wsiproc.settings import Settings
+from wsiproc.evaluate.tables import TableLine, markdown_table
+from wsiproc.pipeline.settings import Settings
 
 REFERENCE_MPP = 0.25
 
@@ -35,7 +35,7 @@ def megapixels(dataset: Dataset, mpp: float) -> dict[str, float]:
     return sizes
 
 
-def model_line(scores: Line, pictures: list[Line], sizes: dict[str, float]) -> Line:
+def model_line(scores: TableLine, pictures: list[TableLine], sizes: dict[str, float]) -> TableLine:
     """A model's row: its AJI and what it costs."""
     whole = sum(float(each["seconds"]) for each in pictures) / sum(sizes[str(each["picture"])] for each in pictures)
     network = float(scores["s_per_Mpx_1_thread"])
@@ -49,11 +49,11 @@ def model_line(scores: Line, pictures: list[Line], sizes: dict[str, float]) -> L
     }
 
 
-def with_verdicts(lines: list[Line]) -> list[Line]:
+def with_verdicts(lines: list[TableLine]) -> list[TableLine]:
     """By time, each with its cost against the first and the faster models that are as good."""
     ordered = sorted(lines, key=lambda each: float(each["whole s per Mpx"]))
     first = float(ordered[0]["whole s per Mpx"])
-    rows: list[Line] = []
+    rows: list[TableLine] = []
     for place, each in enumerate(ordered):
         better = [other["model"] for other in ordered[:place] if float(other["AJI"]) >= float(each["AJI"])]
         ratio = float(each["whole s per Mpx"]) / first

@@ -20,19 +20,19 @@ import psutil
 from million_cells import make_parts, merged
 from peak_memory import GIB, Watch
 
-from wsiproc.executors import crew
-from wsiproc.io.geojson import GeoJsonWriter, Piece, features_bytes
-from wsiproc.io.parquet import CellWriter, read_part
-from wsiproc.pipeline import block_path
+from wsiproc.executors import worker_pool
+from wsiproc.io.cells.parquet import CellWriter, read_part
+from wsiproc.io.geojson.write import GeoJsonWriter, Piece, features_bytes
+from wsiproc.pipeline.stages.merge import block_path
 
-WSIPROC = [sys.executable, "-m", "wsiproc.cli"]
+WSIPROC = [sys.executable, "-m", "wsiproc.cli.main"]
 
 
 def finished_slide(folder: Path, count: int) -> int:
     """The files of a finished slide that the commands read; how many cells it has."""
     job, regions = make_parts(folder, count)
     names, colours = list(job.classes), list(job.classes.values())
-    with crew("loop") as alone:
+    with worker_pool("loop") as alone:
         blocks = merged(job, regions, alone)
     columns = list(read_part(block_path(job, blocks[0].region)).measurements)
     with (

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import openslide
 
 from wsiproc.core.geometry import Box
-from wsiproc.io.slides import open_slide
+from wsiproc.io.slides.open import open_slide
 
 STRIP, STEP = (576, 2112), (512, 2048)
 

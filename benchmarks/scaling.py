@@ -62,7 +62,7 @@ def draw(path: Path, side: int, times: int) -> Path:
 def run(slide: Path, model: str, workers: int) -> Run:
     """One run of the command, into a folder that goes."""
     with tempfile.TemporaryDirectory() as out:
-        command = [sys.executable, "-m", "wsiproc.cli", "run", str(slide), "-o", out, "-q"]
+        command = [sys.executable, "-m", "wsiproc.cli.main", "run", str(slide), "-o", out, "-q"]
         started = time.perf_counter()
         running = subprocess.Popen([*command, "-m", model, "-w", str(workers)], stdout=subprocess.DEVNULL)
         with Watch(psutil.Process(running.pid)) as watch:

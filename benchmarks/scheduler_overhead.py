@@ -15,7 +15,7 @@ import time
 
 import psutil
 
-from wsiproc.executors import Task, crew
+from wsiproc.executors import Task, worker_pool
 
 
 def nothing(number: int) -> int:
@@ -30,7 +30,7 @@ def main() -> int:
     process = psutil.Process()
     tasks = [Task(f"nothing {number}", nothing, (number,)) for number in range(given.tasks)]
     seen = 0
-    with crew("dask", workers=given.workers) as workers:
+    with worker_pool("dask", workers=given.workers) as workers:
         gc.collect()
         before, started = sum(process.cpu_times()[:2]), time.perf_counter()
         for done, (_, result) in enumerate(workers.run(tasks), start=1):

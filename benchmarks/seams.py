@@ -19,9 +19,9 @@ import numpy as np
 import pyarrow.parquet
 from scipy.spatial import cKDTree
 
-from wsiproc.io.parquet import read_cells
-from wsiproc.settings import Settings
-from wsiproc.slide_queue import run_slides
+from wsiproc.io.cells.parquet import read_cells
+from wsiproc.pipeline.cohort import run_slides
+from wsiproc.pipeline.settings import Settings
 
 REGIONS = (1024, 2048, 4096)
 FILES = ("cells.parquet", "cells.geojson.gz")

@@ -19,14 +19,14 @@ from typing import Any
 
 import psutil
 
+from wsiproc.core.frame import Frame
 from wsiproc.core.geometry import Grid, Region
-from wsiproc.devices import Device
-from wsiproc.executors import Task, crew
-from wsiproc.io.slides import SlideSource
+from wsiproc.executors import Task, worker_pool
+from wsiproc.io.slides.open import SlideSource
 from wsiproc.models import load_model
-from wsiproc.pipeline import cell_tasks
-from wsiproc.projection import Frame
-from wsiproc.regions import Job
+from wsiproc.models.device import Device
+from wsiproc.pipeline.slide import cell_tasks
+from wsiproc.pipeline.stages.job import Job
 
 STEP = 2048
 
@@ -69,7 +69,7 @@ def main() -> int:
     process = psutil.Process()
     slides = tasks = cells = 0
     build_s = 0.0
-    with crew("dask", workers=given.workers) as workers:
+    with worker_pool("dask", workers=given.workers) as workers:
         started, before = time.perf_counter(), sum(process.cpu_times()[:2])
         while slides < given.slides and time.perf_counter() - started < given.seconds:
             clock = time.perf_counter()

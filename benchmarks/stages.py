@@ -21,7 +21,7 @@ from whole_run import CHECK, all_else
 
 import wsiproc
 from wsiproc.evaluate.tables import markdown_table
-from wsiproc.profile import NETWORK, lines
+from wsiproc.results.profile import NETWORK, lines
 from wsiproc.synthetic import write_synthetic_slide
 
 

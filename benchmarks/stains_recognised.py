@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from wsiproc.models.classical import Classical
-from wsiproc.scoring import slide_scoring
+from wsiproc.models.builtin.classical import Classical
+from wsiproc.pipeline.planning.scoring import slide_scoring
 
 MPP = 0.5
 # µm per px of the pictures: 0.25 unless it is known better; 20x material, by the size of its nuclei.

@@ -29,10 +29,11 @@ from million_cells import POSITIVE_OD, make_parts, merged
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from wsiproc.executors import crew
-from wsiproc.io.cell_blocks import CellBlocks
-from wsiproc.io.whole import write_json
-from wsiproc.pipeline import export_tasks, render_tasks
+from wsiproc.executors import worker_pool
+from wsiproc.io.atomic import write_json
+from wsiproc.io.cells.blocks import CellBlocks
+from wsiproc.pipeline.stages.export import export_tasks
+from wsiproc.pipeline.stages.render import render_tasks
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
@@ -42,7 +43,7 @@ def main(cells: int, tiles: int) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = make_results(Path(scratch) / "slide", cells)
         started = time.perf_counter()
-        command = [sys.executable, "-m", "wsiproc.cli", "view", str(folder), "--no-browser", "--port", "0"]
+        command = [sys.executable, "-m", "wsiproc.cli.main", "view", str(folder), "--no-browser", "--port", "0"]
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}
         )
@@ -66,7 +67,7 @@ def main(cells: int, tiles: int) -> None:
 def make_results(folder: Path, count: int) -> Path:
     """A finished slide with so many cells."""
     job, regions = make_parts(folder, count, "H-DAB")
-    with crew("auto", 2) as team:
+    with worker_pool("auto", 2) as team:
         blocks = merged(job, regions, team)
         for _ in team.run(export_tasks(job, blocks) + render_tasks(job, (), blocks)):
             pass

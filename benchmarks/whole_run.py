@@ -26,15 +26,15 @@ from pathlib import Path
 import numpy as np
 from peers import MPX_A_MM2
 
+from wsiproc.core.frame import WindowRule, needed_windows
 from wsiproc.core.geometry import Box
-from wsiproc.executors import keep_memory
+from wsiproc.executors import tune_malloc
 from wsiproc.models import load_model
 from wsiproc.models.folder import load_int8_network, load_network
-from wsiproc.plan import plan_slide
-from wsiproc.profile import NETWORK, lines
-from wsiproc.projection import WindowRule, needed_windows
-from wsiproc.regions import seen_by
-from wsiproc.settings import Settings
+from wsiproc.pipeline.planning.plan import plan_slide
+from wsiproc.pipeline.settings import Settings
+from wsiproc.pipeline.stages.infer import seen_by
+from wsiproc.results.profile import NETWORK, lines
 
 Shape = tuple[int, int]
 CHECK = "seam certificate"  # a second look at what others have done
@@ -45,7 +45,7 @@ def forward(model_name: str, precision: str, shapes: Sequence[Shape], threads: i
     import torch
 
     torch.set_num_threads(threads)
-    keep_memory()
+    tune_malloc()
     model = load_model(model_name)
     if precision == "int8":
         network = load_int8_network(model.folder, model.weights_sha256)
@@ -87,7 +87,7 @@ def windows(slide: Path, model_name: str, scratch: Path) -> tuple[list[Shape], l
 def whole(slide: Path, workers: int, model: str, precision: str, out: Path) -> tuple[float, dict]:
     """Seconds of `wsiproc run`, and its ``run.json``."""
     started = time.perf_counter()
-    command = [sys.executable, "-m", "wsiproc.cli", "run", slide, "-o", out, "-w", workers, "--model", model]
+    command = [sys.executable, "-m", "wsiproc.cli.main", "run", slide, "-o", out, "-w", workers, "--model", model]
     command += ["--precision", precision, "-q"]
     subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL)
     seconds = time.perf_counter() - started

@@ -19,21 +19,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from wsiproc.array.scale import (
-    LOOKED_AT_MPP,
-    SHIFTS,
-    Profile,
-    blurred,
-    log2_factor,
-    profile,
-    scale_of,
-    seen_at,
-)
+from wsiproc.array.scale import LOOKED_AT_MPP, SHIFTS, blurred, log2_factor, radial_profile, scale_of, seen_at
 from wsiproc.array.stains import estimate_stains
-from wsiproc.io.slides import SlideSource
-from wsiproc.models.classical import Classical
+from wsiproc.core.types import Float64Array
+from wsiproc.io.slides.open import SlideSource
+from wsiproc.models.builtin.classical import Classical
 from wsiproc.models.staining import sample_pixels
-from wsiproc.survey import look_at
+from wsiproc.pipeline.planning.survey import survey_slide
 
 FACTORS = (0.5, 2 / 3, 1.0, 1.5, 2.0)
 RIDGE, BLURS_UM = 0.04, (0.0, 0.4, 0.8)
@@ -100,14 +92,14 @@ def as_read(path: Path, given: float) -> Picture:
     return np.asarray(cv2.resize(picture, None, fx=zoom, fy=zoom, interpolation=how), np.uint8)
 
 
-def looked_at(window: Picture) -> tuple[Profile, float] | None:
+def looked_at(window: Picture) -> tuple[Float64Array, float] | None:
     """The profile of a window of H&E, and its area in mm²; None for another stain and for glass."""
     stains = estimate_stains(sample_pixels([window], LOOKED_AT_MPP))
-    found = profile(window, stains, LOOKED_AT_MPP) if stains.kind == "H&E" else None
+    found = radial_profile(window, stains, LOOKED_AT_MPP) if stains.kind == "H&E" else None
     return None if found is None else (found, window.shape[0] * window.shape[1] * LOOKED_AT_MPP**2 / 1e6)
 
 
-def noticed(found: list[tuple[Profile, float]]) -> bool:
+def noticed(found: list[tuple[Float64Array, float]]) -> bool:
     """Whether a user is warned."""
     return bool(found) and scale_of([each for each, _ in found], sum(mm2 for _, mm2 in found)).wrong
 
@@ -115,7 +107,7 @@ def noticed(found: list[tuple[Profile, float]]) -> bool:
 # --- fitting ---------------------------------------------------------------------------------------------------------
 
 
-def fit(rows: list[tuple[str, Profile]]) -> tuple[npt.NDArray[np.float64], float]:
+def fit(rows: list[tuple[str, Float64Array]]) -> tuple[npt.NDArray[np.float64], float]:
     """Ridge regression of the shift on what is seen at it, sources weighing alike: weights (12,) and bias."""
     shifts = SHIFTS[6:-6:2]
     rows = [(name, blurred(each, sigma)) for sigma in BLURS_UM for name, each in rows]
@@ -149,7 +141,7 @@ def print_fit(data: Path) -> None:
     print(f"centre {centre:.2f}; pictures off by {np.std(alone):.2f}, folders by {np.std(together):.2f} (log2)")
 
 
-def profiles(source: Source) -> list[Profile]:
+def profiles(source: Source) -> list[Float64Array]:
     """Of all pictures of H&E, at their own scale."""
     found = (looked_at(as_read(path, source.scale(path))) for path in source.paths)
     return [each[0] for each in found if each is not None]
@@ -193,7 +185,7 @@ def print_slides(data: Path) -> None:
             mpp = slide.mpp
         told = []
         for factor in FACTORS:
-            seen = look_at(SlideSource(data / name, mpp * factor), Classical(), "auto", None)
+            seen = survey_slide(SlideSource(data / name, mpp * factor), Classical(), "auto", None)
             likely = seen.slide["likely_mpp"]
             warned = any("too large" in text or "too small" in text for text in seen.warnings)
             told.append(f"{'–' if likely is None else f'{likely:.2f}'}{', warned' if warned else ''}")

@@ -36,7 +36,7 @@ def examples(epilog: re.Match[str]) -> str:
 
 def reference() -> str:
     """The whole page."""
-    made = CliRunner().invoke(typer_command, ["wsiproc.cli", "utils", "docs", "--name", "wsiproc"])
+    made = CliRunner().invoke(typer_command, ["wsiproc.cli.main", "utils", "docs", "--name", "wsiproc"])
     if made.exit_code:
         raise SystemExit(f"typer utils docs: {made.output}")
     text = made.output.replace("&#x27;", "'").replace("&quot;", '"').replace("```console\n$ ", "```sh\n")

@@ -8,15 +8,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from wsiproc.documents import DOCUMENTS, schema
+from wsiproc.cli.documents import DOCUMENTS, schema
 
 PAGE = Path(__file__).with_name("json.md")
 INTRODUCTION = """\
 # JSON for pipelines
 
-Written by `docs/make_json_reference.py` from the models of `wsiproc.documents`. With `--json`, these commands answer
-with one JSON document on the standard output and nothing else there; progress and notes stay on the standard error:
-{commands}. The exit code is the same as without, and what
+Written by `docs/make_json_reference.py` from the models of `wsiproc.cli.documents`. With `--json`, these commands
+answer with one JSON document on the standard output and nothing else there; progress and notes stay on the standard
+error: {commands}. The exit code is the same as without, and what
 failed is in `errors`: the command itself where it makes no sense, else each slide or folder by its path.
 
 ```sh

@@ -16,7 +16,7 @@ import zarr
 from PIL import Image, ImageDraw
 
 from wsiproc.core.geometry import Box
-from wsiproc.io.slides import open_slide
+from wsiproc.io.slides.open import open_slide
 
 SIDE_PX = 900  # of each half of the picture
 TISSUE = (0, 158, 115)

@@ -18,7 +18,7 @@ from picture_of_cells import close_look
 from PIL import Image, ImageDraw, ImageFont
 
 from wsiproc.core.geometry import Box
-from wsiproc.io.slides import open_slide
+from wsiproc.io.slides.open import open_slide
 
 SIDE_PX, GAP_PX, TITLE_PX = 460, 16, 34  # of a panel
 # From nothing to certain.

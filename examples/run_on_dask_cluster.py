@@ -15,8 +15,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from wsiproc.settings import Settings
-from wsiproc.slide_queue import run_slides
+from wsiproc.pipeline.cohort import run_slides
+from wsiproc.pipeline.settings import Settings
 
 
 def main(scheduler: str, out: Path, slides: list[Path]) -> bool:

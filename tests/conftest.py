@@ -37,12 +37,12 @@ def six(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def memory_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
-    """Memory for so many workers, as far as the watch can tell; called, it gives the list of crews' sizes to come."""
-    import wsiproc.crews
+    """Memory for so many workers, as far as the watch can tell; called, it gives the list of pool sizes to come."""
+    import wsiproc.pipeline.workers
     from wsiproc.errors import MemoryLimitError
 
     sizes: list[int] = []
-    real = wsiproc.crews.crew
+    real = wsiproc.pipeline.workers.worker_pool
 
     def noted(kind: str, workers: int, scheduler: str | None) -> Any:
         sizes.append(workers)
@@ -53,8 +53,8 @@ def memory_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
             if sizes[-1] > most:
                 raise MemoryLimitError("9 GB held, 8 GB allowed")
 
-        monkeypatch.setattr(wsiproc.crews, "crew", noted)
-        monkeypatch.setattr("wsiproc.memory.MemoryWatch.check", check)
+        monkeypatch.setattr(wsiproc.pipeline.workers, "worker_pool", noted)
+        monkeypatch.setattr("wsiproc.executors.memory.MemoryWatch.check", check)
         return sizes
 
     return limit
@@ -63,8 +63,8 @@ def memory_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
 @pytest.fixture(scope="session")
 def whole(six: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What an undisturbed run in one process makes of ``six``."""
-    from wsiproc.settings import Settings
-    from wsiproc.slide_queue import run_slides
+    from wsiproc.pipeline.cohort import run_slides
+    from wsiproc.pipeline.settings import Settings
 
     (outcome,) = run_slides([six], tmp_path_factory.mktemp("whole"), Settings(**SIX))
     assert outcome.folder is not None

@@ -13,7 +13,7 @@ import pytest
 
 from tests.evaluate.datasets_on_disk import picture, write_masks, write_points
 from wsiproc.core.geometry import Box
-from wsiproc.io.slides import SlideSource
+from wsiproc.io.slides.open import SlideSource
 from wsiproc.synthetic import write_synthetic_slide
 
 SVS = Path(__file__).parents[1].parent / "shared/data/slides/CMU-1-Small-Region.svs"

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster_processes import REPOSITORY
 from tests.example_runs import EXAMPLES, run_example
-from wsiproc.settings import Settings
-from wsiproc.slide_queue import run_slides
+from tests.executors.cluster_processes import REPOSITORY
+from wsiproc.pipeline.cohort import run_slides
+from wsiproc.pipeline.settings import Settings
 from wsiproc.synthetic import write_synthetic_slide
 
 

@@ -12,8 +12,8 @@ import zarr
 from PIL import Image
 
 from tests.example_runs import EXAMPLES, run_example
-from wsiproc.settings import Settings
-from wsiproc.slide_queue import run_slides
+from wsiproc.pipeline.cohort import run_slides
+from wsiproc.pipeline.settings import Settings
 from wsiproc.synthetic import write_synthetic_slide
 
 
@@ -48,7 +48,7 @@ def run(folder: Path) -> dict[str, Any]:
 
 def test_every_example_is_tested_here() -> None:
     text = Path(__file__).read_text(encoding="utf-8")
-    elsewhere = {"neighbours.py": "python/test_squidpy.py"}
+    elsewhere = {"neighbours.py": "results/test_squidpy.py"}
     assert [path.name for path in EXAMPLES.glob("*.py") if f'example("{path.name}"' not in text] == list(elsewhere)
     assert all(name in (Path(__file__).parent / path).read_text(encoding="utf-8") for name, path in elsewhere.items())
 
@@ -117,7 +117,7 @@ def outline_colour(folder: Path) -> np.ndarray:
 
 
 def test_make_demo_slides_writes_two_slides_that_open(tmp_path: Path) -> None:
-    from wsiproc.io.slides import open_slide
+    from wsiproc.io.slides.open import open_slide
 
     example("make_demo_slides.py", tmp_path)
     for name, shape in (("skin.tif", (760, 1000)), ("synthetic.tif", (4096, 4096))):

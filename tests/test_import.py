@@ -25,14 +25,15 @@ def loaded_by(statement: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "statement", ["import wsiproc", "import wsiproc.cli", "from wsiproc.settings import Settings, load_settings"]
+    "statement",
+    ["import wsiproc", "import wsiproc.cli.main", "from wsiproc.pipeline.settings import Settings, load_settings"],
 )
 def test_importing_loads_nothing_heavy(statement: str) -> None:
     assert loaded_by(statement) & HEAVY == set()
 
 
 def test_what_runs_loads_no_torch_and_no_dask_before_they_are_needed() -> None:
-    loaded = loaded_by("import wsiproc.slide_queue")
+    loaded = loaded_by("import wsiproc.pipeline.cohort")
     assert loaded & {"torch", "dask", "distributed", "zarr", "openslide"} == set()
     assert "numba" in loaded, "the probe sees what is loaded"
 
@@ -41,7 +42,8 @@ def test_a_run_needs_no_pandas(tmp_path: Path) -> None:
     """Which takes a worker a quarter of a second to load; Arrow does where it is only offered NumPy's arrays."""
     write_synthetic_slide(tmp_path / "small.tif", (900, 900), mpp=0.25, seed=5, tissue_fraction=0.5)
     loaded = loaded_by(
-        "from pathlib import Path; from wsiproc.settings import Settings; from wsiproc.slide_queue import run_slides\n"
+        "from pathlib import Path; from wsiproc.pipeline.settings import Settings\n"
+        "from wsiproc.pipeline.cohort import run_slides\n"
         "settings = Settings(model='classical', executor='loop', workers=1)\n"
         f"(outcome,) = run_slides([Path({str(tmp_path / 'small.tif')!r})], Path({str(tmp_path / 'out')!r}), settings)\n"
         "assert outcome.run['counts']['cells'] > 0"

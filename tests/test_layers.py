@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import functools
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,227 +13,47 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "wsiproc"
 FILES = sorted(PACKAGE.rglob("*.py"))
 MAX_FUNCTION_LINES, MAX_FILE_LINES = 60, 500
+MOST_AT_THE_TOP, MOST_IN_A_FOLDER, LONGEST_CHAIN = 14, 12, 9
 
-FOUNDATION = {"errors", "paths", "_version"}  # nouns of the whole package; everyone may use them, they use nobody
-# What each part may use besides the foundation and itself. The order is the order of the layers, top first.
-MAY_USE = {
-    "cli": {
-        "commands",
-        "completion",
-        "documents",
-        "progress",
-        "executors",
-        "psm",
-        "benchmark",
-        "slide_queue",
-        "plan",
-        "devices",
-        "evaluate",
-        "settings",
-        "models",
-        "unexpected",
-    },
-    "__init__": {"result", "slide_queue", "one_slide", "executors", "settings", "io"},
-    "commands": {
-        "doctor",
-        "documents",
-        "export",
-        "progress",
-        "qupath",
-        "result",
-        "view",
-        "check",
-        "evaluate",
-        "synthetic",
-        "reclassify",
-        "completion",
-        "unexpected",
-        "io",
-        "core",
-    },
-    "documents": {"slide_queue", "plan", "check", "reclassify", "evaluate", "profile", "core"},
-    "completion": {"evaluate", "models", "settings", "io"},
-    "progress": {
-        "benchmark",
-        "slide_queue",
-        "one_slide",
-        "plan",
-        "check",
-        "doctor",
-        "evaluate",
-        "profile",
-        "projection",
-        "core",
-    },
-    "doctor": {
-        "plan",
-        "inference",
-        "devices",
-        "projection",
-        "synthetic",
-        "executors",
-        "settings",
-        "models",
-        "io",
-        "core",
-    },
-    "export": {"full_image", "result", "io", "core"},
-    "reclassify": {
-        "array",
-        "cohort",
-        "crops",
-        "scoring",
-        "plan",
-        "pipeline",
-        "coarse",
-        "report",
-        "report_cells",
-        "workfolder",
-        "io",
-        "core",
-    },
-    "result": {"scverse", "io", "core"},
-    "full_image": {"coarse", "executors", "memory", "projection", "workfolder", "io", "core"},
-    "scverse": {"io", "core"},
-    "view": {"report_figures", "io", "array", "core"},
-    "benchmark": {"slide_queue", "inference", "devices", "evaluate", "executors", "settings", "models", "io", "core"},
-    "slide_queue": {
-        "cohort",
-        "crews",
-        "discover",
-        "one_slide",
-        "side_by_side",
-        "plan",
-        "projection",
-        "executors",
-        "memory",
-        "result_folders",
-        "unexpected",
-        "workfolder",
-        "settings",
-        "io",
-        "core",
-    },
-    "result_folders": {"workfolder", "io"},
-    "unexpected": set(),
-    "one_slide": {
-        "side_by_side",
-        "profile",
-        "run_facts",
-        "seams",
-        "plan",
-        "crops",
-        "report",
-        "report_cells",
-        "pipeline",
-        "executors",
-        "memory",
-        "workfolder",
-        "settings",
-        "io",
-    },
-    "profile": set(),
-    "crews": {"plan", "devices", "executors", "settings"},
-    "side_by_side": set(),
-    "cohort": {"report_figures", "io", "core"},
-    "discover": {
-        "plan",
-        "survey",
-        "regions",
-        "inference",
-        "devices",
-        "executors",
-        "settings",
-        "models",
-        "io",
-        "array",
-        "core",
-    },
-    "run_facts": {"plan", "settings", "models", "io", "core"},
-    "plan": {
-        "scoring",
-        "survey",
-        "pipeline",
-        "regions",
-        "inference",
-        "devices",
-        "projection",
-        "executors",
-        "memory",
-        "settings",
-        "models",
-        "io",
-        "array",
-        "core",
-    },
-    "scoring": {"inference", "devices", "models", "array", "core"},
-    "survey": {"projection", "models", "io", "array", "core"},
-    "rehearsal": {"seams", "regions", "models", "io", "array", "core"},
-    "seams": {"pipeline", "regions", "projection", "executors", "io", "array", "core"},
-    "crops": {"pipeline", "regions", "report", "io", "core"},
-    "pipeline": {"coarse", "regions", "projection", "executors", "workfolder", "io", "array", "core"},
-    "coarse": {"executors", "io", "array", "core"},
-    "regions": {"inference", "devices", "projection", "executors", "workfolder", "models", "io", "array", "core"},
-    "inference": {"devices", "models"},
-    "report": {"report_cells", "report_figures", "io", "core"},
-    "report_cells": {"core"},
-    "report_figures": {"core"},
-    "qupath": {"models", "io", "array", "core"},
-    "check": {"io", "array", "core"},
-    "evaluate": {"core"},
-    "synthetic": {"executors", "core"},
-    "psm": {"devices", "projection", "models", "io", "array", "core"},
-    "devices": {"executors", "models"},
-    "memory": {"projection", "executors"},
-    "projection": {"core"},
-    "workfolder": set(),
-    "executors": set(),
-    "settings": {"core"},
-    "bridges": {"models", "io", "array", "core"},
-    "models": {"array", "core"},
-    "io": {"array", "core"},
-    "array": {"core"},
-    "core": set(),
-}
-# Upwards or sideways, each with its reason.
-EXCEPTIONS = {
-    # Optional readers are built of io's levels, and io opens them on demand, inside a function.
-    ("io/readers.py", "bridges"),
-    # An optional tissue mask, chosen by name.
-    ("survey.py", "bridges"),
-    # An optional stain normaliser, chosen by name.
-    ("plan.py", "bridges"),
-    # Optional models, built as those here are, and opened by their prefix, inside a function.
-    ("models/__init__.py", "bridges"),
-    # A format whose library is optional.
-    ("export.py", "bridges"),
-}
+# A part may use what stands in a lower row, and nothing beside it or above.
+LAYERS = [
+    {"cli"},
+    {"__init__"},
+    {"evaluate", "psm"},
+    {"pipeline"},
+    {"results"},
+    {"io", "models", "synthetic"},
+    {"array", "executors"},
+    {"core"},
+    {"errors", "_version"},
+]
 # Library → the parts that import it.
 HOMES = {
-    # io hands pictures over as dask arrays and computes none.
+    # io hands images over as dask arrays and computes none.
     "dask": {"executors", "io"},
     "distributed": {"executors"},
     "openslide": {"io"},
-    # check and evaluate read what others wrote, synthetic writes what io reads: sharing code would prove nothing.
+    # evaluate reads what others wrote, synthetic writes what io reads: sharing code would prove nothing.
     "tifffile": {"io", "evaluate", "synthetic"},
-    "zarr": {"io", "check"},
+    # results/validate reads what io wrote with nothing of io.
+    "zarr": {"io", "results"},
     "tensorstore": {"io"},
-    # Bridges name the type of what they are handed.
-    "pyarrow": {"io", "bridges", "check", "evaluate", "synthetic"},
-    # What a network is lies in models. Benchmark and regions set threads; doctor says what PyTorch makes of the
+    # An optional adapter names the type of what it is handed.
+    "pyarrow": {"io", "results", "evaluate", "synthetic"},
+    # What a network is lies in models; stages and the benchmark set threads; diagnostics say what PyTorch makes of the
     # machine.
-    "torch": {"models", "bridges", "psm", "devices", "inference", "regions", "benchmark", "doctor"},
-    "pydantic": {"commands", "documents", "models", "io", "psm"},
+    "torch": {"models", "psm", "pipeline", "evaluate", "cli"},
+    "pydantic": {"cli", "models", "io", "psm"},
     "safetensors": {"models", "psm"},
     "tomli_w": {"models", "io"},
-    "starlette": {"view"},
-    "typer": {"cli", "commands"},
-    "rich": {"commands", "progress", "evaluate"},
+    "starlette": {"results"},
+    "typer": {"cli"},
+    "rich": {"cli", "evaluate"},
 }
 
 
 def part_of(path: Path) -> str:
-    """Folder or file right under the package: ``io``, ``run``."""
+    """Folder or file right under the package: ``io``, ``errors``."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
@@ -247,35 +69,64 @@ def imported(path: Path) -> Iterator[str]:
 
 def parts_used(path: Path) -> set[str]:
     """The other parts of the package that a file imports."""
-    names = {name.split(".")[1] for name in imported(path) if name.startswith("wsiproc.")}
-    return names - FOUNDATION - {part_of(path)}
+    return {name.split(".")[1] for name in imported(path) if name.startswith("wsiproc.")} - {part_of(path)}
 
 
 def in_package(path: Path) -> str:
     return path.relative_to(PACKAGE).as_posix()
 
 
-def test_the_layers_have_an_order() -> None:
-    places = {part: place for place, part in enumerate(MAY_USE)}
-    upwards = [(part, used) for part, below in MAY_USE.items() for used in below if places[used] <= places[part]]
-    assert not upwards
-    assert not MAY_USE["models"] & {"io", "bridges"}
-    assert not MAY_USE["io"] & {"models"}
+def below(part: str) -> set[str]:
+    """All parts that it may use."""
+    row = next(number for number, parts in enumerate(LAYERS) if part in parts)
+    return set().union(*LAYERS[row + 1 :])
 
 
 @pytest.mark.parametrize("path", FILES, ids=in_package)
 def test_imports_point_down_only(path: Path) -> None:
-    if part_of(path) in FOUNDATION:
-        assert not parts_used(path)
-        return
-    excepted = {part for file, part in EXCEPTIONS if file == in_package(path)}
-    assert parts_used(path) <= MAY_USE[part_of(path)] | excepted
+    assert parts_used(path) <= below(part_of(path))
 
 
-def test_no_permission_is_unused() -> None:
-    used = {(part_of(path), other) for path in FILES for other in parts_used(path)}
-    assert {(part, other) for part, below in MAY_USE.items() for other in below} <= used
-    assert all(part in parts_used(PACKAGE / file) for file, part in EXCEPTIONS)
+def test_every_part_has_its_layer() -> None:
+    assert {part_of(path) for path in FILES} == set().union(*LAYERS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=in_package)
+def test_no_module_is_named_in_a_string(path: Path) -> None:
+    """An import that this file could not see: only what resources are looked up in, and marks of our own."""
+    texts = [
+        node.value
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    modules = {in_package(file).removesuffix(".py").removesuffix("/__init__").replace("/", ".") for file in FILES}
+    named = {text for text in texts if text.startswith("wsiproc.") and text.removeprefix("wsiproc.") in modules}
+    # What holds the files that are read there, and the method that OME-Zarr's metadata name.
+    assert all(text.removeprefix("wsiproc.").split(".")[0] in below(part_of(path)) | {part_of(path)} for text in named)
+
+
+def test_folders_are_small() -> None:
+    entries = Counter(
+        path.parent
+        for path in PACKAGE.rglob("*")
+        if "__pycache__" not in path.parts and path.name not in ("__init__.py", "__pycache__", "py.typed")
+    )
+    top = entries.pop(PACKAGE)
+    assert top <= MOST_AT_THE_TOP
+    assert {in_package(folder): count for folder, count in entries.items() if count > MOST_IN_A_FOLDER} == {}
+
+
+def test_the_way_down_is_short() -> None:
+    """The longest chain of imports, by the parts of the package."""
+    used: dict[str, set[str]] = {}
+    for path in FILES:
+        used.setdefault(part_of(path), set()).update(parts_used(path))
+
+    @functools.cache
+    def floors(part: str) -> int:
+        return 1 + max((floors(other) for other in used[part]), default=0)
+
+    assert max(map(floors, used)) <= LONGEST_CHAIN
 
 
 @pytest.mark.parametrize("library", HOMES)
@@ -284,13 +135,14 @@ def test_a_big_library_is_imported_in_its_homes_only(library: str) -> None:
     assert users == HOMES[library]
 
 
-def test_the_pipeline_knows_no_settings() -> None:
-    """Below what runs slides, ``discover`` and ``plan``, numbers arrive as named arguments."""
-    users = {part_of(path) for path in FILES if "settings" in parts_used(path)}
-    assert users == {
-        "cli", "benchmark", "completion", "crews", "discover", "doctor", "one_slide", "plan", "slide_queue",
-        "run_facts", "__init__",
-    }  # fmt: skip
+def test_stages_know_no_settings() -> None:
+    """Below what plans and runs slides, numbers arrive as named arguments."""
+    users = {
+        in_package(path).rpartition("/")[0]
+        for path in FILES
+        if any(name.startswith("wsiproc.pipeline.settings.") for name in imported(path))
+    }
+    assert users == {"", "cli", "cli/slide_commands", "evaluate", "pipeline", "pipeline/planning"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=in_package)

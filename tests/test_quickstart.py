@@ -30,7 +30,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("checkout")
     (place / "examples").symlink_to(ROOT / "examples")
     (place / ".venv/bin").mkdir(parents=True)
-    for name, module in (("python", ""), ("wsiproc", "-m wsiproc.cli")):
+    for name, module in (("python", ""), ("wsiproc", "-m wsiproc.cli.main")):
         program = place / ".venv/bin" / name
         program.write_text(f'#!/bin/sh\nexec "{sys.executable}" {module} "$@"\n', encoding="utf-8")
         program.chmod(0o755)

@@ -15,7 +15,7 @@ import pytest
 import typer
 from mkdocs.config import load_config
 
-from wsiproc.cli import app
+from wsiproc.cli.main import app
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any
 from wsiproc._version import __version__
 
 if TYPE_CHECKING:
-    from wsiproc.one_slide import Listener
-    from wsiproc.result import Result, Results
-    from wsiproc.slide_queue import Outcome
+    from wsiproc.pipeline.progress import OnEvent, Outcome
+    from wsiproc.results.result import Result, Results
 
 __all__ = ["__version__", "open", "open_all", "run"]
 
@@ -29,27 +28,28 @@ def run(
     out: str | PathLike[str] = "wsiproc-out",
     *,
     overwrite: bool = False,
-    listen: Listener | None = None,
+    on_progress: OnEvent | None = None,
     **settings: Any,
 ) -> list[Outcome]:
     """Find the cells of one slide or many, as the command ``wsiproc run`` does; what became of each.
 
     ``slides``: as the command takes them: files, folders with slides in them, patterns, ``@list.txt``; each is done
-    once, and what is left out is warned of. ``settings`` by name, as in ``wsiproc.settings.Settings``:
-    ``model="classical"``, ``mpp=0.25``, ``workers=4``.
-    ``overwrite`` does finished slides again; ``listen`` is called with each step's ``Event``. A slide that fails costs
-    no other and raises nothing: its ``Outcome`` has the ``error``; the others have the ``folder`` for ``wsiproc.open``.
+    once, and what is left out is warned of. ``settings`` by name, as in ``wsiproc.pipeline.settings.Settings``:
+    ``model="classical"``, ``mpp=0.25``, ``workers=4``. ``overwrite`` does finished slides again; ``on_progress`` is
+    called with each step's ``Event``. A slide that fails costs no other and raises nothing: its ``Outcome`` has the
+    ``error``; the others have the ``folder`` for ``wsiproc.open``.
 
     Raises SettingsError for settings that make no sense and ModelError for a model that is not there. Worker processes
     import the script that calls this, so in a script it stands under ``if __name__ == "__main__":``.
     """
     import warnings
 
+    from wsiproc.core.paths import absolute
     from wsiproc.errors import SettingsError
-    from wsiproc.executors import warm_up
-    from wsiproc.io.slide_list import list_slides
-    from wsiproc.paths import absolute
-    from wsiproc.settings import settings_by_name
+    from wsiproc.executors import preload
+    from wsiproc.io.slides.list import list_slides
+    from wsiproc.pipeline import PRELOADED
+    from wsiproc.pipeline.settings import settings_by_name
 
     chosen = settings_by_name(settings)
     given = [slides] if isinstance(slides, str | PathLike) else slides
@@ -58,12 +58,12 @@ def run(
         warnings.warn(note, stacklevel=2)
     if not found.slides:
         raise SettingsError("no slide was given")
-    warm_up(chosen.executor, chosen.workers, chosen.scheduler)
+    preload(PRELOADED, chosen.executor, chosen.workers, chosen.scheduler)
 
-    from wsiproc.one_slide import ignore
-    from wsiproc.slide_queue import run_slides
+    from wsiproc.pipeline.cohort import run_slides
+    from wsiproc.pipeline.progress import ignore
 
-    return list(run_slides(found.slides, absolute(out), chosen, overwrite, listen or ignore))
+    return list(run_slides(found.slides, absolute(out), chosen, overwrite, on_progress or ignore))
 
 
 def open(folder: str | PathLike[str], *, corrected: bool = False) -> Result:
@@ -73,7 +73,7 @@ def open(folder: str | PathLike[str], *, corrected: bool = False) -> Result:
     import`` brought back from QuPath. Raises OutputError where there is no result, or an unfinished one, and says
     what to do.
     """
-    from wsiproc.result import open_result
+    from wsiproc.results.result import open_result
 
     return open_result(folder, corrected)
 
@@ -83,6 +83,6 @@ def open_all(folder: str | PathLike[str]) -> Results:
 
     ``open_all(folder).anndata()`` has the cells of all in one table.
     """
-    from wsiproc.result import open_all
+    from wsiproc.results.result import open_results
 
-    return open_all(folder)
+    return open_results(folder)

@@ -20,8 +20,8 @@ from dask_jobqueue.lsf import LSFJob
 from dask_jobqueue.slurm import SLURMJob
 from distributed import Client, Scheduler, SpecCluster
 
-from wsiproc.settings import Settings
-from wsiproc.slide_queue import run_slides
+from wsiproc.pipeline.cohort import run_slides
+from wsiproc.pipeline.settings import Settings
 
 JOBS = {"slurm": SLURMJob, "lsf": LSFJob}
 

@@ -17,8 +17,8 @@ from distributed import Client
 
 from wsiproc.errors import MissingExtraError
 from wsiproc.executors import available_cores
-from wsiproc.settings import Settings
-from wsiproc.slide_queue import run_slides
+from wsiproc.pipeline.cohort import run_slides
+from wsiproc.pipeline.settings import Settings
 
 try:
     from dask_cuda import LocalCUDACluster

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from wsiproc.array.stains import STANDARD, estimate_stains, unmixing
-from wsiproc.io.slides import SlideSource
+from wsiproc.io.slides.open import SlideSource
 from wsiproc.models import load_model
 from wsiproc.models.staining import sample_pixels
-from wsiproc.survey import look_at
+from wsiproc.pipeline.planning.survey import survey_slide
 
 MPP = 0.25  # near enough: pixels are averaged over a µm before they are looked at
 OTHER_PICTURES = ("bcdata_dev/images", "judges/tnbc/images", "judges/brca_m2c/images", "nucls/segmentation/images")
@@ -79,5 +79,5 @@ def test_the_stain_can_be_given(data: Path) -> None:
 )
 def test_the_stain_of_a_real_slide_is_told(data: Path, name: str, kind: str) -> None:
     """On the windows that a run is calibrated on."""
-    seen = look_at(SlideSource(data / "slides" / name), load_model("classical"), "auto", None)
+    seen = survey_slide(SlideSource(data / "slides" / name), load_model("classical"), "auto", None)
     assert seen.model.calibration()["stain"] == kind

@@ -249,18 +249,18 @@ def test_real_crops_are_all_tissue(name: str) -> None:
     ],
 )
 def test_share_of_tissue_on_real_slides(filename: str, least: float, most: float) -> None:
-    from wsiproc.io.slides import look_over, open_slide
+    from wsiproc.io.slides.open import open_slide, read_overview
 
     if not (DATA / "slides" / filename).exists():
         pytest.skip(f"the real slides are not at {DATA / 'slides'}")
     with open_slide(DATA / "slides" / filename) as slide:
-        seen = look_over(slide, max_px=2048)
+        seen = read_overview(slide, max_px=2048)
     assert least < find_tissue(seen.pixels, seen.mpp[0]).mean() < most
     assert not looks_fluorescent(seen.pixels)
 
 
 def test_the_real_fluorescence_slide_is_recognised() -> None:
-    from wsiproc.io.slides import describe, open_slide
+    from wsiproc.io.slides.open import describe, open_slide
 
     if not (DATA / "slides").exists():
         pytest.skip(f"the real slides are not at {DATA / 'slides'}")

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from wsiproc.array.outline import trace
+from wsiproc.array.nuclei.outline import trace
 from wsiproc.core.geometry import Box
 from wsiproc.synthetic import Scene
 

@@ -9,20 +9,20 @@ import pytest
 from PIL import Image
 
 from tests.evaluate.datasets_on_disk import picture, true_labels
-from wsiproc.benchmark import run_benchmark
 from wsiproc.errors import SettingsError
 from wsiproc.evaluate.areas import (
     Tally,
+    area_dataset_columns,
+    area_picture_columns,
     count_false,
-    dataset_columns,
-    describe,
+    describe_area,
     load_marks,
-    picture_columns,
     write_area_figure,
 )
+from wsiproc.evaluate.benchmark import run_benchmark
 from wsiproc.evaluate.layouts import find_dataset
 from wsiproc.evaluate.points import cell_points
-from wsiproc.settings import Settings
+from wsiproc.pipeline.settings import Settings
 
 LIST = Path(__file__).parents[2] / "benchmarks" / "no_nuclei.toml"
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -53,14 +53,14 @@ def test_cells_count_where_their_centre_lies_in_an_area_and_in_no_disc_to_ignore
     assert (glass.cells, muscle.cells) == (2, 2)
     assert muscle.mm2 == pytest.approx((100 * 50 + 100 * 20 / 2) * 0.25e-6)
     assert glass.mm2 == pytest.approx((100 * 100 - np.pi * 100) * 0.25e-6, rel=1e-3)
-    columns = picture_columns(tallies)
+    columns = area_picture_columns(tallies)
     assert (columns["role"], columns["false"]) == ("choosing", 4)
 
 
 def test_densities_are_of_the_areas_of_all_pictures_together():
     first = {("choosing", "glass"): Tally(0, 0.9), ("choosing", "muscle"): Tally(10, 0.1)}
     second = {("reporting", "muscle"): Tally(2, 0.1)}
-    columns = dataset_columns([first, second])
+    columns = area_dataset_columns([first, second])
     assert columns == pytest.approx(
         {
             "false_per_mm2": 12 / 1.1,
@@ -160,7 +160,7 @@ def test_the_list_of_the_repository_is_sound():
     assert all(len(roles) == 1 for roles in halves.values()), "a case is in both halves"
     assert {role for roles in halves.values() for role in roles} == {"choosing", "reporting"}
     assert all(area.shape.area > 0 for area in areas)
-    assert "muscle" in describe(listed.pictures)
+    assert "muscle" in describe_area(listed.pictures)
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the pictures of ../shared/data are not here")

@@ -15,10 +15,10 @@ import tifffile
 from PIL import Image
 from rich.console import Console
 
-from wsiproc.array.outline import trace
+from wsiproc.array.nuclei.outline import trace
 from wsiproc.core.geometry import Box
 from wsiproc.errors import OutputError, SettingsError
-from wsiproc.evaluate.compare import evaluate_paths, score_table, write_csv, write_figure
+from wsiproc.evaluate.compare import evaluate_paths, score_table, write_figure, write_scores
 from wsiproc.evaluate.datasets import load_labels, rasterise
 from wsiproc.synthetic import Scene
 
@@ -91,7 +91,7 @@ def test_folders_are_paired_by_name_and_drawn_worst_first(tmp_path: Path, labels
     assert rows[0].scores.recall == pytest.approx(0.5, abs=0.05)
     assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["01_bad.png", "02_good.png"]
 
-    write_csv(tmp_path / "scores.csv", rows)
+    write_scores(tmp_path / "scores.csv", rows)
     with (tmp_path / "scores.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert [line["picture"] for line in lines] == ["bad", "good", "mean"]

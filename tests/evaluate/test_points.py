@@ -12,10 +12,10 @@ from wsiproc.evaluate.points import (
     Count,
     Points,
     count_points,
-    dataset_columns,
     headline_f1,
     load_points,
-    picture_columns,
+    point_dataset_columns,
+    point_picture_columns,
     write_point_figure,
 )
 
@@ -37,7 +37,7 @@ def test_points_are_counted_a_class_at_a_time_and_all_together():
 
 
 def test_scores_of_a_picture_worked_out_by_hand():
-    columns = picture_columns(COUNTS)
+    columns = point_picture_columns(COUNTS)
     positive, negative = 2 / 3, 2 / 5
     assert columns["positive_f1"] == pytest.approx(positive)
     assert (columns["positive_precision"], columns["positive_recall"]) == (0.5, 1)
@@ -53,7 +53,7 @@ def test_scores_of_a_picture_worked_out_by_hand():
 
 def test_a_dataset_is_scored_by_its_counts_and_its_pictures_by_their_errors():
     empty = count_points(points(), points((5, 5, "negative")), radius_px=5, kinds=True)
-    columns = dataset_columns([COUNTS, empty])
+    columns = point_dataset_columns([COUNTS, empty])
     assert columns["negative_f1"] == pytest.approx(2 * 1 / (2 + 4))
     assert columns["positive_f1"] == pytest.approx(2 / 3)
     assert columns["f1"] == pytest.approx((1 / 3 + 2 / 3) / 2)
@@ -67,7 +67,7 @@ def test_a_dataset_is_scored_by_its_counts_and_its_pictures_by_their_errors():
 
 def test_without_classes_there_is_detection_only():
     counts = count_points(FOUND, TRUTH, 5, kinds=False)
-    assert dataset_columns([counts, counts]) == {
+    assert point_dataset_columns([counts, counts]) == {
         "f1": 0.75, "precision": 0.75, "recall": 0.75, "mean_picture_f1": 0.75, "all_count_error": 0,
     }  # fmt: skip
 

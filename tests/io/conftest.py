@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.io.slide_writers import WRITERS, Picture, draw_picture
+from tests.io.slides.slide_writers import WRITERS, Picture, draw_picture
 
 REAL_SLIDES = Path(__file__).parents[2] / ".." / "shared" / "data" / "slides"
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from wsiproc.core.cells import CellTable, Rings
 from wsiproc.errors import OutputError
-from wsiproc.io.geojson import (
+from wsiproc.io.geojson.write import (
     GeoJsonWriter,
     Piece,
     features_bytes,

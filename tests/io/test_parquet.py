@@ -7,11 +7,11 @@ import pyarrow.parquet
 import pytest
 
 from tests.array.conftest import clumps
-from wsiproc.array.instances import SplitRule, split_clumps
-from wsiproc.array.measure import centroids, label_sums
-from wsiproc.array.outline import trace
+from wsiproc.array.nuclei.instances import SplitRule, split_clumps
+from wsiproc.array.nuclei.measure import centroids, label_sums
+from wsiproc.array.nuclei.outline import trace
 from wsiproc.core.cells import CellTable
-from wsiproc.io.parquet import CellWriter, read_cells, read_part, write_part
+from wsiproc.io.cells.parquet import CellWriter, read_cells, read_part, write_part
 
 SCALE = (1.9013, 1.9007)
 CLASSES = {"Negative": (0, 114, 178), "Positive": (213, 94, 0)}

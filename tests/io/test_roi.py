@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from wsiproc.errors import SettingsError
-from wsiproc.io.roi import read_roi
+from wsiproc.io.geojson.roi import read_roi
 
 SHAPE = (100, 200)  # h, w
 SQUARE = {"type": "Polygon", "coordinates": [[[10, 20], [50, 20], [50, 60], [10, 60], [10, 20]]]}
@@ -81,7 +81,7 @@ def test_a_region_that_reaches_over_the_edge_is_told(tmp_path: Path, caplog: pyt
 
 
 def test_a_small_file_that_unpacks_to_a_large_one_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsiproc.io.roi._MOST_BYTES", 1 << 20)
+    monkeypatch.setattr("wsiproc.io.geojson.roi._MOST_BYTES", 1 << 20)
     path = tmp_path / "roi.geojson.gz"
     path.write_bytes(gzip.compress(bytes(2 << 20)))
     refused(path, "more than 1 MiB")

@@ -11,17 +11,17 @@ import torch
 
 from wsiproc.array.stains import estimate_stains
 from wsiproc.core.geometry import Box
+from wsiproc.models.builtin.learned import network_input
 from wsiproc.models.folder import (
-    ActivationFacts,
-    DistilledFacts,
+    ActivationConfig,
+    DistilledConfig,
     InputNumbers,
     ShallowNumbers,
     UNetNumbers,
     write_folder,
 )
-from wsiproc.models.learned import network_input
-from wsiproc.models.networks import ShallowResNet, UNet
-from wsiproc.models.readout import Clusters, Readout, pixel_features, read_map
+from wsiproc.models.networks.readout import Clusters, Readout, pixel_features, read_map
+from wsiproc.models.networks.unet import ShallowResNet, UNet
 from wsiproc.models.staining import find_gain, optical_density, sample_pixels
 from wsiproc.synthetic import Scene
 
@@ -113,7 +113,7 @@ def distilled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = unet(0)
     fit_head(network)
     folder = tmp_path_factory.mktemp("models") / "distilled"
-    facts = DistilledFacts(name="distilled-test", mpp=MPP, network=NUMBERS, input=INPUT, training={"pictures": 1})
+    facts = DistilledConfig(name="distilled-test", mpp=MPP, network=NUMBERS, input=INPUT, training={"pictures": 1})
     write_folder(folder, facts, network.state_dict(), "# A model for tests\n")
     return folder
 
@@ -124,7 +124,7 @@ def activation(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = shallow(0)
     readout, clusters = fit_readout(network)
     folder = tmp_path_factory.mktemp("models") / "activation"
-    facts = ActivationFacts(
+    facts = ActivationConfig(
         name="activation-test",
         mpp=MPP,
         network=ShallowNumbers(width=8),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
-from wsiproc.models.byte_values import as_bytes, of_each_byte
+from wsiproc.models.networks.byte_values import as_bytes, of_each_byte
 from wsiproc.models.staining import optical_density
 
 PICTURES = arrays(np.uint8, st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9), st.just(3)))

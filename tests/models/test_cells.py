@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.array.conftest import clumps
-from wsiproc.array.instances import split_clumps
-from wsiproc.array.measure import centroids, label_sums
-from wsiproc.array.outline import trace
+from wsiproc.array.nuclei.instances import split_clumps
+from wsiproc.array.nuclei.measure import centroids, label_sums
+from wsiproc.array.nuclei.outline import trace
 from wsiproc.core.geometry import Box
 from wsiproc.models.base import Instances
-from wsiproc.models.cells import CutRule, OutlineRule, Outlines, ScoreRule, SplitLengths, cut_cells
-from wsiproc.regions import inside
+from wsiproc.models.cells import CutRule, OutlineRule, OutlineScoring, ScoreRule, SplitLengths, cut_cells
+from wsiproc.pipeline.stages.segment import inside
 
 BORDER = 40  # px of glass around the clumps, which is wider than any hole
 
@@ -84,7 +84,7 @@ def test_cells_in_a_box_are_those_of_the_whole(
     maps = np.repeat(np.repeat(rng.integers(0, 256, (3, 65, 65), np.uint8), 4, axis=1), 4, axis=2)
     maps[0] = np.where(clumps(seed, (260, 260), count), maps[0] // 4 + 190, 30)
     maps[0] ^= (rng.random((260, 260)) < 0.01).astype(np.uint8) * 255  # holes and specks
-    outlines = Outlines(OutlineRule(), ScoreRule(-3, 1, 2, 2), (0, 40, 20)) if moved else None
+    outlines = OutlineScoring(OutlineRule(), ScoreRule(-3, 1, 2, 2), (0, 40, 20)) if moved else None
     rules = (CutRule(object=0.3, spur_um=0.5), SplitLengths(smallest_um2=4), 0.5, 2, maps[1], outlines)
     box = Box(*corner, side, side)
     whole, part = cut_cells(maps, *rules), cut_cells(maps, *rules, box)

@@ -5,7 +5,7 @@ import numpy.typing as npt
 import skimage.data
 import torch
 
-from wsiproc.models.classical import Classical
+from wsiproc.models.builtin.classical import Classical
 
 
 def ihc() -> npt.NDArray[np.uint8]:

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 
 from tests.array.conftest import clumps
 from tests.models.conftest import picture
-from wsiproc.array.measure import centroids, label_sums
-from wsiproc.devices import Device
-from wsiproc.inference import predict
+from wsiproc.array.nuclei.measure import centroids, label_sums
 from wsiproc.models import load_model
 from wsiproc.models.base import Model
-from wsiproc.plan import work_facts, work_key
-from wsiproc.settings import Settings
+from wsiproc.models.device import Device
+from wsiproc.models.inference import predict
+from wsiproc.pipeline.planning.plan import run_identity, work_key
+from wsiproc.pipeline.settings import Settings
 
 KINDS = ("classical", "distilled", "activation")
 Maps = npt.NDArray[np.uint8]
@@ -57,7 +57,7 @@ def threads() -> Iterator[None]:
 
 def test_a_model_states_its_facts(model: Model) -> None:
     assert 0 < model.mpp < 5
-    assert model.window >= model.grain > 0 <= model.halo
+    assert model.window >= model.window_multiple > 0 <= model.halo
     assert model.margin > 0
     assert 0 <= model.memory_bytes < 1e10
     assert len(set(model.classes)) == len(model.classes) > 0
@@ -103,8 +103,8 @@ def test_a_window_in_a_batch_and_alone_gives_the_same_bytes(model: Model, window
 
 def test_a_window_may_be_cut_to_whole_grains(model: Model, windows: Maps) -> None:
     """What is left of it says the same, but for what lies farther away than the halo and still counts a little."""
-    assert model.window % model.grain == 0
-    halo, h, w = model.halo, model.grain, 3 * model.grain
+    assert model.window % model.window_multiple == 0
+    halo, h, w = model.halo, model.window_multiple, 3 * model.window_multiple
     whole = predict(model, windows[:1], Device())[:, :, halo : halo + h, halo : halo + w].astype(int)
     cut = predict(model, windows[:1, : h + 2 * halo, : w + 2 * halo], Device())[:, :, halo : halo + h, halo : halo + w]
     apart = np.abs(whole - cut)
@@ -177,7 +177,7 @@ def random_maps(channels: int, seed: int, count: int) -> Maps:
 
 def test_unfinished_work_of_other_weights_is_not_continued(opened: Model) -> None:
     def key(model: Any) -> str:
-        return work_key(work_facts("slide", Settings(), model, Device()))
+        return work_key(run_identity("slide", Settings(), model, Device()))
 
     assert key(opened) == key(pickle.loads(pickle.dumps(opened)))
     if opened.weights_sha256 is not None:

@@ -6,16 +6,16 @@ import pytest
 import torch
 
 from tests.models.conftest import INPUT, NUMBERS, fit_head, picture, unet
-from wsiproc.devices import Device
-from wsiproc.inference import predict
 from wsiproc.models import load_model
 from wsiproc.models.base import Model
+from wsiproc.models.builtin.distilled import Distilled
 from wsiproc.models.cells import CutRule
-from wsiproc.models.distilled import Distilled
-from wsiproc.models.folder import DistilledFacts, UNetNumbers, load_network, write_folder
-from wsiproc.models.networks import SmallResNet, UNet, fuse_batch_norms
-from wsiproc.plan import work_facts, work_key
-from wsiproc.settings import Settings
+from wsiproc.models.device import Device
+from wsiproc.models.folder import DistilledConfig, UNetNumbers, load_network, write_folder
+from wsiproc.models.inference import predict
+from wsiproc.models.networks.unet import SmallResNet, UNet, fuse_batch_norms
+from wsiproc.pipeline.planning.plan import run_identity, work_key
+from wsiproc.pipeline.settings import Settings
 
 
 def test_merged_batch_norms_change_no_logit() -> None:
@@ -78,7 +78,7 @@ def test_dab_is_a_stain_and_no_class_of_the_model(distilled: Path) -> None:
 
 
 def test_cells_below_the_object_threshold_are_dropped_and_counted(tmp_path: Path) -> None:
-    facts = DistilledFacts(name="m", mpp=0.5, network=NUMBERS, cut=CutRule(threshold=0.2, object=0.6))
+    facts = DistilledConfig(name="m", mpp=0.5, network=NUMBERS, cut=CutRule(threshold=0.2, object=0.6))
     model = Distilled(facts, tmp_path)
     maps = np.zeros((4, 100, 150), np.uint8)
     maps[3] = 255
@@ -95,7 +95,7 @@ def test_one_output_makes_no_interior(tmp_path: Path) -> None:
     network = unet(0, numbers)
     fit_head(network)
     write_folder(
-        tmp_path / "m", DistilledFacts(name="m", mpp=0.5, network=numbers, input=INPUT), network.state_dict(), ""
+        tmp_path / "m", DistilledConfig(name="m", mpp=0.5, network=numbers, input=INPUT), network.state_dict(), ""
     )
     model = load_model(str(tmp_path / "m")).calibrate([picture()])
     maps = predict(model, picture()[None], Device())[0]
@@ -105,7 +105,7 @@ def test_one_output_makes_no_interior(tmp_path: Path) -> None:
 
 def test_other_weights_or_rules_make_another_key_and_another_place_does_not(distilled: Path, tmp_path: Path) -> None:
     def key(model: Model) -> str:
-        return work_key(work_facts("slide", Settings(model="its path"), model, Device()))
+        return work_key(run_identity("slide", Settings(model="its path"), model, Device()))
 
     facts = cast(Distilled, load_model(str(distilled))).facts
     state = unet(0).state_dict()
@@ -116,7 +116,7 @@ def test_other_weights_or_rules_make_another_key_and_another_place_does_not(dist
         ("c", {"cut": CutRule(threshold=0.6)}, state),
         ("d", {}, unet(1).state_dict()),
     ):
-        write_folder(tmp_path / place, DistilledFacts(**facts.__dict__ | change), weights, "")  # type: ignore[arg-type]
+        write_folder(tmp_path / place, DistilledConfig(**facts.__dict__ | change), weights, "")  # type: ignore[arg-type]
         keys.append(key(load_model(str(tmp_path / place))))
     assert keys[0] == keys[1]
     assert len(set(keys)) == 3

@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from tests.models.conftest import INPUT, NUMBERS, unet
 from wsiproc.errors import ModelError
 from wsiproc.models import load_model
-from wsiproc.models.folder import CARD, FACTS, WEIGHTS, DistilledFacts, read_folder, write_folder
+from wsiproc.models.folder import CARD, FACTS, WEIGHTS, DistilledConfig, read_folder, write_folder
 
 HOSTILE_CODE = b"cos\nsystem\n(S'touch stolen'\ntR."
-FACTS_FOR_TEST = DistilledFacts(name="m", mpp=0.5, network=NUMBERS, input=INPUT, training={"slides": [1, 2]})
+FACTS_FOR_TEST = DistilledConfig(name="m", mpp=0.5, network=NUMBERS, input=INPUT, training={"slides": [1, 2]})
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from wsiproc.array.stains import STANDARD, Stains
-from wsiproc.models.classical import Classical
+from wsiproc.models.builtin.classical import Classical
+from wsiproc.models.builtin.hints import folded_input, halved_density, hints
 from wsiproc.models.folder import HINTS, UNetNumbers
-from wsiproc.models.hints import folded_input, halved_density, hints
-from wsiproc.models.int8 import Int8UNet, find_peaks
-from wsiproc.models.networks import UNet, fuse_batch_norms
+from wsiproc.models.networks.int8 import Int8UNet, find_peaks
+from wsiproc.models.networks.unet import UNet, fuse_batch_norms
 
 
 def coloured(stains: Stains, first: float, second: float) -> torch.Tensor:

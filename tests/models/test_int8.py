@@ -15,24 +15,24 @@ from hypothesis import strategies as st
 from safetensors.torch import load
 from torch import Tensor, nn
 
-import wsiproc.models.int8
+import wsiproc.models.networks.int8
 from tests.models.conftest import INPUT, picture, true_tissue
-from wsiproc.devices import Device, fast_int8
 from wsiproc.errors import ModelError
-from wsiproc.inference import predict
 from wsiproc.models import load_model
 from wsiproc.models.base import InWholeNumbers
+from wsiproc.models.builtin.learned import network_input
+from wsiproc.models.device import Device, fast_int8
 from wsiproc.models.folder import (
     WEIGHTS,
-    DistilledFacts,
+    DistilledConfig,
     load_int8_network,
     load_network,
     read_folder,
     write_folder,
 )
-from wsiproc.models.int8 import Int8UNet, find_peaks, self_test
-from wsiproc.models.learned import network_input
-from wsiproc.models.networks import UNet, fuse_batch_norms
+from wsiproc.models.inference import predict
+from wsiproc.models.networks.int8 import Int8UNet, find_peaks, self_test
+from wsiproc.models.networks.unet import UNet, fuse_batch_norms
 
 pytestmark = pytest.mark.skipif(
     not fast_int8() or bool(self_test()), reason="this processor, or this PyTorch, does not multiply bytes exactly"
@@ -170,7 +170,7 @@ def test_a_model_folder_without_peaks_keeps_its_wider_precision(distilled: Path)
 
 def test_a_folder_with_peaks_is_computed_in_whole_numbers(distilled: Path, tmp_path: Path) -> None:
     facts = read_folder(distilled)
-    assert isinstance(facts, DistilledFacts)
+    assert isinstance(facts, DistilledConfig)
     network = load_network(distilled, facts.weights_sha256, "cpu")
     assert isinstance(network, UNet)
     od = true_tissue()[0]
@@ -189,7 +189,7 @@ def test_a_folder_with_peaks_is_computed_in_whole_numbers(distilled: Path, tmp_p
 
 def test_peaks_that_are_wrong_are_found_before_they_spoil_a_run(distilled: Path, tmp_path: Path) -> None:
     facts = read_folder(distilled)
-    assert isinstance(facts, DistilledFacts)
+    assert isinstance(facts, DistilledConfig)
     tensors = load((distilled / WEIGHTS).read_bytes())
     written = write_folder(tmp_path / "m", dataclasses.replace(facts, int8_peaks=(1e-3,) * 10), tensors, "")
     with pytest.raises(ModelError, match="its int8_peaks may be wrong"):
@@ -203,9 +203,9 @@ def test_a_pytorch_without_such_layers_is_told(
         raise AttributeError("'_OpNamespace' 'onednn' object has no attribute 'qconv_prepack'")
 
     facts = read_folder(distilled)
-    assert isinstance(facts, DistilledFacts)
+    assert isinstance(facts, DistilledConfig)
     tensors = load((distilled / WEIGHTS).read_bytes())
     written = write_folder(tmp_path / "m", dataclasses.replace(facts, int8_peaks=(1.0,) * 10), tensors, "")
-    monkeypatch.setattr(wsiproc.models.int8, "_Convolution", missing)
+    monkeypatch.setattr(wsiproc.models.networks.int8, "_Convolution", missing)
     with pytest.raises(ModelError, match=r"cannot compute 'distilled-test' in bytes .* use --precision float32"):
         load_int8_network(tmp_path / "m", written.weights_sha256)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from wsiproc.models.networks import UNet
+from wsiproc.models.networks.unet import UNet
 
 SIDES = st.integers(1, 6).map(lambda times: 8 * times)
 

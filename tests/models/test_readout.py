@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.models.conftest import picture, shallow
-from wsiproc.devices import Device
 from wsiproc.errors import ModelError
-from wsiproc.inference import predict
 from wsiproc.models import load_model
-from wsiproc.models.folder import ActivationFacts, ShallowNumbers, write_folder
-from wsiproc.models.networks import ShallowResNet, SmallResNet
-from wsiproc.models.readout import Clusters, Readout, nucleus_probability, read_map
+from wsiproc.models.device import Device
+from wsiproc.models.folder import ActivationConfig, ShallowNumbers, write_folder
+from wsiproc.models.inference import predict
+from wsiproc.models.networks.readout import Clusters, Readout, nucleus_probability, read_map
+from wsiproc.models.networks.unet import ShallowResNet, SmallResNet
 
 DARK, PALE = (1.0, 0.8, 0.8, 0.4), (0.0, 0.1, 0.1, 0.1)
 
@@ -80,7 +80,7 @@ def test_centres_of_one_kind_alone_are_refused(nuclei: tuple[int, ...]) -> None:
 
 def test_a_readout_of_another_network_is_refused(tmp_path: Path, activation: Path) -> None:
     with pytest.raises(ValueError, match=r"rows of \[3, 3\] numbers; the network has 2 blocks of 8"):
-        ActivationFacts(
+        ActivationConfig(
             name="m",
             mpp=0.5,
             network=ShallowNumbers(width=8),

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_pipeline import assert_same_cells, run_one
+from tests.pipeline.test_pipeline import assert_same_cells, run_one
 from wsiproc.errors import OutputError
-from wsiproc.io.parquet import read_cells
+from wsiproc.io.cells.parquet import read_cells
 from wsiproc.models import load_model
-from wsiproc.models.classical import Classical
-from wsiproc.plan import plan_slide
-from wsiproc.settings import Settings
+from wsiproc.models.builtin.classical import Classical
+from wsiproc.pipeline.planning.plan import plan_slide
+from wsiproc.pipeline.settings import Settings
 from wsiproc.synthetic import write_synthetic_slide
 
 
@@ -56,7 +56,7 @@ def test_what_a_model_holds_is_projected_for_each_worker(
     slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def planned(held: int) -> int:
-        monkeypatch.setattr("wsiproc.plan.load_model", lambda *_: Classical(memory_bytes=held))
+        monkeypatch.setattr("wsiproc.pipeline.planning.plan.load_model", lambda *_: Classical(memory_bytes=held))
         return plan_slide(slide, tmp_path, Settings(model="classical", region=512, workers=2)).memory_bytes
 
     assert planned(10**7) == planned(0) + 2 * 10**7

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from wsiproc.core.geometry import Box
-from wsiproc.models.networks import SmallResNet
-from wsiproc.psm.activation_network import as_input
+from wsiproc.models.networks.unet import SmallResNet
+from wsiproc.psm.activation.network import as_input
 from wsiproc.synthetic import Scene
 
 SIDE = 192

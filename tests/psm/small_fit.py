@@ -12,7 +12,7 @@ import torch
 
 from wsiproc.psm import direct, segmenter, tiles
 from wsiproc.psm import fit as fitting
-from wsiproc.psm.fit import FitSettings, Listen, fit
+from wsiproc.psm.fit import FitSettings, OnStage, fit
 from wsiproc.psm.tiles import Source
 
 CHECKPOINT_STEPS = 5
@@ -20,7 +20,7 @@ CHECKPOINT_STEPS = 5
 
 def shrink(replace: Callable[[object, str, object], None]) -> None:
     """Smaller tiles and batches and earlier checkpoints by ``replace(module, name, value)``; the rest is as always."""
-    replace(tiles, "TILE_PX", 192)
+    replace(tiles, "TRAINING_TILE_PX", 192)
     replace(fitting, "_BATCH", 2)
     replace(fitting, "_CROP_PX", 64)
     replace(fitting, "_READOUT_TILES", 2)
@@ -37,14 +37,14 @@ def small(slide: Path, out: Path, **others: object) -> FitSettings:
     return FitSettings(**{"sources": (Source(slide),), "out": out} | numbers | others)  # type: ignore[arg-type]
 
 
-def stop_at(stage: str, step: int, stop: Callable[[], None]) -> Listen:
+def stop_at(stage: str, step: int, stop: Callable[[], None]) -> OnStage:
     """Something that listens and calls ``stop`` at a step of a stage."""
 
-    def listen(now: str, done: int, total: int) -> None:
+    def on_progress(now: str, done: int, total: int) -> None:
         if (now, done) == (stage, step):
             stop()
 
-    return listen
+    return on_progress
 
 
 if __name__ == "__main__":

@@ -13,11 +13,12 @@ from PIL import Image, ImageColor
 from tests.psm.shapes import BLUE, ellipse
 from wsiproc.array.stains import STANDARD, Stains
 from wsiproc.core.palette import OKABE_ITO
-from wsiproc.models.networks import UNet
-from wsiproc.psm.card import Curve, Learned, direct_card, model_card
-from wsiproc.psm.composite import Palette
+from wsiproc.core.types import BoolArray
+from wsiproc.models.networks.unet import UNet
+from wsiproc.psm.card import Curve, FitSummary, direct_card, model_card
+from wsiproc.psm.labels.composite import Palette
+from wsiproc.psm.labels.targets import IGNORE
 from wsiproc.psm.segmenter import Example
-from wsiproc.psm.targets import IGNORE, Mask
 from wsiproc.psm.tiles import Tiles
 
 SIDE = 192
@@ -35,22 +36,22 @@ def tiles(name: str, count: int = 2, side: int = 500, stains: Stains | None = No
     return Tiles(name, (np.zeros((side, side, 3), np.uint8),) * count, stains or Stains(), 1.0)
 
 
-def example(group: str, grey: int = GREY, side: int = SIDE, believed: int = 0) -> Example:
+def example(group: str, grey: int = GREY, side: int = SIDE, accepted: int = 0) -> Example:
     """A grey tile with one nucleus and one ignored disc."""
     target = np.zeros((SIDE, SIDE, 2), np.uint8)
     target[NUCLEUS], target[IGNORED] = 1, IGNORE
-    palette = Palette((None,) * believed, np.repeat(BLUE[None], believed, 0), Stains())  # type: ignore[arg-type]
+    palette = Palette((None,) * accepted, np.repeat(BLUE[None], accepted, 0), Stains())  # type: ignore[arg-type]
     pixels = np.full((side, side, 3), grey, np.uint8)
     return Example(pixels, np.zeros((256, 3), np.float32), target[:side, :side], palette, group)
 
 
-def learned(*examples: Example, curve: Curve | None = None) -> Learned:
+def learned(*examples: Example, curve: Curve | None = None) -> FitSummary:
     dab = Stains("H-DAB", STANDARD["H-DAB"])
     sources = (tiles("a.svs"), tiles("b", 3, 1000, dab))
-    return Learned(RECIPE, sources, examples or (example("a.svs"),), UNet((4, 8)), curve or {"round 1": {1: 1.0}})
+    return FitSummary(RECIPE, sources, examples or (example("a.svs"),), UNet((4, 8)), curve or {"round 1": {1: 1.0}})
 
 
-def pictures(what: Learned) -> dict[str, npt.NDArray[np.int64]]:
+def pictures(what: FitSummary) -> dict[str, npt.NDArray[np.int64]]:
     """Of a card, by name without the type."""
     _, found = model_card(what, 0.5)
     assert all(name.endswith(".png") for name in found)
@@ -60,9 +61,9 @@ def pictures(what: Learned) -> dict[str, npt.NDArray[np.int64]]:
     }
 
 
-def near(sheet: npt.NDArray[np.int64], colour: tuple[int, int, int]) -> Mask:
+def near(sheet: npt.NDArray[np.int64], colour: tuple[int, int, int]) -> BoolArray:
     """Pixels of about a colour, since the pictures have a small palette."""
-    close: Mask = np.abs(sheet - colour).max(axis=-1) < 12
+    close: BoolArray = np.abs(sheet - colour).max(axis=-1) < 12
     return close
 
 
@@ -70,7 +71,7 @@ def near(sheet: npt.NDArray[np.int64], colour: tuple[int, int, int]) -> Mask:
 
 
 def test_the_card_says_what_the_model_learned_from_and_how() -> None:
-    text, _ = model_card(learned(example("a.svs", believed=1200), example("b", believed=34)), 0.5)
+    text, _ = model_card(learned(example("a.svs", accepted=1200), example("b", accepted=34)), 0.5)
     rows = {cells[0]: cells[1:] for cells in table(text)}
     assert rows["a.svs"] == ["2", "0.5", "H&E"]
     assert rows["b"] == ["3", "3.0", "H-DAB"]

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tests.psm.shapes import BLUE, BROWN, PINK, Floats, ellipse
-from wsiproc.models.folder import ActivationFacts, read_folder, write_folder
-from wsiproc.models.learned import network_input
-from wsiproc.models.networks import ShallowResNet
-from wsiproc.models.readout import Readout, nucleus_probability, pixel_features
-from wsiproc.psm.activation_network import as_input
+from wsiproc.core.types import BoolArray
+from wsiproc.models.builtin.learned import network_input
+from wsiproc.models.folder import ActivationConfig, read_folder, write_folder
+from wsiproc.models.networks.readout import Readout, nucleus_probability, pixel_features
+from wsiproc.models.networks.unet import ShallowResNet
+from wsiproc.psm.activation.network import as_input
 from wsiproc.psm.direct import ACTIVATION_INPUT, activation_facts, activation_pixels
-from wsiproc.psm.targets import IGNORE, Mask
+from wsiproc.psm.labels.targets import IGNORE
 
 SIDE, MPP, WIDTH = 64, 0.5, 8
 READOUT = Readout(((0.1,) * WIDTH, (0.2,) * WIDTH), 0.0, 1.0)
@@ -58,18 +59,18 @@ def tile(noise: float = 0.01) -> tuple[Floats, Floats]:
     return activation.astype(np.float32), np.abs(od + rng.normal(0, noise, od.shape)).astype(np.float32)
 
 
-def facts(nuclei: Mask, unsure: Mask | None = None, times: int = 1) -> ActivationFacts:
+def facts(nuclei: BoolArray, unsure: BoolArray | None = None, times: int = 1) -> ActivationConfig:
     """Of ``times`` equal tiles whose ``nuclei`` are believed."""
     activation, od = tile()
-    believed = nuclei.astype(np.uint8)
+    accepted = nuclei.astype(np.uint8)
     if unsure is not None:
-        believed[unsure] = IGNORE
+        accepted[unsure] = IGNORE
     return activation_facts(
-        READOUT, WIDTH, [activation] * times, [od] * times, [believed] * times, MPP, "drawn psm", {"seed": 0}
+        READOUT, WIDTH, [activation] * times, [od] * times, [accepted] * times, MPP, "drawn psm", {"seed": 0}
     )
 
 
-def found(model: ActivationFacts) -> Mask:
+def found(model: ActivationConfig) -> BoolArray:
     """Nuclei of the tile by that model."""
     activation, od = (torch.from_numpy(x)[None] for x in tile())
     features = pixel_features(activation, od.permute(0, 3, 1, 2), 0.0)
@@ -82,7 +83,7 @@ def test_blue_and_brown_nuclei_are_found_and_what_only_looks_like_one_is_not() -
 
 
 @pytest.mark.parametrize("chosen", [BLUE_ONES, BROWN_ONES, CLOUD])
-def test_what_was_believed_names_the_clusters(chosen: Mask) -> None:
+def test_what_was_believed_names_the_clusters(chosen: BoolArray) -> None:
     """Not a colour that somebody thought of."""
     assert np.mean(found(facts(chosen)) == chosen) > 0.98
 

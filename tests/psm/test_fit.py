@@ -21,13 +21,13 @@ from safetensors.torch import load_file
 from tests.psm.small_fit import shrink, small, stop_at
 from wsiproc.errors import ModelError, PlanError, SlideError
 from wsiproc.models import load_model
-from wsiproc.models.activation import Activation
-from wsiproc.models.distilled import Distilled
+from wsiproc.models.builtin.activation import Activation
+from wsiproc.models.builtin.distilled import Distilled
+from wsiproc.pipeline.cohort import run_slides
+from wsiproc.pipeline.settings import Settings
 from wsiproc.psm import fit as fitting
-from wsiproc.psm.fit import FitSettings, Listen, fit, quick_settings, read_curve
+from wsiproc.psm.fit import FitSettings, OnStage, fit, quick_settings, read_curve
 from wsiproc.psm.tiles import Source
-from wsiproc.settings import Settings
-from wsiproc.slide_queue import run_slides
 from wsiproc.synthetic import write_synthetic_slide
 
 ROOT = Path(__file__).parents[2]
@@ -127,11 +127,11 @@ def test_a_model_is_learned_and_not_made_up(undisturbed: Fitted) -> None:
     }  # fmt: skip
     assert 0 < curve["round 2"][15] < curve["round 1"][10]
     labels = np.load(undisturbed.work / "witnesses-drawn.tif.npz")
-    assert len(believed(labels)) == 4
-    assert min(believed(labels)) > 10
+    assert len(accepted(labels)) == 4
+    assert min(accepted(labels)) > 10
 
 
-def believed(labels: Mapping[str, np.ndarray]) -> list[int]:
+def accepted(labels: Mapping[str, np.ndarray]) -> list[int]:
     """How many nuclei were believed in each tile, of what a stage kept."""
     return [len(np.unique(labels[name])) - 1 for name in labels if name.startswith("labels")]
 
@@ -152,17 +152,17 @@ STOPS = (
 """Where a fit is stopped, and the step of a training with which it then goes on."""
 
 
-def first_step(settings: FitSettings, stop: Listen = lambda *_: None) -> tuple[str, int] | None:
+def first_step(settings: FitSettings, stop: OnStage = lambda *_: None) -> tuple[str, int] | None:
     """The first step of a training in a fit, which ``stop`` may interrupt."""
     told: list[tuple[str, int]] = []
 
-    def listen(stage: str, step: int, total: int) -> None:
+    def on_progress(stage: str, step: int, total: int) -> None:
         if stage in TRAININGS:
             told.append((stage, step))
         stop(stage, step, total)
 
     with suppress(KeyboardInterrupt):
-        fit(settings, listen)
+        fit(settings, on_progress)
     return told[0] if told else None
 
 
@@ -319,13 +319,13 @@ def test_a_model_to_begin_with_is_the_teacher(slide: Path, tmp_path: Path) -> No
     settings = small(slide, tmp_path / "model", base="fast", student=1)
     stages: list[str] = []
 
-    def listen(stage: str, step: int, total: int) -> None:
+    def on_progress(stage: str, step: int, total: int) -> None:
         stages.append(stage)
         stop_at("student", 1, interrupt)(stage, step, total)
 
     with pytest.raises(KeyboardInterrupt):
-        fit(settings, listen)
+        fit(settings, on_progress)
     assert sorted(set(stages)) == ["asking the teacher", "reading tissue in full", "student"]
-    found = believed(np.load(settings.work / "taught-drawn.tif.npz"))
+    found = accepted(np.load(settings.work / "taught-drawn.tif.npz"))
     assert min(found) > 2  # in each tile of 48 µm
     assert sum(found) > 30

@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from tests.psm.shapes import BLUE, ellipse, numbered, stained
 from wsiproc.array.stains import STANDARD, Stains
+from wsiproc.core.types import UInt8Array
+from wsiproc.models.builtin.learned import network_input
 from wsiproc.models.folder import InputNumbers
-from wsiproc.models.learned import network_input
-from wsiproc.models.networks import UNet
+from wsiproc.models.networks.unet import UNet
 from wsiproc.psm import segmenter
-from wsiproc.psm.composite import Palette, collect_palette
+from wsiproc.psm.labels.composite import Palette, collect_palette
+from wsiproc.psm.labels.targets import IGNORE, make_target
 from wsiproc.psm.segmenter import Example, OnStep, Training, draw_batch, jitter, segmentation_loss, train_segmenter
-from wsiproc.psm.targets import IGNORE, Target, make_target
 from wsiproc.psm.tiles import Tiles
 
 HE, HDAB = Stains(), Stains("H-DAB", STANDARD["H-DAB"])
@@ -38,7 +39,7 @@ def pixels_of(od: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
     return pixels
 
 
-def plain(target: Target, stains: Stains = HE, group: str = "a") -> Example:
+def plain(target: UInt8Array, stains: Stains = HE, group: str = "a") -> Example:
     """A tile that shows its target, in grey, and from which nothing can be pasted."""
     grey = np.where(target[..., :1] == 1, 60, 180).astype(np.uint8).repeat(3, 2)
     return Example(grey, DENSITY, target, Palette((), np.zeros((0, 3), np.float32), stains), group)

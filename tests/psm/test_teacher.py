@@ -11,14 +11,14 @@ import torch
 from wsiproc.array.stains import Stains, estimate_stains
 from wsiproc.core.geometry import Box
 from wsiproc.models import load_model
-from wsiproc.models.distilled import Distilled
+from wsiproc.models.builtin.distilled import Distilled
 from wsiproc.models.folder import load_network
 from wsiproc.models.staining import sample_pixels
-from wsiproc.psm.consensus import Agreed
-from wsiproc.psm.distil import MPP, TEACHING_SPLIT, Tissue, _judged, _logistic, find_scores
-from wsiproc.psm.labelling import density
-from wsiproc.psm.targets import IGNORE
-from wsiproc.psm.teacher import Teacher, calibrated_classical, make_target, taught_example, teach, without_dab
+from wsiproc.psm.distil import DISTIL_MPP, TEACHING_SPLIT, Tissue, _judged, _logistic, find_scores
+from wsiproc.psm.labels.consensus import Agreed
+from wsiproc.psm.labels.labelling import density
+from wsiproc.psm.labels.targets import IGNORE
+from wsiproc.psm.teacher import Teacher, calibrated_classical, make_teacher_target, taught_example, teach, without_dab
 from wsiproc.psm.tiles import Tiles
 from wsiproc.synthetic import Scene
 
@@ -26,10 +26,10 @@ from wsiproc.synthetic import Scene
 @cache
 def drawn() -> tuple[Tiles, np.ndarray]:
     """A crowded tile at full resolution and its true labels."""
-    scene = Scene((512, 512), mpp=MPP, seed=3, tissue_fraction=1.0, crowding=0.6)
+    scene = Scene((512, 512), mpp=DISTIL_MPP, seed=3, tissue_fraction=1.0, crowding=0.6)
     box = Box(0, 0, *scene.shape)
     pixels, labels = scene.render(box), scene.labels(box)
-    stains = estimate_stains(sample_pixels([pixels], MPP), "H&E")
+    stains = estimate_stains(sample_pixels([pixels], DISTIL_MPP), "H&E")
     return Tiles("drawn", (pixels,), stains, 1.0), labels
 
 
@@ -42,10 +42,12 @@ def teacher() -> Teacher:
 
 def test_believed_nuclei_are_nuclei_and_background_is_none() -> None:
     tiles, truth = drawn()
-    ((believed, target),) = teach(tiles, teacher(), calibrated_classical(tiles, MPP), TEACHING_SPLIT, MPP, "cpu")
+    ((accepted, target),) = teach(
+        tiles, teacher(), calibrated_classical(tiles, DISTIL_MPP), TEACHING_SPLIT, DISTIL_MPP, "cpu"
+    )
     nuclei, background = target[..., 0] == 1, target[..., 0] == 0
-    assert len(np.unique(believed)) - 1 > 20
-    np.testing.assert_array_equal(nuclei, believed > 0)
+    assert len(np.unique(accepted)) - 1 > 20
+    np.testing.assert_array_equal(nuclei, accepted > 0)
     assert (truth[nuclei] > 0).mean() > 0.85
     assert (truth[background] == 0).mean() > 0.9
     assert 0 < (target[..., 0] == IGNORE).mean() < 0.3
@@ -63,7 +65,7 @@ def test_views_are_turned_back() -> None:
             return pictures[:, :2]
 
     plain = Teacher(Red((8,), 2), teacher().numbers)
-    once, mean = (plain.logits(od, tiles, calibrated_classical(tiles, MPP), "cpu", views) for views in (1, 8))
+    once, mean = (plain.logits(od, tiles, calibrated_classical(tiles, DISTIL_MPP), "cpu", views) for views in (1, 8))
     assert once.shape == (2, 120, 88)
     np.testing.assert_allclose(mean, once, atol=0.05)
 
@@ -74,8 +76,8 @@ def test_only_clear_winners_are_believed_and_what_nobody_sees_is_background() ->
     agreed = Agreed(labels, np.array([0.9, 0.2]), np.array([0.9, 0.6]))
     nobody = np.full((80, 80), -5.0, np.float32)
     od = np.full((80, 80, 3), 0.05, np.float32)
-    believed, target = make_target(agreed, nobody, np.stack([nobody, nobody]), od, Stains(), MPP)
-    assert set(np.unique(believed)) == {0, 1}
+    accepted, target = make_teacher_target(agreed, nobody, np.stack([nobody, nobody]), od, Stains(), DISTIL_MPP)
+    assert set(np.unique(accepted)) == {0, 1}
     assert (target[12:24, 12:24, 0] == 1).all()
     assert (target[50:66, 50:66, 0] == IGNORE).all()
     assert target[40, 5, 0] == 0
@@ -107,11 +109,11 @@ def test_scores_say_how_often_such_a_cell_is_believed() -> None:
 def test_scores_are_the_share_of_such_cells_that_are_believed() -> None:
     """Every third nucleus is taken back from what is believed, whatever it looks like."""
     tiles, _ = drawn()
-    classical = calibrated_classical(tiles, MPP)
-    ((believed, target),) = teach(tiles, teacher(), classical, TEACHING_SPLIT, MPP, "cpu")
-    numbers = np.unique(believed)[1:]
-    target[np.isin(believed, numbers[::3])] = 0
-    example = taught_example(tiles, 0, believed, target, classical, MPP)
+    classical = calibrated_classical(tiles, DISTIL_MPP)
+    ((accepted, target),) = teach(tiles, teacher(), classical, TEACHING_SPLIT, DISTIL_MPP, "cpu")
+    numbers = np.unique(accepted)[1:]
+    target[np.isin(accepted, numbers[::3])] = 0
+    example = taught_example(tiles, 0, accepted, target, classical, DISTIL_MPP)
     tissue = Tissue(tiles, classical)
     rule = find_scores(teacher().net, teacher().numbers, [tissue], [example])
     features, true = _judged(teacher(), tissue, 0, target)

@@ -10,14 +10,14 @@ from PIL import Image
 
 from tests.psm.conftest import tissue
 from wsiproc.array.stains import Stains
+from wsiproc.core.types import UInt8Array
 from wsiproc.errors import PlanError, ResolutionError, SettingsError, SlideError
-from wsiproc.io.slide_list import list_slides
+from wsiproc.io.slides.list import list_slides
 from wsiproc.psm import tiles as module
 from wsiproc.psm.recipe import fit_settings
 from wsiproc.psm.tiles import (
     LARGEST_PX,
-    SMALLEST_PX,
-    Pixels,
+    SMALLEST_TILE_PX,
     Source,
     Tiles,
     check_sources,
@@ -33,10 +33,10 @@ MPP, OD99, WINDOW = 0.5, 1.6, 192
 @pytest.fixture(autouse=True)
 def _small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that small slides have many."""
-    monkeypatch.setattr(module, "TILE_PX", WINDOW)
+    monkeypatch.setattr(module, "TRAINING_TILE_PX", WINDOW)
 
 
-def write(folder: Path, **pictures: Pixels) -> Path:
+def write(folder: Path, **pictures: UInt8Array) -> Path:
     folder.mkdir(exist_ok=True)
     for name, pixels in pictures.items():
         Image.fromarray(pixels).save(folder / f"{name}.png")
@@ -44,7 +44,7 @@ def write(folder: Path, **pictures: Pixels) -> Path:
 
 
 @pytest.fixture(scope="module")
-def stained_picture() -> Pixels:
+def stained_picture() -> UInt8Array:
     return tissue(side=240)[0]
 
 
@@ -87,7 +87,7 @@ def test_of_a_slide_narrower_than_a_window_all_is_read(tmp_path: Path) -> None:
 def test_a_slide_with_nothing_to_learn_from_is_refused(tmp_path: Path) -> None:
     tiny = tmp_path / "tiny.tif"
     write_synthetic_slide(tiny, (100, 400), mpp=MPP, seed=1, tissue_fraction=1.0)
-    with pytest.raises(PlanError, match=rf"tiny\.tif has \(100, 400\) px at 0\.5 µm/px; at least {SMALLEST_PX}"):
+    with pytest.raises(PlanError, match=rf"tiny\.tif has \(100, 400\) px at 0\.5 µm/px; at least {SMALLEST_TILE_PX}"):
         read_tiles(Source(tiny), MPP, 4, OD99)
     glass = write(tmp_path / "glass", glass=np.full((256, 256, 3), 242, np.uint8)) / "glass.png"
     with pytest.raises(PlanError, match="no tissue found"):
@@ -100,7 +100,7 @@ def test_a_slide_with_nothing_to_learn_from_is_refused(tmp_path: Path) -> None:
 
 
 def test_pictures_of_a_folder_are_read_whole_and_in_the_order_of_their_names(
-    stained_picture: Pixels, tmp_path: Path
+    stained_picture: UInt8Array, tmp_path: Path
 ) -> None:
     folder = write(tmp_path / "case", b=stained_picture[:200], a=stained_picture[:, :180])
     (folder / "notes.txt").write_text("no picture")
@@ -111,24 +111,24 @@ def test_pictures_of_a_folder_are_read_whole_and_in_the_order_of_their_names(
     assert np.array_equal(second, stained_picture[:200])
 
 
-def test_pictures_are_brought_to_the_resolution_of_the_model(stained_picture: Pixels, tmp_path: Path) -> None:
+def test_pictures_are_brought_to_the_resolution_of_the_model(stained_picture: UInt8Array, tmp_path: Path) -> None:
     fine = np.kron(stained_picture, np.ones((2, 2, 1), np.uint8))
     (found,) = read_tiles(Source(write(tmp_path / "case", a=fine), 0.25), MPP, 1, OD99).pixels
     assert found.shape == stained_picture.shape
     assert np.abs(found.astype(int) - stained_picture).mean() < 2
 
 
-def test_small_pictures_are_left_out_and_only_small_ones_refused(stained_picture: Pixels, tmp_path: Path) -> None:
-    just, below = (stained_picture[:side] for side in (SMALLEST_PX, SMALLEST_PX - 1))
+def test_small_pictures_are_left_out_and_only_small_ones_refused(stained_picture: UInt8Array, tmp_path: Path) -> None:
+    just, below = (stained_picture[:side] for side in (SMALLEST_TILE_PX, SMALLEST_TILE_PX - 1))
     folder = write(tmp_path / "case", a=below, b=just)
-    assert [p.shape[0] for p in read_tiles(Source(folder, MPP), MPP, 1, OD99).pixels] == [SMALLEST_PX]
+    assert [p.shape[0] for p in read_tiles(Source(folder, MPP), MPP, 1, OD99).pixels] == [SMALLEST_TILE_PX]
     (folder / "b.png").unlink()
-    with pytest.raises(PlanError, match=rf"case: none of its 1 pictures has {SMALLEST_PX} px a side"):
+    with pytest.raises(PlanError, match=rf"case: none of its 1 pictures has {SMALLEST_TILE_PX} px a side"):
         read_tiles(Source(folder, MPP), MPP, 1, OD99)
 
 
 def test_of_very_many_pictures_some_are_chosen_evenly(
-    stained_picture: Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stained_picture: UInt8Array, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MOST_PICTURES", 3)
     shapes = {f"p{i}": stained_picture[: 180 + i] for i in range(7)}
@@ -137,7 +137,7 @@ def test_of_very_many_pictures_some_are_chosen_evenly(
 
 
 def test_a_picture_the_size_of_a_slide_is_refused_before_it_is_read(
-    stained_picture: Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stained_picture: UInt8Array, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "LARGEST_PX", 200)
     folder = write(tmp_path / "case", a=stained_picture)
@@ -147,7 +147,7 @@ def test_a_picture_the_size_of_a_slide_is_refused_before_it_is_read(
         read_tiles(Source(folder, MPP), MPP, 1, OD99)
 
 
-def test_pictures_that_do_not_tell_their_resolution_are_refused(stained_picture: Pixels, tmp_path: Path) -> None:
+def test_pictures_that_do_not_tell_their_resolution_are_refused(stained_picture: UInt8Array, tmp_path: Path) -> None:
     with pytest.raises(ResolutionError, match=r"a\.png"):
         read_tiles(Source(write(tmp_path / "case", a=stained_picture)), MPP, 1, OD99)
 
@@ -170,7 +170,7 @@ def test_a_folder_that_holds_neither_pictures_nor_a_slide_is_refused(tmp_path: P
 # --- what is calibrated ----------------------------------------------------------------------------------------------
 
 
-def test_stain_and_gain_are_those_of_all_tiles_together(stained_picture: Pixels, tmp_path: Path) -> None:
+def test_stain_and_gain_are_those_of_all_tiles_together(stained_picture: UInt8Array, tmp_path: Path) -> None:
     """A faded section is brought nearer to a strong one; pictures of one folder share one gain."""
     faded = (243 * (stained_picture / 243.0).clip(0.01, 1) ** 0.8).astype(np.uint8)
     strong, pale, both = (

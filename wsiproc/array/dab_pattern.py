@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiproc.array.stains import Stains, unmixing
+from wsiproc.core.types import BoolArray, Float32Array, UInt8Array
 
 _SMOOTH_UM, _SMALL_UM, _HOLE_UM, _LARGE_UM = 0.5, 1.5, 3.0, 6.0
 _TISSUE_OD = 0.13
@@ -55,7 +56,7 @@ class DabPattern:
         return self.share < _LEAST or self.roundness >= _NUCLEAR or self.blob_um2 <= _BLOB_UM2
 
 
-def dab_pattern(samples: Sequence[npt.NDArray[np.uint8]], stains: Stains, mpp: float) -> DabPattern:
+def dab_pattern(samples: Sequence[UInt8Array], stains: Stains, mpp: float) -> DabPattern:
     """The pattern in windows of tissue (h, w, 3) at ``mpp`` µm per px, all of them together."""
     from skimage.filters import threshold_otsu
 
@@ -81,7 +82,7 @@ def dab_pattern(samples: Sequence[npt.NDArray[np.uint8]], stains: Stains, mpp: f
     return DabPattern(round(brown / len(tissue), 4), round(roundness, 3), round(_middle(areas) * mpp**2, 1), red)
 
 
-def _red_share(samples: Sequence[npt.NDArray[np.uint8]], stains: Stains, mpp: float) -> float:
+def _red_share(samples: Sequence[UInt8Array], stains: Stains, mpp: float) -> float:
     """Share of the tissue in windows (h, w, 3) that is red."""
     red, tissue = 0, 0
     for sample in samples:
@@ -92,25 +93,23 @@ def _red_share(samples: Sequence[npt.NDArray[np.uint8]], stains: Stains, mpp: fl
     return round(red / max(1, tissue), 4)
 
 
-def _smooth_density(sample: npt.NDArray[np.uint8], stains: Stains, mpp: float) -> npt.NDArray[np.float32]:
+def _smooth_density(sample: UInt8Array, stains: Stains, mpp: float) -> Float32Array:
     """Optical density of a window (h, w, 3)."""
     od = np.maximum(-np.log10(np.maximum(sample, 1) / np.array(stains.white)), 0.0).astype(np.float32)
     return np.asarray(cv2.GaussianBlur(od, (0, 0), _SMOOTH_UM / mpp), np.float32).reshape(od.shape)
 
 
-def _dab(
-    sample: npt.NDArray[np.uint8], stains: Stains, mpp: float, ratio: float
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+def _dab(sample: UInt8Array, stains: Stains, mpp: float, ratio: float) -> tuple[Float32Array, BoolArray]:
     """Density of DAB (h, w), 0 where blue ÷ green is below a ratio and so not brown, and where tissue is."""
     od = _smooth_density(sample, stains, mpp)
     dab = od @ unmixing(stains)[:, 1].astype(np.float32)
     return np.where(od[..., 2] > ratio * od[..., 1], np.maximum(dab, 0), 0), od.sum(axis=2) > _TISSUE_OD
 
 
-def _disc(radius: float) -> npt.NDArray[np.uint8]:
+def _disc(radius: float) -> UInt8Array:
     reach = int(np.ceil(radius))
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
-    disc: npt.NDArray[np.uint8] = (y**2 + x**2 <= radius**2 + 0.5).astype(np.uint8)
+    disc: UInt8Array = (y**2 + x**2 <= radius**2 + 0.5).astype(np.uint8)
     return disc
 
 

@@ -10,11 +10,9 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-UInt8Array = npt.NDArray[np.uint8]
-BoolArray = npt.NDArray[np.bool_]
-RGB = tuple[int, int, int]
+from wsiproc.core.palette import RGB
+from wsiproc.core.types import BoolArray, UInt8Array
 
 REACH_PX = 1
 """How far from a px of fill others are painted over: those between fill and tissue are mixed of both."""

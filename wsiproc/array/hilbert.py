@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
+
+from wsiproc.core.types import Int64Array, UInt64Array
 
 ORDER = 24  # the curve fills 2^24 px squared, more than any slide at any resolution
 
 
-def hilbert_index(yx: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+def hilbert_index(yx: Int64Array) -> UInt64Array:
     """Distance along the curve of the pixels ``yx`` (N, 2): (N,) uint64.
 
     Every aligned square of a power-of-two side is one contiguous stretch of the curve. The classical quadrant

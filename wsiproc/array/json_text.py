@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from numba import njit
+
+from wsiproc.core.types import Float64Array, Int64Array, IntArray, UInt8Array
 
 _ZERO, _POINT, _COMMA, _MINUS, _OPEN, _CLOSE, _E = b"0.,-[]e"
 _BEGIN, _END = b"{}"
@@ -21,8 +22,8 @@ _LEAST, _MOST = -5, 16  # powers of ten of numbers that are written without an e
 class Texts:
     """Text *i* is ``characters[starts[i]:starts[i + 1]]``; ``characters``: uint8, ``starts``: (N + 1,) int64."""
 
-    characters: npt.NDArray[np.uint8]
-    starts: npt.NDArray[np.int64]
+    characters: UInt8Array
+    starts: Int64Array
 
     @classmethod
     def of(cls, texts: Sequence[bytes]) -> Texts:
@@ -31,7 +32,7 @@ class Texts:
         return cls(np.frombuffer(b"".join(texts), np.uint8).copy(), starts)  # one that numba takes like any other
 
 
-def joined(parts: Sequence[tuple[Texts, npt.NDArray[np.integer]]], separator: bytes) -> bytes:
+def joined(parts: Sequence[tuple[Texts, IntArray]], separator: bytes) -> bytes:
     """Lines put together from parts, with a separator between lines.
 
     Line *i* is the text ``rows[i]`` of the first part, then that of the second, …; a part: (texts, ``rows`` (N,)).
@@ -60,7 +61,7 @@ def _join(characters, starts, rows, separator, text):  # type: ignore[no-untyped
             at += 1
 
 
-def rows_text(names: Sequence[bytes], ids: npt.NDArray[np.integer], table: npt.NDArray[np.float64]) -> Texts:
+def rows_text(names: Sequence[bytes], ids: IntArray, table: Float64Array) -> Texts:
     """Rows as JSON objects, ``{"name":1,"other":0.5,…}``: of ``ids`` (N,), then of ``table`` (N, M).
 
     ``names`` (M + 1): keys as JSON. Numbers, in the range of float32, have seven
@@ -148,7 +149,7 @@ def _write_exponent(digits, count, power, text, at):  # type: ignore[no-untyped-
     return _write_hundredths(100 * power, text, at + 1)
 
 
-def rings_text(offsets: npt.NDArray[np.int64], points: npt.NDArray[np.float64]) -> Texts:
+def rings_text(offsets: Int64Array, points: Float64Array) -> Texts:
     """Rings as JSON, ``[[x,y],…]``.
 
     ``points`` (P, 2), multiples of 0.01 below 10¹⁵, from ``offsets`` (N + 1,). Each number is the shortest text that

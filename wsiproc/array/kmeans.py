@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
+
+from wsiproc.core.types import Float64Array, FloatArray
 
 _SEED = 0
 _STARTS = 10  # of k-means++ (Arthur and Vassilvitskii 2007); the tightest result is taken
 _STEPS, _STILL = 100, 1e-4
 
 
-def standardised_kmeans(
-    features: npt.NDArray[np.floating], count: int
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def standardised_kmeans(features: FloatArray, count: int) -> tuple[Float64Array, Float64Array]:
     """Scale (F,) and centres (``count``, F) of groups of the rows of ``features`` (N, F), N ≥ ``count``.
 
     Each feature is divided by its standard deviation, the scale (1 where it never varies); the centres are in the

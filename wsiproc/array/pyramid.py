@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from wsiproc.core.types import AnyArray, UInt8Array
+
 
 def level_count(shape: tuple[int, int], smallest_px: int = 1024) -> int:
     """Levels of a 2×2 pyramid whose last one is at most ``smallest_px`` on its longer side."""
@@ -19,13 +21,13 @@ def level_shape(shape: tuple[int, int], level: int) -> tuple[int, int]:
     return -(-shape[0] // 2**level), -(-shape[1] // 2**level)
 
 
-def _pad_even(picture: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+def _pad_even(picture: AnyArray) -> AnyArray:
     h, w = picture.shape[-2:]
     widths = [(0, 0)] * (picture.ndim - 2) + [(0, h % 2), (0, w % 2)]
     return np.pad(picture, widths, mode="edge") if h % 2 or w % 2 else picture
 
 
-def halve_mean(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def halve_mean(picture: UInt8Array) -> UInt8Array:
     """Mean of each 2×2 block, rounded half up: (…, h, w) uint8 → (…, ⌈h/2⌉, ⌈w/2⌉)."""
     even = np.ascontiguousarray(_pad_even(picture))
     halved = _mean(even.reshape(-1, *even.shape[-2:]))

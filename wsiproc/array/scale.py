@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from wsiproc.array.stains import Stains
+from wsiproc.core.types import Float64Array, UInt8Array
 
 LOOKED_AT_MPP = 0.5
 """µm/px, as they are given, that windows are looked at with."""
@@ -38,10 +38,8 @@ _BIAS, _CENTRE = 0.047, -0.085
 _TOLERATED, _TOLERATED_OF_MUCH, _MUCH_MM2 = 0.67, 0.4, 0.2
 _MOST_MM2 = 0.55  # more of a slide tells no more
 
-Profile = npt.NDArray[np.float64]
 
-
-def profile(window: npt.NDArray[np.uint8], stains: Stains, mpp: float) -> Profile | None:
+def radial_profile(window: UInt8Array, stains: Stains, mpp: float) -> Float64Array | None:
     """Log2 of the spread of haematoxylin in a window (h, w, 3) at ten sizes, and its skewness: (2, 10).
 
     At each size it is the difference of two Gaussians (Marr and Hildreth 1980). None where there is hardly any
@@ -72,7 +70,7 @@ def profile(window: npt.NDArray[np.uint8], stains: Stains, mpp: float) -> Profil
     return np.array(found).T
 
 
-def seen_at(found: Profile, shift: float) -> npt.NDArray[np.float64]:
+def seen_at(found: Float64Array, shift: float) -> Float64Array:
     """What a profile would show with 2**-shift times the µm/px: (12,), spreads less their mean, then skewness."""
     given = np.log2(_SIGMAS_PX * LOOKED_AT_MPP)
     spread, skewness = (np.interp(np.log2(_SIZES_UM) + shift, given, row) for row in found)
@@ -92,7 +90,7 @@ class ApparentScale:
         return bool(abs(np.log2(self.factor)) > (_TOLERATED if self.mm2 < _MUCH_MM2 else _TOLERATED_OF_MUCH))
 
 
-def blurred(found: Profile, sigma_um: float) -> Profile:
+def blurred(found: Float64Array, sigma_um: float) -> Float64Array:
     """A profile of the same tissue behind a Gaussian blur: each pair of Gaussians becomes a wider, weaker one."""
     sigmas = _SIGMAS_PX * LOOKED_AT_MPP
     wider = np.hypot(sigmas, sigma_um)
@@ -100,7 +98,7 @@ def blurred(found: Profile, sigma_um: float) -> Profile:
     return np.array([spread + 2 * np.log2(sigmas / wider), skewness])
 
 
-def apparent_scale(samples: Sequence[npt.NDArray[np.uint8]], stains: Stains, mpp: float) -> ApparentScale | None:
+def apparent_scale(samples: Sequence[UInt8Array], stains: Stains, mpp: float) -> ApparentScale | None:
     """Whether the µm/px that windows of tissue (h, w, 3) of H&E were read with seem right.
 
     ``mpp``: µm per px of the windows, as given. None where there is too little tissue, where windows are too coarse to
@@ -110,19 +108,19 @@ def apparent_scale(samples: Sequence[npt.NDArray[np.uint8]], stains: Stains, mpp
         return None
     px_mm2 = mpp**2 / 1e6
     some = samples[:: max(1, round(sum(each.shape[0] * each.shape[1] for each in samples) * px_mm2 / _MOST_MM2))]
-    found = [each for each in (profile(sample, stains, mpp) for sample in some) if each is not None]
+    found = [each for each in (radial_profile(sample, stains, mpp) for sample in some) if each is not None]
     if not found:
         return None
     mm2 = sum(each.shape[0] * each.shape[1] for each in some) * px_mm2
     return scale_of(found, mm2)
 
 
-def scale_of(found: Sequence[Profile], mm2: float) -> ApparentScale:
+def scale_of(found: Sequence[Float64Array], mm2: float) -> ApparentScale:
     """What the profiles of windows tell together, which cover so much of the slide."""
     return ApparentScale(float(2 ** (log2_factor(found, _WEIGHTS, _BIAS) - _CENTRE)), mm2)
 
 
-def log2_factor(found: Sequence[Profile], weights: npt.NDArray[np.float64], bias: float) -> float:
+def log2_factor(found: Sequence[Float64Array], weights: Float64Array, bias: float) -> float:
     """The shift at which the median of profiles looks right by a linear rule; the nearest to none of several."""
     off = np.median([[seen_at(each, shift) @ weights for shift in SHIFTS] for each in found], axis=0) + bias
     places = np.flatnonzero((off[:-1] >= 0) & (off[1:] < 0))

@@ -6,23 +6,22 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-Kind = Literal["H&E", "H-DAB"]
-Vector = tuple[float, float, float]
-Float64Array = npt.NDArray[np.float64]
+from wsiproc.core.types import Float64Array, FloatArray, UInt8Array, Vector
+
+Stain = Literal["H&E", "H-DAB"]
 
 # Haematoxylin, and eosin as scanners see it (absorbing blue too) or DAB (Ruifrok and Johnston 2001); optical density
 # of red, green and blue. Believed where the estimate is implausible.
-STANDARD: dict[Kind, tuple[Vector, Vector]] = {
+STANDARD: dict[Stain, tuple[Vector, Vector]] = {
     "H&E": ((0.65, 0.70, 0.29), (0.22, 0.80, 0.56)),
     "H-DAB": ((0.65, 0.70, 0.29), (0.27, 0.57, 0.78)),
 }
 
 # A stain vector further from the standard than the first angles, or two closer than the second, are not believed. With
 # few brown pixels the extreme direction is no DAB but a mixture with haematoxylin, 15° and more from the standard.
-_PLAUSIBLE_DEG: dict[Kind, tuple[float, float]] = {"H&E": (30.0, 30.0), "H-DAB": (30.0, 15.0)}
-_APART_DEG: dict[Kind, float] = {"H&E": 12.0, "H-DAB": 25.0}
+_PLAUSIBLE_DEG: dict[Stain, tuple[float, float]] = {"H&E": (30.0, 30.0), "H-DAB": (30.0, 15.0)}
+_APART_DEG: dict[Stain, float] = {"H&E": 12.0, "H-DAB": 25.0}
 # Eosin absorbs mostly green. Where half of the pixels absorb less than the first share in green there is none: the
 # median was 0.390 and more on 204 pictures and slides of H&E, 0.367 and less on 30 pictures and a slide with DAB and no
 # third stain. Nor is there any where hardly a pixel absorbs more than the second share, if so many are brown as well.
@@ -41,7 +40,7 @@ class Stains:
     ``standard``: a vector at least is the textbook's, since that of the slide could not be believed.
     """
 
-    kind: Kind = "H&E"
+    kind: Stain = "H&E"
     vectors: tuple[Vector, Vector] = STANDARD["H&E"]
     white: Vector = (245.0, 245.0, 245.0)
     standard: bool = True
@@ -52,7 +51,7 @@ class Stains:
         return "hematoxylin", "eosin" if self.kind == "H&E" else "dab"
 
 
-def estimate_stains(pixels: npt.NDArray[np.uint8], kind: Kind | None = None) -> Stains:
+def estimate_stains(pixels: UInt8Array, kind: Stain | None = None) -> Stains:
     """Stains from sampled pixels (N, 3), a little smoothed and with glass among them where there is any.
 
     ``kind``: which stains they are, where that is known; None tells it by their colours.
@@ -63,13 +62,13 @@ def estimate_stains(pixels: npt.NDArray[np.uint8], kind: Kind | None = None) -> 
     if len(od) < _FEWEST:
         kind = kind or "H&E"
         return Stains(kind, STANDARD[kind], _plain(white))
-    kind = kind or _kind(od)
+    kind = kind or _stain(od)
     vectors, believed = _vectors(od, kind)
     h, other = vectors
     return Stains(kind, (_plain(h), _plain(other)), _plain(white), not believed)
 
 
-def _kind(od: Float64Array) -> Kind:
+def _stain(od: Float64Array) -> Stain:
     """Which stains optical density (N, 3) of tissue shows."""
     total = od.sum(axis=1)
     green, blue = od[:, 1] / total, od[:, 2] / total
@@ -80,7 +79,7 @@ def _kind(od: Float64Array) -> Kind:
     return "H&E"
 
 
-def _vectors(od: Float64Array, kind: Kind) -> tuple[Float64Array, bool]:
+def _vectors(od: Float64Array, kind: Stain) -> tuple[Float64Array, bool]:
     """Both stains (2, 3) of optical density (N, 3), and whether they are the slide's own and not the textbook's.
 
     Of H&E the two are believed together. The counterstain of a slide with hardly any DAB tells of itself alone.
@@ -96,12 +95,12 @@ def _vectors(od: Float64Array, kind: Kind) -> tuple[Float64Array, bool]:
     return mixed, bool(near.all())
 
 
-def _plain(values: npt.NDArray[np.floating]) -> Vector:
+def _plain(values: FloatArray) -> Vector:
     r, g, b = (round(float(v), 6) for v in values)
     return r, g, b
 
 
-def _white(pixels: npt.NDArray[np.uint8]) -> Float64Array:
+def _white(pixels: UInt8Array) -> Float64Array:
     """Colour of the glass: median of the lightest tenth, never dark, since a sample full of tissue shows no glass."""
     darkest = pixels.min(axis=1)
     light = pixels[darkest >= np.percentile(darkest, 90)]

@@ -17,10 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiproc.array.fill import find_fill, where_filled, without_fill
+from wsiproc.core.types import BoolArray, Float32Array, UInt8Array
 
-UInt8Array = npt.NDArray[np.uint8]
-BoolArray = npt.NDArray[np.bool_]
-FloatArray = npt.NDArray[np.float32]
 Inks = dict[str, tuple[BoolArray, BoolArray]]
 
 # A nucleus is 5–10 µm: at 8 µm/px single cells melt into the colour of their tissue.
@@ -89,17 +87,17 @@ def left_out_masks(seen: UInt8Array) -> dict[str, BoolArray]:
     return {kind.name.lower(): np.asarray(seen == kind) for kind in LEFT_OUT}
 
 
-def find_tissue(overview: UInt8Array, mpp: float, grain: FloatArray | None = None) -> BoolArray:
+def find_tissue(overview: UInt8Array, mpp: float, texture: Float32Array | None = None) -> BoolArray:
     """Mask (h, w) of the tissue on an overview (h, w, 3) of ``mpp`` µm/px; see ``tell_apart``."""
-    return np.asarray(tell_apart(overview, mpp, grain) == Seen.TISSUE)
+    return np.asarray(tell_apart(overview, mpp, texture) == Seen.TISSUE)
 
 
-def tell_apart(overview: UInt8Array, mpp: float, grain: FloatArray | None = None) -> UInt8Array:
+def tell_apart(overview: UInt8Array, mpp: float, texture: Float32Array | None = None) -> UInt8Array:
     """What each px (h, w) of an overview (h, w, 3) of ``mpp`` µm/px is taken for, as a value of ``Seen``.
 
-    ``grain``: (h, w) of ``local_grain``, where it was measured on finer pixels than the overview's; above 5 µm/px pale
-    tissue is missed without it. Meant for 2–30 µm/px. Works for H&E and IHC on white, tinted or grey glass with fill of
-    any colour; leaves out strokes of pens of all colours but brown, beside and over tissue.
+    ``texture``: (h, w) of ``local_grain``, where it was measured on finer pixels than the overview's; above 5 µm/px
+    pale tissue is missed without it. Meant for 2–30 µm/px. Works for H&E and IHC on white, tinted or grey glass with
+    fill of any colour; leaves out strokes of pens of all colours but brown, beside and over tissue.
     """
     fill = find_fill(overview)
     filled = np.zeros(overview.shape[:2], np.bool_) if fill is None else where_filled(overview, fill)
@@ -108,17 +106,17 @@ def tell_apart(overview: UInt8Array, mpp: float, grain: FloatArray | None = None
     smooth = np.asarray(cv2.GaussianBlur(small, (0, 0), 0.8), np.uint8)
     is_glass = _find_glass(small, smooth)
     glass = _glass_colour(smooth, is_glass)
-    density = optical_density(smooth, np.full(3, glass.max(), np.float32))
+    density = grey_density(smooth, np.full(3, glass.max(), np.float32))
     # Padding is pure white where the glass is tinted: tissue differs from both.
-    colour = np.minimum(_spread(density), _spread(optical_density(smooth, glass)))
-    grain = _around(local_grain(painted) if grain is None else grain, small.shape[:2])
+    colour = np.minimum(_spread(density), _spread(grey_density(smooth, glass)))
+    texture = _around(local_grain(painted) if texture is None else texture, small.shape[:2])
     is_stained = colour > _above_noise(colour[is_glass], _LEAST_COLOUR)
-    is_grainy = _without_lines(grain > _above_noise(grain[is_glass], _LEAST_GRAIN), small_mpp)
+    is_grainy = _without_lines(texture > _above_noise(texture[is_glass], _LEAST_GRAIN), small_mpp)
     is_grainy &= ~grow(_is_shadow(density, colour), _GRAIN_REACH_UM / small_mpp)
     # A pen drawn by a computer has one colour, as fill has: it is told by its hue. Black that ends sharply is fill.
     inky = small if fill is None else _to_working_mpp(without_fill(overview, fill.grey), mpp)[0]
     inky = np.asarray(cv2.GaussianBlur(inky, (0, 0), 0.8), np.uint8)
-    inky_density = optical_density(inky, np.full(3, glass.max(), np.float32))
+    inky_density = grey_density(inky, np.full(3, glass.max(), np.float32))
     inks = _inks(inky_density)
     pen = _find_pens(inks, inky_density, is_stained, small_mpp)
     excluded = pen | _is_dark(smooth)
@@ -155,7 +153,7 @@ def looks_grey(overview: UInt8Array) -> bool:
     return bool(apart.max(initial=0) <= _GREY_ROUNDING)
 
 
-def optical_density(rgb: UInt8Array, glass: FloatArray) -> FloatArray:
+def grey_density(rgb: UInt8Array, glass: Float32Array) -> Float32Array:
     """−ln(light ÷ light through glass) for each channel; glass is 0, and nothing is below."""
     light = np.maximum(rgb.astype(np.float32), 1.0)
     return np.asarray(np.maximum(np.log(glass / light), 0.0), np.float32)
@@ -204,7 +202,7 @@ def _find_glass(small: UInt8Array, smooth: UInt8Array) -> BoolArray:
     return np.asarray(is_glass, np.bool_)
 
 
-def _glass_colour(smooth: UInt8Array, is_glass: BoolArray) -> FloatArray:
+def _glass_colour(smooth: UInt8Array, is_glass: BoolArray) -> Float32Array:
     """Colour (3,) of the glass; without any, the brightest grey."""
     if is_glass.any():
         return np.asarray(np.median(smooth[is_glass], axis=0), np.float32)
@@ -212,7 +210,7 @@ def _glass_colour(smooth: UInt8Array, is_glass: BoolArray) -> FloatArray:
     return np.full(3, brightest, np.float32)
 
 
-def _above_noise(on_glass: FloatArray, least: float) -> float:
+def _above_noise(on_glass: Float32Array, least: float) -> float:
     """A threshold that the glass itself does not pass: ``least``, or more where the glass is noisy."""
     if on_glass.size == 0:
         return least
@@ -221,20 +219,20 @@ def _above_noise(on_glass: FloatArray, least: float) -> float:
     return min(max(least, median + _NOISE_FACTOR * spread), _MOST_NOISE * least)
 
 
-def local_grain(picture: UInt8Array) -> FloatArray:
+def local_grain(picture: UInt8Array) -> Float32Array:
     """Standard deviation (h, w) of the optical density between neighbouring px of a picture (h, w, 3)."""
     density = np.log(255 / np.maximum(np.arange(256, dtype=np.float32), 1.0))
     grey = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.uint8)
     return _local_spread(np.asarray(density[grey], np.float32), 3)
 
 
-def _around(grain: FloatArray, shape: tuple[int, int]) -> FloatArray:
+def _around(texture: Float32Array, shape: tuple[int, int]) -> Float32Array:
     """Grain reduced to ``shape``, averaged over about 30 µm, which is more than the distance between nuclei."""
-    reduced = cv2.resize(grain, shape[::-1], interpolation=cv2.INTER_AREA)
+    reduced = cv2.resize(texture, shape[::-1], interpolation=cv2.INTER_AREA)
     return np.asarray(cv2.GaussianBlur(reduced, (0, 0), 1.5), np.float32)
 
 
-def _local_spread(values: FloatArray, side: int) -> FloatArray:
+def _local_spread(values: Float32Array, side: int) -> Float32Array:
     """Standard deviation in the ``side``² px around each px (h, w)."""
     mean = cv2.blur(values, (side, side))
     variance = cv2.blur(values * values, (side, side)) - mean * mean
@@ -252,12 +250,12 @@ def _is_dark(smooth: UInt8Array) -> BoolArray:
     return np.asarray(_most(smooth) < 30, np.bool_)
 
 
-def _is_shadow(density: FloatArray, colour: FloatArray) -> BoolArray:
+def _is_shadow(density: Float32Array, colour: Float32Array) -> BoolArray:
     """Dark without colour, by optical density (h, w, 3) and its spread: rims of bubbles, edges, dust."""
     return np.asarray((_least(density) > _SHADOW_DENSITY) & (colour < _SHADOW_COLOUR * _most(density)), np.bool_)
 
 
-def _find_pens(inks: Inks, density: FloatArray, stained: BoolArray, mpp: float) -> BoolArray:
+def _find_pens(inks: Inks, density: Float32Array, stained: BoolArray, mpp: float) -> BoolArray:
     """Strokes and lines of ink (h, w) by their colour in optical density (h, w, 3), with their fading edges.
 
     Haematoxylin and eosin take most from green, DAB takes most from blue. A blue pen takes red and hardly blue, a
@@ -299,7 +297,7 @@ def _nothing_but_ink(mask: BoolArray, stained: BoolArray, green: BoolArray) -> B
     return np.asarray(is_ink[labels], np.bool_)
 
 
-def _inks(density: FloatArray) -> Inks:
+def _inks(density: Float32Array) -> Inks:
     """For each ink, where (h, w) its colour is sure, and where it may be."""
     r, g, b = (density[..., channel] for channel in range(3))
     most, least = _most(density), _least(density)
@@ -316,7 +314,7 @@ def _inks(density: FloatArray) -> Inks:
     }
 
 
-def _strokes(strong: BoolArray, density: FloatArray, mpp: float) -> BoolArray:
+def _strokes(strong: BoolArray, density: Float32Array, mpp: float) -> BoolArray:
     """Strokes (h, w) of an ink: connected parts that are large, or long and nowhere wide.
 
     They begin where its colour is ``strong`` and go on over tissue, where the ink's own density is the least in every

@@ -6,12 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from wsiproc.core.geometry import Box
-
-IntArray = npt.NDArray[np.integer]
-FloatArray = npt.NDArray[np.floating]
+from wsiproc.core.types import Float32Array, Float64Array, Int32Array, Int64Array, IntpArray, UInt8Array
 
 
 @dataclass(frozen=True)
@@ -23,16 +20,16 @@ class Rings:
     gives back exactly the pixels that it was traced from.
     """
 
-    offsets: npt.NDArray[np.int64]
-    vertices: npt.NDArray[np.int32]
+    offsets: Int64Array
+    vertices: Int32Array
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def __getitem__(self, index: int) -> npt.NDArray[np.int32]:
+    def __getitem__(self, index: int) -> Int32Array:
         return self.vertices[self.offsets[index] : self.offsets[index + 1]]
 
-    def take(self, index: npt.NDArray[np.int64]) -> Rings:
+    def take(self, index: Int64Array) -> Rings:
         """The rings at ``index``, in that order."""
         lengths = np.diff(self.offsets)[index]
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
@@ -48,7 +45,7 @@ class Rings:
         return cls(offsets.astype(np.int64), np.concatenate(vertices))
 
 
-def touching(boxes: npt.NDArray[np.int32], box: Box) -> npt.NDArray[np.intp]:
+def touching(boxes: Int32Array, box: Box) -> IntpArray:
     """Rows of ``boxes`` (N, 4), (y, x, h, w), that share a pixel with ``box``."""
     low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
     return np.flatnonzero(((high > (box.y, box.x)) & (low < (box.y1, box.x1))).all(axis=1))
@@ -58,14 +55,14 @@ def touching(boxes: npt.NDArray[np.int32], box: Box) -> npt.NDArray[np.intp]:
 class DrawnCells:
     """What is needed to draw cells: ``classes`` (N,), ``boxes`` (N, 4) and ``rings`` as in CellTable."""
 
-    classes: npt.NDArray[np.uint8]
-    boxes: npt.NDArray[np.int32]
+    classes: UInt8Array
+    boxes: Int32Array
     rings: Rings
 
     def __len__(self) -> int:
         return len(self.classes)
 
-    def take(self, index: npt.NDArray[np.int64]) -> DrawnCells:
+    def take(self, index: Int64Array) -> DrawnCells:
         """The rows at ``index``, in that order."""
         return DrawnCells(self.classes[index], self.boxes[index], self.rings.take(index))
 
@@ -85,17 +82,17 @@ class CellTable:
     ``measurements``: name → (N,) float32, units in the names.
     """
 
-    classes: npt.NDArray[np.uint8]
-    scores: npt.NDArray[np.float32]
-    centroids: npt.NDArray[np.float64]
-    boxes: npt.NDArray[np.int32]
-    measurements: dict[str, npt.NDArray[np.float32]]
+    classes: UInt8Array
+    scores: Float32Array
+    centroids: Float64Array
+    boxes: Int32Array
+    measurements: dict[str, Float32Array]
     rings: Rings
 
     def __len__(self) -> int:
         return len(self.classes)
 
-    def take(self, index: npt.NDArray[np.int64]) -> CellTable:
+    def take(self, index: Int64Array) -> CellTable:
         """The rows at ``index``, in that order."""
         return CellTable(
             self.classes[index],
@@ -106,7 +103,7 @@ class CellTable:
             self.rings.take(index),
         )
 
-    def touching(self, box: Box) -> npt.NDArray[np.intp]:
+    def touching(self, box: Box) -> IntpArray:
         """Rows of cells whose box shares a pixel with ``box``."""
         return touching(self.boxes, box)
 

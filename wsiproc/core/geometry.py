@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from wsiproc.core.types import FloatArray
+
 
 @dataclass(frozen=True, order=True)
 class Box:
@@ -140,7 +142,7 @@ def grid_shape(slide_shape: tuple[int, int], slide_mpp: float, mpp: float) -> tu
     return h, w
 
 
-def at_points(picture: npt.NDArray[Any], extent: tuple[int, int], points: npt.NDArray[np.floating]) -> npt.NDArray[Any]:
+def at_points(picture: npt.NDArray[Any], extent: tuple[int, int], points: FloatArray) -> npt.NDArray[Any]:
     """Values (N,) of a picture (h, w) that covers ``extent`` (h, w), at ``points`` (N, 2), (y, x) in px of the extent.
 
     Points beyond the edges have the value of the nearest px. Places are rounded to a millionth of a px of the picture,

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 
 from wsiproc.core.palette import RGB, class_colour
+from wsiproc.core.types import Float32Array, UInt8Array
 from wsiproc.errors import SettingsError
 
 Compartment = Literal["nucleus", "membrane", "cytoplasm"]
@@ -54,7 +54,7 @@ class Scoring:
         names = (NEGATIVE, POSITIVE) if len(self.cuts) == 1 else (NEGATIVE, *STRENGTHS)
         return {name: class_colour(name, index) for index, name in enumerate(names)}
 
-    def classify(self, measurements: Mapping[str, npt.NDArray[np.float32]]) -> npt.NDArray[np.uint8]:
+    def classify(self, measurements: Mapping[str, Float32Array]) -> UInt8Array:
         """Index of the class of each cell (N,), a matter of its own measurements alone.
 
         A membrane also has to be stained along half of the ring. A nucleus without room for a ring is negative.

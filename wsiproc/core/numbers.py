@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from wsiproc.core.geometry import at_points
 from wsiproc.core.immuno import h_score, positive_index
+from wsiproc.core.types import BoolArray, Float64Array, Int64Array
 
 
 @dataclass(frozen=True)
@@ -112,17 +113,17 @@ class CellCounts:
     ``tissue`` (h, w): the mask over the grid of ``extent`` (h, w) px.
     """
 
-    tissue: npt.NDArray[np.bool_]
+    tissue: BoolArray
     extent: tuple[int, int]
-    everywhere: npt.NDArray[np.int64]
-    in_tissue: npt.NDArray[np.int64]
+    everywhere: Int64Array
+    in_tissue: Int64Array
 
     @classmethod
-    def empty(cls, tissue: npt.NDArray[np.bool_], extent: tuple[int, int], classes: int) -> CellCounts:
+    def empty(cls, tissue: BoolArray, extent: tuple[int, int], classes: int) -> CellCounts:
         """No cells yet."""
         return cls(tissue, extent, np.zeros(classes, np.int64), np.zeros(classes, np.int64))
 
-    def add(self, centres: npt.NDArray[np.float64], classes: npt.NDArray[np.integer[Any]]) -> None:
+    def add(self, centres: Float64Array, classes: npt.NDArray[np.integer[Any]]) -> None:
         """Count cells with ``centres`` (N, 2), (y, x) in grid px, of ``classes`` (N,)."""
         kinds = len(self.everywhere)
         found = count_inside(self.tissue, self.extent, centres, classes, kinds)
@@ -144,12 +145,12 @@ class CellCounts:
 
 
 def count_inside(
-    pieces: npt.NDArray[np.integer[Any]] | npt.NDArray[np.bool_],
+    pieces: npt.NDArray[np.integer[Any]] | BoolArray,
     extent: tuple[int, int],
-    centres: npt.NDArray[np.float64],
+    centres: Float64Array,
     classes: npt.NDArray[np.integer[Any]],
     kinds: int,
-) -> npt.NDArray[np.int64]:
+) -> Int64Array:
     """Cells of each of ``kinds`` classes (columns) with their centre in each value of a label image (rows, from 0).
 
     ``pieces`` (h, w): a mask or labels over ``extent`` (h, w); ``centres`` (N, 2), (y, x) in px of the extent.

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import shapely
 from PIL import Image, ImageDraw
 
+from wsiproc.core.types import Float64Array, UInt8Array
 from wsiproc.errors import SettingsError
 from wsiproc.evaluate.compare import PREDICTION_RGB, TRUTH_RGB
 
@@ -27,7 +27,7 @@ _MARK_PX = 4
 
 
 @dataclass(frozen=True)
-class Area:
+class NucleusFreeArea:
     """What it shows, as in *collagen*, and where it is: ``shape`` (x, y) px of the picture."""
 
     kind: str
@@ -41,11 +41,11 @@ class MarkedPicture:
     file: str
     mpp: float
     role: str
-    areas: tuple[Area, ...]
+    areas: tuple[NucleusFreeArea, ...]
 
 
 @dataclass(frozen=True)
-class Marks:
+class AreaMarks:
     """A list of areas. ``tissue``: how the run finds tissue; ``all`` where pictures are cut from tissue."""
 
     tissue: str
@@ -72,7 +72,7 @@ Tallies = Mapping[tuple[str, str], Tally]
 """Tallies of one picture or of several, by role and kind."""
 
 
-def load_marks(path: Path) -> Marks:
+def load_marks(path: Path) -> AreaMarks:
     """The list of areas in a TOML file; SettingsError where it is something else, with the place."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -89,13 +89,13 @@ def load_marks(path: Path) -> Marks:
             ) from error
     if not pictures:
         raise SettingsError(f"{path}: no [[picture]] in it; see benchmarks/no_nuclei.toml for a list of areas")
-    return Marks(str(values.get("tissue", "all")), tuple(pictures))
+    return AreaMarks(str(values.get("tissue", "all")), tuple(pictures))
 
 
 def _picture(entry: dict[str, Any]) -> MarkedPicture:
     if entry["role"] not in ROLES:
         raise ValueError(f"role is {entry['role']!r}")
-    areas = tuple(Area(str(area["kind"]), _shape(area)) for area in entry["areas"])
+    areas = tuple(NucleusFreeArea(str(area["kind"]), _shape(area)) for area in entry["areas"])
     return MarkedPicture(str(entry["file"]), float(entry["mpp"]), str(entry["role"]), areas)
 
 
@@ -109,7 +109,7 @@ def _shape(area: dict[str, Any]) -> shapely.Geometry:
     return shapely.difference(shapely.union_all(rings), shapely.union_all(discs))
 
 
-def count_false(yx: npt.NDArray[np.float64], picture: MarkedPicture) -> dict[tuple[str, str], Tally]:
+def count_false(yx: Float64Array, picture: MarkedPicture) -> dict[tuple[str, str], Tally]:
     """Tallies of the cells with these centres (N, 2), in px of the picture, by role and kind."""
     tallies: dict[tuple[str, str], Tally] = {}
     for area in picture.areas:
@@ -125,14 +125,14 @@ def total(tallies: Tallies) -> Tally:
     return sum(tallies.values(), Tally())
 
 
-def picture_columns(tallies: Tallies) -> dict[str, str | float]:
+def area_picture_columns(tallies: Tallies) -> dict[str, str | float]:
     """Role, false cells, area and density of one picture by name."""
     (role,) = {role for role, _ in tallies}
     whole = total(tallies)
     return {"role": role, "false": whole.cells, "mm2": whole.mm2, "false_per_mm2": whole.per_mm2}
 
 
-def dataset_columns(pictures: Sequence[Tallies]) -> dict[str, float]:
+def area_dataset_columns(pictures: Sequence[Tallies]) -> dict[str, float]:
     """False cells per mm² by name: of all areas, of all but glass, of each role likewise, and of each kind.
 
     There is more glass than anything else, and it is the easiest.
@@ -159,7 +159,7 @@ def by_kind(tallies: Tallies) -> dict[str, Tally]:
     return {kind: sum((tally for (_, k), tally in tallies.items() if k == kind), Tally()) for kind in kinds}
 
 
-def describe(pictures: Sequence[MarkedPicture]) -> str:
+def describe_area(pictures: Sequence[MarkedPicture]) -> str:
     """How much of each kind there is, in words: ``collagen 0.068 mm² (31)``, with the number of areas."""
     nowhere = np.empty((0, 2))
     merged: dict[str, Tally] = {}
@@ -170,9 +170,7 @@ def describe(pictures: Sequence[MarkedPicture]) -> str:
     return ", ".join(f"{kind} {tally.mm2:.4f} mm² ({numbers[kind]})" for kind, tally in sorted(merged.items()))
 
 
-def write_area_figure(
-    path: Path, yx: npt.NDArray[np.float64], picture: MarkedPicture, pixels: npt.NDArray[np.uint8]
-) -> None:
+def write_area_figure(path: Path, yx: Float64Array, picture: MarkedPicture, pixels: UInt8Array) -> None:
     """PNG of ``pixels`` (h, w, 3) with the outlines of the areas in blue and orange crosses on the false cells."""
     canvas = Image.fromarray(pixels)
     draw = ImageDraw.Draw(canvas)

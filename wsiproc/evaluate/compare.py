@@ -8,26 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 from rich.table import Table
 from skimage.segmentation import find_boundaries
 
 from wsiproc.core.geometry import Box
 from wsiproc.core.palette import OKABE_ITO
+from wsiproc.core.types import BoolArray, IntArray, UInt8Array
 from wsiproc.errors import SettingsError
 from wsiproc.evaluate import metrics
 from wsiproc.evaluate.datasets import is_labelled, load_labels, stem
-from wsiproc.evaluate.tables import Line, terminal_table, write_lines
-
-Labels = npt.NDArray[np.integer]
+from wsiproc.evaluate.tables import TableLine, terminal_table, write_lines
 
 TRUTH_RGB, PREDICTION_RGB, BOTH_RGB = OKABE_ITO[0], OKABE_ITO[1], OKABE_ITO[7]
 ON_TISSUE_RGB = ((0, 255, 0), (255, 255, 0), (255, 255, 255))
 """Truth, prediction and both where the ground is purple and brown."""
 ENLARGED = 2
 """How much larger than the picture an overlay on it is."""
-FIGURES = 12
+MOST_FIGURES = 12
 """Pictures drawn, from the worst AJI upwards."""
 FIGURE_PX = 1500
 """Larger pictures are shown by their part of this side in which most pixels differ."""
@@ -52,14 +50,14 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Row:
+class ScoreRow:
     """A picture's name and its scores."""
 
     name: str
     scores: Scores
 
 
-def evaluate(prediction: Labels, truth: Labels) -> Scores:
+def evaluate(prediction: IntArray, truth: IntArray) -> Scores:
     """All scores of label images (h, w); ValueError where the shapes differ."""
     table = metrics.overlap(prediction, truth)
     return Scores(
@@ -74,22 +72,22 @@ def evaluate(prediction: Labels, truth: Labels) -> Scores:
     )
 
 
-def mean_scores(rows: Sequence[Row]) -> Scores:
+def mean_scores(rows: Sequence[ScoreRow]) -> Scores:
     """Mean over pictures, of the counts too; ``rows`` holds at least one."""
     return Scores(*np.mean([astuple(row.scores) for row in rows], axis=0).tolist())
 
 
-def evaluate_paths(prediction: Path, truth: Path, figure_dir: Path | None = None) -> list[Row]:
+def evaluate_paths(prediction: Path, truth: Path, figure_dir: Path | None = None) -> list[ScoreRow]:
     """Scores of a prediction against a truth, or of two folders whose files are paired by name.
 
     Files and output folders as :func:`load_labels` reads them. With ``figure_dir`` the worst pictures are drawn
     there, worst first. SettingsError where there is nothing to pair.
     """
     pairs = pair_paths(prediction, truth)
-    rows = [Row(name, evaluate(*_load_pair(one, other))) for name, one, other in pairs]
+    rows = [ScoreRow(name, evaluate(*_load_pair(one, other))) for name, one, other in pairs]
     if figure_dir is not None:
         figure_dir.mkdir(parents=True, exist_ok=True)
-        worst = np.argsort([row.scores.aji for row in rows], kind="stable")[:FIGURES]
+        worst = np.argsort([row.scores.aji for row in rows], kind="stable")[:MOST_FIGURES]
         for rank, index in enumerate(worst.tolist(), start=1):
             name, one, other = pairs[index]
             write_figure(figure_dir / f"{rank:02d}_{name}.png", *_load_pair(one, other))
@@ -121,7 +119,7 @@ def _by_stem(path: Path) -> dict[str, Path]:
     return {stem(entry): entry for entry in found}
 
 
-def _load_pair(prediction: Path, truth: Path) -> tuple[Labels, Labels]:
+def _load_pair(prediction: Path, truth: Path) -> tuple[IntArray, IntArray]:
     """Both as labels of one shape, which the one may have to learn from the other."""
     if "json" in truth.name.lower() and truth.is_file():
         predicted = load_labels(prediction)
@@ -130,26 +128,26 @@ def _load_pair(prediction: Path, truth: Path) -> tuple[Labels, Labels]:
     return load_labels(prediction, _shape(true)), true
 
 
-def _shape(labels: Labels) -> tuple[int, int]:
+def _shape(labels: IntArray) -> tuple[int, int]:
     return labels.shape[0], labels.shape[1]
 
 
-def score_table(rows: Sequence[Row], title: str = "") -> Table:
+def score_table(rows: Sequence[ScoreRow], title: str = "") -> Table:
     """A table for the terminal: one line a picture, the mean last."""
     return terminal_table(_lines(rows), title)
 
 
-def write_csv(path: Path, rows: Sequence[Row]) -> None:
+def write_scores(path: Path, rows: Sequence[ScoreRow]) -> None:
     """The same table as a file, with all digits."""
     write_lines(path, _lines(rows))
 
 
-def _lines(rows: Sequence[Row]) -> list[Line]:
-    means = [Row("mean", mean_scores(rows))] if len(rows) > 1 else []
+def _lines(rows: Sequence[ScoreRow]) -> list[TableLine]:
+    means = [ScoreRow("mean", mean_scores(rows))] if len(rows) > 1 else []
     return [{"picture": row.name, **asdict(row.scores)} for row in [*rows, *means]]
 
 
-def write_figure(path: Path, prediction: Labels, truth: Labels, picture: npt.NDArray[np.uint8] | None = None) -> None:
+def write_figure(path: Path, prediction: IntArray, truth: IntArray, picture: UInt8Array | None = None) -> None:
     """PNG of outlines: truth blue, prediction orange, black where both agree, on white.
 
     On a ``picture`` (h, w, 3), which is enlarged: truth green, prediction yellow, white where both agree.
@@ -171,12 +169,12 @@ def enlarged(pixels: Any) -> Any:
     return pixels.repeat(ENLARGED, axis=0).repeat(ENLARGED, axis=1)
 
 
-def _outlines(labels: Labels) -> npt.NDArray[np.bool_]:
+def _outlines(labels: IntArray) -> BoolArray:
     """Pixels of cells that touch another cell or background."""
     return np.asarray(find_boundaries(labels, mode="inner"))  # type: ignore[no-untyped-call]
 
 
-def _worst_part(prediction: Labels, truth: Labels) -> Box:
+def _worst_part(prediction: IntArray, truth: IntArray) -> Box:
     """The window of at most FIGURE_PX a side, on a raster of half windows, in which the foregrounds differ most."""
     h, w = (min(side, FIGURE_PX) for side in truth.shape)
     wrong = (prediction > 0) != (truth > 0)

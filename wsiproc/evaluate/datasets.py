@@ -10,16 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow.parquet
 import shapely
 import tifffile
 from PIL import Image
 from skimage.draw import polygon
 
+from wsiproc.core.types import Int64Array, IntArray
 from wsiproc.errors import OutputError, SettingsError
-
-Labels = npt.NDArray[np.int64]
 
 _ENDINGS = re.compile(r"(\.labels)?(\.ome)?\.(png|tiff?|npy|geojson|json)(\.gz)?$", re.IGNORECASE)
 _CELLS = "cells.parquet"
@@ -35,7 +33,7 @@ def stem(path: Path) -> str:
     return path.name if path.is_dir() else _ENDINGS.sub("", path.name)
 
 
-def load_labels(path: Path, shape: tuple[int, int] | None = None) -> Labels:
+def load_labels(path: Path, shape: tuple[int, int] | None = None) -> Int64Array:
     """(h, w) int64 labels, 0 background, of a PNG, TIFF, npy, GeoJSON (.gz) or an output folder of wsiproc.
 
     ``shape`` (h, w) px: needed for GeoJSON, which does not say it; checked where the file does. SettingsError for
@@ -63,7 +61,7 @@ def load_labels(path: Path, shape: tuple[int, int] | None = None) -> Labels:
     return labels
 
 
-def _from_picture(path: Path) -> Labels:
+def _from_picture(path: Path) -> Int64Array:
     """Labels stored as pixels."""
     name = path.name.lower()
     if name.endswith(".npy"):
@@ -90,7 +88,7 @@ def _geojson_polygons(path: Path) -> list[shapely.Geometry]:
     return [shape for shape in shapes if shape.geom_type in {"Polygon", "MultiPolygon"}]
 
 
-def _from_output(folder: Path) -> Labels:
+def _from_output(folder: Path) -> Int64Array:
     """Cells of an output folder of wsiproc in slide pixels; the value is the cell's id."""
     facts = folder / "run.json"
     if not facts.is_file() or not (folder / _CELLS).is_file():
@@ -101,9 +99,7 @@ def _from_output(folder: Path) -> Labels:
     return rasterise(polygons.tolist(), (h, w), table["id"].to_numpy())
 
 
-def rasterise(
-    polygons: Iterable[shapely.Geometry], shape: tuple[int, int], ids: npt.NDArray[np.integer] | None = None
-) -> Labels:
+def rasterise(polygons: Iterable[shapely.Geometry], shape: tuple[int, int], ids: IntArray | None = None) -> Int64Array:
     """(h, w) labels of polygons (x, y; px, origin at the corner of the first pixel), numbered 1 … unless ``ids`` say.
 
     A pixel belongs to a polygon when its centre lies inside, which gives outlines along pixel edges back exactly;
@@ -119,7 +115,7 @@ def rasterise(
     return labels
 
 
-def _pixels(part: shapely.Polygon, shape: tuple[int, int]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _pixels(part: shapely.Polygon, shape: tuple[int, int]) -> tuple[Int64Array, Int64Array]:
     """Rows and columns of the pixels whose centres lie in a polygon and in none of its holes."""
     rows, cols = _ring_pixels(part.exterior, shape)
     if not len(part.interiors):
@@ -131,9 +127,7 @@ def _pixels(part: shapely.Polygon, shape: tuple[int, int]) -> tuple[npt.NDArray[
     return flat // shape[1], flat % shape[1]
 
 
-def _ring_pixels(
-    ring: shapely.LinearRing, shape: tuple[int, int]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _ring_pixels(ring: shapely.LinearRing, shape: tuple[int, int]) -> tuple[Int64Array, Int64Array]:
     """Pixels in a closed ring; half a pixel is taken off because ``polygon`` counts from pixel centres."""
     x, y = shapely.get_coordinates(ring).T - 0.5
     rows, cols = polygon(y, x, shape)  # type: ignore[no-untyped-call]

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Kind = Literal["labels", "points", "areas"]
+TruthKind = Literal["labels", "points", "areas"]
 Role = Literal["chosen on", "unseen"]
 """*chosen on*: settings of the bundled models were chosen on these pictures; *unseen*: they chose nothing."""
 
@@ -25,7 +25,7 @@ NUCLEUS_RADIUS_UM = 4.0
 class Known:
     """``mpp`` µm/px; ``radius_um``: farthest that a match of points may lie; ``organs`` by the start of names."""
 
-    kind: Kind
+    kind: TruthKind
     mpp: float
     role: Role
     radius_um: float = NUCLEUS_RADIUS_UM

@@ -13,18 +13,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from wsiproc.core.types import Int64Array
 from wsiproc.errors import SettingsError
 from wsiproc.evaluate.aperio import aperio_polygons
 from wsiproc.evaluate.areas import load_marks
-from wsiproc.evaluate.datasets import Labels, is_labelled, load_labels, rasterise, stem
-from wsiproc.evaluate.known import KI67_RADIUS_UM, KNOWN, NUCLEUS_RADIUS_UM, Kind, Role
-from wsiproc.evaluate.points import KINDS, load_points
+from wsiproc.evaluate.datasets import is_labelled, load_labels, rasterise, stem
+from wsiproc.evaluate.known import KI67_RADIUS_UM, KNOWN, NUCLEUS_RADIUS_UM, Role, TruthKind
+from wsiproc.evaluate.points import POINT_CLASSES, load_points
 
 _PICTURE = re.compile(r"(\.ome)?\.(png|tiff?|jpe?g|bmp|svs)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Picture:
+class LabelledImage:
     """A picture and the file that holds its truth; ``mpp`` µm/px where the truth says it."""
 
     name: str
@@ -44,10 +45,10 @@ class Dataset:
 
     name: str
     folder: Path
-    kind: Kind
+    kind: TruthKind
     classes: bool
     mpp: float | None
-    pictures: tuple[Picture, ...]
+    pictures: tuple[LabelledImage, ...]
     without: tuple[str, ...]
     tissue: str = "all"
     radius_um: float = NUCLEUS_RADIUS_UM
@@ -82,7 +83,7 @@ def find_dataset(name: str, folder: Path | None = None, limit: int | None = None
     pictures = pictures[:limit]
     pointed = pictures if found == "points" else []
     named = {str(kind) for picture in pointed for kind in load_points(picture.truth).kinds}
-    classes = bool(named) and named <= set(KINDS)
+    classes = bool(named) and named <= set(POINT_CLASSES)
     if known is None:
         radius_um = KI67_RADIUS_UM if classes else NUCLEUS_RADIUS_UM
         name = folder.resolve().name
@@ -107,23 +108,23 @@ def _areas(marks: Path, folder: Path | None, limit: int | None) -> Dataset:
     if twice:
         raise SettingsError(f"{marks}: pictures of one name: {', '.join(twice[:3])}; their results would be mixed up")
     pictures = [
-        Picture(name, image, marks, picture.mpp)
+        LabelledImage(name, image, marks, picture.mpp)
         for name, image, picture in zip(names, images, listed.pictures, strict=True)
     ]
     return Dataset(marks.stem, folder, "areas", False, None, tuple(pictures[:limit]), (), listed.tissue)
 
 
-def load_truth(path: Path, shape: tuple[int, int]) -> Labels:
+def load_truth(path: Path, shape: tuple[int, int]) -> Int64Array:
     """(h, w) labels of a file of labels or of ImageScope XML; SettingsError where it does not suit ``shape``."""
     if path.suffix.lower() == ".xml":
         return rasterise(aperio_polygons(path), shape)
     return load_labels(path, shape)
 
 
-def _look(folder: Path, wanted: Kind | None) -> tuple[Kind, dict[str, Path], dict[str, Path]]:
+def _look(folder: Path, wanted: TruthKind | None) -> tuple[TruthKind, dict[str, Path], dict[str, Path]]:
     """The form that a folder has: what its truths are, pictures and truths by name; the ``wanted`` kind first."""
     images = folder / "images"
-    kinds: tuple[Kind, ...] = ("points", "labels") if wanted == "points" else ("labels", "points")
+    kinds: tuple[TruthKind, ...] = ("points", "labels") if wanted == "points" else ("labels", "points")
     for kind in kinds:
         truths = folder / kind
         if images.is_dir() and truths.is_dir():
@@ -148,7 +149,7 @@ def _hidden(path: Path) -> bool:
     return path.name.startswith(".")
 
 
-def _is_truth(path: Path, kind: Kind) -> bool:
+def _is_truth(path: Path, kind: TruthKind) -> bool:
     if _hidden(path):
         return False
     return path.suffix.lower() == ".csv" if kind == "points" else is_labelled(path)
@@ -167,7 +168,7 @@ def _by_name(paths: Iterable[Path]) -> dict[str, Path]:
     return pictures
 
 
-def _pair(folder: Path, images: dict[str, Path], truths: dict[str, Path]) -> tuple[list[Picture], list[str]]:
+def _pair(folder: Path, images: dict[str, Path], truths: dict[str, Path]) -> tuple[list[LabelledImage], list[str]]:
     """Pictures with truths, and the names of those without."""
     if not images:
         raise SettingsError(f"{folder}: no pictures found (PNG, TIFF, JPEG, BMP, SVS)")
@@ -179,5 +180,5 @@ def _pair(folder: Path, images: dict[str, Path], truths: dict[str, Path]) -> tup
             f"{folder}: {len(alone)} of {len(truths)} truths have no picture of their name: {', '.join(alone[:3])}; "
             f"the {len(images)} pictures are called {', '.join(list(images)[:3])} …"
         )
-    pictures = [Picture(name, images[name], truths[name]) for name in sorted(truths)]
+    pictures = [LabelledImage(name, images[name], truths[name]) for name in sorted(truths)]
     return pictures, sorted(set(images) - set(truths))

@@ -16,10 +16,7 @@ from scipy import sparse
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial import cKDTree
 
-Labels = npt.NDArray[np.integer]
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
-Names = npt.NDArray[np.str_]
+from wsiproc.core.types import AnyArray, Float64Array, Int64Array, IntArray, StrArray
 
 _STRIP_PX = 1 << 24
 """Pixels looked at together: bounds the memory for large pictures."""
@@ -35,20 +32,20 @@ class Overlap:
     how the objects are numbered, ties included.
     """
 
-    pred_areas: Ints
-    true_areas: Ints
-    pred: Ints
-    true: Ints
-    shared: Ints
-    pred_ids: Ints
+    pred_areas: Int64Array
+    true_areas: Int64Array
+    pred: Int64Array
+    true: Int64Array
+    shared: Int64Array
+    pred_ids: Int64Array
 
     @property
-    def ious(self) -> Floats:
+    def ious(self) -> Float64Array:
         """(K,) intersection over union of each pair."""
         return self.shared / (self.pred_areas[self.pred] + self.true_areas[self.true] - self.shared)
 
 
-def overlap(prediction: Labels, truth: Labels) -> Overlap:
+def overlap(prediction: IntArray, truth: IntArray) -> Overlap:
     """The table of two label images of one shape (h, w); ValueError where the shapes differ."""
     if prediction.shape != truth.shape:
         raise ValueError(f"the prediction has shape {prediction.shape}, the truth {truth.shape}; they must be equal")
@@ -66,7 +63,7 @@ def overlap(prediction: Labels, truth: Labels) -> Overlap:
     )
 
 
-def _pairs(prediction: Labels, truth: Labels) -> tuple[Ints, Ints, Ints]:
+def _pairs(prediction: IntArray, truth: IntArray) -> tuple[Int64Array, Int64Array, Int64Array]:
     """Every pair of ids that meets in a pixel, not both background, by first sight: prediction, truth, pixels."""
     strips = list(_strip_pairs(prediction, truth)) or [np.zeros((0, 3), np.int64)]
     rows = np.concatenate(strips)
@@ -76,7 +73,7 @@ def _pairs(prediction: Labels, truth: Labels) -> tuple[Ints, Ints, Ints]:
     return unique[order, 0], unique[order, 1], counts[order]
 
 
-def _strip_pairs(prediction: Labels, truth: Labels) -> Iterator[Ints]:
+def _strip_pairs(prediction: IntArray, truth: IntArray) -> Iterator[Int64Array]:
     """(K, 3) prediction, truth, pixels of one strip of rows after the other, each by first sight."""
     step = max(1, _STRIP_PX // max(1, truth.shape[1]))
     for y in range(0, truth.shape[0], step):
@@ -88,7 +85,7 @@ def _strip_pairs(prediction: Labels, truth: Labels) -> Iterator[Ints]:
         yield np.stack([keys[order] // base, keys[order] % base, counts[order]], axis=1)
 
 
-def _by_first_sight(ids: Ints) -> tuple[Ints, Ints]:
+def _by_first_sight(ids: Int64Array) -> tuple[Int64Array, Int64Array]:
     """Ids numbered 0, 1, … as they are first met, background −1; and the id of each number."""
     out = np.full(len(ids), -1, np.int64)
     unique, first, place = np.unique(ids[ids > 0], return_index=True, return_inverse=True)
@@ -144,7 +141,7 @@ def aji(table: Overlap) -> float:
     return _ratio(shared.sum(), unions.sum() + unmatched + unused)
 
 
-def _best(side: Ints, value: npt.NDArray[np.generic]) -> Ints:
+def _best(side: Int64Array, value: AnyArray) -> Int64Array:
     """For each object of one ``side`` (K,) that has pairs: the index of its pair of highest value; first of equals."""
     order = np.lexsort((np.arange(len(side)), -value.astype(np.float64), side))
     return np.asarray(order[np.diff(side[order], prepend=-1) != 0])
@@ -178,7 +175,7 @@ def f1_scores(matched: int, n_pred: int, n_true: int) -> tuple[float, float, flo
     return 2 * matched / (n_pred + n_true), matched / max(n_pred, 1), matched / max(n_true, 1)
 
 
-def match_points(pred_yx: Floats, true_yx: Floats, radius_px: float) -> tuple[Ints, Ints]:
+def match_points(pred_yx: Float64Array, true_yx: Float64Array, radius_px: float) -> tuple[Int64Array, Int64Array]:
     """Pair predicted (P, 2) with true (T, 2) points, one to one, no farther apart than ``radius_px``.
 
     As many pairs as possible, and of these the least sum of distances. Returns indices into both, by rising truth.
@@ -199,7 +196,7 @@ def match_points(pred_yx: Floats, true_yx: Floats, radius_px: float) -> tuple[In
     return both[:, 0], both[:, 1]
 
 
-def _assign(pred: Ints, true: Ints, distance: Floats) -> Ints:
+def _assign(pred: Int64Array, true: Int64Array, distance: Float64Array) -> Int64Array:
     """(M, 2) best pairs among the allowed ones of one connected group of points."""
     if len(pred) == 1:
         return np.stack([pred, true], axis=1)
@@ -214,8 +211,8 @@ def _assign(pred: Ints, true: Ints, distance: Floats) -> Ints:
 
 
 def match_classes(
-    pred_yx: Floats, pred_classes: Names, true_yx: Floats, true_classes: Names, radius_px: float
-) -> tuple[Ints, Ints]:
+    pred_yx: Float64Array, pred_classes: StrArray, true_yx: Float64Array, true_classes: StrArray, radius_px: float
+) -> tuple[Int64Array, Int64Array]:
     """As :func:`match_points`, within each class (P,), (T,) that occurs; indices into both, class after class."""
     pairs = [(np.zeros(0, np.int64), np.zeros(0, np.int64))]
     for name in np.union1d(pred_classes, true_classes):

@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow.parquet
 from PIL import Image, ImageDraw
 
 from wsiproc.core.palette import RGB
+from wsiproc.core.types import Float64Array, Int64Array, StrArray, UInt8Array
 from wsiproc.errors import SettingsError
 from wsiproc.evaluate import metrics
 from wsiproc.evaluate.compare import BOTH_RGB, ENLARGED, PREDICTION_RGB, TRUTH_RGB, enlarged
 
-KINDS = ("positive", "negative")
+POINT_CLASSES = ("positive", "negative")
 """The classes of Ki-67."""
 ALL = "all"
 _MARK_PX = 4
@@ -30,8 +30,8 @@ _MARK_PX = 4
 class Points:
     """``yx`` (N, 2) px from the corner of the picture's first pixel; ``kinds`` (N,) class names in lower case."""
 
-    yx: npt.NDArray[np.float64]
-    kinds: npt.NDArray[np.str_]
+    yx: Float64Array
+    kinds: StrArray
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def cell_points(folder: Path) -> Points:
     return Points(yx, np.array([str(name).lower() for name in table["class"].to_pylist()], np.str_))
 
 
-def matches(prediction: Points, truth: Points, radius_px: float, kinds: bool) -> tuple[metrics.Ints, metrics.Ints]:
+def matches(prediction: Points, truth: Points, radius_px: float, kinds: bool) -> tuple[Int64Array, Int64Array]:
     """Indices of matched predictions and truths, within the classes where ``kinds`` says so."""
     if not kinds:
         return metrics.match_points(prediction.yx, truth.yx, radius_px)
@@ -76,11 +76,11 @@ def matches(prediction: Points, truth: Points, radius_px: float, kinds: bool) ->
 
 
 def count_points(prediction: Points, truth: Points, radius_px: float, kinds: bool) -> dict[str, Count]:
-    """Counts of one picture: all points, and with ``kinds`` those of each of ``KINDS``, matched within it."""
+    """Counts of one picture: all points, and with ``kinds`` those of each of ``POINT_CLASSES``, matched within it."""
     counts = {}
     if kinds:
         _, found = matches(prediction, truth, radius_px, kinds=True)
-        for kind in KINDS:
+        for kind in POINT_CLASSES:
             sizes = (int((names == kind).sum()) for names in (truth.kinds[found], prediction.kinds, truth.kinds))
             counts[kind] = Count(*sizes)
     matched = len(matches(prediction, truth, radius_px, kinds=False)[0])
@@ -92,7 +92,7 @@ def headline_f1(counts: Counts) -> float:
     return _f1_columns(counts)["f1"]
 
 
-def picture_columns(counts: Counts) -> dict[str, float]:
+def point_picture_columns(counts: Counts) -> dict[str, float]:
     """Scores and counts of one picture by name."""
     columns = _f1_columns(counts)
     for name, count in counts.items():
@@ -102,7 +102,7 @@ def picture_columns(counts: Counts) -> dict[str, float]:
     return columns
 
 
-def dataset_columns(pictures: Sequence[Counts]) -> dict[str, float]:
+def point_dataset_columns(pictures: Sequence[Counts]) -> dict[str, float]:
     """Scores of a dataset by name: precision, recall and F1 from the counts of all pictures together.
 
     ``f1``, ``precision`` and ``recall`` are means over the classes; ``detection_…`` ignore the class;
@@ -147,7 +147,7 @@ def _ki67(counts: Counts) -> tuple[float, float]:
 
 
 def write_point_figure(
-    path: Path, prediction: Points, truth: Points, picture: npt.NDArray[np.uint8], radius_px: float, kinds: bool
+    path: Path, prediction: Points, truth: Points, picture: UInt8Array, radius_px: float, kinds: bool
 ) -> None:
     """PNG of ``picture`` (h, w, 3), enlarged, with discs where truths are, black if matched and blue if missed, and
     orange crosses where predictions match none. A cell of the wrong class is both missed and false.
@@ -163,12 +163,12 @@ def write_point_figure(
     canvas.save(path)
 
 
-def _disc(draw: ImageDraw.ImageDraw, yx: npt.NDArray[np.float64], colour: RGB) -> None:
+def _disc(draw: ImageDraw.ImageDraw, yx: Float64Array, colour: RGB) -> None:
     y, x = yx
     draw.ellipse((x - _MARK_PX, y - _MARK_PX, x + _MARK_PX, y + _MARK_PX), fill=colour, outline="white")
 
 
-def _cross(draw: ImageDraw.ImageDraw, yx: npt.NDArray[np.float64]) -> None:
+def _cross(draw: ImageDraw.ImageDraw, yx: Float64Array) -> None:
     (y, x), r = yx, _MARK_PX
     for colour, width in (("white", 5), (PREDICTION_RGB, 3)):  # the white rim shows on dark nuclei
         draw.line((x - r, y - r, x + r, y + r), fill=colour, width=width)

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow.parquet
 
-from wsiproc.evaluate.metrics import Labels, overlap
+from wsiproc.core.types import BoolArray, Float64Array, IntArray
+from wsiproc.evaluate.metrics import overlap
 
-BINS = 20
+RELIABILITY_BINS = 20
 """Bins of equal width between 0 and 1."""
 
 
@@ -25,9 +25,9 @@ BINS = 20
 class Judged:
     """Cells (N,): their ``scores`` in [0, 1], and whether they are true by ``overlap`` and by ``centre``."""
 
-    scores: npt.NDArray[np.float64]
-    overlap: npt.NDArray[np.bool_]
-    centre: npt.NDArray[np.bool_]
+    scores: Float64Array
+    overlap: BoolArray
+    centre: BoolArray
 
     @classmethod
     def concat(cls, some: Sequence[Judged]) -> Judged:
@@ -49,7 +49,7 @@ class Bin:
     centre: float
 
 
-def judge_cells(folder: Path, prediction: Labels, truth: Labels) -> Judged:
+def judge_cells(folder: Path, prediction: IntArray, truth: IntArray) -> Judged:
     """The cells of a finished output folder; ``prediction``: their label image (h, w), numbered by id."""
     table = pyarrow.parquet.read_table(folder / "cells.parquet", columns=["id", "score", "centroid_y", "centroid_x"])
     ids, scores, y, x = (column.to_numpy() for column in table.columns)
@@ -61,7 +61,7 @@ def judge_cells(folder: Path, prediction: Labels, truth: Labels) -> Judged:
 
 def bins_of(cells: Judged) -> list[Bin]:
     """The bins that hold a cell, by rising score."""
-    place = np.minimum((cells.scores * BINS).astype(np.int64), BINS - 1)
+    place = np.minimum((cells.scores * RELIABILITY_BINS).astype(np.int64), RELIABILITY_BINS - 1)
     found = []
     for number in np.unique(place):
         inside = place == number

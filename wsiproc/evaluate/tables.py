@@ -9,11 +9,11 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-Line = Mapping[str, str | float]
+TableLine = Mapping[str, str | float]
 """One line of a table: column → name or number. Lines may lack columns that others have."""
 
 
-def terminal_table(lines: Sequence[Line], title: str = "") -> Table:
+def terminal_table(lines: Sequence[TableLine], title: str = "") -> Table:
     """A table for the terminal; underscores in the names of columns become places to break."""
     columns = _columns(lines)
     table = Table(title=Text(title) if title else None)
@@ -25,7 +25,7 @@ def terminal_table(lines: Sequence[Line], title: str = "") -> Table:
     return table
 
 
-def upright_table(lines: Sequence[Line], title: str) -> Table:
+def upright_table(lines: Sequence[TableLine], title: str) -> Table:
     """The same table turned round, a column a line, headed by its first value: for few lines of many columns."""
     first, *columns = _columns(lines)
     table = Table(title=Text(title))
@@ -37,7 +37,7 @@ def upright_table(lines: Sequence[Line], title: str) -> Table:
     return table
 
 
-def markdown_table(lines: Sequence[Line]) -> str:
+def markdown_table(lines: Sequence[TableLine]) -> str:
     """The same table in Markdown, a row a line."""
     columns = _columns(lines)
     rows = [[column.replace("_", " ") for column in columns], ["---"] * len(columns)]
@@ -45,7 +45,7 @@ def markdown_table(lines: Sequence[Line]) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-def write_lines(path: Path, lines: Sequence[Line]) -> None:
+def write_lines(path: Path, lines: Sequence[TableLine]) -> None:
     """The same table as CSV, with all digits."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -54,12 +54,12 @@ def write_lines(path: Path, lines: Sequence[Line]) -> None:
         writer.writerows(lines)
 
 
-def _columns(lines: Sequence[Line]) -> list[str]:
+def _columns(lines: Sequence[TableLine]) -> list[str]:
     """All columns, in the order in which they are met."""
     return list(dict.fromkeys(column for line in lines for column in line))
 
 
-def _cells(line: Line, columns: Sequence[str]) -> list[str]:
+def _cells(line: TableLine, columns: Sequence[str]) -> list[str]:
     return [_text(line[column]) if column in line else "–" for column in columns]
 
 

@@ -17,80 +17,77 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from wsiproc.errors import PlanError
-from wsiproc.executors.handing_out import hand_out, run_in_loop
-from wsiproc.executors.host import (
-    Meter,
-    give_back_memory,
-    keep_memory,
-    warm_up,
-    worker_name,
-)
 from wsiproc.executors.limits import available_cores, core_limits, memory_limits
-from wsiproc.executors.pools import Patience, Pool, ProcessPool, Task, ThreadPool
+from wsiproc.executors.machine import preload, trim_heap, tune_malloc, worker_name
+from wsiproc.executors.processes import ProcessPool, ThreadPool
+from wsiproc.executors.scheduler import run_in_loop, run_tasks
+from wsiproc.executors.task import Backend, Measured, Task, TaskMetrics, Timeouts, measured
 
 __all__ = [
     "KINDS",
-    "Crew",
-    "Meter",
-    "Patience",
+    "Measured",
     "Task",
+    "TaskMetrics",
+    "Timeouts",
+    "WorkerPool",
     "available_cores",
     "core_limits",
-    "crew",
-    "give_back_memory",
-    "keep_memory",
+    "measured",
     "memory_limits",
-    "warm_up",
+    "preload",
+    "trim_heap",
+    "tune_malloc",
     "worker_name",
+    "worker_pool",
 ]
 
-KINDS = ("auto", "dask", "processes", "threads", "loop")
+EXECUTORS = ("auto", "dask", "processes", "threads", "loop")
 
 Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
-class Crew:
-    """Workers that are there: a pool, and how many tasks it runs at a time. ``pool`` None is the plain loop.
+class WorkerPool:
+    """Workers that are there, and how many tasks they run at a time. ``backend`` None is the plain loop.
 
-    Several threads may each run a list of tasks through one crew.
+    Several threads may each run a list of tasks through one pool.
     """
 
     kind: str
     workers: int
-    pool: Pool | None
+    backend: Backend | None
 
-    def run(self, tasks: Sequence[Task], turn: int = 0) -> Iterator[tuple[Task, Any]]:
-        """Each task with its result, as they end. Of several lists, that of the lowest ``turn`` goes first.
+    def run(self, tasks: Sequence[Task], priority: int = 0) -> Iterator[tuple[Task, Any]]:
+        """Each task with its result, as they end. Of several lists, that of the lowest ``priority`` goes first.
 
         A task that raises RetryableError is tried again as often as it says. Any other error, or the last of its tries,
         stops the handing out and is raised; WorkerError where workers die in the hands of one task again and again, or
         are all gone for too long.
         """
-        return run_in_loop(tasks) if self.pool is None else hand_out(self.pool, tasks, turn)
+        return run_in_loop(tasks) if self.backend is None else run_tasks(self.backend, tasks, priority)
 
-    def dismiss(self) -> None:
-        """Have every ``run`` of this crew end soon, with a WorkerError: nobody waits for the results any more."""
-        if self.pool is not None:
-            self.pool.dismiss()
+    def cancel(self) -> None:
+        """Have every ``run`` of this pool end soon, with a WorkerError: nobody waits for the results any more."""
+        if self.backend is not None:
+            self.backend.cancel()
 
     def ask(self, question: Callable[[], Answer]) -> dict[str, Answer]:
         """What ``question()`` returns on each worker that ``gpu`` tasks may go to, by the worker's name."""
-        return {"this process": question()} if self.pool is None else self.pool.ask(question)
+        return {"this process": question()} if self.backend is None else self.backend.ask(question)
 
 
 @contextmanager
-def crew(
+def worker_pool(
     kind: str = "auto",
     workers: int | None = None,
     scheduler: str | None = None,
     tasks: int = 2,
-    patience: Patience | None = None,
-) -> Iterator[Crew]:
+    timeouts: Timeouts | None = None,
+) -> Iterator[WorkerPool]:
     """Workers for the time of the block.
 
-    ``kind``: one of ``KINDS``; *auto* is processes, or the plain loop where a single task leaves nothing to share.
-    ``scheduler``: address of an existing Dask cluster, whose workers are then used; ``patience``: how long to wait for
+    ``kind``: one of ``EXECUTORS``; *auto* is processes, or the plain loop where a single task leaves nothing to share.
+    ``scheduler``: address of an existing Dask cluster, whose workers are then used; ``timeouts``: how long to wait for
     those that are gone. Raises PlanError where that cluster does not answer or has no workers.
 
     On one machine plain processes do what a local Dask cluster does, and leave more of its cores to the tasks.
@@ -101,18 +98,18 @@ def crew(
     elif kind == "auto":
         kind = "loop" if min(workers, tasks) < 2 else "processes"
     if kind == "loop":
-        yield Crew(kind, 1, None)
+        yield WorkerPool(kind, 1, None)
     elif kind == "threads":
         with ThreadPoolExecutor(workers) as threads:
-            yield Crew(kind, workers, ThreadPool(threads, workers))
+            yield WorkerPool(kind, workers, ThreadPool(threads, workers))
     elif kind == "processes":
         with ProcessPool(workers) as processes:
-            yield Crew(kind, workers, processes)
+            yield WorkerPool(kind, workers, processes)
     elif kind == "dask":
-        from wsiproc.executors.cluster import existing_cluster, local_cluster
+        from wsiproc.executors.dask import existing_cluster, local_cluster
 
-        patience = patience or Patience()
-        with existing_cluster(scheduler, patience) if scheduler else local_cluster(workers, patience) as pool:
-            yield Crew(kind, pool.threads, pool)
+        timeouts = timeouts or Timeouts()
+        with existing_cluster(scheduler, timeouts) if scheduler else local_cluster(workers, timeouts) as pool:
+            yield WorkerPool(kind, pool.threads, pool)
     else:
-        raise PlanError(f"unknown executor {kind!r}: choose one of {', '.join(KINDS)}")
+        raise PlanError(f"unknown executor {kind!r}: choose one of {', '.join(EXECUTORS)}")

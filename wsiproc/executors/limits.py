@@ -11,9 +11,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from wsiproc.errors import PlanError
+
 ROOT = Path("/")
 _UNLIMITED = 2**60  # version 1 says "no limit" with the largest number of pages that it knows
 _MIB = 1 << 20  # Slurm's unit of memory
+
+
+GB = 1e9
 
 
 @dataclass(frozen=True)
@@ -119,3 +124,9 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):
         return ""
+
+
+def require(what: str, needed: float, available: float, remedy: str) -> None:
+    """Refuse, with both numbers, what does not fit."""
+    if needed > available:
+        raise PlanError(f"{what}: {needed / GB:.2f} GB needed, {available / GB:.2f} GB available. {remedy}")

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wsiproc.core.paths import absolute, did_you_mean
 from wsiproc.errors import ModelError
-from wsiproc.paths import absolute, did_you_mean
 
 if TYPE_CHECKING:
     from wsiproc.models.base import Model
@@ -28,11 +28,11 @@ def load_model(name: str, min_score: float | None = None) -> Model:
             raise ModelError(
                 f"{name}: cells of TIAToolbox's models have no score to leave them out by; drop --min-score"
             )
-        from wsiproc.bridges.tiatoolbox.nuclei import open_nucleus_model
+        from wsiproc.models.tiatoolbox.nuclei import open_nucleus_model
 
         return open_nucleus_model(name)
     if name == "classical":
-        from wsiproc.models.classical import Classical
+        from wsiproc.models.builtin.classical import Classical
 
         return Classical(min_score=min_score or 0.0)
     folder = _FOLDERS[name] if name in _FOLDERS else absolute(name)
@@ -51,14 +51,14 @@ def load_model(name: str, min_score: float | None = None) -> Model:
 
 
 def _open_folder(folder: Path, min_score: float | None) -> Model:
-    from wsiproc.models.activation import Activation
-    from wsiproc.models.distilled import Distilled
-    from wsiproc.models.folder import ActivationFacts, DistilledFacts, read_folder
+    from wsiproc.models.builtin.activation import Activation
+    from wsiproc.models.builtin.distilled import Distilled
+    from wsiproc.models.folder import ActivationConfig, DistilledConfig, read_folder
 
     facts = read_folder(folder)
     if min_score is not None:
         facts = replace(facts, cut=replace(facts.cut, object=min_score, object_dab=min_score))
-    if isinstance(facts, ActivationFacts):
+    if isinstance(facts, ActivationConfig):
         return Activation(facts, folder)
-    assert isinstance(facts, DistilledFacts)
+    assert isinstance(facts, DistilledConfig)
     return Distilled(facts, folder)

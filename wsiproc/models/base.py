@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-import numpy as np
-import numpy.typing as npt
-
-from wsiproc.array.stains import Kind
+from wsiproc.array.stains import Stain
 from wsiproc.core.geometry import Box
 from wsiproc.core.palette import RGB
+from wsiproc.core.types import Float32Array, Float64Array, Int32Array, IntArray, UInt8Array
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,23 +37,23 @@ class Instances:
     are not searched.
     """
 
-    labels: npt.NDArray[np.int32]
-    classes: npt.NDArray[np.uint8]
-    scores: npt.NDArray[np.float32]
-    dropped: dict[str, npt.NDArray[np.integer]]
-    evidence: tuple[npt.NDArray[np.float64], ...] | None = None
+    labels: Int32Array
+    classes: UInt8Array
+    scores: Float32Array
+    dropped: dict[str, IntArray]
+    evidence: tuple[Float64Array, ...] | None = None
 
 
 class Model(Protocol):
     """A cell model. Small and picklable: it travels to each worker; weights are loaded there.
 
-    ``mpp``: µm per pixel that it wants; ``window``: side of the square that ``predict`` fills; ``grain``: where less is
-    needed, the sides of a window may be any multiple of it, which divides ``window``; ``halo``: px around a window that
-    it must see; ``margin``: px of maps around a region that its cells can depend on; ``weights_sha256``: hash of the
-    weights, None for a model that has none; ``half_precision``: whether half the bits are known to be enough for it:
-    then ``predict`` may be called under autocast; ``memory_bytes``: what a worker holds for it beside what every worker
-    holds, such as large weights or another library. Its ``repr`` holds all that decides what it finds, that hash too:
-    it is part of the key by which unfinished work is told from work of another model.
+    ``mpp``: µm per pixel that it wants; ``window``: side of the square that ``predict`` fills; ``window_multiple``:
+    where less is needed, the sides of a window may be any multiple of it, which divides ``window``; ``halo``: px around
+    a window that it must see; ``margin``: px of maps around a region that its cells can depend on; ``weights_sha256``:
+    hash of the weights, None for a model that has none; ``half_precision``: whether half the bits are known to be
+    enough for it: then ``predict`` may be called under autocast; ``memory_bytes``: what a worker holds for it beside
+    what every worker holds, such as large weights or another library. Its ``repr`` holds all that decides what it
+    finds, that hash too: it is part of the key by which unfinished work is told from work of another model.
     """
 
     @property
@@ -65,7 +63,7 @@ class Model(Protocol):
     @property
     def window(self) -> int: ...  # noqa: D102
     @property
-    def grain(self) -> int: ...  # noqa: D102
+    def window_multiple(self) -> int: ...  # noqa: D102
     @property
     def halo(self) -> int: ...  # noqa: D102
     @property
@@ -81,7 +79,7 @@ class Model(Protocol):
     @property
     def memory_bytes(self) -> int: ...  # noqa: D102
 
-    def calibrate(self, samples: Sequence[npt.NDArray[np.uint8]], stain: Kind | None = None) -> Model:
+    def calibrate(self, samples: Sequence[UInt8Array], stain: Stain | None = None) -> Model:
         """The model with every number that it takes from the slide, estimated once from ``samples``.
 
         ``samples``: (h, w, 3) uint8 windows of tissue at the model's mpp; ``stain``: which it is, None to have it told
@@ -98,7 +96,7 @@ class Model(Protocol):
         The outer ``halo`` px are not to be trusted. The only code that runs on a GPU.
         """
 
-    def instances(self, maps: npt.NDArray[np.uint8], inner: Box | None = None) -> Instances:
+    def instances(self, maps: UInt8Array, inner: Box | None = None) -> Instances:
         """Cells of stitched maps (c, h, w). Local: nothing may depend on pixels farther away than ``margin``.
 
         ``inner``: only cells whose centre lies in it are asked for, and what was dropped there; others may be left out
@@ -110,7 +108,7 @@ class Model(Protocol):
 class Recolours(Protocol):
     """What a model has besides, where it sees pictures in other colours than those of the slide."""
 
-    def recoloured(self, pictures: Sequence[npt.NDArray[np.uint8]]) -> list[npt.NDArray[np.uint8]]:
+    def recoloured(self, pictures: Sequence[UInt8Array]) -> list[UInt8Array]:
         """Pictures (h, w, 3) as the model sees them."""
 
 

@@ -7,14 +7,14 @@ from typing import Annotated
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from annotated_types import Ge, Gt, Le
 
-from wsiproc.array.connected import objects_at
-from wsiproc.array.contour import ContourRule, Contours, refine, searched
-from wsiproc.array.instances import SplitRule, content, fill_small_holes, open_disc, split_clumps
-from wsiproc.array.measure import centroids, label_sums
+from wsiproc.array.nuclei.connected import objects_at
+from wsiproc.array.nuclei.contour import ContourRule, Contours, refine, searched
+from wsiproc.array.nuclei.instances import SplitRule, content, fill_small_holes, open_disc, split_clumps
+from wsiproc.array.nuclei.measure import centroids, label_sums
 from wsiproc.core.geometry import Box
+from wsiproc.core.types import BoolArray, Float32Array, Float64Array, Int32Array, IntArray, UInt8Array
 from wsiproc.models.base import Instances
 
 Share = Annotated[float, Ge(0), Le(1)]
@@ -42,7 +42,7 @@ class CutRule:
 
 @dataclass(frozen=True)
 class SplitLengths:
-    """The rule that splits touching nuclei (see ``wsiproc.array.instances.SplitRule``) in µm, for any resolution.
+    """The rule that splits touching nuclei (``wsiproc.array.nuclei.instances.SplitRule``) in µm, for any resolution.
 
     ``smallest_um2``: what is smaller is dropped, ``smallest_dab_um2`` on slides with DAB, where crumbs of it are dark.
     """
@@ -67,7 +67,7 @@ class SplitLengths:
 
 @dataclass(frozen=True)
 class OutlineRule:
-    """How far outlines may move to where the stain falls steepest, in µm; see ``wsiproc.array.contour.ContourRule``."""
+    """How far, in µm, outlines may move to where the stain falls steepest (``wsiproc.array.nuclei.contour``)."""
 
     reach_um: Length = 15.0
     inwards_um: Length = 1.5
@@ -95,17 +95,17 @@ class ScoreRule:
     closed: float
     fall: float
 
-    def scores(self, evidence: tuple[npt.NDArray[np.float64], ...]) -> npt.NDArray[np.float32]:
+    def scores(self, evidence: tuple[Float64Array, ...]) -> Float32Array:
         """(N,) in [0, 1] of what speaks for each cell."""
         probability, closed, fall = evidence
         z = self.bias + self.probability * probability + self.closed * closed + self.fall * fall
         return (1 / (1 + np.exp(-z))).astype(np.float32)
 
 
-def _logit(means: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _logit(means: Float64Array) -> Float64Array:
     """Of mean probabilities (N,), none of them quite 0 or 1."""
     p = np.clip(means, 0.5 / 255, 1 - 0.5 / 255)
-    found: npt.NDArray[np.float64] = np.log(p / (1 - p))
+    found: Float64Array = np.log(p / (1 - p))
     return found
 
 
@@ -116,13 +116,13 @@ def cell_margin(cut: CutRule, split: SplitLengths, mpp: float, outline: OutlineR
 
 
 def cut_cells(
-    maps: npt.NDArray[np.uint8],
+    maps: UInt8Array,
     cut: CutRule,
     split: SplitLengths,
     mpp: float,
     dab: bool = False,
-    interior: npt.NDArray[np.uint8] | None = None,
-    outlines: Outlines | None = None,
+    interior: UInt8Array | None = None,
+    outlines: OutlineScoring | None = None,
     inner: Box | None = None,
 ) -> Instances:
     """Cells of stitched maps (c, h, w), whose first plane is the probability of a nucleus. Local, see ``cell_margin``.
@@ -136,7 +136,7 @@ def cut_cells(
     inner = inner and inner.relative_to(box)
     interior = None if interior is None else np.ascontiguousarray(interior[box.slices])
     found = split_clumps(mask, rule, interior)
-    dropped: dict[str, npt.NDArray[np.integer]] = {
+    dropped: dict[str, IntArray] = {
         f"smaller than {rule.min_area * mpp**2:g} µm²": found.small,
         f"pixels more than {split.reach_um:g} µm from the middle of a nucleus": _places(found.clipped),
     }
@@ -165,13 +165,13 @@ def cut_cells(
 
 
 def _nuclei(
-    probability: npt.NDArray[np.uint8],
+    probability: UInt8Array,
     cut: CutRule,
     rule: SplitRule,
     mpp: float,
     contour: ContourRule | None,
     inner: Box | None,
-) -> tuple[Box, npt.NDArray[np.bool_]]:
+) -> tuple[Box, BoolArray]:
     """The mask of nuclei in a plane (h, w), repaired, as far as it matters to cells in ``inner``; and where it lies.
 
     An object's split depends on others as far as the smoothing goes. A moved outline depends on what reaches for the
@@ -180,7 +180,7 @@ def _nuclei(
     hole = round(cut.hole_um / mpp)
     mask = probability > cut.threshold * 255
     # Much of a slide is glass. The border is wider than any hole, or it would be one itself around a single nucleus.
-    border = max(hole + rule.smooth_radius + 2, contour.sight if contour else 0)
+    border = max(hole + rule.smooth_radius + 2, contour.context_px if contour else 0)
     box = content(mask, border)
     mask = fill_small_holes(np.ascontiguousarray(mask[box.slices]), round(cut.hole_um2 / mpp**2), hole)
     mask = open_disc(mask, cut.spur_um / mpp)
@@ -193,7 +193,7 @@ def _nuclei(
 
 
 @dataclass(frozen=True)
-class Outlines:
+class OutlineScoring:
     """How outlines are moved and cells are scored; ``search``: what one step of each plane of the maps (c, h, w) counts
     in the density that outlines are searched in, in 64ths.
     """
@@ -204,8 +204,8 @@ class Outlines:
 
     def move(
         self,
-        labels: npt.NDArray[np.int32],
-        maps: npt.NDArray[np.uint8],
+        labels: Int32Array,
+        maps: UInt8Array,
         mpp: float,
         min_area: int,
         inner: Box | None = None,
@@ -214,7 +214,7 @@ class Outlines:
         return refine(labels, searched(maps, self.search), self.rule.at(mpp), min_area, inner)
 
 
-def _places(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
+def _places(mask: BoolArray) -> Int32Array:
     """Where a mask (h, w) is set: (K, 2), (y, x); OpenCV looks it through several times faster than NumPy."""
     found = cv2.findNonZero(mask.view(np.uint8))
     return np.zeros((0, 2), np.int32) if found is None else np.asarray(found, np.int32).reshape(-1, 2)[:, ::-1]

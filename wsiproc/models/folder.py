@@ -26,7 +26,7 @@ from pydantic.types import StringConstraints
 
 from wsiproc.errors import ModelError, first_problem
 from wsiproc.models.cells import CutRule, OutlineRule, ScoreRule, SplitLengths
-from wsiproc.models.readout import Clusters, Readout
+from wsiproc.models.networks.readout import Clusters, Readout
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -43,7 +43,7 @@ _OPTIONAL = {
     "score",
 }
 _MOST_APART = 0.3  # standard deviations of logits in bytes from those in float32; 0.02 is usual
-HINTS = 4  # planes that a folded network is told besides colours, see wsiproc.models.hints
+HINTS = 4  # planes that a folded network is told besides colours, see wsiproc.models.builtin.hints
 _PICKLES = {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"}
 
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
@@ -56,9 +56,10 @@ _Spread = Annotated[float, Gt(0)]
 
 @dataclass(frozen=True)
 class UNetNumbers:
-    """What builds a ``wsiproc.models.networks.UNet``. ``outputs``: the nucleus, and its interior where there are 2.
+    """What builds a ``wsiproc.models.networks.unet.UNet``. ``outputs``: the nucleus, and its interior if
+    there are 2.
 
-    ``fold``: 2 for a network that sees 2 × 2 px as one, and is told hints, see ``wsiproc.models.hints``.
+    ``fold``: 2 for a network that sees 2 × 2 px as one, and is told hints, see ``wsiproc.models.builtin.hints``.
     """
 
     kind: Literal["unet"] = "unet"
@@ -78,14 +79,14 @@ class UNetNumbers:
 
     def build(self) -> nn.Module:
         """The network, on torch's current device."""
-        from wsiproc.models.networks import UNet
+        from wsiproc.models.networks.unet import UNet
 
         return UNet(self.widths, self.outputs, self.inputs, self.fold)
 
 
 @dataclass(frozen=True)
 class ShallowNumbers:
-    """What builds a ``wsiproc.models.networks.ShallowResNet``."""
+    """What builds a ``wsiproc.models.networks.unet.ShallowResNet``."""
 
     kind: Literal["shallow_resnet"] = "shallow_resnet"
     width: _Width = 16
@@ -97,7 +98,7 @@ class ShallowNumbers:
 
     def build(self) -> nn.Module:
         """The network, on torch's current device."""
-        from wsiproc.models.networks import ShallowResNet
+        from wsiproc.models.networks.unet import ShallowResNet
 
         return ShallowResNet(self.width)
 
@@ -116,7 +117,7 @@ class InputNumbers:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelFacts:
+class ModelConfig:
     """What every model folder says. ``training``: free-form, shown and never used.
 
     ``weights_sha256`` is empty until the weights are written.
@@ -145,12 +146,12 @@ class ModelFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistilledFacts(ModelFacts):
-    """Facts of a trained segmenter, see ``wsiproc.models.distilled``.
+class DistilledConfig(ModelConfig):
+    """Facts of a trained segmenter, see ``wsiproc.models.builtin.distilled``.
 
-    ``int8_peaks``: see ``wsiproc.models.int8``; without them the network is not computed in whole numbers. ``outline``:
-    how outlines are moved; without it they stay where the probability is cut. ``score``: what a cell's score is made
-    of; without it, its mean probability.
+    ``int8_peaks``: see ``wsiproc.models.networks.int8``; without them the network is not computed in whole numbers.
+    ``outline``: how outlines are moved; without it they stay where the probability is cut. ``score``: what a cell's
+    score is made of; without it, its mean probability.
     """
 
     kind: Literal["distilled"] = "distilled"
@@ -168,8 +169,8 @@ class DistilledFacts(ModelFacts):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ActivationFacts(ModelFacts):
-    """Facts of the direct engine, see ``wsiproc.models.activation``."""
+class ActivationConfig(ModelConfig):
+    """Facts of the direct engine, see ``wsiproc.models.builtin.activation``."""
 
     kind: Literal["activation"] = "activation"
     network: ShallowNumbers = field(default_factory=ShallowNumbers)
@@ -187,10 +188,10 @@ class ActivationFacts(ModelFacts):
             )
 
 
-KINDS: dict[str, type[ModelFacts]] = {"distilled": DistilledFacts, "activation": ActivationFacts}
+CONFIGS: dict[str, type[ModelConfig]] = {"distilled": DistilledConfig, "activation": ActivationConfig}
 
 
-def read_folder(folder: Path) -> ModelFacts:
+def read_folder(folder: Path) -> ModelConfig:
     """The facts of a model folder, checked: format, kind, keys, types, ranges, hash of the weights.
 
     Raises ModelError that names the file and the remedy.
@@ -224,20 +225,20 @@ def _content(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _check_facts(path: Path, table: dict[str, Any]) -> ModelFacts:
+def _check_facts(path: Path, table: dict[str, Any]) -> ModelConfig:
     """The facts in a parsed ``model.toml``."""
     number, kind = table.pop("format", None), table.get("kind")
     if isinstance(number, int) and number > FORMAT:
         raise ModelError(f"{path} has format {number}; this wsiproc reads up to {FORMAT}. A newer wsiproc is needed")
     if number != FORMAT:
         raise ModelError(f"{path}: format is {number!r}; it should be {FORMAT}")
-    if not isinstance(kind, str) or kind not in KINDS:
-        raise ModelError(f"{path}: unknown kind {kind!r}; known are {', '.join(KINDS)}")
+    if not isinstance(kind, str) or kind not in CONFIGS:
+        raise ModelError(f"{path}: unknown kind {kind!r}; known are {', '.join(CONFIGS)}")
     if isinstance(table.get("cut"), dict):
         table["cut"].pop("positive_dab_od", None)  # of earlier versions: which cells are positive is the run's matter
     try:
         # Through JSON, whose arrays may become tuples where nothing else is converted.
-        facts: ModelFacts = TypeAdapter(KINDS[kind]).validate_json(json.dumps(table, default=str))
+        facts: ModelConfig = TypeAdapter(CONFIGS[kind]).validate_json(json.dumps(table, default=str))
     except ValidationError as error:
         raise ModelError(f"{path}: {first_problem(error.errors(include_url=False))}") from error
     missing = _missing(dataclasses.asdict(facts) | {"training": {}}, table)
@@ -289,7 +290,7 @@ def load_network(folder: Path, sha256: str, device: str) -> nn.Module:
     """The network of a folder on ``device``, for use only, loaded once a process. Raises ModelError."""
     import torch
 
-    from wsiproc.models.networks import fuse_batch_norms
+    from wsiproc.models.networks.unet import fuse_batch_norms
 
     facts = read_folder(folder)
     if facts.weights_sha256 != sha256:
@@ -312,12 +313,12 @@ def load_int8_network(folder: Path, sha256: str) -> nn.Module:
     """
     import torch
 
-    from wsiproc.models.int8 import Int8UNet, difference
-    from wsiproc.models.networks import UNet
+    from wsiproc.models.networks.int8 import Int8UNet, difference
+    from wsiproc.models.networks.unet import UNet
 
     network, facts = load_network(folder, sha256, "cpu"), read_folder(folder)
     assert isinstance(network, UNet)
-    assert isinstance(facts, DistilledFacts)
+    assert isinstance(facts, DistilledConfig)
     try:
         whole = Int8UNet(network, facts.int8_peaks)
         apart = difference(network, whole)
@@ -334,7 +335,7 @@ def load_int8_network(folder: Path, sha256: str) -> nn.Module:
     return whole
 
 
-def load_weights(folder: Path, facts: ModelFacts, network: nn.Module) -> None:
+def load_weights(folder: Path, facts: ModelConfig, network: nn.Module) -> None:
     """Put the weights of a folder into a network built on the meta device; names and shapes must agree exactly."""
     import torch
     from safetensors import SafetensorError
@@ -358,11 +359,11 @@ def load_weights(folder: Path, facts: ModelFacts, network: nn.Module) -> None:
 
 def write_folder(
     folder: Path,
-    facts: ModelFacts,
+    facts: ModelConfig,
     tensors: Mapping[str, Tensor],
     card: str,
     pictures: Mapping[str, bytes] = MappingProxyType({}),
-) -> ModelFacts:
+) -> ModelConfig:
     """Write a model folder, whole or not at all; the facts with the hash of the weights.
 
     ``tensors``: the network's ``state_dict``; ``card``: Markdown; ``pictures``: files that it shows, by name. An older
@@ -388,7 +389,7 @@ def write_folder(
     return facts
 
 
-def check_place(folder: Path, facts: ModelFacts) -> None:
+def check_place(folder: Path, facts: ModelConfig) -> None:
     """Refuse, before work is done for it, what ``write_folder`` would refuse: ModelError.
 
     That is a folder that holds something other than a model, and facts that ``read_folder`` would not accept.
@@ -398,7 +399,7 @@ def check_place(folder: Path, facts: ModelFacts) -> None:
     _check_facts(folder / FACTS, tomllib.loads(_facts_text(facts)))
 
 
-def _facts_text(facts: ModelFacts) -> str:
+def _facts_text(facts: ModelConfig) -> str:
     table = {name: value for name, value in dataclasses.asdict(facts).items() if value is not None}
     return tomli_w.dumps({"format": FORMAT, **table, "training": table.pop("training")})
 

@@ -7,12 +7,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from wsiproc.array.stains import Stains, Vector, unmixing
+from wsiproc.array.stains import Stains, unmixing
 from wsiproc.core.palette import RGB
+from wsiproc.core.types import UInt8Array, Vector
 from wsiproc.models.base import OD_STEP, Channel
-from wsiproc.models.byte_values import as_bytes, of_each_byte
+from wsiproc.models.networks.byte_values import as_bytes, of_each_byte
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,18 +25,18 @@ NUCLEUS = ("Nucleus",)
 _COLOURS: dict[str, RGB] = {"hematoxylin": (70, 70, 255), "eosin": (255, 80, 170), "dab": (200, 130, 50)}
 
 
-def sample_pixels(samples: Sequence[npt.NDArray[np.uint8]], mpp: float) -> npt.NDArray[np.uint8]:
+def sample_pixels(samples: Sequence[UInt8Array], mpp: float) -> UInt8Array:
     """(N, 3) pixels of sampled windows (h, w, 3), means of blocks of about 1 µm: single noisy pixels decide nothing."""
     step = max(1, round(1.0 / mpp))
     return np.concatenate([_shrink(sample, step).reshape(-1, 3) for sample in samples])
 
 
-def _shrink(picture: npt.NDArray[np.uint8], step: int) -> npt.NDArray[np.uint8]:
+def _shrink(picture: UInt8Array, step: int) -> UInt8Array:
     h, w = (side // step * step for side in picture.shape[:2])
     sums = np.zeros((h // step, w // step, 3), np.uint32)
     for y, x in np.ndindex(step, step):  # several times faster than NumPy's mean over two axes
         sums += picture[y:h:step, x:w:step]
-    means: npt.NDArray[np.uint8] = (sums // step**2).astype(np.uint8)
+    means: UInt8Array = (sums // step**2).astype(np.uint8)
     return means
 
 
@@ -53,7 +53,7 @@ def _optical_density(windows: Tensor, white: Vector) -> Tensor:
     return planes.neg_().add_(glass[:, None, None]).clamp_(min=0)
 
 
-def find_gain(pixels: npt.NDArray[np.uint8], stains: Stains, od99: float) -> float:
+def find_gain(pixels: UInt8Array, stains: Stains, od99: float) -> float:
     """What brings the stains of a slide, sampled as ``pixels`` (N, 3), to one strength.
 
     The 99th percentile over tissue of optical density summed over the channels × the gain is ``od99``, but for

@@ -9,16 +9,15 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 from torch import nn
 
 from wsiproc.core.palette import OKABE_ITO
+from wsiproc.core.types import UInt8Array
+from wsiproc.psm.labels.targets import IGNORE
 from wsiproc.psm.segmenter import Example
-from wsiproc.psm.targets import IGNORE
 from wsiproc.psm.tiles import Tiles
 
-Pixels = npt.NDArray[np.uint8]
 Curve = Mapping[str, Mapping[int, float]]
 
 _EXAMPLES, _SIDE = 12, 192
@@ -26,7 +25,7 @@ _PLOT = 260, 900  # px (h, w)
 
 
 @dataclass(frozen=True)
-class Learned:
+class FitSummary:
     """What a fit ends with: its recipe, its tissue, the examples of its last round, the network, its curves."""
 
     recipe: dict[str, Any]
@@ -36,13 +35,13 @@ class Learned:
     curve: Curve
 
 
-def model_card(learned: Learned, mpp: float) -> tuple[str, dict[str, bytes]]:
+def model_card(learned: FitSummary, mpp: float) -> tuple[str, dict[str, bytes]]:
     """Markdown, and the pictures beside it by name."""
     rows = [
         f"| {s.name} | {len(s.pixels)} | {sum(p.shape[0] * p.shape[1] for p in s.pixels) / 1e6:.1f} | {s.stains.kind} |"
         for s in learned.sources
     ]
-    believed = sum(len(e.palette.nuclei) for e in learned.examples)
+    accepted = sum(len(e.palette.nuclei) for e in learned.examples)
     weights = sum(p.numel() for p in learned.net.parameters())
     text = f"""# Model card
 
@@ -51,7 +50,7 @@ A network that finds cell nuclei in brightfield slides, learned by `wsiproc fit`
 - **Use**: `wsiproc run SLIDE --model THIS_FOLDER`; haematoxylin and eosin, or haematoxylin and DAB, 0.2 to 0.6 µm/px.
 - **Not for**: diagnosis. Fluorescence and cytology were never seen.
 - **Network**: U-Net of {weights:,} weights at {mpp:g} µm/px, outputs nucleus and interior of a nucleus.
-- **Learned from**: the slides below; from {believed:,} nuclei that were found in them without labels and that the
+- **Learned from**: the slides below; from {accepted:,} nuclei that were found in them without labels and that the
   pictures support, and from nuclei and other things pasted into them.
 - **How**: the method is described in `docs/method.md` of wsiproc. The numbers that computing in bytes needs
   (`int8_peaks`) were found on two tiles of each source.
@@ -97,13 +96,13 @@ def _settings(recipe: Mapping[str, Any]) -> str:
     return "\n".join(["| setting | value |", "|---|---|", *lines])
 
 
-def _png(pixels: Pixels) -> bytes:
+def _png(pixels: UInt8Array) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).quantize(128).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
-def _examples(examples: Sequence[Example]) -> Pixels:
+def _examples(examples: Sequence[Example]) -> UInt8Array:
     """A sheet of pictures with what was believed, from as many groups as there are."""
     first: dict[str, Example] = {}
     for example in examples:
@@ -114,7 +113,7 @@ def _examples(examples: Sequence[Example]) -> Pixels:
     return np.vstack([np.hstack(tiles[i : i + 4]) for i in range(0, len(tiles), 4)])
 
 
-def _drawn(example: Example) -> Pixels:
+def _drawn(example: Example) -> UInt8Array:
     """The middle of a tile: believed nuclei outlined, ignored pixels darkened."""
     h, w = example.pixels.shape[:2]
     y, x = max(0, (h - _SIDE) // 2), max(0, (w - _SIDE) // 2)
@@ -128,7 +127,7 @@ def _drawn(example: Example) -> Pixels:
     return full
 
 
-def _plot(curve: Curve) -> Pixels:
+def _plot(curve: Curve) -> UInt8Array:
     """One panel a stage, side by side."""
     h, w = _PLOT
     sheet = np.full((h, w, 3), 255, np.uint8)
@@ -138,7 +137,7 @@ def _plot(curve: Curve) -> Pixels:
     return sheet
 
 
-def _panel(area: Pixels, stage: str, points: Mapping[int, float]) -> None:
+def _panel(area: UInt8Array, stage: str, points: Mapping[int, float]) -> None:
     """A polyline of loss over steps with its ends written beside it; ``area`` is drawn into."""
     h, w = area.shape[:2]
     steps, losses = np.array(sorted(points)), np.array([points[s] for s in sorted(points)])

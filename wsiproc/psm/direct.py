@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from wsiproc.models.folder import ActivationFacts, InputNumbers, ShallowNumbers
-from wsiproc.models.readout import Readout
-from wsiproc.psm.clustering import fit_model_clusters
-from wsiproc.psm.evidence import Floats
+from wsiproc.core.types import Float32Array, UInt8Array
+from wsiproc.models.folder import ActivationConfig, InputNumbers, ShallowNumbers
+from wsiproc.models.networks.readout import Readout
+from wsiproc.psm.activation.clustering import fit_model_clusters
 
 # The network sees the root of optical density × gain as a picture of 8 bits, of which this becomes white.
 _TOP_ROOT = 1.7
@@ -22,40 +21,40 @@ _SAMPLED_PX = 200_000
 _SCALE = (0.5, 1.0, 0.5, 0.5)
 
 
-def activation_pixels(od: Floats) -> npt.NDArray[np.uint8]:
+def activation_pixels(od: Float32Array) -> UInt8Array:
     """Optical density × gain (h, w, 3) as the picture (h, w, 3) that the activation network learns from."""
-    pixels: npt.NDArray[np.uint8] = np.clip(np.rint(np.sqrt(od) * (255 / _TOP_ROOT)), 0, 255).astype(np.uint8)
+    pixels: UInt8Array = np.clip(np.rint(np.sqrt(od) * (255 / _TOP_ROOT)), 0, 255).astype(np.uint8)
     return pixels
 
 
 def activation_facts(
     readout: Readout,
     width: int,
-    maps: Sequence[Floats],
-    densities: Sequence[Floats],
-    believed: Sequence[npt.NDArray[np.uint8]],
+    maps: Sequence[Float32Array],
+    densities: Sequence[Float32Array],
+    accepted: Sequence[UInt8Array],
     mpp: float,
     name: str,
     training: dict[str, Any],
-) -> ActivationFacts:
+) -> ActivationConfig:
     """Facts of the direct engine.
 
     ``maps`` (h, w) and ``densities`` (h, w, 3): activation map and optical density × gain, smoothed, of tiles over all
-    sources; ``believed`` (h, w): 1 nucleus, 0 none, else not known. Blue, brown, dark and pale nuclei are clusters of
+    sources; ``accepted`` (h, w): 1 nucleus, 0 none, else not known. Blue, brown, dark and pale nuclei are clusters of
     their own, and it is what the witnesses and the rounds believe that names them.
     """
     features = np.concatenate(
         [np.concatenate([m[..., None], od], axis=-1).reshape(-1, 4) for m, od in zip(maps, densities, strict=True)]
     )
-    known = np.concatenate([plane.ravel() for plane in believed])
+    known = np.concatenate([plane.ravel() for plane in accepted])
     chosen = np.random.default_rng(0).choice(len(features), min(_SAMPLED_PX, len(features)), replace=False)
-    return ActivationFacts(
+    return ActivationConfig(
         name=name,
         description="Self-activation map, clusters and local split, learned without labels by wsiproc fit",
         mpp=mpp,
         network=ShallowNumbers(width=width),
         input=ACTIVATION_INPUT,
         readout=readout,
-        clusters=fit_model_clusters(features[chosen], _SCALE, CLUSTERS, believed=known[chosen]),
+        clusters=fit_model_clusters(features[chosen], _SCALE, CLUSTERS, accepted=known[chosen]),
         training=training,
     )

@@ -11,24 +11,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy.optimize import minimize
 from torch import nn
 
-from wsiproc.models.cells import CutRule, OutlineRule, Outlines, ScoreRule, SplitLengths, cut_cells
-from wsiproc.models.classical import Classical
+from wsiproc.core.types import BoolArray, Float64Array, Int32Array, UInt8Array
+from wsiproc.models.builtin.classical import Classical
+from wsiproc.models.cells import CutRule, OutlineRule, OutlineScoring, ScoreRule, SplitLengths, cut_cells
 from wsiproc.models.folder import InputNumbers
-from wsiproc.psm.consensus import best_iou, object_boxes
-from wsiproc.psm.evidence import Labels
-from wsiproc.psm.labelling import density
+from wsiproc.psm.labels.consensus import best_iou, object_boxes
+from wsiproc.psm.labels.labelling import density
 from wsiproc.psm.segmenter import Example
-from wsiproc.psm.targets import Target
 from wsiproc.psm.teacher import Teacher, calibrated_classical, search_density, taught_example, teach
 from wsiproc.psm.tiles import Source, Tiles, read_tiles
-from wsiproc.psm.work import load_labels, save_labels
+from wsiproc.psm.work import load_pseudo_labels, save_labels
 
-MPP = 0.25
+DISTIL_MPP = 0.25
 CUT, OUTLINE = CutRule(threshold=0.35), OutlineRule()
 TEACHING_SPLIT = SplitLengths(smooth_um=0.75)
 SPLIT = SplitLengths(saddle=0.85, merge_um=6.0, smooth_um=0.75, smallest_um2=7.0)
@@ -49,12 +47,12 @@ class Tissue:
 def read_tissue(
     sources: Sequence[Source], count: int, od99: float, on_progress: Callable[[int, int], None]
 ) -> list[Tissue]:
-    """The sources at ``MPP``, ``count`` windows a slide at most. Raises as ``read_tiles``."""
+    """The sources at ``DISTIL_MPP``, ``count`` windows a slide at most. Raises as ``read_tiles``."""
     found = []
     each = max(2, min(count, _MOST_TILES // len(sources)))
     for number, source in enumerate(sources, start=1):
-        tiles = read_tiles(source, MPP, each, od99)
-        found.append(Tissue(tiles, calibrated_classical(tiles, MPP)))
+        tiles = read_tiles(source, DISTIL_MPP, each, od99)
+        found.append(Tissue(tiles, calibrated_classical(tiles, DISTIL_MPP)))
         on_progress(number, len(sources))
     return found
 
@@ -71,11 +69,13 @@ def taught_examples(
     total = sum(len(each.tiles.pixels) for each in tissue)
     for each in tissue:
         path = work / f"taught-{each.tiles.name}.npz"
-        labels = load_labels(path)
+        labels = load_pseudo_labels(path)
         if labels is None:
-            labels = teach(each.tiles, teacher, each.classical, TEACHING_SPLIT, MPP, device)
+            labels = teach(each.tiles, teacher, each.classical, TEACHING_SPLIT, DISTIL_MPP, device)
             save_labels(path, labels)
-        examples += [taught_example(each.tiles, i, *found, each.classical, MPP) for i, found in enumerate(labels)]
+        examples += [
+            taught_example(each.tiles, i, *found, each.classical, DISTIL_MPP) for i, found in enumerate(labels)
+        ]
         on_progress(len(examples), total)
     return examples
 
@@ -97,38 +97,40 @@ def find_scores(
     return _logistic(np.concatenate(rows), np.concatenate(wanted))
 
 
-def _judged(
-    student: Teacher, tissue: Tissue, number: int, target: Target
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+def _judged(student: Teacher, tissue: Tissue, number: int, target: UInt8Array) -> tuple[Float64Array, BoolArray]:
     """Of each cell that the network finds in a tile: what speaks for it (N, 3), whether it is believed."""
     stained = density(tissue.tiles, number)
     logits = student.logits(stained, tissue.tiles, tissue.classical, "cpu", views=1)
     od = stained / np.float32(tissue.tiles.gain)
     maps = np.rint(255 / (1 + np.exp(-np.clip(logits, -30, 30)))).astype(np.uint8)
     searched = np.rint(np.clip(search_density(od) * 100, 0, 255)).astype(np.uint8)
-    probe = Outlines(OUTLINE, None, (0, 64))
-    cells = cut_cells(np.stack([maps[0], searched]), CUT, SPLIT, MPP, interior=maps[1], outlines=probe)
+    probe = OutlineScoring(OUTLINE, None, (0, 64))
+    cells = cut_cells(np.stack([maps[0], searched]), CUT, SPLIT, DISTIL_MPP, interior=maps[1], outlines=probe)
     labels, facts = cells.labels, cells.evidence
     assert facts is not None
     return np.stack(facts, axis=1), best_iou(labels, object_boxes(labels), _objects(target)) > _MATCH_IOU
 
 
-def _objects(target: Target) -> Labels:
+def _objects(target: UInt8Array) -> Int32Array:
     """Believed objects of a target (h, w, 2), touching ones told apart by their interiors."""
     inside = (target[..., 0] == 1).astype(np.uint8) * 255
     return cut_cells(
-        inside[None], replace(CUT, spur_um=0.3), SPLIT, MPP, interior=(target[..., 1] == 1).astype(np.uint8) * 255
+        inside[None],
+        replace(CUT, spur_um=0.3),
+        SPLIT,
+        DISTIL_MPP,
+        interior=(target[..., 1] == 1).astype(np.uint8) * 255,
     ).labels
 
 
-def _logistic(rows: npt.NDArray[np.float64], wanted: npt.NDArray[np.bool_]) -> ScoreRule:
+def _logistic(rows: Float64Array, wanted: BoolArray) -> ScoreRule:
     """The rule that makes ``wanted`` (N,) of ``rows`` (N, 3) most likely, with a little shrinkage."""
     if len(rows) == 0 or wanted.all() or not wanted.any():
         return ScoreRule(0.0, 1.0, 0.0, 0.0)
     given = np.column_stack([np.ones(len(rows)), rows])
     sign = np.where(wanted, 1.0, -1.0)
 
-    def loss(weights: npt.NDArray[np.float64]) -> float:
+    def loss(weights: Float64Array) -> float:
         return float(np.logaddexp(0, -sign * (given @ weights)).mean() + 1e-4 * (weights[1:] ** 2).sum())
 
     found = minimize(loss, np.zeros(given.shape[1])).x

@@ -28,44 +28,44 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from wsiproc._version import __version__
+from wsiproc.core.types import Float32Array
 from wsiproc.errors import ModelError, PlanError
-from wsiproc.io.fingerprint import fingerprint
-from wsiproc.io.whole import whole_file
+from wsiproc.io.atomic import whole_file
+from wsiproc.io.slides.fingerprint import fingerprint
 from wsiproc.models import load_model
+from wsiproc.models.builtin.classical import Classical
+from wsiproc.models.builtin.distilled import Distilled
+from wsiproc.models.builtin.learned import network_input
 from wsiproc.models.cells import CutRule, ScoreRule, SplitLengths
-from wsiproc.models.classical import Classical
-from wsiproc.models.distilled import Distilled
 from wsiproc.models.folder import (
-    DistilledFacts,
+    DistilledConfig,
     InputNumbers,
     UNetNumbers,
     check_place,
     load_weights,
     write_folder,
 )
-from wsiproc.models.int8 import find_peaks
-from wsiproc.models.learned import network_input
-from wsiproc.models.networks import UNet
-from wsiproc.models.readout import Clusters, Readout
+from wsiproc.models.networks.int8 import find_peaks
+from wsiproc.models.networks.readout import Clusters, Readout
+from wsiproc.models.networks.unet import UNet
 from wsiproc.psm import distil
-from wsiproc.psm.activation_map import calibrate_readout, read_map
-from wsiproc.psm.activation_network import as_input, build_activation_network
-from wsiproc.psm.card import Learned, direct_card, model_card
+from wsiproc.psm.activation.map import calibrate_readout, predict_map
+from wsiproc.psm.activation.network import as_input, build_activation_network
+from wsiproc.psm.activation.objectives import OBJECTIVES
+from wsiproc.psm.activation.training import train_activation
+from wsiproc.psm.card import FitSummary, direct_card, model_card
 from wsiproc.psm.direct import activation_facts, activation_pixels
 from wsiproc.psm.distil import find_scores, first_student, read_tissue, taught_examples
-from wsiproc.psm.evidence import Floats
-from wsiproc.psm.labelling import classical_witness, density, make_example, network_labels, witness_labels
-from wsiproc.psm.objectives import OBJECTIVES
+from wsiproc.psm.labels.labelling import classical_witness, density, make_example, network_labels, witness_labels
 from wsiproc.psm.segmenter import Example, Training, train_segmenter
 from wsiproc.psm.teacher import Teacher, folded_tissue
 from wsiproc.psm.tiles import Source, Tiles, read_tiles
-from wsiproc.psm.training import train_activation
-from wsiproc.psm.work import load_labels, save_labels
+from wsiproc.psm.work import load_pseudo_labels, save_labels
 
-Listen = Callable[[str, int, int], None]
+OnStage = Callable[[str, int, int], None]
 """Called with the name of a stage, how much of it is done, and how much there is."""
 
-MPP = 0.5
+FIT_MPP = 0.5
 INPUT = InputNumbers((0.45, 0.45, 0.45), (0.25, 0.25, 0.25), od99=1.6)
 FOLD = 2
 TEACHER_THRESHOLD = 0.7  # chosen on the labelled pictures that docs/method.md names
@@ -108,7 +108,7 @@ def quick_settings(settings: FitSettings) -> FitSettings:
     return replace(settings, activation_steps=200, rounds=(300,), student=350, tiles=12)
 
 
-def fit(settings: FitSettings, listen: Listen = lambda *_: None) -> DistilledFacts:
+def fit(settings: FitSettings, on_progress: OnStage = lambda *_: None) -> DistilledConfig:
     """Learn a model and write its folder. Goes on from what an earlier call with the same settings left.
 
     Raises SlideError, ResolutionError, PlanError for sources, ModelError for ``base`` and for an output folder that
@@ -121,13 +121,13 @@ def fit(settings: FitSettings, listen: Listen = lambda *_: None) -> DistilledFac
     recipe = _recipe(settings, base)
     check_place(settings.out, _facts(settings, recipe, CUT))
     work = _open_work(settings, recipe)
-    teacher, write_teacher = _first_teacher(settings, base, recipe, work, listen)
+    teacher, write_teacher = _first_teacher(settings, base, recipe, work, on_progress)
     student = _first_student(settings, base)
-    tissue = read_tissue(settings.sources, settings.tiles, INPUT.od99, partial(listen, "reading tissue in full"))
-    examples = taught_examples(tissue, teacher, work, settings.device, partial(listen, "asking the teacher"))
-    student = _train_student(settings, student, examples, work, listen)
+    tissue = read_tissue(settings.sources, settings.tiles, INPUT.od99, partial(on_progress, "reading tissue in full"))
+    examples = taught_examples(tissue, teacher, work, settings.device, partial(on_progress, "asking the teacher"))
+    student = _train_student(settings, student, examples, work, on_progress)
     sources = tuple(each.tiles for each in tissue)
-    learned = Learned(recipe, sources, tuple(examples), student, read_curve(work / "curve.csv"))
+    learned = FitSummary(recipe, sources, tuple(examples), student, read_curve(work / "curve.csv"))
     facts = _write(settings, learned, find_scores(student.cpu().eval(), INPUT, tissue, examples))
     write_teacher()
     shutil.rmtree(work)
@@ -135,22 +135,22 @@ def fit(settings: FitSettings, listen: Listen = lambda *_: None) -> DistilledFac
 
 
 def _first_teacher(
-    settings: FitSettings, base: Distilled | None, recipe: dict[str, Any], work: Path, listen: Listen
+    settings: FitSettings, base: Distilled | None, recipe: dict[str, Any], work: Path, on_progress: OnStage
 ) -> tuple[Teacher, Callable[[], None]]:
     """The network that teaches, that of ``base`` or one that is learned now; what writes it and the direct engine."""
     if base is not None:
         return Teacher(_loaded(base), INPUT), lambda: None
-    sources = _read_sources(settings, listen)
-    activation = _fit_activation(settings, sources, work, listen)
-    examples = _witnessed(settings, sources, activation, work, listen)
+    sources = _read_sources(settings, on_progress)
+    activation = _fit_activation(settings, sources, work, on_progress)
+    examples = _witnessed(settings, sources, activation, work, on_progress)
     net = _random_network(settings)
     for number, steps in enumerate(settings.rounds, start=1):
         if number > 1:
-            examples = _labelled_again(settings, sources, net, number, work, listen)
-        net = _round(settings, net, examples, number, steps, work, listen)
+            examples = _labelled_again(settings, sources, net, number, work, on_progress)
+        net = _round(settings, net, examples, number, steps, work, on_progress)
 
     def write() -> None:
-        learned = Learned(recipe, tuple(sources), tuple(examples), net, read_curve(work / "curve.csv"))
+        learned = FitSummary(recipe, tuple(sources), tuple(examples), net, read_curve(work / "curve.csv"))
         _write_teacher(settings, learned)
         _write_direct(settings, recipe, activation, sources, examples)
 
@@ -172,13 +172,13 @@ def _first_student(settings: FitSettings, base: Distilled | None) -> nn.Module:
 
 
 def _train_student(
-    settings: FitSettings, net: nn.Module, examples: Sequence[Example], work: Path, listen: Listen
+    settings: FitSettings, net: nn.Module, examples: Sequence[Example], work: Path, on_progress: OnStage
 ) -> nn.Module:
     """The network that is shipped, trained on what the teacher believes."""
-    training = Training(settings.student, distil.MPP, 2 * _CROP_PX, _BATCH, seed=settings.seed, folded=True)
+    training = Training(settings.student, distil.DISTIL_MPP, 2 * _CROP_PX, _BATCH, seed=settings.seed, folded=True)
     return train_segmenter(
         net, examples, training, INPUT, device=settings.device, checkpoint=work / "student.pt",
-        on_step=_on_step("student", settings.student, work, listen),
+        on_step=_on_step("student", settings.student, work, on_progress),
     )  # fmt: skip
 
 
@@ -187,7 +187,7 @@ def _base_model(settings: FitSettings) -> Distilled | None:
     if settings.base is None:
         return None
     base = load_model(settings.base)
-    kinds = {(MPP, 1), (distil.MPP, FOLD)}
+    kinds = {(FIT_MPP, 1), (distil.DISTIL_MPP, FOLD)}
     if (
         not isinstance(base, Distilled)
         or (base.mpp, base.facts.network.fold) not in kinds
@@ -223,24 +223,26 @@ def _open_work(settings: FitSettings, recipe: dict[str, Any]) -> Path:
     return work
 
 
-def _read_sources(settings: FitSettings, listen: Listen) -> list[Tiles]:
+def _read_sources(settings: FitSettings, on_progress: OnStage) -> list[Tiles]:
     sources = []
     count = max(4, min(settings.tiles, _MOST_TILES // len(settings.sources)))
     for number, source in enumerate(settings.sources, start=1):
-        sources.append(read_tiles(source, MPP, count, INPUT.od99))
-        listen("reading tissue", number, len(settings.sources))
+        sources.append(read_tiles(source, FIT_MPP, count, INPUT.od99))
+        on_progress("reading tissue", number, len(settings.sources))
     return sources
 
 
 @dataclass(frozen=True)
-class Activation:
+class TrainedActivation:
     """The trained activation network and how its map is read."""
 
     net: nn.Module
     readout: Readout
 
 
-def _fit_activation(settings: FitSettings, sources: Sequence[Tiles], work: Path, listen: Listen) -> Activation:
+def _fit_activation(
+    settings: FitSettings, sources: Sequence[Tiles], work: Path, on_progress: OnStage
+) -> TrainedActivation:
     """Train the activation network, or take the one that was trained before the stop; calibrate its readout."""
     torch.manual_seed(settings.seed)
     objective = OBJECTIVES[settings.objective]()
@@ -254,7 +256,7 @@ def _fit_activation(settings: FitSettings, sources: Sequence[Tiles], work: Path,
         train_activation(
             net, objective, pictures, steps=settings.activation_steps, crop_px=_CROP_PX, batch=_BATCH,
             seed=settings.seed, device=settings.device, lr=1e-3,
-            on_step=_on_step("activation network", settings.activation_steps, work, listen),
+            on_step=_on_step("activation network", settings.activation_steps, work, on_progress),
         )  # fmt: skip
         with whole_file(path) as temporary:
             save_file(trained.cpu().state_dict(), temporary)
@@ -263,7 +265,7 @@ def _fit_activation(settings: FitSettings, sources: Sequence[Tiles], work: Path,
     densities = [density(source, number) for source, number in chosen]
     tensors = [_even(as_input(activation_pixels(od)[None])) for od in densities]
     evidence = [od[: t.shape[2], : t.shape[3], 0] for od, t in zip(densities, tensors, strict=True)]
-    return Activation(net, calibrate_readout(net, objective.score, tensors, evidence))
+    return TrainedActivation(net, calibrate_readout(net, objective.score, tensors, evidence))
 
 
 def _even(picture: torch.Tensor) -> torch.Tensor:
@@ -272,32 +274,34 @@ def _even(picture: torch.Tensor) -> torch.Tensor:
     return picture[..., :h, :w]
 
 
-def activation_map(activation: Activation, od: Floats) -> Floats:
+def activation_map(activation: TrainedActivation, od: Float32Array) -> Float32Array:
     """The self-activation map (h, w) of one tile of optical density × gain (h, w, 3)."""
     h, w = od.shape[:2]
     wide = np.pad(od, ((0, h % 2), (0, w % 2), (0, 0)), mode="edge")
-    found: Floats = read_map(activation.net, activation.readout, as_input(activation_pixels(wide)[None])).numpy()[0]
+    found: Float32Array = predict_map(
+        activation.net, activation.readout, as_input(activation_pixels(wide)[None])
+    ).numpy()[0]
     return found[:h, :w]
 
 
 def _witnessed(
-    settings: FitSettings, sources: Sequence[Tiles], activation: Activation, work: Path, listen: Listen
+    settings: FitSettings, sources: Sequence[Tiles], activation: TrainedActivation, work: Path, on_progress: OnStage
 ) -> list[Example]:
     """Examples by agreement of the three witnesses."""
     total = sum(len(source.pixels) for source in sources)
     examples: list[Example] = []
     for source in sources:
         path = work / f"witnesses-{source.name}.npz"
-        labels = load_labels(path)
+        labels = load_pseudo_labels(path)
         if labels is None:
-            classical = classical_witness(source, MPP)
+            classical = classical_witness(source, FIT_MPP)
             labels = []
             for number, seen in enumerate(classical):
                 od = density(source, number)
-                labels.append(witness_labels(od, seen, activation_map(activation, od), MPP))
+                labels.append(witness_labels(od, seen, activation_map(activation, od), FIT_MPP))
             save_labels(path, labels)
-        examples += [make_example(source, i, *found, MPP) for i, found in enumerate(labels)]
-        listen("asking the witnesses", len(examples), total)
+        examples += [make_example(source, i, *found, FIT_MPP) for i, found in enumerate(labels)]
+        on_progress("asking the witnesses", len(examples), total)
     if not any(len(example.palette.colours) for example in examples):
         names = ", ".join(source.name for source in sources)
         raise PlanError(
@@ -308,7 +312,7 @@ def _witnessed(
 
 
 def _labelled_again(
-    settings: FitSettings, sources: Sequence[Tiles], net: nn.Module, number: int, work: Path, listen: Listen
+    settings: FitSettings, sources: Sequence[Tiles], net: nn.Module, number: int, work: Path, on_progress: OnStage
 ) -> list[Example]:
     """Examples for a later round: what the network found and the picture supports."""
     total = sum(len(source.pixels) for source in sources)
@@ -316,13 +320,13 @@ def _labelled_again(
     net = net.to(settings.device).eval()
     for source in sources:
         path = work / f"labels-{number}-{source.name}.npz"
-        labels = load_labels(path)
+        labels = load_pseudo_labels(path)
         if labels is None:
             densities = (density(source, i) for i in range(len(source.pixels)))
-            labels = [network_labels(net, od, INPUT, CUT, SPLIT, MPP, settings.device) for od in densities]
+            labels = [network_labels(net, od, INPUT, CUT, SPLIT, FIT_MPP, settings.device) for od in densities]
             save_labels(path, labels)
-        examples += [make_example(source, i, *found, MPP) for i, found in enumerate(labels)]
-        listen(f"looking again {number}", len(examples), total)
+        examples += [make_example(source, i, *found, FIT_MPP) for i, found in enumerate(labels)]
+        on_progress(f"looking again {number}", len(examples), total)
     return examples
 
 
@@ -339,24 +343,24 @@ def _round(
     number: int,
     steps: int,
     work: Path,
-    listen: Listen,
+    on_progress: OnStage,
 ) -> nn.Module:
     """One round of the segmenter; a later one starts from the weights of the one before."""
-    training = Training(steps, MPP, _CROP_PX, _BATCH, seed=settings.seed, round=number)
+    training = Training(steps, FIT_MPP, _CROP_PX, _BATCH, seed=settings.seed, round=number)
     return train_segmenter(
         net, examples, training, INPUT, device=settings.device, checkpoint=work / f"round-{number}.pt",
-        on_step=_on_step(f"round {number}", steps, work, listen),
+        on_step=_on_step(f"round {number}", steps, work, on_progress),
     )  # fmt: skip
 
 
-def _on_step(stage: str, steps: int, work: Path, listen: Listen) -> Callable[[int, float], None]:
+def _on_step(stage: str, steps: int, work: Path, on_progress: OnStage) -> Callable[[int, float], None]:
     """Keep the curve, and tell how far it is."""
 
     def note(step: int, loss: float) -> None:
         if step % 10 == 0 or step == steps:
             with (work / "curve.csv").open("a", newline="") as file:
                 csv.writer(file).writerow([stage, step, f"{loss:.5f}"])
-        listen(stage, step, steps)
+        on_progress(stage, step, steps)
 
     return note
 
@@ -373,7 +377,7 @@ def read_curve(path: Path) -> dict[str, dict[int, float]]:
 def _write_direct(
     settings: FitSettings,
     recipe: dict[str, Any],
-    activation: Activation,
+    activation: TrainedActivation,
     sources: Sequence[Tiles],
     examples: Sequence[Example],
 ) -> None:
@@ -381,12 +385,12 @@ def _write_direct(
     first = {example.group: example.target[..., 0] for example in reversed(examples)}
     tiles = [density(source, 0) for source in sources]
     maps = [activation_map(activation, od) for od in tiles]
-    sigma = Clusters.smooth_um / MPP
+    sigma = Clusters.smooth_um / FIT_MPP
     smooth = [np.asarray(cv2.GaussianBlur(od, (0, 0), sigma), np.float32) for od in tiles]
     width = len(activation.readout.weights[0])
     name = f"{(settings.name or settings.out.name)[:_LONGEST_NAME]} psm"
-    believed = [first[source.name] for source in sources]
-    facts = activation_facts(activation.readout, width, maps, smooth, believed, MPP, name, recipe)
+    accepted = [first[source.name] for source in sources]
+    facts = activation_facts(activation.readout, width, maps, smooth, accepted, FIT_MPP, name, recipe)
     card = direct_card(name, recipe)
     write_folder(settings.out / "psm", facts, _shallow_weights(activation.net), card)
 
@@ -396,19 +400,19 @@ def _shallow_weights(net: nn.Module) -> dict[str, torch.Tensor]:
     return {name: t for name, t in net.state_dict().items() if name.startswith(("stem.", "layer1."))}
 
 
-def _write(settings: FitSettings, learned: Learned, score: ScoreRule) -> DistilledFacts:
+def _write(settings: FitSettings, learned: FitSummary, score: ScoreRule) -> DistilledConfig:
     """The model folder, with its card and pictures."""
     cut = replace(distil.CUT, object=distil.LEAST_SCORE)
     facts = replace(_facts(settings, learned.recipe, cut), int8_peaks=_peaks(learned), score=score)
     return _write_network(settings.out, facts, learned)
 
 
-def _write_teacher(settings: FitSettings, learned: Learned) -> None:
+def _write_teacher(settings: FitSettings, learned: FitSummary) -> None:
     """The teacher, a model folder inside the model folder: at half the resolution, and several times as fast."""
     facts = replace(
         _facts(settings, learned.recipe, replace(CUT, threshold=TEACHER_THRESHOLD)),
         name=f"{(settings.name or settings.out.name)[:_LONGEST_NAME]} fast",
-        mpp=MPP,
+        mpp=FIT_MPP,
         window=512,
         halo=32,
         network=UNetNumbers(widths=settings.teacher_widths, outputs=2),
@@ -419,15 +423,15 @@ def _write_teacher(settings: FitSettings, learned: Learned) -> None:
     _write_network(settings.out / "fast", facts, learned)
 
 
-def _write_network(folder: Path, facts: DistilledFacts, learned: Learned) -> DistilledFacts:
+def _write_network(folder: Path, facts: DistilledConfig, learned: FitSummary) -> DistilledConfig:
     facts.training["tiles_read"] = sum(len(source.pixels) for source in learned.sources)
     card, pictures = model_card(learned, facts.mpp)
     written = write_folder(folder, facts, learned.net.cpu().state_dict(), card, pictures)
-    assert isinstance(written, DistilledFacts)
+    assert isinstance(written, DistilledConfig)
     return written
 
 
-def _peaks(learned: Learned) -> tuple[float, ...]:
+def _peaks(learned: FitSummary) -> tuple[float, ...]:
     """How large values in the network get, on two tiles of each source."""
     net = learned.net.cpu().eval()
     assert isinstance(net, UNet)
@@ -446,13 +450,13 @@ def _seen(net: UNet, tiles: Tiles, number: int, classical: Classical) -> torch.T
     return folded_tissue(picture, tiles, classical, INPUT)
 
 
-def _facts(settings: FitSettings, recipe: dict[str, Any], cut: CutRule) -> DistilledFacts:
+def _facts(settings: FitSettings, recipe: dict[str, Any], cut: CutRule) -> DistilledConfig:
     """What the model folder says."""
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
-    return DistilledFacts(
+    return DistilledConfig(
         name=settings.name or settings.out.name,
         description="Nuclei, learned without labels by wsiproc fit",
-        mpp=distil.MPP,
+        mpp=distil.DISTIL_MPP,
         window=distil.WINDOW,
         halo=distil.HALO,
         network=UNetNumbers(widths=settings.widths, outputs=2, fold=FOLD),

@@ -12,11 +12,11 @@ from typing import Annotated, Any, ClassVar
 from annotated_types import Ge, Gt, Len
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from wsiproc.core.paths import did_you_mean
 from wsiproc.errors import SettingsError, first_problem
-from wsiproc.io.slide_list import list_slides
-from wsiproc.paths import did_you_mean
+from wsiproc.io.slides.list import list_slides
+from wsiproc.psm.activation.objectives import OBJECTIVES
 from wsiproc.psm.fit import FitSettings, quick_settings
-from wsiproc.psm.objectives import OBJECTIVES
 from wsiproc.psm.tiles import Source, check_sources, is_picture_folder, named_apart
 
 _Count = Annotated[int, Ge(1)]

@@ -9,31 +9,29 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
-from wsiproc import devices
 from wsiproc.array.stains import STANDARD, Stains
-from wsiproc.models.classical import Classical
+from wsiproc.core.types import Float32Array, UInt8Array
+from wsiproc.models.builtin.classical import Classical
+from wsiproc.models.builtin.hints import folded_input, halved_density, hints
+from wsiproc.models.builtin.learned import network_input
+from wsiproc.models.device import fast_bfloat16
 from wsiproc.models.folder import HINTS, InputNumbers
-from wsiproc.models.hints import folded_input, halved_density, hints
-from wsiproc.models.learned import network_input
-from wsiproc.psm.composite import Palette, paste_nuclei
-from wsiproc.psm.negatives import paste_negatives
-from wsiproc.psm.restain import restain
-from wsiproc.psm.targets import IGNORE, Target
-
-Floats = npt.NDArray[np.float32]
-OnStep = Callable[[int, float], None]
+from wsiproc.psm.activation.training import OnStep
+from wsiproc.psm.labels.composite import Palette, paste_nuclei
+from wsiproc.psm.labels.negatives import paste_negatives
+from wsiproc.psm.labels.restain import restain
+from wsiproc.psm.labels.targets import IGNORE
 
 _SCALES = 0.75, 1.3  # of crops: nuclei of other sizes, slides whose µm per pixel is a little wrong
 _SHARE_PASTED, _SHARE_PASTED_FOLDED = 0.95, 0.6
@@ -55,15 +53,15 @@ class Example:
     ``classical``: that model, calibrated on it.
     """
 
-    pixels: npt.NDArray[np.uint8]
-    density: Floats
-    target: Target
+    pixels: UInt8Array
+    density: Float32Array
+    target: UInt8Array
     palette: Palette
     group: str
     gain: float = 1.0
     classical: Classical = field(default_factory=Classical)
 
-    def cut(self, y: int, x: int, side: int) -> tuple[Floats, Target]:
+    def cut(self, y: int, x: int, side: int) -> tuple[Float32Array, UInt8Array]:
         """A square as optical density and target, copied."""
         part = (slice(y, y + side), slice(x, x + side))
         pixels = self.pixels[part]
@@ -75,7 +73,7 @@ class Example:
 class Training:
     """Numbers of one round: crops of ``crop_px`` at ``mpp``, ``batch`` of them a step, peak learning rate ``lr``.
 
-    ``folded``: the network is told hints, see ``wsiproc.models.hints``; then negatives are pasted too.
+    ``folded``: the network is told hints, see ``wsiproc.models.builtin.hints``; then negatives are pasted too.
     """
 
     steps: int
@@ -127,7 +125,7 @@ def train_segmenter(
             seen = network_input(jitter(od.to(device), generator), 1.0, numbers)
             if training.folded:
                 seen = folded_input(seen, jitter_hints(told.to(device), generator))
-            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=fast_bfloat16(device)):
+            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=computes_bfloat16(device)):
                 logits = net(seen)
             loss = segmentation_loss(logits.float(), target.to(device), training.positive_weight)
             optimiser.zero_grad()
@@ -152,11 +150,11 @@ def _denormals_flushed() -> Iterator[None]:
         torch.set_flush_denormal(False)
 
 
-def fast_bfloat16(device: str) -> bool:
+def computes_bfloat16(device: str) -> bool:
     """Whether the device multiplies bfloat16 numbers in hardware; elsewhere it would be slower than float32."""
     if device.startswith("cuda"):
         return bool(torch.cuda.is_bf16_supported())
-    return devices.fast_bfloat16()
+    return fast_bfloat16()
 
 
 def _schedule(step: int, steps: int) -> float:
@@ -219,7 +217,9 @@ def _groups(examples: Sequence[Example]) -> list[list[Example]]:
     return [groups[name] for name in sorted(groups)]
 
 
-def _draw_crop(example: Example, training: Training, rng: np.random.Generator) -> tuple[Floats, Target, Tensor]:
+def _draw_crop(
+    example: Example, training: Training, rng: np.random.Generator
+) -> tuple[Float32Array, UInt8Array, Tensor]:
     """A square of random place, scale and turn, often with nuclei pasted into it, and its hints."""
     size = training.crop_px
     side = min(round(size / rng.uniform(*_SCALES)), *example.pixels.shape[:2])
@@ -246,7 +246,7 @@ def _draw_crop(example: Example, training: Training, rng: np.random.Generator) -
     return od, target, _hints(od, example, restained) if training.folded else torch.zeros(1, HINTS, 0, 0)
 
 
-def _hints(od: Floats, example: Example, restained: bool) -> Tensor:
+def _hints(od: Float32Array, example: Example, restained: bool) -> Tensor:
     """What the network is told of a crop (h, w, 3) with the slide's gain in it."""
     given = torch.from_numpy(np.ascontiguousarray(od)).permute(2, 0, 1)[None]
     if not restained:

@@ -1,8 +1,8 @@
 """What the finished network learns from: a teacher, asked from eight sides, and the classical model compete.
 
 Their logits are mixed with several weights and cut at several thresholds, outlines are moved to where the stain falls
-steepest, and the proposals compete (``wsiproc.psm.consensus``). What wins clearly is nucleus, what nobody proposes is
-background, and so is what has no nucleus' colour; all else is ignored.
+steepest, and the proposals compete (``wsiproc.psm.labels.consensus``). What wins clearly is nucleus, what nobody
+proposes is background, and so is what has no nucleus' colour; all else is ignored.
 """
 
 from __future__ import annotations
@@ -11,34 +11,31 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from wsiproc.array.contour import ContourRule, refine
+from wsiproc.array.nuclei.contour import ContourRule, refine
 from wsiproc.array.stains import Stains, unmixing
+from wsiproc.core.types import BoolArray, Float32Array, FloatArray, Int32Array, UInt8Array
+from wsiproc.models.builtin.classical import Classical
+from wsiproc.models.builtin.hints import folded_input, halved_density, hints
+from wsiproc.models.builtin.learned import network_input
 from wsiproc.models.cells import CutRule, SplitLengths, cut_cells
-from wsiproc.models.classical import Classical
 from wsiproc.models.folder import InputNumbers
-from wsiproc.models.hints import folded_input, halved_density, hints
-from wsiproc.models.learned import network_input
-from wsiproc.models.networks import UNet
-from wsiproc.psm.composite import collect_palette
-from wsiproc.psm.consensus import Agreed, compete
-from wsiproc.psm.evidence import Floats, Labels
-from wsiproc.psm.labelling import density, maybe_blue
-from wsiproc.psm.segmenter import Example, fast_bfloat16
-from wsiproc.psm.targets import IGNORE, Target, interior
+from wsiproc.models.networks.unet import UNet
+from wsiproc.psm.labels.composite import collect_palette
+from wsiproc.psm.labels.consensus import Agreed, compete
+from wsiproc.psm.labels.labelling import density, maybe_blue
+from wsiproc.psm.labels.targets import IGNORE, interior
+from wsiproc.psm.segmenter import Example, computes_bfloat16
 from wsiproc.psm.tiles import Tiles
 
-Mask = npt.NDArray[np.bool_]
-
-BELIEVED = 0.5
+ACCEPTED_SCORE = 0.5
 """Least score of an object that is learned from."""
 MIXES = (0.0, 0.4, 0.8)
 """Shares of the classical model in the logits that are cut."""
 THRESHOLDS = (0.4, 0.55, 0.7)
-_DISBELIEVED = 0.35
+_REJECTED_SCORE = 0.35
 _RING_UM, _APART_UM = 1.5, 0.5
 _NOBODY = 0.3  # mean probability below which nobody sees a nucleus
 _PALE_OD = 0.10  # haematoxylin and the second stain together, below which colour says nothing
@@ -58,7 +55,7 @@ class Teacher:
     net: nn.Module
     numbers: InputNumbers
 
-    def logits(self, od: Floats, tiles: Tiles, classical: Classical, device: str, views: int = 8) -> Floats:
+    def logits(self, od: Float32Array, tiles: Tiles, classical: Classical, device: str, views: int = 8) -> Float32Array:
         """Mean logits (2, h, w) of nucleus and interior over so many views, turned and mirrored, of a tile (h, w, 3) of
         optical density × gain.
         """
@@ -68,7 +65,7 @@ class Teacher:
         total = torch.zeros(1, 2, *picture.shape[2:])
         for view in range(views):
             total += _unseen_from(self._logits(_seen_from(picture, view), tiles, classical).cpu(), view)
-        mean: Floats = (total / views)[0, :, _HALO : _HALO + h, _HALO : _HALO + w].numpy()
+        mean: Float32Array = (total / views)[0, :, _HALO : _HALO + h, _HALO : _HALO + w].numpy()
         return mean
 
     def _logits(self, od: Tensor, tiles: Tiles, classical: Classical) -> Tensor:
@@ -76,7 +73,7 @@ class Teacher:
         assert isinstance(self.net, UNet)
         with (
             torch.inference_mode(),
-            torch.autocast(od.device.type, torch.bfloat16, enabled=fast_bfloat16(od.device.type)),
+            torch.autocast(od.device.type, torch.bfloat16, enabled=computes_bfloat16(od.device.type)),
         ):
             if self.net.fold == 1:
                 seen = network_input(halved_density(od), 1.0, self.numbers)
@@ -103,14 +100,14 @@ def _unseen_from(found: Tensor, view: int) -> Tensor:
     return torch.rot90(found.flip(3) if view >= 4 else found, -(view % 4), (2, 3))
 
 
-def classical_logits(od: Floats, tiles: Tiles, classical: Classical) -> Floats:
+def classical_logits(od: Float32Array, tiles: Tiles, classical: Classical) -> Float32Array:
     """Logit (h, w) by the classical model, at half the resolution of the tile of optical density × gain, enlarged."""
     h, w = od.shape[:2]
     reach = 2 * classical.halo
     padded = np.pad(od, ((reach, reach + h % 2), (reach, reach + w % 2), (0, 0)), mode="reflect")
     half = halved_density(torch.from_numpy(padded / np.float32(tiles.gain)).permute(2, 0, 1)[None])
     logit = nn.functional.interpolate(classical.logit(half)[:, None], scale_factor=2, mode="bilinear")[0, 0]
-    found: Floats = logit[reach : reach + h, reach : reach + w].numpy()
+    found: Float32Array = logit[reach : reach + h, reach : reach + w].numpy()
     return found
 
 
@@ -123,13 +120,15 @@ def calibrated_classical(tiles: Tiles, mpp: float) -> Classical:
     return Classical(stains=tiles.stains, mpp=2 * mpp).calibrate_density(halves)
 
 
-def search_density(od: npt.NDArray[np.floating]) -> Floats:
+def search_density(od: FloatArray) -> Float32Array:
     """(h, w) where borders of nuclei are looked for in optical density (h, w, 3): mostly red, a little green."""
-    found: Floats = (od[..., 0] + 0.3 * od[..., 1]).astype(np.float32)
+    found: Float32Array = (od[..., 0] + 0.3 * od[..., 1]).astype(np.float32)
     return found
 
 
-def propose(classical: Floats, network: Floats, od: Floats, split: SplitLengths, mpp: float) -> Agreed:
+def propose(
+    classical: Float32Array, network: Float32Array, od: Float32Array, split: SplitLengths, mpp: float
+) -> Agreed:
     """Objects that win, from the logits of both, (h, w) and (2, h, w), over optical density (h, w, 3) without gain."""
     searched = search_density(od)
     steps = np.rint(np.clip(searched * 100, 0, 255)).astype(np.uint8)
@@ -144,40 +143,40 @@ def propose(classical: Floats, network: Floats, od: Floats, split: SplitLengths,
     return compete(proposals, np.asarray(cv2.GaussianBlur(searched, (0, 0), 0.25 / mpp), np.float32))
 
 
-def _bytes(logit: Floats) -> npt.NDArray[np.uint8]:
-    found: npt.NDArray[np.uint8] = np.rint(255 / (1 + np.exp(-np.clip(logit, -30, 30)))).astype(np.uint8)
+def _bytes(logit: Float32Array) -> UInt8Array:
+    found: UInt8Array = np.rint(255 / (1 + np.exp(-np.clip(logit, -30, 30)))).astype(np.uint8)
     return found
 
 
-def make_target(
-    agreed: Agreed, classical: Floats, network: Floats, od: Floats, stains: Stains, mpp: float
-) -> tuple[Labels, Target]:
+def make_teacher_target(
+    agreed: Agreed, classical: Float32Array, network: Float32Array, od: Float32Array, stains: Stains, mpp: float
+) -> tuple[Int32Array, UInt8Array]:
     """Believed objects (h, w) and the target (h, w, 2) of one tile; see the module's text for the rules."""
     score = np.concatenate([[0.0], agreed.scores])[agreed.labels]
-    believed = np.where(score >= BELIEVED, agreed.labels, 0).astype(np.int32)
+    accepted = np.where(score >= ACCEPTED_SCORE, agreed.labels, 0).astype(np.int32)
     somebody = (1 / (1 + np.exp(-np.maximum(network[0], classical * 0.5 + network[0] * 0.5)))) > _NOBODY
     near = cv2.dilate(((agreed.labels > 0) | somebody).astype(np.uint8), _disc(_APART_UM / mpp)) > 0
-    ring = cv2.dilate((believed > 0).astype(np.uint8), _disc(_RING_UM / mpp)) > 0
+    ring = cv2.dilate((accepted > 0).astype(np.uint8), _disc(_RING_UM / mpp)) > 0
     background = (~near) | (ring & (agreed.labels == 0))
     if stains.kind == "H&E":
-        background |= _not_a_nucleus_colour(od, stains, believed) & (score < _DISBELIEVED)
+        background |= _not_a_nucleus_colour(od, stains, accepted) & (score < _REJECTED_SCORE)
     else:  # pale blue nuclei are easily missed beside brown ones
         background &= ~maybe_blue(od, mpp)
         background |= ring & (agreed.labels == 0)
-    target = np.full((*believed.shape, 2), IGNORE, np.uint8)
-    target[background & (believed == 0)] = 0
-    inside = believed > 0
+    target = np.full((*accepted.shape, 2), IGNORE, np.uint8)
+    target[background & (accepted == 0)] = 0
+    inside = accepted > 0
     target[inside, 0] = 1
-    target[..., 1][inside] = interior(believed)[inside]
-    return believed, target
+    target[..., 1][inside] = interior(accepted)[inside]
+    return accepted, target
 
 
-def _disc(radius: float) -> npt.NDArray[np.uint8]:
+def _disc(radius: float) -> UInt8Array:
     side = 2 * round(radius) + 1
     return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)), np.uint8)
 
 
-def _not_a_nucleus_colour(od: Floats, stains: Stains, believed: Labels) -> Mask:
+def _not_a_nucleus_colour(od: Float32Array, stains: Stains, accepted: Int32Array) -> BoolArray:
     """Pixels (h, w) that are stained, and have a smaller share of haematoxylin than nearly all pixels of believed
     nuclei.
     """
@@ -185,16 +184,16 @@ def _not_a_nucleus_colour(od: Floats, stains: Stains, believed: Labels) -> Mask:
     amounts = np.maximum(smooth @ unmixing(stains)[:, :2].astype(np.float32), 0)
     total = amounts.sum(axis=2)
     share = amounts[..., 0] / np.maximum(total, 1e-6)
-    inside = believed > 0
+    inside = accepted > 0
     if inside.sum() < 1000:
         return np.zeros(inside.shape, bool)
-    odd: Mask = (total > _PALE_OD) & (share < np.percentile(share[inside], _ODD))
+    odd: BoolArray = (total > _PALE_OD) & (share < np.percentile(share[inside], _ODD))
     return odd
 
 
 def teach(
     tiles: Tiles, teacher: Teacher, classical: Classical, split: SplitLengths, mpp: float, device: str
-) -> list[tuple[Labels, Target]]:
+) -> list[tuple[Int32Array, UInt8Array]]:
     """Believed objects and target of each tile of a source at ``mpp`` µm/px.
 
     Where the source says that its DAB lies outside of nuclei, they are looked for in the haematoxylin alone.
@@ -209,28 +208,28 @@ def teach(
         network = teacher.logits(stained, tiles, classical, device)
         shallow = classical_logits(stained, tiles, classical)
         agreed = propose(shallow, network, od, split, mpp)
-        believed, target = make_target(agreed, shallow, network, od, tiles.stains, mpp)
+        accepted, target = make_teacher_target(agreed, shallow, network, od, tiles.stains, mpp)
         if brown is not None:
-            target[brown & (believed == 0)] = 0
-        found.append((believed, target))
+            target[brown & (accepted == 0)] = 0
+        found.append((accepted, target))
     return found
 
 
-def without_dab(od: Floats, stains: Stains) -> tuple[Floats, Mask]:
+def without_dab(od: Float32Array, stains: Stains) -> tuple[Float32Array, BoolArray]:
     """Optical density (h, w, 3) of the haematoxylin alone, and where there is little but DAB (h, w)."""
     amounts = np.maximum(od @ unmixing(stains)[:, :2].astype(np.float32), 0)
     blue, dab = amounts[..., 0], np.asarray(cv2.GaussianBlur(amounts[..., 1], (0, 0), 1.0), np.float32)
-    brown: Mask = (dab > _BROWN_OD) & (blue < _BLUE_SHARE * (blue + dab))
+    brown: BoolArray = (dab > _BROWN_OD) & (blue < _BLUE_SHARE * (blue + dab))
     clear = np.where(brown, 0, blue)[..., None] * np.array(stains.vectors[0], np.float32)
     return np.asarray(clear, np.float32), brown
 
 
 def taught_example(
-    tiles: Tiles, number: int, believed: Labels, target: Target, classical: Classical, mpp: float
+    tiles: Tiles, number: int, accepted: Int32Array, target: UInt8Array, classical: Classical, mpp: float
 ) -> Example:
     """What one tile teaches the finished network."""
     stained = (
         without_dab(density(tiles, number), tiles.stains)[0] if tiles.dab_outside_nuclei else density(tiles, number)
     )
-    palette = collect_palette(stained, believed, tiles.stains, mpp)
+    palette = collect_palette(stained, accepted, tiles.stains, mpp)
     return Example(tiles.pixels[number], tiles.density, target, palette, tiles.name, tiles.gain, classical)

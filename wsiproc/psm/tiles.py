@@ -8,27 +8,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from wsiproc.array.fill import find_fill
 from wsiproc.array.stains import Stains, estimate_stains
 from wsiproc.array.tissue import find_tissue, looks_fluorescent
+from wsiproc.core.frame import sample_windows
 from wsiproc.core.geometry import Box, grid_shape
+from wsiproc.core.paths import differing
+from wsiproc.core.types import Float32Array, Float64Array, UInt8Array
 from wsiproc.errors import PlanError, SettingsError, SlideError
-from wsiproc.io.grain import read_grain
-from wsiproc.io.slide_list import SLIDE_SUFFIXES
-from wsiproc.io.slides import look_over, open_slide
-from wsiproc.io.tiff_directories import largest_side
+from wsiproc.io.slides.list import SLIDE_SUFFIXES
+from wsiproc.io.slides.open import open_slide, read_overview
+from wsiproc.io.slides.readers.tiff_directories import largest_image_side
+from wsiproc.io.slides.texture import read_grain
 from wsiproc.models.staining import find_gain, sample_pixels
-from wsiproc.paths import differing
-from wsiproc.projection import sample_windows
 
-Pixels = npt.NDArray[np.uint8]
-
-TILE_PX = 512
+TRAINING_TILE_PX = 512
 _TIFFS = {".tif", ".tiff"}
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp"} | _TIFFS
-SMALLEST_PX = 170  # below it no crop fits in
+SMALLEST_TILE_PX = 170  # below it no crop fits in
 LARGEST_PX = 8192  # of a picture in a folder, which is read whole
 MOST_PICTURES = 400  # of a folder
 
@@ -57,16 +55,16 @@ class Tiles:
     """Tissue of one source: pixels (h, w, 3) uint8 each, and what is calibrated on all of them together."""
 
     name: str
-    pixels: tuple[Pixels, ...]
+    pixels: tuple[UInt8Array, ...]
     stains: Stains
     gain: float
     dab_outside_nuclei: bool = False
 
     @property
-    def density(self) -> npt.NDArray[np.float32]:
+    def density(self) -> Float32Array:
         """(256, 3) optical density × gain of each grey level of R, G, B."""
         levels = np.maximum(np.arange(256), 1)[:, None]
-        od: npt.NDArray[np.float64] = np.log10(np.array(self.stains.white)) - np.log10(levels)
+        od: Float64Array = np.log10(np.array(self.stains.white)) - np.log10(levels)
         return (np.maximum(od, 0.0) * self.gain).astype(np.float32)
 
 
@@ -91,27 +89,27 @@ def is_picture_folder(path: Path) -> bool:
     if not suffixes & PICTURES or suffixes & (set(SLIDE_SUFFIXES) - PICTURES):
         return False
     tiffs = (entry for entry in found if entry.suffix.lower() in _TIFFS and entry.is_file())
-    return all(largest_side(tiff) <= LARGEST_PX for tiff in tiffs)
+    return all(largest_image_side(tiff) <= LARGEST_PX for tiff in tiffs)
 
 
-def _pictures(source: Source, mpp: float) -> list[Pixels]:
+def _pictures(source: Source, mpp: float) -> list[UInt8Array]:
     """Pictures of a folder, whole, evenly chosen where there are very many; those that are too small are left out."""
     paths = sorted(path for path in source.path.iterdir() if path.suffix.lower() in PICTURES)
     chosen = np.linspace(0, len(paths) - 1, min(MOST_PICTURES, len(paths))).round().astype(int)
     found = [pixels for i in chosen if (pixels := _picture(paths[i], source.mpp, mpp)) is not None]
     if not found:
         raise PlanError(
-            f"{source.path}: none of its {len(chosen)} pictures has {SMALLEST_PX} px a side at {mpp:g} µm/px; "
+            f"{source.path}: none of its {len(chosen)} pictures has {SMALLEST_TILE_PX} px a side at {mpp:g} µm/px; "
             "larger ones are needed to learn from"
         )
     return found
 
 
-def _picture(path: Path, own_mpp: float | None, mpp: float) -> Pixels | None:
+def _picture(path: Path, own_mpp: float | None, mpp: float) -> UInt8Array | None:
     """A whole picture, None where it is too small."""
     with open_slide(path, own_mpp) as slide:
         h, w = grid_shape(slide.shape, slide.mpp, mpp)
-        if min(h, w) < SMALLEST_PX:
+        if min(h, w) < SMALLEST_TILE_PX:
             return None
         if max(h, w) > LARGEST_PX:
             raise PlanError(
@@ -122,32 +120,39 @@ def _picture(path: Path, own_mpp: float | None, mpp: float) -> Pixels | None:
     return pixels
 
 
-def _refuse_fluorescence(path: Path, pixels: Pixels) -> None:
+def _refuse_fluorescence(path: Path, pixels: UInt8Array) -> None:
     if looks_fluorescent(pixels):
         raise SlideError(f"{path} looks like fluorescence; cells are learned from brightfield stains")
 
 
-def _windows(source: Source, mpp: float, count: int) -> list[Pixels]:
+def _windows(source: Source, mpp: float, count: int) -> list[UInt8Array]:
     """Windows spread over the tissue of a slide; of one narrower than a window, all of it."""
     with open_slide(source.path, source.mpp) as slide:
         grid = grid_shape(slide.shape, slide.mpp, mpp)
-        if min(grid) < SMALLEST_PX:
-            raise PlanError(f"{source.path} has {grid} px at {mpp:g} µm/px; at least {SMALLEST_PX} a side are needed")
-        seen = look_over(slide)
+        if min(grid) < SMALLEST_TILE_PX:
+            raise PlanError(
+                f"{source.path} has {grid} px at {mpp:g} µm/px; at least {SMALLEST_TILE_PX} a side are needed"
+            )
+        seen = read_overview(slide)
         _refuse_fluorescence(source.path, seen.pixels)
         slide.fill = find_fill(seen.pixels)
         tissue = find_tissue(seen.pixels, sum(seen.mpp) / 2, read_grain(slide, seen))
         if not tissue.any():
             raise PlanError(f"{source.path}: no tissue found, so there is nothing to learn from")
-        if min(grid) < TILE_PX:
+        if min(grid) < TRAINING_TILE_PX:
             return [slide.read(Box(0, 0, *grid), mpp)]
-        boxes = sample_windows(tissue, grid, TILE_PX, count)
+        boxes = sample_windows(tissue, grid, TRAINING_TILE_PX, count)
         return [slide.read(_whole_window(box, grid), mpp) for box in boxes]
 
 
 def _whole_window(box: Box, grid: tuple[int, int]) -> Box:
     """A window that the slide's edge cuts off, moved inwards: no crop fits into a sliver."""
-    return Box(min(box.y, grid[0] - TILE_PX), min(box.x, grid[1] - TILE_PX), TILE_PX, TILE_PX)
+    return Box(
+        min(box.y, grid[0] - TRAINING_TILE_PX),
+        min(box.x, grid[1] - TRAINING_TILE_PX),
+        TRAINING_TILE_PX,
+        TRAINING_TILE_PX,
+    )
 
 
 def named_apart(sources: Sequence[Source]) -> tuple[Source, ...]:

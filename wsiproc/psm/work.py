@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from wsiproc.io.whole import whole_file
-from wsiproc.psm.evidence import Labels
-from wsiproc.psm.targets import Target
+from wsiproc.core.types import Int32Array, UInt8Array
+from wsiproc.io.atomic import whole_file
 
 
-def load_labels(path: Path) -> list[tuple[Labels, Target]] | None:
+def load_pseudo_labels(path: Path) -> list[tuple[Int32Array, UInt8Array]] | None:
     """Labels and targets of a source's tiles from an earlier call; None where there are none."""
     if not path.exists():
         return None
@@ -21,7 +20,7 @@ def load_labels(path: Path) -> list[tuple[Labels, Target]] | None:
         return [(arrays[f"labels{i}"], arrays[f"target{i}"]) for i in range(len(arrays.files) // 2)]
 
 
-def save_labels(path: Path, found: Sequence[tuple[Labels, Target]]) -> None:
+def save_labels(path: Path, found: Sequence[tuple[Int32Array, UInt8Array]]) -> None:
     """Keep labels and targets of a source's tiles."""
     arrays: dict[str, Any] = {f"labels{i}": labels for i, (labels, _) in enumerate(found)}
     arrays |= {f"target{i}": target for i, (_, target) in enumerate(found)}

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from wsiproc.core.geometry import Box
+from wsiproc.core.types import Float32Array, Float64Array, UInt8Array
 
-Kind = Literal["pen", "bubble", "dust"]
+DebrisKind = Literal["pen", "bubble", "dust"]
 _INKS = ((0.10, 0.25, 0.70), (0.12, 0.55, 0.25), (0.12, 0.12, 0.14))
 
 
@@ -19,19 +19,19 @@ _INKS = ((0.10, 0.25, 0.70), (0.12, 0.55, 0.25), (0.12, 0.12, 0.14))
 class Debris:
     """One object: its box (slide px), and three numbers in [0, 1) that vary its form."""
 
-    kind: Kind
+    kind: DebrisKind
     box: Box
     draws: tuple[float, float, float]
 
-    def transmission(self, box: Box, mpp: float) -> npt.NDArray[np.float32]:
+    def transmission(self, box: Box, mpp: float) -> Float32Array:
         """(h, w, 3) factor by which the object darkens each pixel of ``box`` (slide px)."""
         y = (np.arange(box.y, box.y1, dtype=np.float64)[:, None] + 0.5 - self.box.y) / self.box.h
         x = (np.arange(box.x, box.x1, dtype=np.float64)[None, :] + 0.5 - self.box.x) / self.box.w
         draw = {"pen": self._pen, "bubble": self._bubble, "dust": self._dust}[self.kind]
-        out: npt.NDArray[np.float32] = draw(y, x, mpp).astype(np.float32)
+        out: Float32Array = draw(y, x, mpp).astype(np.float32)
         return out
 
-    def _pen(self, y: npt.NDArray[np.float64], x: npt.NDArray[np.float64], mpp: float) -> npt.NDArray[np.float64]:
+    def _pen(self, y: Float64Array, x: Float64Array, mpp: float) -> Float64Array:
         """A wavy vertical line that fills half of the box's width, streaked along its way."""
         a, b, c = self.draws
         off = (x - 0.5 - 0.22 * np.sin(2 * np.pi * (y * (0.6 + b) + a))) / 0.25
@@ -40,13 +40,13 @@ class Debris:
         ink = np.asarray(_INKS[int(c * len(_INKS))])
         return np.asarray(1 - (body * streaks)[..., None] * (1 - ink))
 
-    def _bubble(self, y: npt.NDArray[np.float64], x: npt.NDArray[np.float64], mpp: float) -> npt.NDArray[np.float64]:
+    def _bubble(self, y: Float64Array, x: Float64Array, mpp: float) -> Float64Array:
         """A disc with a dark refracting rim of about 12 µm."""
         distance = (0.48 - np.hypot(y - 0.5, x - 0.5)) * self.box.w * mpp
         rim = np.exp(-((distance / 6.0) ** 2)) + 0.4 * np.exp(-(((distance - 14.0) / 5.0) ** 2))
         return np.repeat((1 - 0.65 * np.clip(rim, 0, 1))[..., None], 3, axis=2)
 
-    def _dust(self, y: npt.NDArray[np.float64], x: npt.NDArray[np.float64], mpp: float) -> npt.NDArray[np.float64]:
+    def _dust(self, y: Float64Array, x: Float64Array, mpp: float) -> Float64Array:
         """A dark brown grain with a soft, uneven outline."""
         a, b, c = self.draws
         angle, radius = np.arctan2(y - 0.5, x - 0.5), np.hypot(y - 0.5, x - 0.5)
@@ -61,7 +61,7 @@ def scatter(count: int, shape: tuple[int, int], mpp: float, seed: int) -> tuple[
     return tuple(_one(("pen", "bubble", "dust")[i % 3], shape, mpp, rng) for i in range(count))
 
 
-def _one(kind: Kind, shape: tuple[int, int], mpp: float, rng: np.random.Generator) -> Debris:
+def _one(kind: DebrisKind, shape: tuple[int, int], mpp: float, rng: np.random.Generator) -> Debris:
     size_um = {"pen": (6000.0, 900.0), "bubble": (500.0, 500.0), "dust": (40.0, 40.0)}[kind]
     scale = min(rng.uniform(0.5, 1.5), 0.5 * min(shape) * mpp / size_um[0])
     h, w = (max(4, round(um * scale / mpp)) for um in size_um)
@@ -70,7 +70,7 @@ def _one(kind: Kind, shape: tuple[int, int], mpp: float, rng: np.random.Generato
     return Debris(kind, Box(int(cy) - h // 2, int(cx) - w // 2, h, w), (draws[0], draws[1], draws[2]))
 
 
-def darken(rgb: npt.NDArray[np.uint8], box: Box, mpp: float, objects: Sequence[Debris]) -> None:
+def darken(rgb: UInt8Array, box: Box, mpp: float, objects: Sequence[Debris]) -> None:
     """Draw the objects that touch ``box`` on its picture ``rgb`` (h, w, 3), in place."""
     for thing in objects:
         part = thing.box.intersect(box)

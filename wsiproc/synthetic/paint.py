@@ -6,8 +6,8 @@ import math
 
 import numba
 import numpy as np
-import numpy.typing as npt
 
+from wsiproc.core.types import Float32Array, Float64Array, Int64Array, UInt8Array, UInt32Array
 from wsiproc.synthetic.world import (
     BEND,
     COS,
@@ -26,8 +26,6 @@ from wsiproc.synthetic.world import (
     VESICULAR,
 )
 
-Floats = npt.NDArray[np.float32]
-
 OD_STEPS = 512
 """Steps of the transmission table for one unit of optical density."""
 
@@ -40,8 +38,16 @@ def _ramp(value: float, low: float, high: float) -> float:
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def tissue_stains(
-    fields: Floats, step: int, y0: int, x0: int, h: int, w: int, mpp: float, bank: Floats, counterstain: float
-) -> Floats:
+    fields: Float32Array,
+    step: int,
+    y0: int,
+    x0: int,
+    h: int,
+    w: int,
+    mpp: float,
+    bank: Float32Array,
+    counterstain: float,
+) -> Float32Array:
     """(h, w, 3) amounts of the first stain, of the second, and cover (0 glass … 1 tissue), without nuclei.
 
     ``fields`` are the border distance, zone and fibre phase every ``step`` px from (y0, x0); ``bank`` (p, p) periodic
@@ -83,7 +89,7 @@ def tissue_stains(
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _level(row: npt.NDArray[np.float64], dy: float, dx: float) -> float:
+def _level(row: Float64Array, dy: float, dx: float) -> float:
     """Shape function of a nucleus: below 1 inside. An ellipse, bent, with lobes of third and fourth order."""
     u = (dy * row[SIN] + dx * row[COS]) / row[MAJOR]
     v = (dy * row[COS] - dx * row[SIN]) / row[MINOR] - row[BEND] * (u * u - 0.4)
@@ -94,9 +100,7 @@ def _level(row: npt.NDArray[np.float64], dy: float, dx: float) -> float:
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def nucleus_box(
-    row: npt.NDArray[np.float64], mpp: float, y0: int, x0: int, h: int, w: int
-) -> tuple[int, int, int, int]:
+def nucleus_box(row: Float64Array, mpp: float, y0: int, x0: int, h: int, w: int) -> tuple[int, int, int, int]:
     """First and last row, first and last column (half open) of the box that a nucleus may reach, from (y0, x0)."""
     reach = min(REACH_UM / mpp, 1.35 * row[MAJOR])
     top, bottom = max(0, int(row[CY] - reach) - y0), min(h, int(row[CY] + reach) + 2 - y0)
@@ -105,7 +109,7 @@ def nucleus_box(
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def paint_labels(nuclei: npt.NDArray[np.float64], mpp: float, y0: int, x0: int, labels: npt.NDArray[np.uint32]) -> None:
+def paint_labels(nuclei: Float64Array, mpp: float, y0: int, x0: int, labels: UInt32Array) -> None:
     """Write the ids of ``nuclei`` (N, 14; by rising id) into ``labels`` (h, w) whose corner is (y0, x0) px."""
     h, w = labels.shape
     for n in range(len(nuclei) - 1, -1, -1):  # the lowest id comes last and so stays on top
@@ -119,8 +123,8 @@ def paint_labels(nuclei: npt.NDArray[np.float64], mpp: float, y0: int, x0: int, 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def paint_nuclei(
-    nuclei: npt.NDArray[np.float64], channels: npt.NDArray[np.int64], mpp: float, y0: int, x0: int, stains: Floats,
-    bank: Floats,
+    nuclei: Float64Array, channels: Int64Array, mpp: float, y0: int, x0: int, stains: Float32Array,
+    bank: Float32Array,
 ) -> None:  # fmt: skip
     """Write the nuclei's stain into ``stains`` (h, w, 3); ``channels`` (N,) the stain that each has taken."""
     h, w = stains.shape[:2]
@@ -148,9 +152,7 @@ def paint_nuclei(
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def measure(
-    nuclei: npt.NDArray[np.float64], mpp: float, y0: int, x0: int, labels: npt.NDArray[np.uint32]
-) -> npt.NDArray[np.float64]:
+def place_cells(nuclei: Float64Array, mpp: float, y0: int, x0: int, labels: UInt32Array) -> Float64Array:
     """(N, 7) visible area, sums of y and x, first and last row and column of each nucleus in ``labels`` (slide px)."""
     h, w = labels.shape
     out = np.zeros((len(nuclei), 7))
@@ -171,8 +173,14 @@ def measure(
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def colours(
-    stains: Floats, matrix: Floats, transmission: Floats, white: Floats, noise: Floats, y0: int, x0: int
-) -> npt.NDArray[np.uint8]:
+    stains: Float32Array,
+    matrix: Float32Array,
+    transmission: Float32Array,
+    white: Float32Array,
+    noise: Float32Array,
+    y0: int,
+    x0: int,
+) -> UInt8Array:
     """(h, w, 3) uint8 RGB of stain amounts (h, w, 3) by Beer–Lambert, with the sensor's noise where there is tissue.
 
     ``matrix`` (2, 3) optical density of one unit of each stain; ``transmission`` exp(−OD) every 1 / OD_STEPS;

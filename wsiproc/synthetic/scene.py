@@ -11,16 +11,15 @@ from typing import Any, Final, Literal
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from scipy import ndimage
 
 from wsiproc.core.geometry import Box
+from wsiproc.core.types import Float32Array, Float64Array, Int32Array, UInt8Array, UInt32Array
 from wsiproc.errors import SettingsError
 from wsiproc.synthetic import paint, world
 from wsiproc.synthetic.debris import Debris, darken, scatter
 
-Stain = Literal["HE", "HDAB"]
-Bytes3 = npt.NDArray[np.uint8]
+SceneStain = Literal["HE", "HDAB"]
 
 RECIPE: Final = 1
 """Raised whenever the same scene would give other pixels, so that old files are not read with a new recipe."""
@@ -28,7 +27,7 @@ RECIPE: Final = 1
 STEP_PX: Final = 16
 """Spacing of the points at which the slow fields are computed; between them they are linear."""
 
-STAINS: Final[dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]]] = {
+SYNTHETIC_STAINS: Final[dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]]] = {
     "HE": ((0.5626, 0.7201, 0.4062), (0.2159, 0.8012, 0.5581)),  # Macenko et al., ISBI 2009
     "HDAB": ((0.650, 0.704, 0.286), (0.268, 0.570, 0.776)),  # Ruifrok and Johnston, 2001
 }
@@ -37,7 +36,7 @@ _COUNTERSTAIN: Final = {"HE": 0.85, "HDAB": 0.10}
 
 
 @dataclass(frozen=True)
-class Look:
+class SceneLook:
     """What a scanner and a laboratory add: glass colour, stain strength, noise (grey levels), blur (px), JPEG."""
 
     white: tuple[int, int, int]
@@ -47,12 +46,12 @@ class Look:
     jpeg_quality: int
 
 
-LOOKS: Final[dict[str, Look]] = {
-    "bright": Look((243, 243, 245), (1.0, 1.0), 3.0, 0.7, 85),
-    "grey": Look((222, 222, 226), (0.85, 0.9), 4.0, 0.9, 80),
-    "warm": Look((248, 241, 233), (0.9, 1.35), 3.0, 0.7, 85),
-    "purple": Look((240, 238, 246), (1.25, 0.7), 3.0, 0.8, 85),
-    "soft": Look((236, 236, 238), (0.9, 0.9), 5.0, 1.6, 60),
+LOOKS: Final[dict[str, SceneLook]] = {
+    "bright": SceneLook((243, 243, 245), (1.0, 1.0), 3.0, 0.7, 85),
+    "grey": SceneLook((222, 222, 226), (0.85, 0.9), 4.0, 0.9, 80),
+    "warm": SceneLook((248, 241, 233), (0.9, 1.35), 3.0, 0.7, 85),
+    "purple": SceneLook((240, 238, 246), (1.25, 0.7), 3.0, 0.8, 85),
+    "soft": SceneLook((236, 236, 238), (0.9, 0.9), 5.0, 1.6, 60),
 }
 
 
@@ -62,11 +61,11 @@ class Truth:
     centres (y, x; the first pixel's centre is 0.5), ``areas_px`` (N,) visible pixels, ``boxes`` (N, 4) y, x, h, w.
     """
 
-    ids: npt.NDArray[np.uint32]
-    classes: npt.NDArray[np.uint8]
-    centroids: npt.NDArray[np.float64]
-    areas_px: npt.NDArray[np.int32]
-    boxes: npt.NDArray[np.int32]
+    ids: UInt32Array
+    classes: UInt8Array
+    centroids: Float64Array
+    areas_px: Int32Array
+    boxes: Int32Array
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -96,7 +95,7 @@ class Scene:
     mpp: float = 0.25
     seed: int = 0
     tissue_fraction: float = 0.4
-    stain: Stain = "HE"
+    stain: SceneStain = "HE"
     look: str = "bright"
     crowding: float = 0.5
     positive_fraction: float = 0.3
@@ -107,7 +106,7 @@ class Scene:
         self._require("mpp", 0.1 <= self.mpp <= 2.0, "between 0.1 and 2 µm per px")
         self._require("seed", 0 <= self.seed < 2**62, "a whole number, not negative")
         self._require("tissue_fraction", 0 < self.tissue_fraction <= 1, "above 0 and at most 1")
-        self._require("stain", self.stain in STAINS, f"one of {', '.join(STAINS)}")
+        self._require("stain", self.stain in SYNTHETIC_STAINS, f"one of {', '.join(SYNTHETIC_STAINS)}")
         self._require("look", self.look in LOOKS, f"one of {', '.join(LOOKS)}")
         self._require("crowding", 0 <= self.crowding <= 1, "between 0 and 1")
         self._require("positive_fraction", 0 <= self.positive_fraction <= 1, "between 0 and 1")
@@ -156,7 +155,7 @@ class Scene:
         return world.World(self.seed, self.mpp, h, w, columns, self.crowding, positive, border, cell_px, ragged)
 
     @cached_property
-    def _banks(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    def _banks(self) -> tuple[Float32Array, Float32Array]:
         """Texture and sensor noise, both periodic (1024, 1024)."""
         rng = np.random.default_rng(self.seed)
         octaves = [(0.5, 0.3), (1.0, 0.4), (2.5, 0.3)]  # (µm, weight)
@@ -179,7 +178,7 @@ class Scene:
         border = world.fields(self.world, near.y, near.x, rows, cols, STEP_PX)[..., 0]
         return bool(border.max() < -(4 + STEP_PX * self.mpp))  # µm: grain of the border and spacing of the points
 
-    def render(self, box: Box) -> Bytes3:
+    def render(self, box: Box) -> UInt8Array:
         """(h, w, 3) uint8 RGB of any box; the pattern goes on beyond the slide."""
         look, halo = LOOKS[self.look], STEP_PX
         y0, x0 = (box.y - halo) // STEP_PX * STEP_PX, (box.x - halo) // STEP_PX * STEP_PX
@@ -192,13 +191,13 @@ class Scene:
         paint.paint_nuclei(nuclei, nuclei[:, world.CLASS].astype(np.int64), self.mpp, y0, x0, stains, texture)
         stains = cv2.GaussianBlur(stains, (0, 0), look.blur_px)
         inner = np.ascontiguousarray(stains[box.y - y0 : box.y1 - y0, box.x - x0 : box.x1 - x0])
-        matrix = np.asarray(STAINS[self.stain], np.float32) * np.asarray(look.gain, np.float32)[:, None]
+        matrix = np.asarray(SYNTHETIC_STAINS[self.stain], np.float32) * np.asarray(look.gain, np.float32)[:, None]
         white = np.asarray(look.white, np.float32)
-        rgb: Bytes3 = paint.colours(inner, matrix, _transmission(), white, noise, box.y, box.x)
+        rgb: UInt8Array = paint.colours(inner, matrix, _transmission(), white, noise, box.y, box.x)
         darken(rgb, box, self.mpp, self.debris_objects)
         return rgb
 
-    def labels(self, box: Box) -> npt.NDArray[np.uint32]:
+    def labels(self, box: Box) -> UInt32Array:
         """(h, w) uint32 truth of any box: ids, 0 for background and outside the slide; the lower id is on top."""
         out = np.zeros(box.shape, np.uint32)
         nuclei = world.nuclei_near(self.world, box.y, box.x, box.h, box.w)
@@ -213,7 +212,7 @@ class Scene:
         paint.paint_labels(nuclei, self.mpp, around.y, around.x, labels)
         cy, cx = nuclei[:, world.CY], nuclei[:, world.CX]
         mine = nuclei[(box.y <= cy) & (cy < box.y1) & (box.x <= cx) & (cx < box.x1)]
-        sums = paint.measure(mine, self.mpp, around.y, around.x, labels)
+        sums = paint.place_cells(mine, self.mpp, around.y, around.x, labels)
         mine, sums = mine[sums[:, 0] > 0], sums[sums[:, 0] > 0]
         boxes = np.stack([sums[:, 3], sums[:, 5], sums[:, 4] - sums[:, 3] + 1, sums[:, 6] - sums[:, 5] + 1], axis=1)
         return Truth(
@@ -225,19 +224,19 @@ class Scene:
         )
 
 
-def _transmission() -> npt.NDArray[np.float32]:
+def _transmission() -> Float32Array:
     """exp(−OD) for optical densities from 0 to 4."""
     return np.exp(-np.arange(4 * paint.OD_STEPS, dtype=np.float32) / paint.OD_STEPS)
 
 
-def _unit_noise(rng: np.random.Generator, size: tuple[int, int], sigma_px: float) -> npt.NDArray[np.float32]:
+def _unit_noise(rng: np.random.Generator, size: tuple[int, int], sigma_px: float) -> Float32Array:
     """Periodic smooth noise of zero mean and unit deviation."""
     smooth = ndimage.gaussian_filter(rng.standard_normal(size).astype(np.float32), sigma_px, mode="wrap")
-    out: npt.NDArray[np.float32] = (smooth - smooth.mean()) / smooth.std()
+    out: Float32Array = (smooth - smooth.mean()) / smooth.std()
     return out
 
 
-def _border_map(scene: Scene) -> tuple[npt.NDArray[np.float32], float]:
+def _border_map(scene: Scene) -> tuple[Float32Array, float]:
     """Coarse map of the distance (µm) to the tissue's border, positive inside, and the side of its cells (px).
 
     A few overlapping ellipses, cut at the height that covers ``tissue_fraction`` of the slide.

@@ -10,16 +10,16 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tifffile
 
 from wsiproc.core.geometry import Box, Grid
+from wsiproc.core.types import OnProgress, UInt8Array, UInt32Array
 from wsiproc.errors import SettingsError
 from wsiproc.executors import available_cores
-from wsiproc.synthetic.scene import LOOKS, Scene, Stain, Truth
-from wsiproc.synthetic.tiff import TILE_PX, Encoder, Progress, in_order, write_pyramid
+from wsiproc.synthetic.scene import LOOKS, Scene, SceneStain, Truth
+from wsiproc.synthetic.tiff import TIFF_TILE_PX, Encoder, in_order, write_tiff_pyramid
 
 _SCENE_KEY = b"wsiproc.scene"
 _TRUTH_STEP_PX = 1024
@@ -49,14 +49,14 @@ def write_synthetic_slide(
     mpp: float = 0.25,
     seed: int = 0,
     tissue_fraction: float = 0.4,
-    stain: Stain = "HE",
+    stain: SceneStain = "HE",
     look: str = "bright",
     crowding: float = 0.5,
     positive_fraction: float = 0.3,
     debris: int = 0,
     labels: bool = False,
     workers: int | None = None,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> SyntheticTruth:
     """Write ``path`` (pyramidal TIFF), ``<stem>.truth.parquet`` and, with ``labels``, ``<stem>.labels.tif``.
 
@@ -72,7 +72,7 @@ def write_synthetic_slide(
     workers = workers or available_cores()
     path.parent.mkdir(parents=True, exist_ok=True)
     encoder = Encoder(scene.glass, LOOKS[look].jpeg_quality)
-    write_pyramid(path, shape, mpp, partial(_draw, scene), encoder, scene.to_json(), workers, progress)
+    write_tiff_pyramid(path, shape, mpp, partial(_draw, scene), encoder, scene.to_json(), workers, progress)
     counts = _write_table(_table_path(path), scene, workers)
     labels_path = path.with_name(f"{path.stem}.labels.tif") if labels else None
     if labels_path:
@@ -94,7 +94,7 @@ def read_scene(path: str | Path) -> Scene:
     return Scene.from_json(text)
 
 
-def truth_labels(source: str | Path | Scene, box: Box) -> npt.NDArray[np.uint32]:
+def truth_labels(source: str | Path | Scene, box: Box) -> UInt32Array:
     """(h, w) uint32 true ids in ``box`` (slide px), drawn anew from the scene; 0 is background."""
     scene = source if isinstance(source, Scene) else read_scene(source)
     return scene.labels(box)
@@ -104,7 +104,7 @@ def _table_path(path: Path) -> Path:
     return path.with_name(f"{path.stem}.truth.parquet")
 
 
-def _draw(scene: Scene, box: Box) -> npt.NDArray[np.uint8] | None:
+def _draw(scene: Scene, box: Box) -> UInt8Array | None:
     """The picture of a box; None where nothing but glass is in it, which is cheap to find out."""
     return None if scene.is_glass(box) else scene.render(box)
 
@@ -151,14 +151,18 @@ def _to_arrow(truth: Truth, scene: Scene, schema: pa.Schema) -> pa.Table:
 
 def _write_labels(path: Path, scene: Scene) -> None:
     """The whole label image, tile by tile (tiled TIFF, uint32, deflate)."""
-    rows, cols = (-(-side // TILE_PX) for side in scene.shape)
-    boxes = (Box(row * TILE_PX, col * TILE_PX, TILE_PX, TILE_PX) for row in range(rows) for col in range(cols))
+    rows, cols = (-(-side // TIFF_TILE_PX) for side in scene.shape)
+    boxes = (
+        Box(row * TIFF_TILE_PX, col * TIFF_TILE_PX, TIFF_TILE_PX, TIFF_TILE_PX)
+        for row in range(rows)
+        for col in range(cols)
+    )
     tifffile.imwrite(
         path,
         (scene.labels(box) for box in boxes),
         shape=scene.shape,
         dtype=np.uint32,
-        tile=(TILE_PX, TILE_PX),
+        tile=(TIFF_TILE_PX, TIFF_TILE_PX),
         compression="zlib",
         bigtiff=scene.shape[0] * scene.shape[1] * 4 > 2**31,
         metadata=None,

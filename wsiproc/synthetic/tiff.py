@@ -16,27 +16,25 @@ from typing import IO, TypeVar
 import cv2
 import imagecodecs
 import numpy as np
-import numpy.typing as npt
 import tifffile
 
 from wsiproc.core.geometry import Box
+from wsiproc.core.types import OnProgress, UInt8Array
 
-TILE_PX = 256
+TIFF_TILE_PX = 256
 CHUNK_TILES = 4
 """Tiles side by side that one task draws: enough that the shared margin is cheap, few enough to balance threads."""
-SMALLEST_PX = 512
+SMALLEST_LEVEL_PX = 512
 """Levels are added until both sides are at most this."""
 
-RGB = npt.NDArray[np.uint8]
-Draw = Callable[[Box], RGB | None]
-Progress = Callable[[int, int], None]
+Draw = Callable[[Box], UInt8Array | None]
 R = TypeVar("R")
 
 
-def level_shapes(shape: tuple[int, int]) -> list[tuple[int, int]]:
+def tiff_level_shapes(shape: tuple[int, int]) -> list[tuple[int, int]]:
     """(h, w) of all levels, each half of the one before, rounded down."""
     shapes = [shape]
-    while max(shapes[-1]) > SMALLEST_PX:
+    while max(shapes[-1]) > SMALLEST_LEVEL_PX:
         h, w = shapes[-1]
         shapes.append((max(1, h // 2), max(1, w // 2)))
     return shapes
@@ -62,15 +60,15 @@ class Encoder:
     empty: bytes = field(init=False)
 
     def __post_init__(self) -> None:
-        self.empty = self._encode(np.full((TILE_PX, TILE_PX, 3), self.glass, np.uint8))
+        self.empty = self._encode(np.full((TIFF_TILE_PX, TIFF_TILE_PX, 3), self.glass, np.uint8))
 
-    def __call__(self, tile: RGB) -> bytes:
+    def __call__(self, tile: UInt8Array) -> bytes:
         """JPEG of one tile (256, 256, 3)."""
         if tile[0, 0, 0] == self.glass[0] and (tile == np.asarray(self.glass, np.uint8)).all():
             return self.empty
         return self._encode(np.ascontiguousarray(tile))
 
-    def _encode(self, tile: RGB) -> bytes:
+    def _encode(self, tile: UInt8Array) -> bytes:
         return bytes(
             imagecodecs.jpeg8_encode(
                 tile, level=self.quality, colorspace="RGB", outcolorspace="YCBCR", subsampling="420"
@@ -84,31 +82,31 @@ class _Level:
     def __init__(self, shape: tuple[int, int], encoder: Encoder, pool: ThreadPoolExecutor, spool: IO[bytes]) -> None:
         self.shape, self.lengths = shape, list[int]()
         self._encoder, self._pool, self._spool = encoder, pool, spool
-        self._tiles = -(-shape[1] // TILE_PX)
-        self._strip = np.empty((TILE_PX, self._tiles * TILE_PX, 3), np.uint8)
+        self._tiles = -(-shape[1] // TIFF_TILE_PX)
+        self._strip = np.empty((TIFF_TILE_PX, self._tiles * TIFF_TILE_PX, 3), np.uint8)
         self._strip[:] = encoder.glass
         self._rows = 0
         self._touched = np.zeros(self._tiles, bool)
         self.above: _Level | None = None
 
-    def put(self, row: int, x: int, part: RGB) -> None:
+    def put(self, row: int, x: int, part: UInt8Array) -> None:
         """Place ``part`` (h, w, 3) at column ``x`` of the rows ``row`` … of the strip being filled."""
         part = part[:, : self._strip.shape[1] - x]
         self._strip[row : row + len(part), x : x + part.shape[1]] = part
-        self._touched[x // TILE_PX : -(-(x + part.shape[1]) // TILE_PX)] = True
+        self._touched[x // TIFF_TILE_PX : -(-(x + part.shape[1]) // TIFF_TILE_PX)] = True
 
     def advance(self, rows: int) -> None:
         """Count ``rows`` as filled; a full strip is encoded and starts anew."""
         self._rows += rows
-        if self._rows >= TILE_PX:
+        if self._rows >= TIFF_TILE_PX:
             self.flush()
 
     def flush(self) -> None:
         """Encode what there is of the strip and pass its half upwards."""
-        wanted = -(-self.shape[0] // TILE_PX) * self._tiles
+        wanted = -(-self.shape[0] // TIFF_TILE_PX) * self._tiles
         if self._rows == 0 or len(self.lengths) >= wanted:
             return
-        columns = [slice(i * TILE_PX, (i + 1) * TILE_PX) for i in range(self._tiles)]
+        columns = [slice(i * TIFF_TILE_PX, (i + 1) * TIFF_TILE_PX) for i in range(self._tiles)]
         busy = [c for c, touched in zip(columns, self._touched, strict=True) if touched]
         encoded = self._pool.map(self._encoder, [self._strip[:, c] for c in busy])
         for touched in self._touched:
@@ -117,7 +115,7 @@ class _Level:
         if self.above is not None:
             for c in busy:
                 self.above.put(self.above._rows, c.start // 2, half(self._strip[:, c]))
-            self.above.advance(TILE_PX // 2)
+            self.above.advance(TIFF_TILE_PX // 2)
         self._strip[:] = self._encoder.glass
         self._touched[:] = False
         self._rows = 0
@@ -128,14 +126,14 @@ class _Level:
         return (self._spool.read(length) for length in self.lengths)
 
 
-def half(rgb: RGB) -> RGB:
+def half(rgb: UInt8Array) -> UInt8Array:
     """(h / 2, w / 2, 3) mean of each 2 × 2 pixels, rounded."""
     return np.asarray(cv2.resize(rgb, (rgb.shape[1] // 2, rgb.shape[0] // 2), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def write_pyramid(
+def write_tiff_pyramid(
     path: Path, shape: tuple[int, int], mpp: float, draw: Draw, encoder: Encoder, description: str, workers: int,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> None:  # fmt: skip
     """Write the picture that ``draw`` gives for boxes (None: empty glass) as BigTIFF with levels 1, 2, 4, …
 
@@ -144,7 +142,7 @@ def write_pyramid(
     part = path.with_name(f".{path.name}.part")
     with ThreadPoolExecutor(workers) as pool, tempfile.TemporaryDirectory(dir=path.parent, prefix=".levels-") as folder:
         levels: list[_Level] = []
-        for number, size in enumerate(level_shapes(shape)[1:], start=1):
+        for number, size in enumerate(tiff_level_shapes(shape)[1:], start=1):
             spool = open(Path(folder) / str(number), "w+b")  # noqa: SIM115 - closed below with all others
             levels.append(_Level(size, encoder, pool, spool))
         for low, high in pairwise(levels):
@@ -165,27 +163,27 @@ def write_pyramid(
 
 def _base_tiles(
     shape: tuple[int, int], draw: Draw, encoder: Encoder, levels: list[_Level], pool: ThreadPoolExecutor, workers: int,
-    progress: Progress | None,
+    progress: OnProgress | None,
 ) -> Iterator[bytes]:  # fmt: skip
     """Encoded tiles of level 0 in raster order; fills ``levels`` on the way."""
-    rows, cols = -(-shape[0] // TILE_PX), -(-shape[1] // TILE_PX)
-    step = TILE_PX * CHUNK_TILES
+    rows, cols = -(-shape[0] // TIFF_TILE_PX), -(-shape[1] // TIFF_TILE_PX)
+    step = TIFF_TILE_PX * CHUNK_TILES
 
-    def chunk(row: int, x: int) -> tuple[list[bytes], RGB | None]:
-        count = min(CHUNK_TILES, cols - x // TILE_PX)
-        rgb = draw(Box(row * TILE_PX, x, TILE_PX, count * TILE_PX))
+    def chunk(row: int, x: int) -> tuple[list[bytes], UInt8Array | None]:
+        count = min(CHUNK_TILES, cols - x // TIFF_TILE_PX)
+        rgb = draw(Box(row * TIFF_TILE_PX, x, TIFF_TILE_PX, count * TIFF_TILE_PX))
         if rgb is None:
             return [encoder.empty] * count, None
-        return [encoder(rgb[:, i * TILE_PX : (i + 1) * TILE_PX]) for i in range(count)], half(rgb)
+        return [encoder(rgb[:, i * TIFF_TILE_PX : (i + 1) * TIFF_TILE_PX]) for i in range(count)], half(rgb)
 
-    places = [(row, x) for row in range(rows) for x in range(0, cols * TILE_PX, step)]
+    places = [(row, x) for row in range(rows) for x in range(0, cols * TIFF_TILE_PX, step)]
     results = in_order((partial(chunk, *place) for place in places), pool, ahead=2 * workers)
     for (row, x), (tiles, reduced) in zip(places, results, strict=True):
         if levels and reduced is not None:
-            levels[0].put(row % 2 * TILE_PX // 2, x // 2, reduced)
-        if x + step >= cols * TILE_PX:
+            levels[0].put(row % 2 * TIFF_TILE_PX // 2, x // 2, reduced)
+        if x + step >= cols * TIFF_TILE_PX:
             if levels:
-                levels[0].advance(TILE_PX // 2)
+                levels[0].advance(TIFF_TILE_PX // 2)
             if progress:
                 progress((row + 1) * cols, rows * cols)
         yield from tiles  # last: the reader stops at the last tile and never comes back
@@ -199,7 +197,7 @@ def _write_level(
         tiles,
         shape=(*shape, 3),
         dtype=np.uint8,
-        tile=(TILE_PX, TILE_PX),
+        tile=(TIFF_TILE_PX, TIFF_TILE_PX),
         photometric="ycbcr",
         compression="jpeg",
         subsampling=(2, 2),

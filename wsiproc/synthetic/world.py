@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
-import numpy.typing as npt
+
+from wsiproc.core.types import Float32Array, Float64Array
 
 PITCH_UM = 7.0
 """Side of the jittered grid of candidates: each cell offers a nucleus and, touching it, a partner."""
@@ -46,7 +47,7 @@ class World(NamedTuple):
     columns: int  # candidate cells in a row
     crowding: float
     positive: float  # share of positive nuclei; negative for a stain without classes
-    border: npt.NDArray[np.float32]  # distance to the tissue's border, positive inside, a coarse grid
+    border: Float32Array  # distance to the tissue's border, positive inside, a coarse grid
     border_px: float  # side of a cell of that grid
     ragged: float  # amplitude by which the border is roughened
 
@@ -110,7 +111,7 @@ def border_distance(world: World, y: float, x: float) -> float:
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def fields(world: World, y0: int, x0: int, rows: int, cols: int, step: int) -> npt.NDArray[np.float32]:
+def fields(world: World, y0: int, x0: int, rows: int, cols: int, step: int) -> Float32Array:
     """(rows, cols, 3) border distance, zone and fibre phase at the points (y0 + i · step, x0 + j · step), px."""
     out = np.empty((rows, cols, 3), np.float32)
     for i in range(rows):
@@ -140,7 +141,7 @@ def _kind(world: World, y_um: float, x_um: float, draw: float) -> int:
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _shape(world: World, row: npt.NDArray[np.float64], kind: int, y: int, x: int, slot: int) -> None:
+def _shape(world: World, row: Float64Array, kind: int, y: int, x: int, slot: int) -> None:
     """Fill in semi-axes (µm), direction, outline and look of a nucleus of ``kind`` at cell (y, x)."""
     draws = np.empty(6)
     for k in range(6):
@@ -172,7 +173,7 @@ def _shape(world: World, row: npt.NDArray[np.float64], kind: int, y: int, x: int
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _settle(world: World, row: npt.NDArray[np.float64], y: int, x: int, slot: int) -> bool:
+def _settle(world: World, row: Float64Array, y: int, x: int, slot: int) -> bool:
     """From µm to px, class and id; False where the nucleus would leave the tissue or the slide."""
     row[ID] = 0.0
     reach = REACH_UM / world.mpp
@@ -188,14 +189,14 @@ def _settle(world: World, row: npt.NDArray[np.float64], y: int, x: int, slot: in
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def radius(row: npt.NDArray[np.float64], dy: float, dx: float) -> float:
+def radius(row: Float64Array, dy: float, dx: float) -> float:
     """Radius of a nucleus's ellipse in the direction (dy, dx) of unit length."""
     along, across = dy * row[SIN] + dx * row[COS], dy * row[COS] - dx * row[SIN]
     return 1.0 / math.sqrt((along / row[MAJOR]) ** 2 + (across / row[MINOR]) ** 2)
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _candidate(world: World, pair: npt.NDArray[np.float64], y: int, x: int) -> None:
+def _candidate(world: World, pair: Float64Array, y: int, x: int) -> None:
     """The nucleus of cell (y, x) and its partner, before collisions: ``pair`` (2, 14), ID 0 where there is none."""
     pair[0, ID] = pair[1, ID] = 0.0
     one, two = pair[0], pair[1]
@@ -222,7 +223,7 @@ def _candidate(world: World, pair: npt.NDArray[np.float64], y: int, x: int) -> N
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _collides(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> bool:
+def _collides(a: Float64Array, b: Float64Array) -> bool:
     dy, dx = b[CY] - a[CY], b[CX] - a[CX]
     apart = math.hypot(dy, dx)
     if apart < 1e-6:
@@ -232,7 +233,7 @@ def _collides(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> bool:
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _yields(cells: npt.NDArray[np.float64], i: int, j: int, slot: int) -> bool:
+def _yields(cells: Float64Array, i: int, j: int, slot: int) -> bool:
     """Whether a candidate gives way to one of lower id, itself placed or not (thinning of Matérn's second kind).
 
     Asking only about candidates keeps the rule local: no chain of decisions runs through the slide.
@@ -248,7 +249,7 @@ def _yields(cells: npt.NDArray[np.float64], i: int, j: int, slot: int) -> bool:
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def nuclei_near(world: World, y0: int, x0: int, h: int, w: int) -> npt.NDArray[np.float64]:
+def nuclei_near(world: World, y0: int, x0: int, h: int, w: int) -> Float64Array:
     """(N, 14) every nucleus that may have a pixel in the box (px), by rising id."""
     pitch = PITCH_UM / world.mpp
     edge = _REACH_CELLS + _CONFLICT_CELLS

@@ -1,0 +1,230 @@
+"""A path may be written in any way: the real command makes the same bytes of each, wherever it is given."""
+
+from __future__ import annotations
+
+import json
+import os
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, Phase, example, given, settings
+from hypothesis import strategies as st
+
+from tests.cli.test_cli import CPU, words, wsiproc
+from wsiproc.cli.main import app
+from wsiproc.core.paths import absolute, did_you_mean
+from wsiproc.errors import SettingsError
+from wsiproc.pipeline.folders import output_folder
+from wsiproc.synthetic import write_synthetic_slide
+
+ODD_NAMES = ("plain", "two words", "é", "e\u0301", "#1", "50%", "a%20b", "who?", "[x]", "~", "@list", "-o", "a'b", "ж")
+"""Names of folders that file systems take and programs stumble over."""
+
+
+def command(*arguments: object) -> int:
+    """The real command in this process; its exit code."""
+    try:
+        app([str(argument) for argument in arguments])
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tiny") / "tiny.tif"
+    write_synthetic_slide(path, (300, 300), mpp=0.5, seed=4, tissue_fraction=1.0)
+    return path
+
+
+@pytest.fixture(scope="module")
+def right(tiny: Path) -> bytes:
+    """The cells of the slide, by the plainest paths."""
+    assert command("run", tiny, "-o", tiny.parent / "right", "--executor", "loop", "-q", *CPU) == 0
+    return (tiny.parent / "right" / "tiny" / "cells.parquet").read_bytes()
+
+
+# --- one path in all its spellings -----------------------------------------------------------------------------------
+
+
+def _folders(above: Path) -> list[str]:
+    """Folders to go into and out of again; out of a link, .. leads elsewhere."""
+    return sorted(entry.name for entry in above.iterdir() if entry.is_dir() and not entry.is_symlink())
+
+
+def spelled(draw: Callable[[st.SearchStrategy[int]], int], path: Path, here: Path) -> str:
+    """The path as it might be written by somebody in the folder ``here``."""
+    text = os.path.relpath(path, here) if draw(st.integers(0, 1)) else str(path)
+    parts = text.split("/")
+    for _ in range(draw(st.integers(0, 3))):
+        place = draw(st.integers(1, len(parts))) if parts[0] == "" else draw(st.integers(0, len(parts)))
+        detour = draw(st.integers(0, 2))
+        if detour == 0:
+            parts.insert(place, ".")
+        elif detour == 1 and place > 0:
+            parts.insert(place, "")
+        else:
+            above = Path(here, *parts[:place]) if parts[0] else Path("/", *parts[1:place])
+            if above.is_dir() and (inside := _folders(above)):
+                parts[place:place] = [inside[draw(st.integers(0, len(inside) - 1))], ".."]
+    written = "/".join(parts)
+    written = f"./{written}" if written.startswith(("-", "@", "~")) else written
+    return written + "/" * draw(st.integers(0, 1))
+
+
+@st.composite
+def layouts(draw: Callable[[st.SearchStrategy[int]], int]) -> tuple[str, str, str, Callable[[Path, Path], str]]:
+    """Names of the folders of slide, work and results, and how a path is spelled there."""
+    slide, work, out = (ODD_NAMES[draw(st.integers(0, len(ODD_NAMES) - 1))] for _ in range(3))
+    return slide, work, out, lambda path, here: spelled(draw, path, here)
+
+
+@settings(
+    max_examples=6,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # each example is a run: the first that fails will do
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(layout=layouts())
+def test_however_slide_and_results_are_written_the_bytes_are_the_same(
+    layout: tuple[str, str, str, Callable[[Path, Path], str]],
+    tiny: Path,
+    right: bytes,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slides, work, out, spell = layout
+    home = tmp_path_factory.mktemp("spelled")
+    for name in {slides, work, out}:
+        (home / name / "inner").mkdir(parents=True)
+    os.link(tiny, home / slides / "tiny.tif")
+    with monkeypatch.context() as patch:
+        patch.chdir(home / work)
+        slide = spell(home / slides / "tiny.tif", home / work).rstrip("/")
+        target = spell(home / out / "inner", home / work)
+        assert command("run", "-q", "--executor", "loop", *CPU, "-o", target, "--", slide) == 0, (slide, target)
+        assert (home / out / "inner" / "tiny" / "cells.parquet").read_bytes() == right, (slide, target)
+        assert command("check", f"./{os.path.relpath(home / out, home / work)}/inner/../inner") == 0
+    assert {path.name for path in home.iterdir()} == {slides, work, out}, "nothing is written elsewhere"
+
+
+@given(st.lists(st.sampled_from(["a", "b", "..", ".", "", "a b", "é"]), min_size=1, max_size=8))
+@example(["", "", "a"])
+def test_a_path_is_absolute_and_plain_and_leads_where_the_system_goes(parts: list[str]) -> None:
+    text = "/".join(parts) or "."
+    found = absolute(text)
+    assert found.is_absolute()
+    assert str(found) == os.path.abspath(text).replace("//", "/")
+    assert absolute(found) == found
+
+
+def test_dots_are_followed_through_links_and_links_keep_their_names(tmp_path: Path) -> None:
+    (tmp_path / "store" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "store" / "deep")
+    assert absolute(tmp_path / "link" / "x.svs") == tmp_path / "link" / "x.svs"
+    assert absolute(f"{tmp_path}/link/../x.svs") == tmp_path / "store" / "x.svs"
+
+
+def test_home_is_known_where_no_shell_saw_the_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert absolute("~/slides/a.svs") == tmp_path / "slides" / "a.svs"
+    assert absolute("~nobody-of-this-name/a.svs") == Path.cwd() / "~nobody-of-this-name" / "a.svs"
+
+
+@pytest.mark.parametrize(("on_disk", "typed"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_composed_otherwise_are_found(tmp_path: Path, on_disk: str, typed: str) -> None:
+    folder, name = "Fälle", "é ö.tif"
+    there = tmp_path / unicodedata.normalize(on_disk, folder) / unicodedata.normalize(on_disk, name)  # type: ignore[arg-type]
+    there.parent.mkdir()
+    there.write_bytes(b"x")
+    text = tmp_path / unicodedata.normalize(typed, folder) / unicodedata.normalize(typed, name)  # type: ignore[arg-type]
+    assert absolute(text) == there
+    assert absolute(text.with_name("new.tif")) == there.with_name("new.tif")
+
+
+@pytest.mark.parametrize("text", ["", "a\0b"])
+def test_what_can_be_no_path_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match="is not a path"):
+        absolute(text)
+    assert command("run", "a.tif", "-o", "") == 2
+
+
+@pytest.mark.parametrize("name", ["a\\b", "x.__lock", "\udcff"])
+def test_folders_that_results_cannot_be_written_to_are_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SettingsError, match="choose another -o folder"):
+        output_folder(tmp_path / name / "out")
+
+
+def test_a_misspelt_path_is_answered_with_the_one_that_is_there(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "slides").mkdir()
+    good = tmp_path / "slides" / "tumour 12.svs"
+    good.write_bytes(b"x")
+    assert did_you_mean(tmp_path / "slides" / "tumor 12.svs") == f"; did you mean {good}?"
+    assert did_you_mean(tmp_path / "slide" / "tumour 12.svs") == f"; did you mean {good}?"
+    assert did_you_mean(tmp_path / "slides" / "else.svs") == ""
+    done = wsiproc("run", tiny.with_name("tinny.tif"), "-o", tmp_path / "out")
+    assert done.returncode == 2
+    missing = tiny.with_name("tinny.tif")
+    assert done.stderr == f"Error: {missing}: no such file or folder; did you mean {tiny}?\n"
+    assert done.stdout == ""
+    assert not (tmp_path / "out").exists()
+
+
+# --- every place where a path comes in -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def workshop(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with everything that commands take, and the working folder two beside it."""
+    (tmp_path / "in" / "here").mkdir(parents=True)
+    os.link(tiny, tmp_path / "in" / "tiny.tif")
+    ring = [[0, 0], [200, 0], [200, 200], [0, 200], [0, 0]]
+    (tmp_path / "in" / "roi.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
+    (tmp_path / "in" / "lab.toml").write_text('roi = "../in/roi.geojson"\nmodel = "classical"\nexecutor = "loop"\n')
+    monkeypatch.chdir(tmp_path / "in" / "here")
+    return tmp_path / "in"
+
+
+def test_all_commands_take_paths_with_dots(workshop: Path) -> None:
+    """Relative paths within a config file start at the working folder."""
+    assert command("run", "../tiny.tif", "--config", "../../in/lab.toml", "-o", "../out", "-q") == 1  # no ../in here
+    (workshop / "lab.toml").write_text((workshop / "lab.toml").read_text().replace("../in/", "../"))
+    assert command("run", "../tiny.tif", "--config", "../../in/lab.toml", "-o", "../out", "-q") == 0
+    run = json.loads((workshop / "out" / "tiny" / "run.json").read_text())
+    assert run["settings"]["roi"] == str(workshop / "roi.geojson")
+    assert run["slide"]["path"] == str(workshop / "tiny.tif")
+    done = "../here/../out"
+    for arguments in (
+        ("check", done), ("profile", done), ("qupath", done), ("info", "../here/../tiny.tif"),
+        ("export", done, "-t", "csv", "-o", "../here/../exported"), ("plan", "../tiny.tif", "-m", "classical"),
+        ("import", "../out/tiny/cells.geojson.gz", f"{done}/tiny", "--dry-run"),
+        ("evaluate", f"{done}/tiny", f"{done}/tiny", "--csv", "../here/../scores.csv"),
+        ("synth", "../here/../drawn.tif", "--height", 64, "--width", 64),
+    ):  # fmt: skip
+        assert command(*arguments) == 0, arguments
+    assert (workshop / "exported" / "tiny" / "cells.csv.gz").exists()
+    assert (workshop / "scores.csv").exists()
+    assert (workshop / "drawn.tif").exists()
+    assert list((workshop / "here").iterdir()) == []
+
+
+def test_python_takes_the_same_paths(workshop: Path) -> None:
+    import wsiproc as package
+
+    (outcome,) = package.run("../tiny.tif", "../here/../out", model="classical", executor="loop", roi="../roi.geojson")
+    assert outcome.error is None
+    result = package.open("../here/../out")
+    assert result.folder == workshop / "out" / "tiny"
+    assert list(package.open_all("../out/.")) == ["tiny"]
+    assert result.crop(1, slide="../here/../tiny.tif").shape[2] == 3
+
+
+def test_workers_in_another_folder_and_a_read_only_slide(workshop: Path, right: bytes) -> None:
+    (workshop / "tiny.tif").chmod(0o444)
+    options = ("--executor", "processes", "-w", 2, "--region", 512, *CPU, "-q")
+    done = wsiproc("run", "../tiny.tif", "-o", "../other/../out", *options, cwd=workshop / "here")
+    assert done.returncode == 0, words(done.stdout + done.stderr)
+    cells = (workshop / "out" / "tiny" / "cells.parquet").read_bytes()
+    assert len(cells) > 0
+    assert not (workshop / "other").exists()

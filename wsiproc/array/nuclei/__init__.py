@@ -1,0 +1,1 @@
+"""Nuclei in label maps: found, split, outlined, measured."""

@@ -1,0 +1,104 @@
+"""The command line: arguments in, one plain sentence or table out. Nothing is imported before it is needed."""
+
+from __future__ import annotations
+
+import gc
+import io
+import sys
+from typing import Annotated
+
+import typer
+
+from wsiproc._version import __version__
+from wsiproc.cli.arguments import INTERRUPTED, answer_in_json, exit_code
+from wsiproc.cli.result_commands.check import CHECK_EXAMPLES, check_command
+from wsiproc.cli.result_commands.evaluate import EVALUATE_EXAMPLES, evaluate_command
+from wsiproc.cli.result_commands.export import EXPORT_EXAMPLES, export_command
+from wsiproc.cli.result_commands.immuno import RECLASSIFY_EXAMPLES, reclassify_command
+from wsiproc.cli.result_commands.import_cells import IMPORT_EXAMPLES, import_command
+from wsiproc.cli.result_commands.profile import PROFILE_EXAMPLES, profile_command
+from wsiproc.cli.result_commands.qupath import QUPATH_EXAMPLES, qupath_command
+from wsiproc.cli.result_commands.view import VIEW_EXAMPLES, view_command
+from wsiproc.cli.slide_commands.benchmark import BENCHMARK_EXAMPLES, benchmark_command
+from wsiproc.cli.slide_commands.doctor import DOCTOR_EXAMPLES, doctor_command
+from wsiproc.cli.slide_commands.fit import FIT_EXAMPLES, fit_command
+from wsiproc.cli.slide_commands.info import INFO_EXAMPLES, info_command
+from wsiproc.cli.slide_commands.plan import PLAN_EXAMPLES, plan_command
+from wsiproc.cli.slide_commands.run import RUN_EXAMPLES, run_command
+from wsiproc.cli.slide_commands.schema import JSON_COMMANDS, SCHEMA_EXAMPLES, schema_command
+from wsiproc.cli.slide_commands.synth import SYNTH_EXAMPLES, synth_command
+from wsiproc.errors import WsiprocError
+
+app = typer.Typer(
+    name="wsiproc",
+    help="Whole-slide images to cells: no labels, no downloads, no seams.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+app.command("run", epilog=RUN_EXAMPLES)(run_command)
+app.command("plan", epilog=PLAN_EXAMPLES)(plan_command)
+app.command("fit", epilog=FIT_EXAMPLES)(fit_command)
+app.command("benchmark", epilog=BENCHMARK_EXAMPLES)(benchmark_command)
+app.command("info", epilog=INFO_EXAMPLES)(info_command)
+app.command("check", epilog=CHECK_EXAMPLES)(check_command)
+app.command("evaluate", epilog=EVALUATE_EXAMPLES)(evaluate_command)
+app.command("synth", epilog=SYNTH_EXAMPLES)(synth_command)
+app.command("export", epilog=EXPORT_EXAMPLES)(export_command)
+app.command("profile", epilog=PROFILE_EXAMPLES)(profile_command)
+app.command("qupath", epilog=QUPATH_EXAMPLES)(qupath_command)
+app.command("import", epilog=IMPORT_EXAMPLES)(import_command)
+app.command("reclassify", epilog=RECLASSIFY_EXAMPLES)(reclassify_command)
+app.command("view", epilog=VIEW_EXAMPLES)(view_command)
+app.command("doctor", epilog=DOCTOR_EXAMPLES)(doctor_command)
+app.command("schema", epilog=SCHEMA_EXAMPLES)(schema_command)
+
+
+def _print_error(error: Exception) -> None:
+    from wsiproc.cli.console import print_error
+
+    print_error(error)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", "-V", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        typer.echo(f"wsiproc {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point: errors that we expect become one sentence and exit code 2; Ctrl-C is answered.
+
+    What nobody foresaw becomes a sentence too, with exit code 1 and its traceback in a file.
+    """
+    for stream in (sys.stdout, sys.stderr):  # what a terminal or log cannot show is written as its code
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    command = next(iter(sys.argv[1:]), "")
+    try:
+        if "--json" in sys.argv and command in JSON_COMMANDS:
+            sys.exit(answer_in_json(app, command))
+        app()
+    except WsiprocError as error:
+        _print_error(error)
+        sys.exit(exit_code(error))
+    except Exception as error:
+        from wsiproc.results.run_log import recorded
+
+        _print_error(recorded(error, " ".join(["wsiproc", command]), None))
+        sys.exit(1)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            typer.echo("Stopped. The same command goes on from here.", err=True)
+        raise
+    finally:
+        gc.freeze()  # the end of the process need not look for garbage among all that was imported: most of a second
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""What the command line knows of immunohistochemistry: options, and ``wsiproc reclassify``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from wsiproc.cli import completion
+from wsiproc.cli.arguments import Answers, AsJson, for_each_output, path
+
+RECLASSIFY_EXAMPLES = (
+    "Examples:  wsiproc reclassify wsiproc-out --positive-dab 0.25   ·   "
+    "wsiproc reclassify wsiproc-out/slide --positive-dab 0.2 0.4 0.6   ·   "
+    "wsiproc reclassify wsiproc-out/slide --compartment membrane"
+)
+
+
+def densities(text: str) -> float | tuple[float, ...]:
+    """One optical density, or three for weak, moderate and strong, as ``0.2`` or ``0.2,0.4,0.6``."""
+    try:
+        values = tuple(float(part) for part in text.replace(",", " ").split())
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no optical density; write one as 0.2, or three as 0.2,0.4,0.6") from None
+    return values[0] if len(values) == 1 else values
+
+
+StainName = Annotated[
+    str | None,
+    typer.Option(
+        "--stain",
+        help="auto, he or hdab (haematoxylin and DAB). (default: auto)",
+        autocompletion=completion.choices("stain"),
+    ),
+]
+CompartmentName = Annotated[
+    str | None,
+    typer.Option(
+        "--compartment",
+        help="Where DAB makes a cell positive: auto, nucleus, membrane or cytoplasm. (default: auto, where it lies)",
+        autocompletion=completion.choices("compartment"),
+    ),
+]
+PositiveDab = Annotated[
+    Any,
+    typer.Option(
+        "--positive-dab",
+        parser=densities,
+        metavar="OD",
+        help="Optical density of DAB above which a cell is positive, or three for weak, moderate and strong: "
+        "0.2,0.4,0.6. (default: found in the slide)",
+    ),
+]
+
+
+def reclassify_command(
+    folders: Annotated[
+        list[str],
+        typer.Argument(
+            help="Folders that `run` wrote, or folders of them; numbers here are further densities of --positive-dab."
+        ),
+    ],
+    positive_dab: PositiveDab = None,
+    compartment: CompartmentName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give cells that were scored by DAB other classes, in all files, in seconds and without finding cells again.
+
+    The result is what `run` with the same options would have given. Stopped halfway? The same command goes on. Exit
+    code 0: all slides have their new classes; 1: some could not get them, and are named.
+    """
+    from wsiproc.pipeline.reclassify import reclassify as change
+
+    cuts = [] if positive_dab is None else [positive_dab] if isinstance(positive_dab, float) else [*positive_dab]
+    cuts += [float(text) for text in folders if _is_number(text)]
+    given = None if not cuts else cuts[0] if len(cuts) == 1 else tuple(cuts)
+
+    answers = Answers("reclassify", as_json)
+
+    def give(output: Path) -> None:
+        done = change(output, compartment, given)
+        if as_json:
+            from wsiproc.cli.documents.folders import ReclassifiedSlide
+
+            answers.give(ReclassifiedSlide.of(done))
+            return
+        counts = ", ".join(f"{cells:,} {name}" for name, cells in done.after.items())
+        typer.echo(f"{output}: {counts}")
+        for warning in done.warnings:
+            typer.echo(f"  warning: {warning}")
+
+    outputs = [path(text) for text in folders if not _is_number(text)]
+    for_each_output(outputs, "giving its cells other classes", give, answers)
+    answers.end(0)
+
+
+def _is_number(text: str) -> bool:
+    """Whether an argument is a density, as in ``--positive-dab 0.2 0.4 0.6``, and not a folder."""
+    return re.fullmatch(r"\d*\.?\d+", text) is not None and not Path(text).exists()

@@ -1,0 +1,1 @@
+"""Commands on slides, models and the installation."""

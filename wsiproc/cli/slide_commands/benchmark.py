@@ -1,0 +1,78 @@
+"""``wsiproc benchmark``: score models on a labelled dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wsiproc.cli import completion
+from wsiproc.cli.arguments import path
+from wsiproc.cli.slide_commands.options import DeviceName, Precision, chosen_settings
+
+BENCHMARK_EXAMPLES = (
+    "Examples:  wsiproc benchmark monuseg MoNuSegTestData -m my-model   ·   "
+    "wsiproc benchmark bcdata ki67 -m my-model -m other-model   ·   wsiproc benchmark my-pictures --mpp 0.5   ·   "
+    "wsiproc benchmark benchmarks/no_nuclei.toml ../shared/data -m my-model"
+)
+
+
+def benchmark_command(
+    dataset: Annotated[
+        str,
+        typer.Argument(
+            help="monuseg, tnbc, nucls, nucls-points, brca-m2c or bcdata; a folder with images/ and labels/ or "
+            "points/; or a TOML list of areas without nuclei.",
+            show_default=False,
+            autocompletion=completion.datasets,
+        ),
+    ],
+    folder: Annotated[
+        Path | None,
+        typer.Argument(parser=path, help="Where that dataset or the listed pictures are.", show_default=False),
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Cell model, once for each; `classical` is always added. (default: default)",
+            autocompletion=completion.models,
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", parser=path, help="Folder for tables, overlays and runs.")] = Path(
+        "wsiproc-benchmark"
+    ),
+    mpp: Annotated[
+        float | None, typer.Option(help="µm per pixel of the pictures. (default: that of the named dataset)")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Take the first so many pictures only.")] = None,
+    csv: Annotated[Path | None, typer.Option(parser=path, help="Write the table here as well.")] = None,
+    device: DeviceName = None,
+    precision: Precision = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", "-w", help="Pictures at a time. (default: one a core, at most 8)")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Do finished pictures again.")] = False,
+) -> None:
+    """Score models on a labelled dataset, `classical` beside them: one table, scores and overlays of each picture.
+
+    Each picture is run as `run` runs a slide. Stopped halfway? The same command goes on where it was.
+    Exit code 0: every picture was scored; 1: some failed, and are named; 2: the command itself makes no sense.
+    """
+    from wsiproc.cli.console import picture_progress, print_benchmark
+    from wsiproc.evaluate.benchmark import run_benchmark
+    from wsiproc.evaluate.layouts import find_dataset
+    from wsiproc.evaluate.tables import write_lines
+
+    settings = chosen_settings(None, mpp=mpp, device=device, precision=precision, workers=workers)
+    found = find_dataset(dataset, folder, limit)
+    with picture_progress(found) as on_progress:
+        done = run_benchmark(
+            found, model or [settings.model], out, settings, overwrite=overwrite, on_progress=on_progress
+        )
+    print_benchmark(done, out)
+    if csv is not None:
+        write_lines(csv, done.lines)
+    raise typer.Exit(int(bool(done.failures)))

@@ -1,0 +1,65 @@
+"""``wsiproc doctor``."""
+
+from __future__ import annotations
+
+import json
+import platform
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wsiproc.cli.arguments import path
+
+DOCTOR_EXAMPLES = "Examples:  wsiproc doctor   ·   wsiproc doctor -o /data/results   ·   wsiproc doctor --quick --json"
+
+
+def doctor_command(
+    out: Annotated[Path, typer.Option("--out", "-o", parser=path, help="Folder that results would go to.")] = Path(
+        "wsiproc-out"
+    ),
+    quick: Annotated[bool, typer.Option("--quick", help="Start no workers.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For a bug report: JSON, without names of folders.")] = False,
+) -> None:
+    """Say what works on this machine and what to do about the rest; a small slide is drawn, read and searched for it.
+
+    Exit code 0: nothing is in the way of a run; 1: there is a problem, named with its remedy.
+    """
+    from wsiproc.cli.console import print_diagnosis
+    from wsiproc.cli.diagnostics import examine
+
+    found = []
+    for diagnosis in examine(out, quick):
+        found.append(diagnosis)
+        if not as_json:
+            print_diagnosis(diagnosis)
+    if as_json:
+        typer.echo(_report([vars(diagnosis) for diagnosis in found], out))
+    raise typer.Exit(int(any(diagnosis.level == "problem" for diagnosis in found)))
+
+
+def _report(checks: list[dict[str, str]], out: Path) -> str:
+    """All that is known, as JSON; folders by what they are for, since their names tell of users."""
+    from wsiproc._version import __version__
+    from wsiproc.cli.diagnostics import library_versions
+
+    facts = {
+        "wsiproc": __version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "libraries": library_versions(),
+    }
+    text = json.dumps(facts | {"checks": checks}, indent=2, ensure_ascii=False)
+    places = {
+        str(Path(__file__).parents[2]): "<wsiproc>",
+        str(out): "<out>",
+        str(out.absolute()): "<out>",
+        tempfile.gettempdir(): "<temporary>",
+        str(Path.cwd()): "<here>",
+        str(Path.home()): "<home>",
+    }
+    # The longest first, for one may lie in another; a root such as "/" or "." tells nothing.
+    for place in sorted((place for place in places if len(place) > 1), key=len, reverse=True):
+        text = text.replace(json.dumps(place, ensure_ascii=False)[1:-1], places[place])
+    return text

@@ -1,0 +1,69 @@
+"""``wsiproc fit``: learn a model from slides, without labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wsiproc.cli import completion
+from wsiproc.cli.arguments import Mpp, listed, path
+from wsiproc.cli.slide_commands.options import DeviceName, chosen_settings
+
+FIT_EXAMPLES = (
+    "Examples:  wsiproc fit slides/*.svs -o our-model   ·   wsiproc fit @slides.txt -o our-model   ·   "
+    "wsiproc fit slide.svs --quick -o quick-model   ·   wsiproc fit tiles/ --mpp 0.25 -o tile-model   ·   "
+    "wsiproc fit slides/*.svs --from default -o adapted"
+)
+
+
+def fit_command(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Slides, folders with slides in them, folders of pictures of one slide each, or @LIST, a file with a "
+            "path a line.",
+            show_default=False,
+            autocompletion=completion.slides,
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", parser=path, help="Model folder to write.")] = Path("model"),
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            parser=path,
+            help="TOML file with settings; options given here win.",
+            autocompletion=completion.files(".toml"),
+        ),
+    ] = None,
+    mpp: Mpp = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--from", help="Model to begin with: default, or a model folder.", autocompletion=completion.models
+        ),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer steps: one slide, two cores, twenty minutes.")] = False,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same model, on one device.")] = None,
+    device: DeviceName = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the result.")] = False,
+) -> None:
+    """Learn a cell model from slides or tiles, with no labels: a folder for `run --model`, with a model card.
+
+    Stopped halfway? The same command goes on where it was.
+    """
+    from wsiproc.cli.console import fit_progress
+    from wsiproc.models.device import choose_device, use_allowed_cores
+    from wsiproc.psm.fit import fit as learn
+    from wsiproc.psm.recipe import fit_settings
+    from wsiproc.psm.tiles import is_picture_folder
+    from wsiproc.results.run_log import net
+
+    chosen = choose_device(chosen_settings(None, device=device).device, "float32").name
+    paths = listed(sources, mpp, out, is_picture_folder) if sources else ()
+    settings = fit_settings(config, paths, out, mpp=mpp, quick=quick, base=base, seed=seed, device=chosen)
+    use_allowed_cores()
+    with net("fit", out.parent), fit_progress(quiet) as on_progress:
+        learn(settings, on_progress)
+    typer.echo(f"{out}: use it with  wsiproc run SLIDE --model {out}   (what it learned from: {out / 'README.md'})")

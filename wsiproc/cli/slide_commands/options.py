@@ -1,0 +1,148 @@
+"""Options that the commands which run slides have in common; None means "as in --config, or the default"."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from wsiproc.cli import completion
+from wsiproc.cli.arguments import listed, path
+from wsiproc.errors import SlideError
+
+if TYPE_CHECKING:
+    from wsiproc.pipeline.settings import Settings
+
+
+# Shared by `run` and `plan`; None means "as in --config, or the default".
+Out = Annotated[Path, typer.Option("--out", "-o", parser=path, help="Folder that gets one folder a slide.")]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        parser=path,
+        help="TOML file with any of these settings; options given here win.",
+        autocompletion=completion.files(".toml"),
+    ),
+]
+ModelName = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="Cell model: a name, the path of a model folder, or tiatoolbox:NAME=WEIGHTS. (default: default)",
+        autocompletion=completion.models,
+    ),
+]
+_LOW_SCORE = "Leave out cells with a lower score. (default: the model's own limit)"
+MinScore = Annotated[float | None, typer.Option(min=0, max=1, help=_LOW_SCORE)]
+TissueName = Annotated[
+    str | None,
+    typer.Option(
+        help="auto, all, tiatoolbox:otsu or tiatoolbox:morphological. (default: auto)",
+        autocompletion=completion.choices("tissue"),
+    ),
+]
+StainNorm = Annotated[
+    str | None,
+    typer.Option(
+        help="Bring the stain to another first: tiatoolbox:reinhard, :macenko, :vahadane or :ruifrok, and =PICTURE of "
+        "the stain that is wanted. (default: none)",
+        autocompletion=completion.choices("stain_norm"),
+    ),
+]
+Roi = Annotated[
+    Path | None,
+    typer.Option(
+        parser=path,
+        help="GeoJSON with areas to work in, as QuPath exports annotations.",
+        autocompletion=completion.files(".geojson", ".json"),
+    ),
+]
+Classes = Annotated[
+    str | None,
+    typer.Option(
+        help="Number of kinds of cells to find, or a classes.toml. (default: the model's own classes)",
+        autocompletion=completion.files(".toml"),
+    ),
+]
+RegionPx = Annotated[
+    int | None,
+    typer.Option("--region", help="Side of a region in px, a multiple of the model's window. (default: 2048)"),
+]
+DeviceName = Annotated[
+    str | None,
+    typer.Option(help="auto, cpu or cuda. (default: auto)", autocompletion=completion.choices("device")),
+]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        help="auto, as few bits as the device is fast at; float32, bfloat16, float16, int8. (default: auto)",
+        autocompletion=completion.choices("precision"),
+    ),
+]
+Batch = Annotated[int | None, typer.Option(help="Windows at a time on a GPU. (default: by free memory)")]
+ExecutorName = Annotated[
+    str | None,
+    typer.Option(
+        "--executor",
+        help="auto, dask, processes, threads or loop.",
+        autocompletion=completion.choices("executor"),
+    ),
+]
+Workers = Annotated[int | None, typer.Option("--workers", "-w", help="Worker processes. (default: one a core)")]
+Scheduler = Annotated[str | None, typer.Option(help="Address of an existing Dask scheduler: tcp://host:8786.")]
+_UNITS = {"": 1.0, "gb": 1.0, "gib": 2**30 / 1e9, "mb": 1e-3, "mib": 2**20 / 1e9, "tb": 1e3, "tib": 2**40 / 1e9}
+
+
+def gigabytes(size: str) -> float:
+    """A size as users write it, in GB: ``8GB``, ``8 GiB``, ``800MB``; without a unit, GB."""
+    parts = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([a-z]*)\s*", size, re.IGNORECASE)
+    if parts is None or parts[2].lower() not in _UNITS:
+        raise typer.BadParameter(f"{size!r} is no size; write it as 8GB, 8GiB or 800MB")
+    return float(parts[1]) * _UNITS[parts[2].lower()]
+
+
+Memory = Annotated[
+    float | None,
+    typer.Option("--memory", parser=gigabytes, metavar="SIZE", help="Memory that all processes may use, as 8GB."),
+]
+ReadTimeout = Annotated[
+    float | None,
+    typer.Option(
+        "--read-timeout", help="Seconds after which a read counts as stuck and is tried again. (default: 300)"
+    ),
+]
+Strict = Annotated[bool | None, typer.Option("--strict", help="Stop a slide at the first region that cannot be read.")]
+
+Force = Annotated[
+    bool | None,
+    typer.Option("--force", help="Work on a slide that looks unsuitable, as one without colour, with a warning."),
+]
+
+
+def chosen_settings(config: Path | None, **given: Any) -> Settings:
+    """Settings from a file, then from the options that were given."""
+    from wsiproc.pipeline.settings import Settings, load_settings
+
+    values = load_settings(config) if config else {}
+    return Settings(**values | {name: value for name, value in given.items() if value is not None})
+
+
+def slides_to_run(slides: list[str], settings: Settings, out: Path) -> tuple[Path, ...]:
+    """The slides that are meant; of two mistakes, a model that is unknown is named before slides that are not there."""
+    try:
+        return listed(slides, settings.mpp, out)
+    except SlideError:
+        from wsiproc.models import load_model
+
+        load_model(settings.model)
+        raise
+
+
+def classes_setting(given: str | None) -> int | Path | None:
+    """A number of kinds, or the path of their file."""
+    if given is None:
+        return None
+    return int(given) if given.lstrip("-").isdecimal() else path(given)

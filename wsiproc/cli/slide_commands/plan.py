@@ -1,0 +1,74 @@
+"""``wsiproc plan``: what a run would do and need."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from wsiproc.cli.arguments import Answers, AsJson, Mpp, ReaderName, Slides, for_each_slide
+from wsiproc.cli.result_commands.immuno import CompartmentName, PositiveDab, StainName
+from wsiproc.cli.slide_commands.options import (
+    Config,
+    DeviceName,
+    Force,
+    Memory,
+    MinScore,
+    ModelName,
+    Out,
+    Precision,
+    RegionPx,
+    Roi,
+    StainNorm,
+    TissueName,
+    Workers,
+    chosen_settings,
+    slides_to_run,
+)
+
+PLAN_EXAMPLES = "Example:  wsiproc plan slide.svs --region 4096 --workers 8"
+
+
+def plan_command(
+    slides: Slides,
+    out: Out = Path("wsiproc-out"),
+    config: Config = None,
+    model: ModelName = None,
+    min_score: MinScore = None,
+    mpp: Mpp = None,
+    reader: ReaderName = None,
+    tissue: TissueName = None,
+    stain: StainName = None,
+    compartment: CompartmentName = None,
+    positive_dab: PositiveDab = None,
+    stain_norm: StainNorm = None,
+    roi: Roi = None,
+    region: RegionPx = None,
+    device: DeviceName = None,
+    precision: Precision = None,
+    workers: Workers = None,
+    memory_gb: Memory = None,
+    force: Force = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what `run` would do and need: regions, memory, disk and time, from a few windows tried for real."""
+    from wsiproc.cli.console import print_plan
+    from wsiproc.pipeline.planning.plan import forecast, plan_slide
+
+    settings = chosen_settings(
+        config, model=model, min_score=min_score, mpp=mpp, reader=reader, tissue=tissue, stain=stain,
+        compartment=compartment, positive_dab=positive_dab, stain_norm=stain_norm, roi=roi, region=region,
+        device=device, precision=precision, workers=workers, memory_gb=memory_gb, force=force,
+    )  # fmt: skip
+
+    answers = Answers("plan", as_json)
+
+    def show(slide: Path) -> None:
+        planned = plan_slide(slide, out, settings)
+        expected = forecast(planned)
+        if as_json:
+            from wsiproc.cli.documents.slides import PlanSlide
+
+            answers.give(PlanSlide.of(planned, expected))
+        else:
+            print_plan(planned, expected)
+
+    for_each_slide(slides_to_run(slides, settings, out), "planning", show, answers)

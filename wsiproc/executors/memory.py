@@ -1,0 +1,111 @@
+"""What all processes of a run may hold in memory, and what they do hold, watched while it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from threading import Event, Thread
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+from wsiproc.errors import MemoryLimitError
+from wsiproc.executors import memory_limits
+from wsiproc.executors.limits import GB
+
+_EVERY_S = 0.5
+_BEFORE_THE_END = 0.95  # of a limit beyond which processes are killed
+_RISE = 1.05  # of resident memory that is worth a closer look
+
+
+def free_bytes() -> float:
+    """Bytes that this process and its descendants may hold: what they do, with what is free here and in its limits."""
+    held = bytes_held(psutil.Process())
+    return min([float(psutil.virtual_memory().available + held), *_rooms(held)])
+
+
+def enforced_bytes(given: float | None) -> float | None:
+    """What a run is kept to while it goes on: the memory that it is ``given``, and no more than its limits have room.
+
+    None: neither. Memory of the machine itself that is not free now may well be later, and nobody is ended for it.
+    """
+    kept = [_BEFORE_THE_END * room for room in _rooms(bytes_held(psutil.Process()))]
+    return min(kept if given is None else [*kept, given], default=None)
+
+
+def _rooms(held: int) -> list[float]:
+    """Bytes that each limit of control groups and Slurm leaves to processes that hold ``held`` bytes now."""
+    return [float(max(0, room.limit - max(0, room.taken - held))) for room in memory_limits()]
+
+
+def bytes_held(process: psutil.Process) -> int:
+    """Memory of a process and all its descendants; pages that they share count once.
+
+    Where the system does not tell shared pages apart, resident memory, which counts them for each.
+    """
+    return _sum(process, _own_bytes)
+
+
+def bytes_resident(process: psutil.Process) -> int:
+    """The same, with pages that they share counted for each: never less, and told a hundred times faster."""
+    return _sum(process, lambda one: int(one.memory_info().rss))
+
+
+def _sum(process: psutil.Process, size: Callable[[psutil.Process], int]) -> int:
+    total = 0
+    for one in [process, *process.children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):  # it ended meanwhile
+            total += size(one)
+    return total
+
+
+def _own_bytes(process: psutil.Process) -> int:
+    try:
+        facts = process.memory_full_info()
+    except psutil.AccessDenied:
+        facts = process.memory_info()
+    return int(getattr(facts, "pss", facts.rss))
+
+
+class MemoryWatch:
+    """Measures in the background from ``with`` to its end. ``limit``: bytes, or None to measure only."""
+
+    def __init__(self, limit: float | None = None) -> None:
+        self.limit, self.peak = limit, 0
+        self._stop, self._over = Event(), Event()
+        self._thread = Thread(target=self._watch, daemon=True, name="memory watch")
+
+    def _watch(self) -> None:
+        me = psutil.Process()
+        seen = 0.0  # resident memory when what is held was looked at, which stops the processes for a moment
+        while True:
+            resident = bytes_resident(me)
+            too_much = self.limit is not None and resident > self.limit
+            if too_much or resident > _RISE * seen:
+                held = bytes_held(me)
+                seen = max(seen, resident)
+                self.peak = max(self.peak, held)
+                if self.limit is not None and held > self.limit:
+                    self._over.set()
+            if self._stop.wait(_EVERY_S):
+                return
+
+    def forget(self) -> None:
+        """Begin to look for too much anew."""
+        self._over.clear()
+
+    def check(self) -> None:
+        """Raise MemoryLimitError once more was held than is allowed."""
+        if self._over.is_set():
+            raise MemoryLimitError(f"{self.peak / GB:.2f} GB held, {(self.limit or 0) / GB:.2f} GB allowed")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()

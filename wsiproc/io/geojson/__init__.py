@@ -1,0 +1,1 @@
+"""GeoJSON: cells out, annotations in."""

@@ -1,0 +1,146 @@
+"""Regions of interest that a user drew in QuPath (annotations exported as GeoJSON)."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import logging
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import shapely
+
+from wsiproc.errors import SettingsError
+from wsiproc.io.geojson.lenient_json import parse_json
+
+_log = logging.getLogger(__name__)
+
+_HELP = "export annotations from QuPath (File > Export objects as GeoJSON)"
+# What QuPath calls the objects that programs make; a user's own are annotations.
+_NO_ANNOTATIONS = {"detection", "cell", "tile", "tma_core"}
+_IGNORED = "Ignore*"
+# Far beyond any slide, and far below where squares of coordinates overflow.
+_FARTHEST_PX = 1e8
+_OUTSIDE_SHARE = 0.05
+_MOST_BYTES = 512 << 20
+
+
+def read_roi(path: Path, slide_shape: tuple[int, int]) -> shapely.MultiPolygon:
+    """The union of the areas in a GeoJSON file, cut to the slide of ``slide_shape`` (h, w) level-0 px.
+
+    The coordinates are (x, y) as in the file and as shapely has them: level-0 px, origin at the top-left corner of
+    the top-left px. Takes a FeatureCollection, a Feature, a bare geometry or a list of them, plain or gzipped.
+    Areas of the class ``Ignore*`` are left out, from others that they lie in too, as QuPath does. Detections, cells,
+    points and lines in the file do not count; invalid polygons are repaired, and how many is logged, as is a region
+    that reaches far over the slide's edge. Raises ``SettingsError`` for a file that cannot be read, whose coordinates
+    are no pixels, or that marks nothing on the slide.
+    """
+    document = _load(path)
+    _refuse_crs(path, document)
+    try:
+        drawn = [(shape, ignored) for geometry, ignored in _geometries(document) for shape in _polygons(geometry)]
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, shapely.errors.ShapelyError) as error:
+        raise SettingsError(f"{path}: not the GeoJSON of a region: {type(error).__name__}: {error}; {_HELP}") from error
+    shapes, ignored = ([shape for shape, left_out in drawn if left_out is kind] for kind in (False, True))
+    if drawn and not shapes:
+        raise SettingsError(
+            f"{path}: all its areas are of the class {_IGNORED}, and left out; draw one to work in, and {_HELP}"
+        )
+    if not shapes:
+        raise SettingsError(
+            f"{path}: no polygon to take as region of interest (points, lines and detections do not count); {_HELP}"
+        )
+    farthest = max(abs(value) for shape, _ in drawn for value in shape.bounds)
+    if not farthest < _FARTHEST_PX:
+        raise SettingsError(
+            f"{path}: its coordinates reach {farthest:.3g}, which is no pixel of a slide; they must be level-0 pixels, "
+            f"x before y; {_HELP}"
+        )
+    repaired = sum(not shape.is_valid for shape, _ in drawn)
+    if repaired:
+        _log.warning("%s: repaired %d of %d polygons that cross themselves", path, repaired, len(drawn))
+    area = shapely.union_all([shapely.make_valid(shape) for shape in shapes])
+    if ignored:
+        area = area.difference(shapely.union_all([shapely.make_valid(shape) for shape in ignored]))
+    if area.area == 0:
+        raise SettingsError(f"{path}: the region has no area: its corners lie on a line, or all is {_IGNORED}; {_HELP}")
+    h, w = slide_shape
+    inside = shapely.MultiPolygon(list(_polygons(area.intersection(shapely.box(0, 0, w, h)))))
+    if inside.area == 0:
+        x0, y0, x1, y1 = (round(each) for each in area.bounds)
+        raise SettingsError(
+            f"{path}: the region (x {x0} … {x1}, y {y0} … {y1}) lies outside the slide of {w} × {h} px (x, y); it "
+            "must be in level-0 pixels of this slide: is it of another slide, or in µm?"
+        )
+    outside = 1 - inside.area / area.area
+    if outside > _OUTSIDE_SHARE:
+        _log.warning(
+            "%s: %.2f %% of the region lies outside the slide of %d × %d px (x, y) and is left out; is it of this one?",
+            *(path, 100 * outside, w, h),
+        )
+    return inside
+
+
+def _refuse_crs(path: Path, document: Any) -> None:
+    """Raise ``SettingsError`` where the file itself says that its coordinates are degrees or metres on a map."""
+    crs = document.get("crs") if isinstance(document, dict) else None
+    if crs is not None:
+        name = crs.get("properties", {}).get("name", crs) if isinstance(crs, dict) else crs
+        raise SettingsError(
+            f"{path}: its coordinates are in the system {str(name)[:80]!r}, a place on a map; a region of interest has "
+            f'level-0 pixels of the slide. If they are, take the member "crs" out of the file; else {_HELP}'
+        )
+
+
+def _load(path: Path) -> Any:
+    """The parsed JSON, gzipped or not."""
+    try:
+        content = path.read_bytes()
+        if content.startswith(b"\x1f\x8b"):
+            with gzip.open(io.BytesIO(content)) as stream:
+                content = stream.read(_MOST_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SettingsError(f"{path}: the region of interest cannot be read: {reason}; {_HELP}") from error
+    if len(content) > _MOST_BYTES:
+        raise SettingsError(f"{path}: more than {_MOST_BYTES >> 20} MiB of GeoJSON, too much for a region; {_HELP}")
+    try:
+        return parse_json(content.removeprefix(b"\xef\xbb\xbf"))
+    except (ValueError, RecursionError) as error:
+        raise SettingsError(f"{path}: no valid JSON: {error}; {_HELP}") from error
+
+
+def _geometries(document: Any, ignored: bool = False) -> Iterator[tuple[shapely.Geometry, bool]]:
+    """The geometries of a GeoJSON document that a user drew, and whether each is to be left out."""
+    if isinstance(document, list):
+        for part in document:
+            yield from _geometries(part)
+    elif document["type"] == "FeatureCollection":
+        yield from _geometries(document["features"])
+    elif document["type"] == "Feature":
+        properties = document.get("properties") or {}
+        kind = properties.get("objectType", "annotation")
+        if document["geometry"] is not None and str(kind).lower() not in _NO_ANNOTATIONS:
+            yield from _geometries(document["geometry"], _is_ignored(properties.get("classification")))
+    else:
+        yield shapely.from_geojson(orjson.dumps(document)), ignored
+
+
+def _is_ignored(classification: Any) -> bool:
+    """Whether a classification as QuPath writes it, of one name or several, is ``Ignore*`` or derived from it."""
+    if not isinstance(classification, dict):
+        return False
+    names = classification.get("names") or [classification.get("name")]
+    return str(names[0]).split(":")[0].strip().lower() == _IGNORED.lower()
+
+
+def _polygons(geometry: shapely.Geometry) -> Iterator[shapely.Polygon]:
+    """The polygons in a geometry of any kind."""
+    for part in shapely.get_parts(geometry):
+        if isinstance(part, shapely.Polygon) and not part.is_empty:
+            yield part
+        elif hasattr(part, "geoms"):
+            yield from _polygons(part)

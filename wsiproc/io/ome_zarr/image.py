@@ -1,0 +1,285 @@
+"""OME-Zarr 0.5: multiscale images and labels, written shard by shard, each shard whole and once.
+
+A writer never touches part of a shard: two processes that write disjoint parts of one shard lose pixels. Arrays of
+zeros leave no file, so glass costs nothing on disk.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsiproc._version import __version__
+from wsiproc.array.pyramid import halve_mean, halve_mode, level_shape
+from wsiproc.core.geometry import Box
+from wsiproc.core.palette import RGB
+from wsiproc.core.types import UInt8Array
+
+VERSION = "0.5"
+CHUNK = 512
+SHARD = 4096
+
+
+def create_image(
+    folder: Path,
+    shape: tuple[int, int],
+    mpp: tuple[float, float],
+    levels: int,
+    channels: Sequence[tuple[str, RGB]],
+    shard: int = SHARD,
+    name: str | None = None,
+) -> None:
+    """An empty uint8 image (c, h, w) pyramid with ``omero`` channel names and colours.
+
+    ``mpp`` (y, x) in µm per px and ``shard``, the side of a shard in px, are those of level 0; ``name``: what the
+    picture is, for people; the folder's name if it is not given.
+    """
+    omero = {
+        "channels": [
+            {
+                "label": label,
+                "color": "{:02X}{:02X}{:02X}".format(*colour),
+                "active": True,
+                "window": {"min": 0, "max": 255, "start": 0, "end": 255},
+            }
+            for label, colour in channels
+        ],
+        "rdefs": {"model": "color"},
+    }
+    _create(folder, ("c", "y", "x"), (len(channels), *shape), mpp, levels, "uint8", shard, {"omero": omero}, name)
+
+
+def create_labels(
+    image: Path,
+    name: str,
+    shape: tuple[int, int],
+    mpp: tuple[float, float],
+    levels: int,
+    dtype: str,
+    values: Mapping[int, tuple[str, RGB, int]] | None = None,
+) -> None:
+    """An empty label pyramid (h, w) under ``image``/labels.
+
+    ``values``: value → (name, colour, opacity 0–255) for maps of few values, 0 included. Per-cell labels go without:
+    a colour for each breaks viewers above some 100,000 entries.
+    """
+    label: dict[str, object] = {"version": VERSION, "source": {"image": "../../"}}
+    if values is not None:
+        label["colors"] = [
+            {"label-value": value, "rgba": [*colour, alpha]} for value, (_, colour, alpha) in values.items()
+        ]
+        label["properties"] = [{"label-value": value, "name": name} for value, (name, _, _) in values.items()]
+    _create(image / "labels" / name, ("y", "x"), shape, mpp, levels, dtype, SHARD, {"image-label": label})
+
+
+def create_labels_group(image: Path, names: Sequence[str]) -> None:
+    """The group that lists the labels of ``image``."""
+    import zarr
+
+    zarr.create_group(image / "labels", attributes={"ome": {"version": VERSION, "labels": list(names)}}, overwrite=True)
+
+
+def direct_levels(shard: int) -> int:
+    """How many levels ``write_pyramid`` fills for shards of this side at level 0.
+
+    There a shard is half as wide at each level as at the one before, so that it covers the same square of the slide and
+    one task can write it whole at all of them; the coarser rest, which is small, is left to ``downsample_shard``.
+    """
+    chunks = shard // CHUNK
+    return (chunks & -chunks).bit_length()  # halvings that leave whole chunks, and level 0
+
+
+def shard_at(level: int, shard: int) -> int:
+    """Side of the shards of a level, where those of level 0 have ``shard`` px."""
+    return shard >> level if level < direct_levels(shard) else SHARD
+
+
+def part_to_write(box: Box, inside: Box, shard: int) -> Box:
+    """The smallest part of a shard (``inside``, its side ``shard`` px) that holds ``box`` and can be written alone."""
+    step = 1 << (direct_levels(shard) - 1)
+    y, x = box.y // step * step, box.x // step * step
+    return Box(y, x, -(-box.y1 // step) * step - y, -(-box.x1 // step) * step - x).intersect(inside)
+
+
+def write_pyramid(folder: Path, box: Box, pixels: npt.NDArray[Any], shard: int) -> None:
+    """Write ``pixels`` (…, h, w) at ``box``, all of a shard of level 0 that is not zero; and their halves, directly.
+
+    The box is a whole shard or, since zeros are mostly what tissue leaves of it, the ``part_to_write``.
+    """
+    for level in range(direct_levels(shard)):
+        if level:
+            if not (folder / str(level)).exists():  # a small picture has few; zarr-python takes milliseconds to tell
+                break
+            pixels = _halve(pixels)
+        _write(folder, level, Box(box.y >> level, box.x >> level, *pixels.shape[-2:]), pixels)
+
+
+def _halve(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The mean for images (c, h, w), the commonest value for labels (h, w)."""
+    return halve_mean(pixels) if pixels.ndim == 3 else halve_mode(pixels)
+
+
+def read_box(folder: Path, level: int, box: Box) -> npt.NDArray[Any]:
+    """Pixels (…, h, w) of a level; ``box`` must lie inside."""
+    return _read(_array(folder, level), box)
+
+
+def read_all(folder: Path) -> npt.NDArray[Any]:
+    """All pixels (…, h, w) of level 0 of a small picture."""
+    array = _array(folder, 0)
+    return _read(array, Box(0, 0, *array.shape[-2:]))
+
+
+def read_small(image: Path, longest_px: int) -> UInt8Array:
+    """A picture (h, w, c) in small: the coarsest level whose longer side has so many px, or the finest there is."""
+    shapes = level_shapes(image)
+    level = max(k for k, shape in enumerate(shapes) if k == 0 or max(shape) >= longest_px)
+    h, w = shapes[level][-2:]
+    return np.ascontiguousarray(read_box(image, level, Box(0, 0, h, w)).transpose(1, 2, 0))
+
+
+def downsample_shard(folder: Path, level: int, box: Box) -> None:
+    """Fill ``box`` of ``level`` from the level before: the mean for images, the commonest value for labels.
+
+    Works in pieces, so that memory is that of one shard and not of the four it is made of.
+    """
+    source = _array(folder, level - 1)
+    height, width = source.shape[-2:]
+    pixels = np.zeros((*source.shape[:-2], *box.shape), source.dtype.numpy_dtype)
+    step = 2 * CHUNK
+    for y in range(0, box.h, step):
+        for x in range(0, box.w, step):
+            part = Box(y, x, min(step, box.h - y), min(step, box.w - x))
+            below = Box(2 * (box.y + y), 2 * (box.x + x), 2 * part.h, 2 * part.w).clip((height, width))
+            pixels[(..., *part.slices)] = _halve(_read(source, below))
+    _write(folder, level, box, pixels)
+
+
+def level_shapes(folder: Path) -> list[tuple[int, ...]]:
+    """Shapes of all levels of a multiscale group."""
+    import zarr
+
+    group = zarr.open_group(folder, mode="r")
+    datasets: Any = group.attrs["ome"]
+    shapes = [group[entry["path"]] for entry in datasets["multiscales"][0]["datasets"]]
+    return [tuple(array.shape) for array in shapes if isinstance(array, zarr.Array)]
+
+
+def channels(folder: Path) -> list[tuple[str, RGB]]:
+    """Names and colours of an image's channels."""
+    import zarr
+
+    omero: Any = zarr.open_group(folder, mode="r").attrs["ome"]
+    listed = omero["omero"]["channels"]
+    colours = [bytes.fromhex(channel["color"]) for channel in listed]
+    return [(channel["label"], (c[0], c[1], c[2])) for channel, c in zip(listed, colours, strict=True)]
+
+
+def _array(folder: Path, level: int) -> Any:
+    """A level as tensorstore opens it, which reads and writes shards several times faster than zarr-python."""
+    import tensorstore
+
+    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(folder / str(level))}}
+    with _storage_errors():
+        return tensorstore.open(spec, context=_context(), open=True).result()
+
+
+@cache
+def _context() -> Any:
+    """One thread, like everything that a worker does; a shard gets its name when it is whole, as everything else."""
+    import tensorstore
+
+    one = {"limit": 1}
+    settings = {"data_copy_concurrency": one, "file_io_concurrency": one, "file_io_sync": False}
+    return tensorstore.Context(settings)
+
+
+def _read(array: Any, box: Box) -> npt.NDArray[Any]:
+    with _storage_errors():
+        pixels: npt.NDArray[Any] = array[(..., *box.slices)].read().result()
+    return pixels
+
+
+def _write(folder: Path, level: int, box: Box, pixels: npt.NDArray[Any]) -> None:
+    """Write a box of a level: whole shards, each of them one file."""
+    array = _array(folder, level)
+    with _storage_errors():
+        array[(..., *box.slices)].write(pixels).result()
+
+
+@contextmanager
+def _storage_errors() -> Iterator[None]:
+    """Raise what the system refused as the OSError that it is: tensorstore has the number in the text only."""
+    try:
+        yield
+    except ValueError as error:
+        told = re.search(r"os_error_code='(\d+)'", str(error))
+        if told is not None:
+            raise OSError(int(told[1]), str(error)) from error
+        if str(error).startswith("NOT_FOUND"):
+            raise FileNotFoundError(errno.ENOENT, str(error)) from error
+        raise
+
+
+def _create(
+    folder: Path,
+    axes: tuple[str, ...],
+    shape: tuple[int, ...],
+    mpp: tuple[float, float],
+    levels: int,
+    dtype: str,
+    shard: int,
+    attributes: Mapping[str, object],
+    name: str | None = None,
+) -> None:
+    """The group, its metadata and its empty arrays."""
+    import zarr
+    from zarr.codecs import ZstdCodec
+
+    flat = len(axes) - 2
+    multiscale = {
+        "name": name or folder.name.removesuffix(".ome.zarr"),
+        "axes": [_axis(name) for name in axes],
+        "datasets": [
+            {"path": str(k), "coordinateTransformations": _transformations(flat, mpp, k)} for k in range(levels)
+        ],
+        "type": "2x2 mean" if "omero" in attributes else "2x2 mode",
+        "metadata": {"method": "wsiproc.array.pyramid", "version": __version__},
+    }
+    ome = {"version": VERSION, "multiscales": [multiscale], **attributes}
+    group = zarr.create_group(folder, attributes={"ome": ome}, overwrite=True)
+    for level in range(levels):
+        group.create_array(
+            str(level),
+            shape=(*shape[:-2], *level_shape((shape[-2], shape[-1]), level)),
+            chunks=(*[1] * flat, CHUNK, CHUNK),
+            shards=(*shape[:-2], *[shard_at(level, shard)] * 2),
+            dtype=dtype,
+            dimension_names=axes,
+            # Shuffling or lz4 makes label maps two to six times larger.
+            compressors=[ZstdCodec(level=1)],
+            fill_value=0,
+        )
+
+
+def _axis(name: str) -> dict[str, str]:
+    return {"name": name, "type": "channel"} if name == "c" else {"name": name, "type": "space", "unit": "micrometer"}
+
+
+def _transformations(flat: int, mpp: tuple[float, float], level: int) -> list[dict[str, object]]:
+    """Scale of a level and its translation: where the centre of its first pixel lies (µm).
+
+    The origin is the corner of the slide, so that pictures of different resolution, the overview and the labels, lie on
+    one another. Measured from the centre of a level's own first pixel they would be apart by half an overview pixel.
+    """
+    scale = [*[1.0] * flat, *(m * 2**level for m in mpp)]
+    shift = [*[0.0] * flat, *(m * 2**level / 2 for m in mpp)]
+    return [{"type": "scale", "scale": scale}, {"type": "translation", "translation": shift}]

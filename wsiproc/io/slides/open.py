@@ -1,0 +1,312 @@
+"""Open any slide: ``open_slide(path)`` gives an object that reads boxes of a grid at the resolution asked for.
+
+Which reader opens a file is found in ``wsiproc/io/slides/readers/select.py``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import deque
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, get_args
+
+import numpy as np
+
+from wsiproc.array.fill import Fill
+from wsiproc.array.tissue import looks_fluorescent, looks_grey
+from wsiproc.core.geometry import Box, grid_shape
+from wsiproc.core.paths import did_you_mean
+from wsiproc.core.types import BoolArray, UInt8Array
+from wsiproc.errors import (
+    ResolutionError,
+    SettingsError,
+    SlideError,
+    SlideKindError,
+    SlideReadError,
+    SlideTimeoutError,
+    WsiprocError,
+)
+from wsiproc.io.slides.fingerprint import slide_files
+from wsiproc.io.slides.limits import check_overview, check_shapes
+from wsiproc.io.slides.pixels.resample import choose_level, pieces
+from wsiproc.io.slides.pyramid import PyramidSlide
+from wsiproc.io.slides.readers.select import Opened, Reader, first_bytes, open_file
+from wsiproc.io.slides.resolution import mpp_warnings, resolve_mpp
+from wsiproc.io.slides.timeout import call_with_timeout
+
+_NUCLEUS_UM = 5.0
+# Around a damaged place, an overview is given up in squares of less than twice this side; in larger ones where so much
+# is damaged that finding out costs more than it tells.
+_SMALLEST_UNREAD_PX, _MOST_FAILURES = 8, 200
+_SUFFIXES = re.compile(r"(\.ome)?\.(zarr|tiff?|btf|tf[28])$|\.[^.\s]{1,6}$", re.IGNORECASE)
+# What a file system refuses, a terminal obeys (control characters, changes of direction), or UTF-8 cannot write.
+_NO_NAME = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]')
+# Names that are devices on Windows, whatever stands behind a dot.
+_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d) *", re.IGNORECASE)
+
+
+class Slide(Protocol):
+    """A whole-slide image. (y, x) and (h, w); ``shape`` in level-0 px of the scanned part, ``mpp`` in µm/px."""
+
+    path: Path
+    name: str
+    format: str
+    reader: str
+    shape: tuple[int, int]
+    mpp: float
+    objective: float | None
+    properties: dict[str, str]
+    warnings: tuple[str, ...]
+    remarks: dict[str, str]
+    fill: Fill | None
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """Level-0 px per px of each level."""
+
+    def read(self, box: Box, mpp: float) -> UInt8Array:
+        """The (h, w, 3) uint8 pixels of a box in grid px at ``mpp``; background colour outside the slide."""
+
+    def fingerprint(self) -> str:
+        """Hash of the content."""
+
+    def close(self) -> None:
+        """Give the file back."""
+
+    def __enter__(self) -> Slide: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+@dataclass(frozen=True)
+class SlideSource:
+    """What a worker process needs to open a slide by itself. ``read_timeout_s``: None waits for ever; ``fill``: what is
+    read as glass.
+    """
+
+    path: Path
+    mpp: float | None = None
+    reader: Reader = "auto"
+    read_timeout_s: float | None = None
+    fill: Fill | None = None
+
+    def open(self) -> Slide:
+        """See ``open_slide``; also raises SlideTimeoutError, here and in every read of the slide."""
+        slide = call_with_timeout(
+            self.read_timeout_s, partial(open_slide, self.path, self.mpp, self.reader), str(self.path)
+        )
+        slide.read_timeout_s = self.read_timeout_s
+        slide.fill = self.fill
+        return slide
+
+
+def open_slide(path: Path | str, mpp: float | None = None, reader: Reader = "auto") -> PyramidSlide:
+    """Open the slide at ``path``; ``mpp`` (µm/px of level 0) replaces what the file says.
+
+    Raises
+    ------
+    SlideError
+        There is no slide at ``path``, or it cannot be read.
+    ResolutionError
+        The pixel size is unknown and not given, or cannot be true.
+    MissingExtraError
+        ``reader`` is "tiatoolbox" and that is not installed.
+    """
+    path = Path(path)
+    if reader not in get_args(Reader):
+        raise SettingsError(f"reader {reader!r} is unknown; choose one of {', '.join(get_args(Reader))}")
+    _check_path(path)
+    opened: Opened | None = None
+    try:
+        opened = open_file(path, reader)
+        return _assemble(path, mpp, opened)
+    except Exception as error:
+        if opened is not None and opened.close is not None:
+            opened.close()
+        if isinstance(error, WsiprocError):
+            raise
+        # What a library makes of a damaged file need not be an error that it documents.
+        raise SlideError(
+            f"{path}: cannot be opened: {type(error).__name__}: {error}; the file is damaged: copy or export it again"
+        ) from error
+
+
+def slide_name(path: Path) -> str:
+    """The file's name without its type, fit for a folder on every system: ``a.ome.tif`` → ``a``."""
+    stem = _SUFFIXES.sub("", path.name) if path.suffix == ".zarr" or not path.is_dir() else path.name
+    return plain_name(stem) or "slide"
+
+
+def plain_name(text: str) -> str:
+    """The text as a part of a path on every system; empty where nothing is left of it."""
+    name = _NO_NAME.sub("_", text).rstrip(". ")
+    is_taken = _DEVICES.fullmatch(name.partition(".")[0]) or name.endswith(".__lock")  # that, tensorstore refuses
+    return f"{name}_" if is_taken else name
+
+
+def _assemble(path: Path, given_mpp: float | None, opened: Opened) -> PyramidSlide:
+    """The slide from its levels, its facts and the user's pixel size."""
+    facts = opened.facts
+    mpp = resolve_mpp(path, facts.mpp, given_mpp, facts.objective)
+    properties = dict(facts.properties)
+    if given_mpp is not None:
+        in_file = f"{facts.mpp[0]:g} × {facts.mpp[1]:g}" if facts.mpp else "none"
+        properties["wsiproc.mpp"] = f"{mpp:g} given by the user; in the file: {in_file}"
+    check_shapes(path, [level.shape for level in opened.levels])
+    h, w = opened.levels[0].shape
+    scanned = (facts.bounds or Box(0, 0, h, w)).clip((h, w))
+    if scanned.area == 0:
+        raise SlideError(
+            f"{path}: the scanned part {facts.bounds} lies outside the canvas of {w} × {h} px; the file is damaged: "
+            "copy or export it again"
+        )
+    if min(scanned.shape) * mpp < _NUCLEUS_UM:
+        raise SlideKindError(
+            f"{path}: {scanned.w} × {scanned.h} px of {mpp:g} µm: narrower than a nucleus ({_NUCLEUS_UM:g} µm), so no "
+            "cell can be in it; choose the full-resolution file, or pass the right pixel size with --mpp"
+        )
+    slide = PyramidSlide(
+        path=path,
+        name=slide_name(path),
+        format=facts.format,
+        shape=scanned.shape,
+        mpp=mpp,
+        objective=facts.objective,
+        properties=properties,
+        pyramid=opened.levels,
+        reader=opened.reader,
+        origin=(scanned.y, scanned.x),
+        background=facts.background,
+        warnings=(*facts.warnings, *mpp_warnings(mpp, facts.objective)),
+        remarks=dict(facts.remarks),
+        on_close=opened.close,
+    )
+    shape, _ = overview_grid(slide)
+    scale = (scanned.h / shape[0], scanned.w / shape[1])
+    check_overview(path, opened.levels[choose_level([level.downsample for level in opened.levels], scale)].shape)
+    return slide
+
+
+def _check_path(path: Path) -> None:
+    """Raise ``SlideError`` unless something readable and non-empty lies at ``path``."""
+    try:
+        if path.is_symlink() and not path.exists():
+            raise SlideError(f"{path}: a link to {os.readlink(path)}, which does not exist; copy the slide itself")
+        if not path.exists():
+            raise SlideError(f"{path}: no such file or folder{did_you_mean(path)}")
+        if path.is_dir():
+            next(path.iterdir(), None)
+        elif not path.is_file():
+            raise SlideError(f"{path}: neither a file nor a folder (a socket, pipe or device); name a slide")
+        elif not first_bytes(path):
+            raise SlideError(f"{path}: the file is empty (0 bytes); copy it again")
+    except SlideError:
+        raise
+    except OSError as error:  # no permission, a loop of links, a name too long, a lost network disk
+        raise SlideError(f"{path}: cannot be opened: {error.strerror or error}") from error
+
+
+@dataclass(frozen=True)
+class Overview:
+    """The whole slide in one small picture, (h, w, 3) uint8, of ``mpp`` (y, x) µm/px.
+
+    ``unread`` (h, w): places that the file cannot give, white in the picture; ``reason``: the first error there.
+    """
+
+    pixels: UInt8Array
+    mpp: tuple[float, float]
+    unread: BoolArray
+    reason: str | None = None
+
+
+def overview_grid(slide: Slide, max_px: int = 3072, finest_mpp: float = 2.0) -> tuple[tuple[int, int], float]:
+    """Size (h, w) and µm/px of an overview; ``finest_mpp`` keeps those of small slides small."""
+    mpp = max(finest_mpp, slide.mpp, max(slide.shape) * slide.mpp / max_px)
+    return grid_shape(slide.shape, slide.mpp, mpp), mpp
+
+
+def read_overview(slide: Slide, max_px: int = 3072, finest_mpp: float = 2.0) -> Overview:
+    """An overview whose longest side has at most ``max_px``, whatever places of the file are damaged.
+
+    The reading is piecewise, so memory stays bounded for files of a single huge level too. Raises ``SlideReadError``
+    where no place can be read, and SlideTimeoutError at the first read that hangs.
+    """
+    shape, mpp = overview_grid(slide, max_px, finest_mpp)
+    pixels, unread = np.full((*shape, 3), 255, np.uint8), np.zeros(shape, bool)
+    reason: str | None = None  # no error is kept: each would hold on to the handle that it broke
+    waiting = deque([Box(0, 0, *shape)])
+    failures = 0
+    while waiting:
+        box = waiting.popleft()
+        try:
+            pixels[box.slices] = slide.read(box, mpp)
+        except SlideTimeoutError:
+            raise
+        except SlideReadError as error:
+            reason = reason or str(error)
+            failures += 1
+            side = -(-max(box.shape) // 2)
+            if side >= _SMALLEST_UNREAD_PX and failures < _MOST_FAILURES:
+                # Cut down to where the damage is; the pieces have the same pixels as the whole.
+                waiting += pieces(box, side)
+            else:
+                unread[box.slices] = True
+    if reason is not None and unread.all():
+        raise SlideReadError(reason)
+    factors = (slide.shape[0] * slide.mpp / shape[0], slide.shape[1] * slide.mpp / shape[1])
+    return Overview(pixels, factors, unread, reason)
+
+
+# Stands in for a pixel size that is not known; only what does not depend on it is told then.
+_ANY_MPP = 1.0
+
+
+def describe_file(path: Path, mpp: float | None = None, reader: Reader = "auto") -> dict[str, Any]:
+    """What is known about the slide at ``path``, as ``describe`` tells it, even where its pixel size is not.
+
+    ``remedy`` says then what to do, and ``mpp`` and ``size_mm`` are None. Raises as ``open_slide`` does for all else,
+    and for an ``mpp`` that cannot be.
+    """
+    try:
+        with open_slide(path, mpp, reader) as slide:
+            return describe(slide)
+    except ResolutionError as error:
+        if mpp is not None:
+            raise
+        with open_slide(path, _ANY_MPP, reader) as slide:
+            made_up = mpp_warnings(_ANY_MPP, slide.objective)
+            slide.warnings = tuple(warning for warning in slide.warnings if warning not in made_up)
+            facts = describe(slide)
+        return facts | {"mpp": None, "size_mm": None, "remedy": str(error).removeprefix(f"{path}: ")}
+
+
+def describe(slide: Slide) -> dict[str, Any]:
+    """What is known about a slide without looking for cells; sizes are (h, w)."""
+    overview = read_overview(slide, max_px=1024)
+    h, w = slide.shape
+    facts: dict[str, Any] = {
+        "name": slide.name,
+        "path": str(slide.path),
+        "format": slide.format,
+        "reader": slide.reader,
+        "size_px": slide.shape,
+        "gigapixels": h * w / 1e9,
+        "mpp": slide.mpp,
+        "objective": slide.objective,
+        "size_mm": (h * slide.mpp / 1000, w * slide.mpp / 1000),
+        "levels": slide.levels,
+        **slide.remarks,
+        "file_bytes": sum(file.stat().st_size for file in slide_files(slide.path)),
+        "looks_fluorescent": looks_fluorescent(overview.pixels),
+        "looks_grey": looks_grey(overview.pixels),
+    }
+    if overview.reason is not None:
+        facts["damaged"] = f"{overview.unread.mean():.2%} of the overview; {overview.reason}"
+    facts |= {"warning" if number == 0 else f"warning {number + 1}": text for number, text in enumerate(slide.warnings)}
+    return facts

@@ -1,0 +1,109 @@
+"""A small network, trained on labels that nobody drew, that tells nuclei from all else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from wsiproc.array.stains import Stain
+from wsiproc.core.geometry import Box
+from wsiproc.core.types import UInt8Array
+from wsiproc.models.base import Channel, Instances
+from wsiproc.models.builtin.classical import Classical
+from wsiproc.models.builtin.learned import LearnedModel
+from wsiproc.models.cells import OutlineScoring, cell_margin, cut_cells
+from wsiproc.models.folder import DistilledConfig, load_int8_network
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_INTERIOR = 3  # plane of the maps
+_GREEN = 0.3  # share of green optical density in what outlines are searched in, beside all of the red
+
+
+@dataclass(frozen=True)
+class Distilled(LearnedModel):
+    """A model folder of kind *distilled*: a U-Net's first output is the logit of a nucleus.
+
+    A second one, where there is one, is the logit of its interior: high well inside, low at its border, so that it
+    tells touching nuclei apart. ``classical``: what a folded network is told by, calibrated on the slide.
+    """
+
+    facts: DistilledConfig
+    classical: Classical | None = None
+
+    @property
+    def _extra_channels(self) -> tuple[Channel, ...]:
+        return (Channel("interior", (120, 255, 120)),) if self.facts.network.outputs == 2 else ()
+
+    @property
+    def int8(self) -> bool:
+        """Whether the folder tells how large the values between the layers are."""
+        return bool(self.facts.int8_peaks)
+
+    @property
+    def margin(self) -> int:
+        """What the cutting out of cells can depend on."""
+        return cell_margin(self.facts.cut, self.facts.split, self.mpp, self.facts.outline)
+
+    def calibrate(self, samples: Sequence[UInt8Array], stain: Stain | None = None) -> Self:
+        """See ``LearnedModel``; with the classical model of the slide too, where the network is told of it."""
+        calibrated = super().calibrate(samples, stain)
+        if self.facts.network.fold == 1:
+            return calibrated
+        import torch
+
+        from wsiproc.models.builtin.hints import halved_density
+        from wsiproc.models.staining import optical_density
+
+        halves = [
+            halved_density(optical_density(torch.from_numpy(np.ascontiguousarray(s))[None], calibrated.stains.white))
+            for s in samples
+            if min(s.shape[:2]) > 1
+        ]
+        classical = Classical(stains=calibrated.stains, mpp=2 * self.mpp)
+        return replace(calibrated, classical=classical.calibrate_density(halves))
+
+    def calibration(self) -> dict[str, object]:
+        """Stains and gain, and the cut of the classical model where it is asked."""
+        found = super().calibration()
+        return found | ({"classical": self.classical.calibration()} if self.classical else {})
+
+    def network_sees(self, windows: Tensor, od: Tensor) -> Tensor:
+        """See ``LearnedModel``; folded, with its hints, where the network is."""
+        pictures = super().network_sees(windows, od)
+        if self.facts.network.fold == 1:
+            return pictures
+        import torch
+
+        from wsiproc.models.builtin.hints import folded_input, halved_density, hints
+
+        classical = self.classical or Classical(stains=self.stains, mpp=2 * self.mpp)
+        with torch.autocast(od.device.type, enabled=False):  # the classical model needs full precision
+            return folded_input(pictures, hints(halved_density(od), self.gain, self.stains, classical))
+
+    def predict_int8(self, windows: Tensor) -> Tensor:
+        """See ``InWholeNumbers``."""
+        return self._predict(load_int8_network(self.folder, self.weights_sha256), windows)
+
+    def _read(self, network: nn.Module, pictures: Tensor, od: Tensor) -> Sequence[Tensor]:
+        import torch
+
+        logits: Tensor = network(pictures)
+        return torch.sigmoid(logits.float()).unbind(1)
+
+    def instances(self, maps: UInt8Array, inner: Box | None = None) -> Instances:
+        """See ``Model``."""
+        interior = maps[_INTERIOR] if self._extra_channels else None
+        dab, outlines = self.stains.kind == "H-DAB", self._outlines
+        return cut_cells(maps, self.facts.cut, self.facts.split, self.mpp, dab, interior, outlines, inner)
+
+    @property
+    def _outlines(self) -> OutlineScoring | None:
+        if self.facts.outline is None:
+            return None
+        shares = (round(64 * (red + _GREEN * green)) for red, green, _ in self.stains.vectors)
+        return OutlineScoring(self.facts.outline, self.facts.score, (0, *shares))

@@ -1,0 +1,78 @@
+"""What a network is told besides colours: how much of each stain, and where the classical model sees nuclei.
+
+Both are calibrated once per slide, so hue counts as evidence however a laboratory stains: the planes say
+*haematoxylin*, *eosin*, *DAB*, whatever their colours are on the slide at hand. A stain that the slide does not have is
+a plane of zeros, which tells the network the kind of stain. All at half the resolution of the pixels.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch.nn.functional as nnf
+from numba import njit
+
+from wsiproc.array.stains import Stains, unmixing
+from wsiproc.models.builtin.classical import Classical
+from wsiproc.models.folder import HINTS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# The planes: haematoxylin, eosin, DAB, classical.
+_LARGEST_LOGIT, _PER_LOGIT = 8.0, 0.25
+_AMOUNT_MEAN, _AMOUNT_STD = 0.45, 0.25
+
+
+def halved_density(od: Tensor) -> Tensor:
+    """Optical density (b, 3, h, w) of blocks of 2 × 2 px."""
+    return nnf.avg_pool2d(od, 2)
+
+
+def hints(halved: Tensor, gain: float, stains: Stains, classical: Classical) -> Tensor:
+    """(b, HINTS, h, w) of optical density ``halved`` (b, 3, h, w) before the gain; ``classical``: calibrated on the
+    slide.
+    """
+    import torch
+
+    amounts = torch.einsum(
+        "ck,bchw->bkhw", torch.as_tensor(unmixing(stains)[:, :2].astype(np.float32)).to(halved), halved
+    )
+    amounts = (amounts * gain).clamp_(min=0).sqrt_()
+    found = halved.new_zeros(len(halved), HINTS, *halved.shape[2:])
+    found[:, 0] = amounts[:, 0]
+    found[:, 1 if stains.kind == "H&E" else 2] = amounts[:, 1]
+    found[:, 3] = classical.logit(halved).clamp_(-_LARGEST_LOGIT, _LARGEST_LOGIT).mul_(_PER_LOGIT)
+    return found
+
+
+def folded_input(pictures: Tensor, told: Tensor) -> Tensor:
+    """What a folded network sees, (b, 12 + HINTS, h / 2, w / 2): ``pictures`` (b, 3, h, w) as other networks see them,
+    each 2 × 2 px as one, and ``told`` (b, HINTS, h / 2, w / 2). In the layout of channels last.
+    """
+    import torch
+
+    scaled = torch.cat([(told[:, :3] - _AMOUNT_MEAN) / _AMOUNT_STD, told[:, 3:]], 1)
+    if pictures.device.type != "cpu":
+        joined = torch.cat([nnf.pixel_unshuffle(pictures, 2), scaled], 1)
+        return joined.contiguous(memory_format=torch.channels_last)
+    return torch.from_numpy(_folded(pictures.numpy(), scaled.numpy())).permute(0, 3, 1, 2)
+
+
+@njit(cache=True, nogil=True)
+def _folded(pictures, told):  # type: ignore[no-untyped-def]
+    """Both as one array (b, h / 2, w / 2, 4 c + HINTS), written once from first to last."""
+    b, c, h, w = pictures.shape
+    joined = np.empty((b, h // 2, w // 2, 4 * c + told.shape[1]), pictures.dtype)
+    for i in range(b):
+        for y in range(h // 2):
+            for x in range(w // 2):
+                for k in range(c):
+                    joined[i, y, x, 4 * k] = pictures[i, k, 2 * y, 2 * x]
+                    joined[i, y, x, 4 * k + 1] = pictures[i, k, 2 * y, 2 * x + 1]
+                    joined[i, y, x, 4 * k + 2] = pictures[i, k, 2 * y + 1, 2 * x]
+                    joined[i, y, x, 4 * k + 3] = pictures[i, k, 2 * y + 1, 2 * x + 1]
+                for k in range(told.shape[1]):
+                    joined[i, y, x, 4 * c + k] = told[i, k, y, x]
+    return joined

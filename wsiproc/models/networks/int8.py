@@ -1,0 +1,199 @@
+"""A U-Net in whole numbers: on a CPU that multiplies bytes three times as fast as in float32.
+
+Weights are bytes with a scale for each channel of output, values between layers bytes with a scale for each layer,
+found once a model (Jacob et al. 2018). Sums are exact, so a pixel does not depend on what it is computed together with.
+The first layer is computed in float32: it is small, and all that a pixel's byte tells goes through it. Where two levels
+are joined the coarser is never enlarged, see ``join_kernels``, and its part of the sum is rounded to a byte of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from wsiproc.models.networks.byte_values import as_bytes
+from wsiproc.models.networks.unet import UNet, fuse_batch_norms, halved, interleave, join_kernels
+
+_Layer = Callable[[Tensor], Tensor]
+
+_STEPS = 255  # of a byte
+_WEIGHT_STEPS = 127  # of a byte with a sign
+_SHARE = 99.99  # per cent of values that a layer's scale reaches; the few above are cut
+_BELOW = 0.5  # of the peak, how far the coarser level's part of a sum may go below zero: lower sums are none, mostly
+
+
+def find_peaks(network: UNet, pictures: Iterable[Tensor]) -> tuple[float, ...]:
+    """What all but a few of the values behind each ReLU stay below, in the order in which they are computed.
+
+    ``network``: in evaluation mode; ``pictures``: what it sees, (b, inputs, h, w) each, the more the better.
+    """
+    seen: list[list[float]] = []
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.ReLU)]
+    hooks = [
+        layer.register_forward_hook(lambda _layer, _given, values: seen[-1].append(_peak(values))) for layer in layers
+    ]
+    try:
+        with torch.inference_mode():
+            for picture in pictures:
+                seen.append([])
+                network(picture)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return tuple(round(float(peak), 4) for peak in np.max(seen, axis=0))
+
+
+def _peak(values: Tensor) -> float:
+    return float(np.percentile(values.float().cpu().numpy(), _SHARE))
+
+
+class Int8UNet(nn.Module):
+    """The same function as ``network``, but for rounding: (b, inputs, h, w) float32 → (b, outputs, h, w) float32.
+
+    ``network``: a U-Net without batch norms; ``peaks``: see ``find_peaks``. Only for CPUs.
+    """
+
+    def __init__(self, network: UNet, peaks: Sequence[float]) -> None:
+        super().__init__()
+        blocks = [*network.down, *reversed(network.up)]
+        steps = [peak / _STEPS for peak in peaks]
+        convs = [layer for block in blocks for layer in block if isinstance(layer, nn.Conv2d)]
+        # Each with what a step is worth before and behind it; before the first there are none.
+        layers = zip(convs, [0.0, *steps[:-1]], steps, strict=True)
+        self.first, self.fold = _scaled(convs[0], steps[0]), network.fold
+        self.down: list[tuple[_Layer, _Layer]] = []
+        for level in range(len(network.down)):
+            first, second = next(layers), next(layers)
+            self.down.append((_Convolution(*first) if level else self._first_bytes, _Convolution(*second)))
+        self.up: list[tuple[_Join, _Layer]] = []
+        for level in reversed(range(len(network.up))):
+            (conv, before, step), second = next(layers), next(layers)
+            self.up.append((_Join(conv, before, steps[2 * level + 1], step), _Convolution(*second)))
+        self.head = _Convolution(network.head, steps[-1])
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """See the class."""
+        x, skipped = pictures, []
+        for level, block in enumerate(self.down):
+            x = halved(x) if level else x
+            for layer in block:
+                x = layer(x)
+            skipped.append(x)
+        x = skipped.pop()
+        for join, layer in self.up:
+            x = layer(join(x, skipped.pop()))
+        return nn.functional.pixel_shuffle(self.head(x), self.fold)
+
+    def _first_bytes(self, pictures: Tensor) -> Tensor:
+        """What the first layer gives, as bytes; its weights are in their steps and its bias has the half to round by.
+
+        What is below zero becomes zero, which is the ReLU.
+        """
+        return as_bytes(self.first(pictures).clamp_(0, _STEPS))
+
+
+def difference(network: UNet, whole: Int8UNet) -> float:
+    """Mean difference of the logits of both, in standard deviations of them, on a picture of soft stripes."""
+    stripes = torch.linspace(-1.5, 1.5, 64).expand(1, network.inputs, 64, 64)
+    with torch.inference_mode():
+        exact, found = network(stripes), whole(stripes)
+    return float((found - exact).abs().mean() / exact.std().clamp(min=1e-6))
+
+
+_TINY = 4, 8  # widths of the network of the self-test
+_TINY_APART = 0.1  # standard deviations; rounding makes 0.02, halved sums make 0.46
+
+
+@cache
+def self_test() -> str:
+    """Why PyTorch computes nothing in bytes here that can be used; empty where it does. Once a process, some 20 ms.
+
+    The operators have no public name, so that any release may have others. A tiny network of drawn weights is held
+    against itself in float32.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]):  # layers draw weights, and the numbers that others draw stay theirs
+            torch.default_generator.manual_seed(0)
+            network = fuse_batch_norms(UNet(_TINY).requires_grad_(False))
+            assert isinstance(network, UNet)
+            picture = torch.randn(1, 3, 64, 64)
+            whole = Int8UNet(network, find_peaks(network, [picture]))
+            with torch.inference_mode():
+                exact, found = network(picture), whole(picture)
+            off, spread = (found - exact).abs().mean((0, 2, 3)), exact.std((0, 2, 3))
+            apart = float((off / spread).max())
+    except (AttributeError, RuntimeError, TypeError) as error:
+        return f"PyTorch {torch.__version__} cannot compute in bytes here ({str(error).partition(chr(10))[0]})"
+    if not apart <= _TINY_APART:
+        return (
+            f"PyTorch {torch.__version__} computes something else in bytes here ({apart:.2f} standard deviations off)"
+        )
+    return ""
+
+
+def _scaled(conv: nn.Conv2d, step: float) -> nn.Conv2d:
+    """The layer with its output in ``step``s, and a half more."""
+    assert conv.bias is not None
+    scaled = nn.Conv2d(conv.in_channels, conv.out_channels, conv.kernel_size, padding=conv.padding)  # type: ignore[arg-type]
+    scaled.weight.data = (conv.weight / step).contiguous(memory_format=torch.channels_last)
+    scaled.bias.data = conv.bias / step + 0.5  # type: ignore[union-attr]
+    return scaled.requires_grad_(False)
+
+
+class _Weights:
+    """Kernels (outputs, inputs, h, w) as bytes, and what else a layer on bytes takes; ``step``: of what it is given."""
+
+    def __init__(self, kernels: Tensor, bias: Tensor | None, padding: int, step: float) -> None:
+        scales = kernels.abs().amax((1, 2, 3)).clamp(min=1e-12) / _WEIGHT_STEPS
+        whole = (kernels / scales[:, None, None, None]).round_().to(torch.int8)
+        zeros = torch.zeros(len(kernels), dtype=torch.int32)
+        once, around = [1, 1], [padding, padding]
+        packed = torch.ops.onednn.qconv_prepack(whole, scales, step, 0, once, around, once, 1, None)
+        self.given = step, 0, packed, scales, zeros
+        self.rest = bias, once, around, once, 1
+
+
+class _Convolution:
+    """A layer on bytes (b, c, h, w).
+
+    ``before``, ``step``: what one step of a byte is worth, before and behind the layer, which ends in a ReLU; without
+    ``step`` it does not, and gives float32.
+    """
+
+    def __init__(self, conv: nn.Conv2d, before: float, step: float | None = None) -> None:
+        self._weights = _Weights(conv.weight.detach(), conv.bias, int(conv.padding[0]), before)
+        self._behind = (1.0, 0, torch.float32, "none") if step is None else (step, 0, torch.uint8, "relu")
+
+    def __call__(self, x: Tensor) -> Tensor:
+        found: Tensor = torch.ops.onednn.qconv2d_pointwise(
+            x, *self._weights.given, *self._weights.rest, *self._behind, [], ""
+        )
+        return found
+
+
+class _Join:
+    """A layer, with its ReLU, on a coarser level (b, c, h, w) and a finer one (b, c', 2h, 2w), as the U-Net joins them.
+
+    ``deep``, ``fine``, ``step``: what one step of a byte is worth in either and behind the layer.
+    """
+
+    def __init__(self, conv: nn.Conv2d, deep: float, fine: float, step: float) -> None:
+        channels = conv.in_channels - conv.out_channels
+        weight = conv.weight.detach()
+        self._deep = _Weights(join_kernels(weight[:, :channels]), None, 1, deep)
+        self._fine = _Weights(weight[:, channels:], conv.bias, 1, fine)
+        self._step, self._part = step, (step * (1 + _BELOW), round(_STEPS * _BELOW / (1 + _BELOW)))
+
+    def __call__(self, deep: Tensor, fine: Tensor) -> Tensor:
+        places = torch.ops.onednn.qconv2d_pointwise(
+            deep, *self._deep.given, *self._deep.rest, *self._part, torch.uint8, "none", [], ""
+        )
+        found: Tensor = torch.ops.onednn.qconv2d_pointwise.binary(
+            fine, *self._fine.given, interleave(places), *self._fine.rest, self._step, 0, torch.uint8, *self._part,
+            "sum", 1.0, "relu", [], "",
+        )  # fmt: skip
+        return found

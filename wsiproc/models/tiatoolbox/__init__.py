@@ -1,0 +1,1 @@
+"""TIAToolbox's nucleus models behind the protocol of a model."""

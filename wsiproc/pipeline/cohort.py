@@ -1,0 +1,124 @@
+"""Run many slides as one queue, and lose none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from wsiproc.core.paths import absolute
+from wsiproc.core.phenotypes import Phenotypes
+from wsiproc.core.threads import Abandoned, concurrently
+from wsiproc.errors import sentence
+from wsiproc.io.slides.fingerprint import slide_files
+from wsiproc.pipeline.folders import name_folders, output_folder
+from wsiproc.pipeline.phenotypes import find_phenotypes
+from wsiproc.pipeline.planning.plan import choose_model
+from wsiproc.pipeline.progress import Event, OnEvent, Outcome, ignore
+from wsiproc.pipeline.settings import Settings
+from wsiproc.pipeline.slide import SlideRequest, run_slide
+from wsiproc.pipeline.workers import SharedWorkers
+from wsiproc.results.cohort_table import HTML, failed_before, has_cohort, write_cohort
+from wsiproc.results.folder import locked, storage_explained
+from wsiproc.results.run_log import net, recorded
+
+# While the cells of one slide are merged, drawn and told of, workers go on with the next.
+_AT_ONCE = 2
+# What a slide is at in each stage that is told, for sentences about what went wrong there.
+_STEPS = {
+    "plan": "looking for tissue and calibrating",
+    "cells": "finding cells",
+    "merge": "merging cells",
+    "render": "drawing labels and exporting",
+    "report": "writing the report",
+}
+
+
+@dataclass(frozen=True)
+class _Queue:
+    """What the slides of a run have in common, and ``names``, of their folders."""
+
+    paths: Sequence[Path]
+    out: Path
+    settings: Settings
+    phenotypes: Phenotypes | None
+    overwrite: bool
+    at_once: int
+    workers: SharedWorkers
+    names: Sequence[str]
+
+    def request(self, index: int) -> SlideRequest:
+        """What is to be done with one of the slides; the first goes first."""
+        cohort = f"../{HTML}" if len(self.paths) > 1 or has_cohort(self.out) else None
+        folder = self.out / self.names[index]
+        shared = (self.settings, self.phenotypes, self.overwrite, self.workers)
+        return SlideRequest(self.paths[index], folder, *shared, priority=index, at_once=self.at_once, cohort=cohort)
+
+
+def run_slides(
+    paths: Sequence[Path], out: Path, settings: Settings, overwrite: bool = False, on_progress: OnEvent = ignore
+) -> Iterator[Outcome]:
+    """Run slides into ``out``/<slide name>, the largest first, two at a time; yields what became of each.
+
+    One that fails costs no other. Slides of the same name get folders told apart by the part of their paths that
+    differs. Of several slides, and of what ``out`` holds already, a table is kept there. Leaving early ends what is
+    under way; the same call goes on with it. ``on_progress`` is called from the caller's thread.
+    """
+    paths, out = list(dict.fromkeys(map(absolute, paths))), output_folder(out)
+    choose_model(settings)  # an unknown name is said once, not once a slide
+    title = paths[0].name if len(paths) == 1 else f"{len(paths)} slides"
+    with net(f"{title}: looking for kinds of cells", out):
+        phenotypes = find_phenotypes(
+            paths, out, settings, lambda done, total: on_progress(Event(title, "classes", done, total))
+        )
+    in_this_process = settings.executor == "loop" or settings.workers == 1
+    at_once = 1 if in_this_process and settings.scheduler is None else min(_AT_ONCE, len(paths))
+    largest_first = sorted(paths, key=_file_bytes, reverse=True)
+    failed = failed_before(out) if len(paths) == 1 else {}
+    with net(f"{title}: between slides", out), ExitStack() as stack:
+        if len(paths) > 1 or has_cohort(out):
+            stack.callback(_write_cohort, out, failed)
+        workers = stack.enter_context(SharedWorkers(settings, len(paths)))
+        queue = _Queue(
+            largest_first, out, settings, phenotypes, overwrite, at_once, workers, name_folders(largest_first, out)
+        )
+        for outcome in concurrently(range(len(paths)), at_once, partial(_outcome, queue), on_progress, workers.cancel):
+            if outcome.error is not None:
+                failed[str(outcome.path)] = sentence(outcome.error)
+            yield outcome
+
+
+def _write_cohort(out: Path, failed: Mapping[str, str]) -> None:
+    with storage_explained(out), net(f"{out}: the table of all slides", out):
+        write_cohort(out, failed)
+
+
+def _file_bytes(path: Path) -> int:
+    """Size of a slide's files: how much work it may be; 0 where that cannot be told."""
+    try:
+        return sum(file.stat().st_size for file in slide_files(path))
+    except OSError:
+        return 0
+
+
+def _outcome(queue: _Queue, index: int, on_progress: OnEvent) -> Outcome:
+    """What became of the slide whose ``index`` it is."""
+    path, name = queue.paths[index], queue.names[index]
+    folder = queue.out / name
+    step = "opening the slide"
+
+    def noted(event: Event) -> None:
+        nonlocal step
+        step = _STEPS[event.stage]
+        on_progress(event)
+
+    try:
+        with storage_explained(folder), locked(folder):
+            return run_slide(queue.request(index), noted)
+    except Abandoned:
+        raise
+    except Exception as error:
+        home = folder if folder.is_dir() else queue.out
+        return Outcome(path, name, "failed", error=recorded(error, f"{path}: while {step}", home))

@@ -1,0 +1,152 @@
+"""The folder of each slide in a run's output: called as the slide, and told apart where several are called the same.
+
+A folder belongs to the slide that ``run.json`` names, or that its unfinished work is of: by the slide's path, and where
+the file was moved, by its content. So every later run finds its results where they are, whatever slides come beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsiproc.core.paths import absolute, differing
+from wsiproc.errors import SettingsError
+from wsiproc.io.slides.fingerprint import fingerprint
+from wsiproc.io.slides.open import plain_name, slide_name
+from wsiproc.results.folder import RUN, SLIDE, WORK
+
+_MOST_NAME_BYTES = 200  # most systems take 255; names of temporary files and locks are longer
+
+
+@dataclass(frozen=True)
+class _Owner:
+    """Whose a folder is; None where that is not told."""
+
+    path: Path | None = None
+    fingerprint: str | None = None
+
+
+def output_folder(out: Path) -> Path:
+    """``out`` made absolute; SettingsError for a name in it that OME-Zarr cannot be written under."""
+    folder = absolute(out)
+    for part in folder.parts[1:]:
+        if "\\" in part or part.endswith(".__lock") or not _is_unicode(part):
+            raise SettingsError(
+                f"{str(folder)!r}: results cannot be written to a folder with a backslash, bytes that are not UTF-8 "
+                f'or ".__lock" at the end of its name, as {part!r} has; choose another -o folder'
+            )
+    return folder
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def name_folders(paths: Sequence[Path], out: Path) -> list[str]:
+    """The name of each slide's folder in ``out``; ``paths`` are absolute and each there once."""
+    stems = {path: slide_name(path) for path in paths}
+    owners = _owners(out, stems.values())
+    named = _recognised(stems, owners)
+    taken = {_folded(name) for name in named.values()}
+    taken |= {_folded(name) for name, owner in owners.items() if owner.path is not None}
+    rivals: dict[str, set[Path]] = {}
+    for path, stem in stems.items():
+        rivals.setdefault(_folded(stem), set()).add(path)
+    for owner in owners.values():
+        if owner.path is not None and (stem := _folded(slide_name(owner.path))) in rivals:
+            rivals[stem].add(owner.path)
+    left = [path for path in stems if path not in named]
+    for path in sorted(left, key=lambda path: (len(rivals[_folded(stems[path])]) > 1, path)):
+        others = sorted(rivals[_folded(stems[path])] - {path})
+        name = next(name for name in _names(path, stems[path], others) if _folded(name) not in taken)
+        named[path] = name
+        taken.add(_folded(name))
+    return [named[path] for path in paths]
+
+
+def _names(path: Path, stem: str, others: Sequence[Path]) -> Iterator[str]:
+    """Names for a slide's folder, the best first; ``others``: slides of the same name."""
+    if not others:
+        yield stem
+    before = differing(path.parent.parts[1:], [other.parent.parts[1:] for other in others])
+    kind = path.suffix.lower().lstrip(".")
+    if before:
+        yield _joined([*before, stem])
+    elif any(other.parent != path.parent for other in others):
+        yield stem
+    if any(other.parent == path.parent and other.suffix.lower() != path.suffix.lower() for other in others):
+        yield _joined([*before, stem, kind])
+    yield _joined([path.parent.name, stem] if path.parent.name else [stem])
+    yield _joined([stem, hashlib.sha256(os.fsencode(path)).hexdigest()[:8]])
+    yield from (_joined([stem, str(number)]) for number in range(2, 1 << 20))
+
+
+def _joined(parts: Sequence[str]) -> str:
+    name = "_".join(plain_name(part) for part in parts)
+    if len(name.encode()) <= _MOST_NAME_BYTES:
+        return name
+    return f"{plain_name(parts[-1])[:40]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def _folded(name: str) -> str:
+    """The same for names that are one to some file system: of other case or composition."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+# --- what is there already -------------------------------------------------------------------------------------------
+
+
+def _owners(out: Path, stems: Iterable[str]) -> dict[str, _Owner]:
+    """Folders in ``out`` whose names begin or end as a slide's does, and whose they are."""
+    try:
+        names = sorted(entry.name for entry in os.scandir(out) if entry.is_dir() and not entry.name.startswith("."))
+    except OSError:
+        return {}
+    wanted = {_folded(stem) for stem in stems}
+    return {name: _owner(out / name) for name in names if _parts(_folded(name)) & wanted}
+
+
+def _parts(name: str) -> set[str]:
+    """The name, and what is before, after and between any of its underscores."""
+    words = name.split("_")
+    ends = range(1, len(words) + 1)
+    return {"_".join(words[first:end]) for end in ends for first in range(end)}
+
+
+def _owner(folder: Path) -> _Owner:
+    for place, key in ((folder / RUN, "slide"), (folder / WORK / SLIDE, None)):
+        try:
+            facts = json.loads(place.read_text(encoding="utf-8"))
+            facts = facts if key is None else facts[key]
+            return _Owner(Path(facts["path"]), str(facts["fingerprint"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return _Owner()
+
+
+def _recognised(stems: Mapping[Path, str], owners: Mapping[str, _Owner]) -> dict[Path, str]:
+    """Slides that have a folder: it names their path, or their content, where no slide of its path is in this run."""
+    by_path = {owner.path: name for name, owner in sorted(owners.items(), reverse=True)}
+    named = {path: by_path[path] for path in stems if path in by_path}
+    free = {name: owner for name, owner in owners.items() if owner.path is not None and name not in named.values()}
+    for path in sorted(path for path in stems if path not in named):
+        mine = [name for name in free if _folded(stems[path]) in _parts(_folded(name))]
+        content = _content(path) if mine else None
+        same = [name for name in mine if content is not None and free[name].fingerprint == content]
+        if same:
+            named[path] = same[0]
+            del free[same[0]]
+    return named
+
+
+def _content(path: Path) -> str | None:
+    """A slide's fingerprint; None where it cannot be read, which is told when its turn comes."""
+    try:
+        return fingerprint(path)
+    except OSError:
+        return None

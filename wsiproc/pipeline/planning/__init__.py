@@ -1,0 +1,1 @@
+"""What is decided about a slide before anything expensive starts."""

@@ -1,0 +1,294 @@
+"""TIAToolbox's stain normalisers before any model: fitted once a slide, then one fixed colour for each colour.
+
+Its ``transform`` estimates the stains of each picture that it is given, so that a cell's colours hang on how the slide
+was cut up. Here what it estimates, by its own ``fit``, comes from the samples of the slide that a model is calibrated
+on, and the transform that follows is a table of all colours. TIAToolbox is needed for the fit alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from wsiproc.array.stains import Stain
+from wsiproc.core.extras import load
+from wsiproc.core.geometry import Box
+from wsiproc.core.types import Float64Array, UInt8Array
+from wsiproc.errors import PlanError, SettingsError
+from wsiproc.io.slides.open import open_slide
+from wsiproc.models.base import Channel, Instances, InWholeNumbers, Model
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Three = tuple[float, float, float]
+_FITTED_PX = 300_000
+_LARGEST_TARGET_PX = 4096**2
+_LEAST = 1e-3  # of a spread or an amount of stain that can be brought to another
+# OpenCV's grey levels of L*, a*, b*: their size, and what is 0.
+_LAB_UNITS, _LAB_ZERO = np.array([2.55, 1.0, 1.0]), np.array([0.0, 128.0, 128.0])
+
+
+@dataclass(frozen=True)
+class StainLook:
+    """Two stains: their vectors (natural optical density in red, green, blue; 255 is white), haematoxylin first, and
+    the 99th percentile of the amount of each.
+    """
+
+    vectors: tuple[Three, Three]
+    strongest: tuple[float, float]
+
+    def recolour(self, picture: UInt8Array, target: StainLook) -> UInt8Array:
+        """A picture (h, w, 3) that looks like this, made to look as ``target``."""
+        # Amounts of the stains by least squares, each brought to the other strength, and laid on again.
+        amounts = np.linalg.pinv(np.array(self.vectors)) * (np.array(target.strongest) / self.strongest)
+        density = -np.log(np.maximum(picture, 1) / 255)
+        return _grey_levels(255 * np.exp(-density @ (amounts @ np.array(target.vectors))))
+
+
+@dataclass(frozen=True)
+class ColourLook:
+    """Mean and standard deviation of L* (0 to 100), a* and b*."""
+
+    means: Three
+    spreads: Three
+
+    def recolour(self, picture: UInt8Array, target: ColourLook) -> UInt8Array:
+        """See ``StainLook``."""
+        gain = np.array(target.spreads) / self.spreads
+        lab = cv2.cvtColor(picture, cv2.COLOR_RGB2LAB) / _LAB_UNITS - _LAB_ZERO
+        moved = ((lab - self.means) * gain + target.means + _LAB_ZERO) * _LAB_UNITS
+        return np.asarray(cv2.cvtColor(_grey_levels(moved), cv2.COLOR_LAB2RGB), np.uint8)
+
+
+def _grey_levels(values: Float64Array) -> UInt8Array:
+    levels: UInt8Array = np.rint(np.clip(values, 0, 255)).astype(np.uint8)
+    return levels
+
+
+Appearance = StainLook | ColourLook
+
+# What ``look_of`` finds on CMU-1-Small-Region.svs, an H&E slide of OpenSlide's test data (CC0).
+REFERENCE: dict[str, Appearance] = {
+    "reinhard": ColourLook((80.224021, 9.815039, -4.063123), (25.238222, 15.193974, 8.229553)),
+    "macenko": StainLook(((0.80081, 0.521657, 0.294239), (0.087898, 0.918552, 0.385404)), (2.401336, 2.031566)),
+    "vahadane": StainLook(((0.357996, 0.816151, 0.453583), (0.887113, -0.42265, -0.185468)), (3.843671, 0.859717)),
+    "ruifrok": StainLook(((0.65, 0.7, 0.29), (0.07, 0.99, 0.11)), (3.380951, 1.078573)),
+}
+
+
+@dataclass(frozen=True)
+class StainNormalised:
+    """A model that sees pictures which ``method`` has brought from the look of the slide to that of a target."""
+
+    model: Model
+    method: str
+    target: Appearance
+    source: Appearance
+
+    @property
+    def name(self) -> str:
+        """The model's, and the method: its cells are measured on other colours than the model's alone."""
+        return f"{self.model.name} after tiatoolbox:{self.method}"
+
+    @property
+    def mpp(self) -> float:
+        """The model's."""
+        return self.model.mpp
+
+    @property
+    def window(self) -> int:
+        """The model's."""
+        return self.model.window
+
+    @property
+    def window_multiple(self) -> int:
+        """The model's."""
+        return self.model.window_multiple
+
+    @property
+    def halo(self) -> int:
+        """The model's: a pixel's new colour is a matter of that pixel."""
+        return self.model.halo
+
+    @property
+    def margin(self) -> int:
+        """The model's."""
+        return self.model.margin
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The model's."""
+        return self.model.classes
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        """The model's."""
+        return self.model.channels
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """The model's."""
+        return self.model.weights_sha256
+
+    @property
+    def half_precision(self) -> bool:
+        """The model's."""
+        return self.model.half_precision
+
+    @property
+    def memory_bytes(self) -> int:
+        """The model's, and the table of colours."""
+        return self.model.memory_bytes + 3 * 256**3
+
+    def calibrate(self, samples: Sequence[UInt8Array], stain: Stain | None = None) -> StainNormalised:
+        """With the look of the slide that ``samples`` (h, w, 3) are from, and the model calibrated on the new colours.
+
+        Raises PlanError where the samples show no stain.
+        """
+        import torch
+
+        try:
+            source = look_of(self.method, np.concatenate([sample.reshape(-1, 3) for sample in samples]))
+        except ValueError as error:
+            raise PlanError(
+                f"{self.method} finds no stain in the slide's tissue ({error}); run without --stain-norm"
+            ) from error
+        table = colour_table(source, self.target, "cpu")
+        recoloured = [_look_up(table, torch.tensor(sample)).numpy() for sample in samples]
+        return replace(self, source=source, model=self.model.calibrate(recoloured, stain))
+
+    def recoloured(self, pictures: Sequence[UInt8Array]) -> list[UInt8Array]:
+        """See ``Recolours``."""
+        import torch
+
+        return [self._recoloured(torch.tensor(picture)).numpy() for picture in pictures]
+
+    def calibration(self) -> dict[str, object]:
+        """The model's, on the new colours, and both looks."""
+        looks = {"method": self.method, "source": asdict(self.source), "target": asdict(self.target)}
+        return self.model.calibration() | {"stain_norm": looks}
+
+    def predict(self, windows: Tensor) -> Tensor:
+        """See ``Model``."""
+        return self.model.predict(self._recoloured(windows))
+
+    @property
+    def int8(self) -> bool:
+        """The model's."""
+        return isinstance(self.model, InWholeNumbers) and self.model.int8
+
+    def predict_int8(self, windows: Tensor) -> Tensor:
+        """See ``InWholeNumbers``."""
+        assert isinstance(self.model, InWholeNumbers)
+        return self.model.predict_int8(self._recoloured(windows))
+
+    def _recoloured(self, windows: Tensor) -> Tensor:
+        return _look_up(colour_table(self.source, self.target, str(windows.device)), windows)
+
+    def instances(self, maps: UInt8Array, inner: Box | None = None) -> Instances:
+        """See ``Model``."""
+        return self.model.instances(maps, inner)
+
+
+def normalised(model: Model, method: str, target: Path | None) -> StainNormalised:
+    """The model behind TIAToolbox's ``method``: reinhard, macenko, vahadane or ruifrok.
+
+    ``target``: a picture of the stain that is wanted, None for ``REFERENCE``. Raises SettingsError for one that does
+    not serve, SlideError for one that cannot be read.
+    """
+    if target is None:
+        look = REFERENCE[method]
+    else:
+        try:
+            look = _target_look(method, target.absolute(), target.stat().st_mtime_ns)
+        except OSError as error:
+            raise SettingsError(f"{target}: the target of the stain cannot be read: {error}") from error
+    return StainNormalised(model, method, look, look)
+
+
+@lru_cache(maxsize=8)
+def _target_look(method: str, path: Path, modified_ns: int) -> Appearance:
+    """The look of a picture, which is asked for several times a slide."""
+    with open_slide(path, mpp=1.0) as picture:  # no length is asked for, only colours
+        h, w = picture.shape
+        if h * w > _LARGEST_TARGET_PX:
+            raise SettingsError(
+                f"{path}: {w} × {h} px are too large for the target of the stain, which may have "
+                f"{_LARGEST_TARGET_PX / 1e6:.0f} Mpx; cut out a field of typical tissue"
+            )
+        pixels = picture.read(Box(0, 0, h, w), 1.0).reshape(-1, 3)
+    try:
+        return look_of(method, pixels)
+    except ValueError as error:
+        raise SettingsError(
+            f"{path}: {method} finds no stain in it ({error}); a field of typical tissue is needed"
+        ) from error
+
+
+def look_of(method: str, pixels: UInt8Array) -> Appearance:
+    """What TIAToolbox's ``method`` finds in pixels (N, 3) of one slide. Raises ValueError where they show no stain."""
+    some = pixels[:: max(1, len(pixels) // _FITTED_PX)][:, None].copy()  # it writes to what it is given
+    normaliser = load("tools.stainnorm").get_normalizer(method)
+    with _same_random_numbers(), np.errstate(invalid="ignore", divide="ignore"):
+        normaliser.fit(some)  # LinAlgError is a ValueError
+    if method == "reinhard":
+        colours = ColourLook(_three(normaliser.target_means), _three(normaliser.target_stds))
+        _require_difference(colours.spreads)
+        return colours
+    first, second = (_three(vector) for vector in normaliser.stain_matrix_target)
+    most = [round(float(amount), 6) for amount in normaliser.maxC_target.ravel()]
+    _require_difference((*np.linalg.norm((first, second), axis=1), *most))
+    return StainLook((first, second), (most[0], most[1]))
+
+
+def _require_difference(numbers: Sequence[float]) -> None:
+    """Refuse what nothing can be brought to, or from."""
+    if not np.isfinite(numbers).all() or min(numbers) < _LEAST:
+        raise ValueError("its pixels hardly differ")
+
+
+def _three(values: Sequence[float]) -> Three:
+    """Rounded, so that the last digits of libraries do not matter."""
+    r, g, b = (round(float(value), 6) for value in values)
+    return r, g, b
+
+
+@contextmanager
+def _same_random_numbers() -> Iterator[None]:
+    """Numbers for those who draw from NumPy's global generator, as dictionary learning may: the same each time."""
+    before = np.random.get_state()  # noqa: NPY002
+    np.random.seed(0)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(before)  # noqa: NPY002
+
+
+@lru_cache(maxsize=2)
+def colour_table(source: Appearance, target: Appearance, device: str) -> Tensor:
+    """The new colour of each red, green and blue: (256, 256, 256, 3) uint8; 50 MB, made in a second, once a process.
+
+    A table, so that a colour becomes the same bytes wherever it stands, on a CPU and on a GPU.
+    """
+    import torch
+
+    table = np.empty((256, 256, 256, 3), np.uint8)
+    plane = np.moveaxis(np.indices((256, 256), np.uint8), 0, -1)
+    for red in range(256):
+        colours = np.dstack([np.full((256, 256), red, np.uint8), plane])
+        table[red] = source.recolour(colours, target)  # type: ignore[arg-type]
+    return torch.from_numpy(table).to(device)
+
+
+def _look_up(table: Tensor, windows: Tensor) -> Tensor:
+    """The new colours of (…, 3) uint8."""
+    red, green, blue = windows.long().unbind(-1)
+    return table[red, green, blue]

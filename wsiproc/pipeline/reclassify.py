@@ -1,0 +1,241 @@
+"""Other classes by DAB for the cells of a finished slide, in all its files, without finding a cell again.
+
+A cell's class is a matter of its own measurements, which are in the table. Every file that tells of classes is written
+anew in a folder beside the old ones; only when all are there do they take their places, ``run.json`` last. Whatever
+ends the process, the same command goes on: with what was not staged whole it begins anew, else it puts it in place.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wsiproc.array.tissue import left_out_masks, tell_apart
+from wsiproc.core.cells import CellTable
+from wsiproc.core.geometry import Box, Grid, Region
+from wsiproc.core.immuno import checked_cuts
+from wsiproc.core.numbers import slide_numbers
+from wsiproc.core.types import BoolArray, UInt8Array, UInt32Array
+from wsiproc.errors import OutputError, SettingsError, SlideError
+from wsiproc.io.atomic import remove_unfinished, write_json
+from wsiproc.io.cells.parquet import CellReader, write_classes
+from wsiproc.io.geojson.write import GeoJsonWriter, Piece, features_bytes
+from wsiproc.io.ome_zarr import image as ngff
+from wsiproc.io.ome_zarr.downsample import downsample_tasks
+from wsiproc.io.slides.open import open_slide
+from wsiproc.pipeline.planning.plan import work_key
+from wsiproc.pipeline.planning.scoring import RecognisedDab, SlideScoring, scored_by
+from wsiproc.pipeline.stages.crops import CropPlaces, draw_crops
+from wsiproc.pipeline.stages.merge import BLOCK
+from wsiproc.pipeline.stages.render import create_class_labels
+from wsiproc.results.cohort_table import HTML, failed_before, has_cohort, write_cohort
+from wsiproc.results.folder import RUN, STAGED, locked, read_run, storage_explained
+from wsiproc.results.report.cells import ReportCells
+from wsiproc.results.report.page import Crop, write_report
+
+_TABLE, _GEOJSON, _REPORT = "cells.parquet", "cells.geojson.gz", "report.html"
+_LABELS = "slide.ome.zarr/labels/classes"
+_PLACED = (_TABLE, _GEOJSON, _LABELS, _REPORT)  # run.json comes after them
+
+
+@dataclass(frozen=True)
+class Reclassified:
+    """What became of a slide: cells a class ``before`` and ``after``, and what the user should know."""
+
+    folder: Path
+    before: dict[str, int]
+    after: dict[str, int]
+    warnings: list[str]
+
+
+def reclassify(folder: Path, compartment: str | None, positive_dab: float | tuple[float, ...] | None) -> Reclassified:
+    """Give the cells of a slide's folder the classes that a run with these settings would have given them.
+
+    What is None stays as it was. Raises OutputError for a folder that is not complete or has no cells scored by DAB,
+    or that another process writes to; SettingsError for cuts that make no sense.
+    """
+    if compartment is None and positive_dab is None:
+        raise SettingsError("say what shall change: --positive-dab, --compartment or both")
+    folder = folder.absolute()
+    with storage_explained(folder), locked(folder):
+        _put_in_place(folder)  # what an earlier call had staged whole
+        run = read_run(folder)
+        scoring = _scoring(folder, run, compartment, positive_dab)
+        before = dict(run["counts"]["classes"])
+        new = _changed(run, scoring, compartment, positive_dab)
+        warnings = _stage(folder, run, new, scoring)
+        _put_in_place(folder)
+        if has_cohort(folder.parent):
+            write_cohort(folder.parent, failed_before(folder.parent))
+    return Reclassified(folder, before, new["counts"]["classes"], warnings)
+
+
+def _scoring(
+    folder: Path, run: dict[str, Any], compartment: str | None, positive_dab: float | tuple[float, ...] | None
+) -> SlideScoring:
+    """The new rule; OutputError where the slide has none."""
+    if not run.get("immuno"):
+        stain = run["model"]["calibration"].get("stain", "another stain")
+        raise OutputError(
+            f"{folder}: its cells are not scored by DAB ({stain}, classes {', '.join(run['classes'])}). For a slide "
+            "taken for the wrong stain, run it again with --stain hdab"
+        )
+    settings = run["settings"]
+    cuts = settings["positive_dab"] if positive_dab is None else positive_dab
+    chosen = settings["compartment"] if compartment is None else compartment
+    given = None if cuts is None else checked_cuts((cuts,) if isinstance(cuts, int | float) else tuple(cuts))
+    return scored_by(RecognisedDab.of_facts(run["immuno"]["recognised"]), chosen, given)
+
+
+def _changed(
+    run: dict[str, Any],
+    scoring: SlideScoring,
+    compartment: str | None,
+    positive_dab: float | tuple[float, ...] | None,
+) -> dict[str, Any]:
+    """``run.json`` as a run with the new settings would say it, but for the counts."""
+    given = {"compartment": compartment, "positive_dab": positive_dab}
+    settings = {name: value for name, value in given.items() if value is not None}
+    made_with = run["made_with"] | {name: str(value) for name, value in settings.items()}
+    old, told = scored_by_facts(run).warnings(), scoring.warnings()
+    return run | {
+        "key": work_key(made_with),
+        "made_with": made_with,
+        "classes": {name: list(colour) for name, colour in scoring.rule.classes.items()},
+        "immuno": scoring.facts(),
+        "settings": run["settings"] | settings,
+        "counts": dict(run["counts"]),
+        "warnings": told + [text for text in run["warnings"] if text not in old],
+    }
+
+
+def scored_by_facts(run: dict[str, Any]) -> SlideScoring:
+    """The rule that the cells of a finished slide have."""
+    facts = run["immuno"]
+    compartment = "auto" if facts["compartment_from"] != "given" else facts["compartment"]
+    return scored_by(RecognisedDab.of_facts(facts["recognised"]), compartment, tuple(facts["positive_dab_od"]))
+
+
+# --- staging ---------------------------------------------------------------------------------------------------------
+
+
+def _stage(folder: Path, run: dict[str, Any], new: dict[str, Any], scoring: SlideScoring) -> list[str]:
+    """Write every file anew into the folder of staged files, ``run.json`` last; warnings. Completes ``new``."""
+    staged = folder / STAGED
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir()
+    rule = scoring.rule
+    write_classes(folder / _TABLE, staged / _TABLE, rule.classes, rule.classify)
+    reader = CellReader(staged / _TABLE)
+    grid = (run["grid"]["shape"][0], run["grid"]["shape"][1])
+    mpp = float(np.mean(run["grid"]["mpp"]))
+    tissue = ngff.read_all(folder / "slide.ome.zarr/labels/tissue") > 0
+    sums, places = ReportCells.empty(grid, mpp, len(reader.classes), tissue), CropPlaces()
+    values = np.zeros(run["counts"]["cells"] + 1, np.uint8)  # of the label image of classes, by id
+    bounds: list[Box] = []
+    with GeoJsonWriter(staged / _GEOJSON) as writer:
+        for ids, cells in _blocks(reader):
+            facts = (run["slide"]["fingerprint"], list(reader.classes), list(reader.classes.values()), reader.scale)
+            writer.append(Piece.of(*features_bytes(cells, int(ids[0]), *facts)))
+            sums.add(cells)
+            places.add(cells)
+            values[ids] = cells.classes + 1
+            bounds.append(_around(cells))
+    new["counts"] |= sums.counts.of_classes(list(reader.classes))
+    new["numbers"] = asdict(slide_numbers(new))
+    _stage_labels(folder, staged, run, reader, values)
+    crops, warnings = _crops(run, reader, places, bounds, grid, mpp)
+    overview = ngff.read_all(folder / "slide.ome.zarr").transpose(1, 2, 0)
+    cohort = f"../{HTML}" if has_cohort(folder.parent) else None
+    write_report(staged / _REPORT, new, overview, tissue, _left_out(new, overview), sums, crops, cohort)
+    remove_unfinished(staged)
+    write_json(staged / RUN, new)
+    return warnings
+
+
+def _left_out(run: dict[str, Any], overview: UInt8Array) -> dict[str, BoolArray]:
+    """Masks of what the run took for neither tissue nor glass, told apart once more on the overview (h, w, 3)."""
+    if not any(run.get("left_out_mm2", {}).values()):
+        return {}
+    mpp = float(np.mean(run["slide"]["mpp"])) * run["slide"]["shape"][1] / overview.shape[1]
+    return left_out_masks(tell_apart(overview, mpp))
+
+
+def _blocks(reader: CellReader) -> Iterator[tuple[UInt32Array, CellTable]]:
+    """Ids and cells, a row group at a time."""
+    return (reader.read(group) for group in range(len(reader)) if reader.counts[group])
+
+
+def _around(cells: CellTable) -> Box:
+    """The smallest box that holds all cells (grid px)."""
+    low, high = cells.boxes[:, :2].min(axis=0), (cells.boxes[:, :2] + cells.boxes[:, 2:]).max(axis=0)
+    return Box(int(low[0]), int(low[1]), int(high[0] - low[0]), int(high[1] - low[1]))
+
+
+def _stage_labels(folder: Path, staged: Path, run: dict[str, Any], reader: CellReader, values: UInt8Array) -> None:
+    """The label image of classes, from that of cells: each pixel has the class of the cell that it shows."""
+    grid = (run["grid"]["shape"][0], run["grid"]["shape"][1])
+    image = staged / "slide.ome.zarr"
+    create_class_labels(image, reader.classes, grid, (run["grid"]["mpp"][0], run["grid"]["mpp"][1]))
+    target = image / "labels/classes"
+    drawn: list[Region] = []
+    for shard in Grid(grid, BLOCK):
+        ids = ngff.read_box(folder / "slide.ome.zarr/labels/cells", 0, shard.box)
+        rows, cols = np.flatnonzero(ids.any(axis=1)), np.flatnonzero(ids.any(axis=0))
+        if not len(rows):
+            continue
+        inner = Box(int(rows[0]), int(cols[0]), int(np.ptp(rows)) + 1, int(np.ptp(cols)) + 1)
+        box = ngff.part_to_write(inner.shifted(shard.box.y, shard.box.x), shard.box, BLOCK)
+        ngff.write_pyramid(target, box, values[ids[box.relative_to(shard.box).slices]], BLOCK)
+        drawn.append(shard)
+    for task in downsample_tasks("labels", (target,), grid, BLOCK, drawn):
+        task.call(*task.args)
+
+
+def _crops(
+    run: dict[str, Any],
+    reader: CellReader,
+    places: CropPlaces,
+    bounds: list[Box],
+    grid: tuple[int, int],
+    mpp: float,
+) -> tuple[list[Crop], list[str]]:
+    """Samples for the report, read from the slide again; without it there are none, and a warning says so."""
+    groups = [group for group in range(len(reader)) if reader.counts[group]]
+
+    def near(box: Box) -> Iterator[CellTable]:
+        return (reader.read(g)[1] for g, bound in zip(groups, bounds, strict=True) if bound.intersect(box).area)
+
+    settings = run["settings"]
+    try:
+        with open_slide(Path(run["slide"]["path"]), settings["mpp"], settings["reader"]) as slide:
+            if slide.fingerprint() != run["slide"]["fingerprint"]:
+                raise SlideError(f"{slide.path} is another file than the one that was run")
+            return draw_crops(slide, places, near, grid, mpp, run["model"]["mpp"]), []
+    except SlideError as error:
+        return [], [f"report.html has no samples of cells, since the slide cannot be read: {error}"]
+
+
+# --- putting in place ------------------------------------------------------------------------------------------------
+
+
+def _put_in_place(folder: Path) -> None:
+    """Let staged files take the places of the old ones, ``run.json`` last; those not staged whole are removed."""
+    staged = folder / STAGED
+    if (staged / RUN).exists():
+        (folder / RUN).unlink(missing_ok=True)  # its presence means that all files tell of the same classes
+        for name in _PLACED:
+            source, target = staged / name, folder / name
+            if not source.exists():  # it is in place already
+                continue
+            if target.is_dir():
+                shutil.rmtree(target)
+            os.replace(source, target)
+        os.replace(staged / RUN, folder / RUN)
+    shutil.rmtree(staged, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""The stages of a slide, a file each."""

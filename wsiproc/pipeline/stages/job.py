@@ -1,0 +1,186 @@
+"""What every task of a slide needs to know, and what each does first."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import numpy as np
+
+from wsiproc.array.nuclei.measure import measurement_names
+from wsiproc.core.frame import Frame, WindowRule
+from wsiproc.core.geometry import Region
+from wsiproc.core.immuno import RING_COLUMNS, Scoring
+from wsiproc.core.palette import RGB, class_colour
+from wsiproc.core.phenotypes import Phenotypes
+from wsiproc.core.types import BoolArray
+from wsiproc.executors import Measured, Task, measured, trim_heap, tune_malloc
+from wsiproc.io.slides.open import Slide, SlideSource
+from wsiproc.models.base import Model
+from wsiproc.models.device import Device
+from wsiproc.results.folder import WORK
+from wsiproc.results.profile import Stage
+
+if TYPE_CHECKING:
+    from shapely import MultiPolygon
+
+
+_Value = TypeVar("_Value")
+_Arguments = ParamSpec("_Arguments")
+
+# Twice what the largest nucleus reaches from its middle.
+_SIGHT_UM = 25.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every task of a slide needs to know; small and picklable."""
+
+    source: SlideSource
+    folder: Path
+    fingerprint: str
+    frame: Frame
+    model: Model
+    region_px: int
+    device: Device
+    batch: int
+    roi: MultiPolygon | None
+    phenotypes: Phenotypes | None = None
+    scoring: Scoring | None = None
+    strict: bool = False
+
+    @property
+    def classes(self) -> Mapping[str, RGB]:
+        """Colours of the classes of cells by name: discovered kinds, else classes by DAB, else the model's own."""
+        if self.phenotypes is not None:
+            return dict(zip(self.phenotypes.names, self.phenotypes.colours, strict=True))
+        if self.scoring is not None:
+            return self.scoring.classes
+        return {name: class_colour(name, index) for index, name in enumerate(self.model.classes)}
+
+    @property
+    def measurements(self) -> list[str]:
+        """Columns that are measured for each cell."""
+        ring = RING_COLUMNS if self.scoring is not None else ()
+        return [*measurement_names(list(stain_channels(self.model))), *ring]
+
+    @property
+    def context_px(self) -> int:
+        """Grid px beyond where cells are looked for whose maps are needed.
+
+        There is nothing but glass, so it is what a nucleus at the edge reaches. Around a region of interest tissue goes
+        on, so it is all that a cell may depend on.
+        """
+        glass = round(_SIGHT_UM / float(np.mean(self.frame.mpp)))
+        return self.model.margin if self.roi is not None else min(self.model.margin, glass)
+
+    @property
+    def window_rule(self) -> WindowRule:
+        """How the maps are asked for."""
+        return WindowRule(self.model.window, self.model.window_multiple, self.context_px)
+
+    @property
+    def work(self) -> Path:
+        """Files of unfinished work."""
+        return self.folder / WORK
+
+    @property
+    def maps(self) -> Path:
+        """The stitched maps."""
+        return self.folder / "maps.ome.zarr"
+
+    @property
+    def image(self) -> Path:
+        """Overview image and labels."""
+        return self.folder / "slide.ome.zarr"
+
+    @property
+    def cells(self) -> Path:
+        """The cell table."""
+        return self.folder / "cells.parquet"
+
+    def part(self, region: Region) -> Path:
+        """Cells of one region."""
+        return self.work / f"{region.key}.part"
+
+
+# Slides that are worked on at the same time; each keeps its file open.
+_SLIDES = 2
+
+
+@lru_cache(maxsize=_SLIDES)
+def opened_slide(source: SlideSource) -> Slide:
+    """The slide, opened once in each worker."""
+    return source.open()
+
+
+@lru_cache(maxsize=_SLIDES)
+def _search(path: Path, modified_ns: int) -> BoolArray:
+    """The mask of where to look, read once in each worker; a changed file is read again."""
+    mask: BoolArray = np.load(path)
+    return mask
+
+
+def search_mask(job: Job) -> BoolArray:
+    """Where to look for cells: tissue and a narrow border around it, on the overview (h, w)."""
+    path = job.work / "search.npy"
+    return _search(path, path.stat().st_mtime_ns)
+
+
+# What a worker holds between two regions of the usual size, and takes again for the next.
+_HELD_BYTES = 1e9
+
+
+def prepare_worker() -> None:
+    """Tasks run side by side, a thread each; so no sum depends on how many cores there are either."""
+    import cv2
+    import torch
+
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    trim_heap(_HELD_BYTES)
+    tune_malloc()
+
+
+def infer_marker(job: Job, key: str) -> Path:
+    """There once the maps of a region are."""
+    return job.work / f"{key}.inferred.json"
+
+
+def stain_channels(model: Model) -> dict[str, int]:
+    """Stains among the maps: name → channel."""
+    return {channel.name: index for index, channel in enumerate(model.channels) if channel.stain}
+
+
+def stage(call: Callable[_Arguments, _Value]) -> Callable[_Arguments, Measured[_Value]]:
+    """Decorate the function of a stage's tasks: its worker is prepared first, and its metrics come with its result."""
+    timed = measured(call)
+
+    @functools.wraps(call)
+    def prepared(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> Measured[_Value]:
+        prepare_worker()
+        return timed(*args, **kwargs)
+
+    return prepared
+
+
+def stage_task(
+    stage: Stage,
+    place: str,
+    call: Callable[..., Any],
+    args: tuple[Any, ...],
+    depends_on: tuple[str, ...] = (),
+    *,
+    gpu: bool = False,
+) -> Task:
+    """The task of a stage at a place."""
+    return Task(task_key(stage, place), call, args, depends_on, stage, gpu=gpu)
+
+
+def task_key(stage: Stage, place: str) -> str:
+    """Name of the task of a stage at a place, as other tasks depend on it."""
+    return f"{stage} {place}"

@@ -1,0 +1,109 @@
+"""Merge: all cells of a slide sorted along a Hilbert curve, in blocks that never need more than a block of memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from wsiproc.array.hilbert import hilbert_index
+from wsiproc.core.cells import CellTable
+from wsiproc.core.geometry import Box, Grid, Region
+from wsiproc.core.types import Int64Array
+from wsiproc.executors import Task
+from wsiproc.io.cells.parquet import read_part, write_part
+from wsiproc.io.ome_zarr import image as ngff
+from wsiproc.pipeline.stages.job import Job, stage, stage_task, task_key
+from wsiproc.pipeline.stages.segment import inside
+from wsiproc.results.profile import Stage
+
+BLOCK = ngff.SHARD  # cells are merged, and labels drawn, by squares of this side (grid px)
+
+
+# --- merge -----------------------------------------------------------------------------------------------------------
+
+
+def merge_tasks(job: Job, regions: Sequence[Region]) -> list[Task]:
+    """A task a block that regions touch, each behind the regions whose cells it takes."""
+    parts: dict[Region, list[Region]] = {}
+    for region in regions:
+        for block in Grid(job.frame.grid, BLOCK).touching(region.box):
+            parts.setdefault(block, []).append(region)
+    return [
+        stage_task(Stage.MERGE, block.key, merge_block, (job, block, tuple(some)), tuple(map(_segmented, some)))
+        for block, some in parts.items()
+    ]
+
+
+def _segmented(region: Region) -> str:
+    return task_key(Stage.SEGMENT, region.key)
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A square of the slide, and how many cells it has."""
+
+    block: Region
+    cells: int
+
+
+@stage
+def merge_block(job: Job, block: Region, parts: tuple[Region, ...]) -> Merged:
+    """Sort the cells of a block into a file for those who draw it: a pure function of the set of cells.
+
+    How they were cut into parts leaves no trace.
+    """
+    tables = [read_part(job.part(part)) for part in parts]
+    cells = CellTable.concat([t.take(np.flatnonzero(inside(block.box, t.centroids))) for t in tables])
+    write_part(block_path(job, block), cells.take(_hilbert_order(cells)))
+    return Merged(block, len(cells))
+
+
+def _hilbert_order(cells: CellTable) -> Int64Array:
+    """Rows by place of the centre on the curve; two centres in one pixel go by their outlines' first corner."""
+    first = cells.rings.vertices[cells.rings.offsets[:-1]]
+    order: Int64Array = np.lexsort((first[:, 1], first[:, 0], hilbert_index(cells.centroids.astype(np.int64))))
+    return order
+
+
+@dataclass(frozen=True)
+class Block:
+    """A merged square: its place, the id of its first cell, how many it has."""
+
+    region: Region
+    first_id: int
+    count: int
+
+
+def number_blocks(merged: Mapping[Region, int]) -> list[Block]:
+    """Blocks with cells along a Hilbert curve, of all with how many each has.
+
+    Blocks are aligned squares of a power of two, so each is one stretch of the curve: cells that are sorted along it
+    within each block are sorted as a whole, and no more than a block is ever held.
+    """
+    corners = np.array([(region.box.y, region.box.x) for region in merged], np.int64).reshape(-1, 2)
+    regions, blocks, first = list(merged), [], 1
+    for place in np.argsort(hilbert_index(corners)):
+        count = merged[regions[place]]
+        if count:
+            blocks.append(Block(regions[place], first, count))
+        first += count
+    return blocks
+
+
+def block_places(blocks: Sequence[Block]) -> dict[tuple[int, int], Block]:
+    """Blocks by their place in the raster."""
+    return {(block.region.row, block.region.col): block for block in blocks}
+
+
+def blocks_at(job: Job, box: Box, by_place: Mapping[tuple[int, int], Block]) -> tuple[Block, ...]:
+    """The blocks that hold cells which may touch a box; a cell reaches out of its block by less than a margin."""
+    near = Grid(job.frame.grid, BLOCK).touching(box.pad(job.model.margin))
+    return tuple(by_place[r.row, r.col] for r in near if (r.row, r.col) in by_place)
+
+
+def block_path(job: Job, region: Region) -> Path:
+    """The merged cells of a block."""
+    return job.work / f"merged-{region.key}.part"

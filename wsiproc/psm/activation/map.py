@@ -1,0 +1,122 @@
+"""The self-activation map: which places of a shallow layer move the network's answer.
+
+``grad_cam`` is the published way, a gradient for every picture (Chen et al. 2023, after Selvaraju et al. 2017). The
+other way calibrates the channel weights once over many pictures; reading a map is then a pass through the first layers
+and one weighted sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor, nn
+
+from wsiproc.core.types import FloatArray
+from wsiproc.models.networks.readout import Readout, read_map
+from wsiproc.psm.activation.network import Layer, layer_outputs, shallow_blocks
+
+Score = Callable[[nn.Module, Tensor], Tensor]
+
+_TINY = 1e-7
+_PERCENTILES = 0.5, 99.5  # what becomes 0 and 1 in a fixed readout: no single pixel decides
+
+
+def grad_cam(net: nn.Module, score: Score, picture: Tensor, blocks: Sequence[nn.Module]) -> Tensor:
+    """The published map (h, w) in [0, 1] of one picture (1, 3, h, w), normalised by that picture alone.
+
+    ``score``: (b,) numbers that are differentiated; ``blocks``: modules of ``net`` whose channels are weighted.
+    """
+    outputs, gradients = _gradients(net, score, picture, blocks)
+    enlarged = []
+    for output, gradient in zip(outputs, gradients, strict=True):
+        weights = gradient.mean((2, 3), keepdim=True)
+        weighted = _unit_range((weights * output).sum(1, keepdim=True))
+        enlarged.append(nnf.interpolate(weighted, picture.shape[2:], mode="bilinear", align_corners=False))
+    # The published ReLU changes nothing, since each map already begins at 0.
+    return _unit_range(torch.stack(enlarged).relu().mean(0))[0, 0]
+
+
+def _gradients(
+    net: nn.Module, score: Score, pictures: Tensor, blocks: Sequence[nn.Module]
+) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+    """What the blocks give for pictures, and the gradient of the score by each: (b, c, h / stride, w / stride)."""
+    outputs: list[Tensor] = []
+    hooks = [block.register_forward_hook(lambda _net, _in, output: outputs.append(output)) for block in blocks]
+    try:
+        with torch.enable_grad():
+            total = score(net, pictures).sum()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    gradients = torch.autograd.grad(total, outputs)
+    return [output.detach() for output in outputs], gradients
+
+
+def _unit_range(values: Tensor) -> Tensor:
+    low, high = values.min(), values.max()
+    return (values - low) / (high - low + _TINY)
+
+
+def calibrate_readout(
+    net: nn.Module, score: Score, pictures: Sequence[Tensor], evidence: Sequence[FloatArray], layer: Layer = "layer1"
+) -> Readout:
+    """Channel weights, range and sign of the map, once for all ``pictures`` (1, 3, h, w).
+
+    Weights: the gradient's mean over all pixels of all pictures, for each block divided by the range of its own map, so
+    that every block has the same say. Range: robust percentiles over all pictures. Sign: such that the map agrees with
+    ``evidence``, a map (h, w) a picture of where nuclei are likely, such as haematoxylin.
+    """
+    blocks = shallow_blocks(net, layer)
+    sums = [torch.zeros(0) for _ in blocks]
+    pixels = 0
+    for picture in pictures:
+        outputs, gradients = _gradients(net, score, picture, blocks)
+        found = [gradient.double().sum((0, 2, 3)).cpu() for gradient in gradients]
+        sums = [a + b if len(a) else b for a, b in zip(sums, found, strict=True)]
+        pixels += outputs[0].shape[2] * outputs[0].shape[3]
+    weights = [total / pixels for total in sums]
+    parts = [_weighted_maps(net, picture, weights, layer) for picture in pictures]
+    ranges = [_percentile_range([part[i] for part in parts]) for i in range(len(blocks))]
+    scaled = [w / (high - low) for w, (low, high) in zip(weights, ranges, strict=True)]
+    totals = [np.sum([m / (high - low) for m, (low, high) in zip(part, ranges, strict=True)], axis=0) for part in parts]
+    sign = readout_sign(totals, evidence)
+    low, high = _percentile_range([sign * total for total in totals])
+    return Readout(tuple(tuple((sign * w).tolist()) for w in scaled), low, high)
+
+
+def _weighted_maps(net: nn.Module, picture: Tensor, weights: Sequence[Tensor], layer: Layer) -> list[FloatArray]:
+    """The weighted sum (h / stride, w / stride) of the channels of each block."""
+    with torch.no_grad():
+        outputs = layer_outputs(net, picture, layer)
+    return [torch.einsum("chw,c->hw", x[0].double().cpu(), w).numpy() for x, w in zip(outputs, weights, strict=True)]
+
+
+def _percentile_range(maps: Sequence[FloatArray]) -> tuple[float, float]:
+    low, high = np.percentile(np.concatenate([values.ravel() for values in maps]), _PERCENTILES)
+    return float(low), float(max(high, low + _TINY))
+
+
+def readout_sign(maps: Sequence[FloatArray], evidence: Sequence[FloatArray]) -> int:
+    """1 if ``maps`` agree with the ``evidence`` by correlation over all pixels, else −1: a map's sign is arbitrary.
+
+    A map may be smaller than its evidence (h, w), of which means of blocks are then taken.
+    """
+    pairs = []
+    for values, wanted in zip(maps, evidence, strict=True):
+        full = torch.tensor(np.asarray(wanted, np.float64))[None, None]
+        pairs.append((values.ravel(), nnf.adaptive_avg_pool2d(full, values.shape).numpy().ravel()))
+    a, b = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    return 1 if np.dot(a - a.mean(), b - b.mean()) >= 0 else -1
+
+
+def predict_map(net: nn.Module, readout: Readout, pictures: Tensor, layer: Layer = "layer1") -> Tensor:
+    """The map (b, h, w) in [0, 1] of pictures (b, 3, h, w), whose sides are multiples of the layer's stride.
+
+    No gradient, nothing behind ``layer``, and no number that depends on the picture.
+    """
+    with torch.no_grad():
+        blocks = layer_outputs(net, pictures, layer)
+        return read_map(blocks, readout, (pictures.shape[2], pictures.shape[3]))

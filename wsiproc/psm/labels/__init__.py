@@ -1,0 +1,1 @@
+"""Pseudo-labels: what the pixels of a slide say of themselves, without annotation."""

@@ -1,0 +1,188 @@
+"""The published method from end to end, as a reference: every number is found anew in each picture (Chen et al. 2023).
+
+Activation network → Grad-CAM → clusters → pseudo masks → first network → points → Voronoi labels → final network. What
+differs from the paper: the networks are small ones for CPUs unless told otherwise, and a U-Net without pretrained
+weights stands in for the ResUNet-34; the sign of each map is settled. It knows no seams and no slides: the models of
+``wsiproc.models`` do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as nnf
+from scipy import ndimage
+from torch import Tensor, nn
+
+from wsiproc.core.types import Float32Array, FloatArray, Int32Array, Int64Array, UInt8Array
+from wsiproc.models.networks.unet import UNet
+from wsiproc.psm.activation.clustering import fit_clusters
+from wsiproc.psm.activation.map import grad_cam, readout_sign
+from wsiproc.psm.activation.network import Layer, NetworkKind, as_input, build_activation_network, shallow_blocks
+from wsiproc.psm.activation.objectives import OBJECTIVES, Objective
+from wsiproc.psm.activation.training import random_crops, train_activation
+from wsiproc.psm.published.pseudo import BACKGROUND, IGNORED, find_points, pseudo_mask, voronoi_label
+
+VORONOI_WEIGHT = 1.5
+POSITIVE, NEGATIVE = 1, 2  # of the pseudo masks of Ki-67
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long to train: steps of each network, ``batch`` crops of ``crop_px`` a step (the paper: 512 px)."""
+
+    activation: int
+    first: int
+    final: int
+    crop_px: int = 256
+    batch: int = 4
+
+
+@dataclass(frozen=True)
+class PixelNetwork:
+    """A trained network: a probability for background and for each class, and cells made of them."""
+
+    net: UNet
+
+    def probabilities(self, picture: UInt8Array) -> Float32Array:
+        """(1 + classes, h, w), background first, of a picture (h, w, 3)."""
+        h, w = picture.shape[:2]
+        stride = self.net.stride
+        device = next(self.net.parameters()).device
+        padded = nnf.pad(as_input(picture[None]).to(device), (0, -w % stride, 0, -h % stride), mode="replicate")
+        with torch.no_grad():
+            found: Float32Array = self.net(padded).softmax(1)[0, :, :h, :w].cpu().numpy()
+        return found
+
+    def labels(self, picture: UInt8Array) -> Int32Array:
+        """(h, w) instances 1…N: connected components of what is likelier some nucleus than background."""
+        labels: Int32Array = ndimage.label(self.probabilities(picture).argmax(0) != BACKGROUND)[0]
+        return labels
+
+    def points(self, picture: UInt8Array) -> list[Int64Array]:
+        """(N, 2) points (y, x) of each class: peaks of its smoothed probability."""
+        return [find_points(plane) for plane in self.probabilities(picture)[1:]]
+
+
+def fit_published(
+    pictures: Sequence[UInt8Array],
+    schedule: Schedule,
+    *,
+    kind: NetworkKind = "small",
+    objective: str = "similarity",
+    layer: Layer = "layer1",
+    k: int = 3,
+    two_classes: bool = False,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> PixelNetwork:
+    """The final network, learned from pictures (h, w, 3) at 0.25 µm/px without labels.
+
+    ``objective``: a key of ``OBJECTIVES``; ``k``: clusters a picture; ``two_classes``: brown, then blue nuclei (Ki-67).
+    """
+    question, net = fit_activation(pictures, schedule, kind=kind, objective=objective, seed=seed, device=device)
+    maps = activation_maps(net, question, pictures, layer)
+    masks = cluster_masks(maps, pictures, k, two_classes, seed)
+    first = train_pixels(pictures, masks, None, schedule.first, schedule, seed=seed, device=device)
+    voronoi = [point_label(first.points(picture), masks[0].shape) for picture in pictures]
+    return train_pixels(pictures, masks, voronoi, schedule.final, schedule, seed=seed + 1, device=device)
+
+
+def fit_activation(
+    pictures: Sequence[UInt8Array],
+    schedule: Schedule,
+    *,
+    kind: NetworkKind,
+    objective: str,
+    seed: int,
+    device: torch.device | str,
+) -> tuple[Objective, nn.Module]:
+    """The objective and the activation network that was trained on it."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        question = OBJECTIVES[objective]()
+        net = build_activation_network(kind, question.outputs)
+    steps, crop_px, batch = schedule.activation, schedule.crop_px, schedule.batch
+    train_activation(net, question, pictures, steps=steps, crop_px=crop_px, batch=batch, seed=seed, device=device)
+    return question, net
+
+
+def activation_maps(
+    net: nn.Module, objective: Objective, pictures: Sequence[UInt8Array], layer: Layer = "layer1"
+) -> list[FloatArray]:
+    """Grad-CAM (h, w) of each picture, by its own gradient, range and sign.
+
+    The paper leaves the sign to chance; here the map is turned round where it disagrees with what absorbs red light.
+    """
+    device, blocks = next(net.parameters()).device, shallow_blocks(net, layer)
+    maps = []
+    for picture in pictures:
+        found = grad_cam(net, objective.score, as_input(picture[None]).to(device), blocks).cpu().numpy()
+        maps.append(found if readout_sign([found], [255.0 - picture[..., 0]]) > 0 else 1 - found)
+    return maps
+
+
+def cluster_masks(
+    maps: Sequence[FloatArray], pictures: Sequence[UInt8Array], k: int = 3, two_classes: bool = False, seed: int = 0
+) -> list[UInt8Array]:
+    """Pseudo masks (h, w) of maps and pictures: ``BACKGROUND``, 1 nucleus; for Ki-67 ``POSITIVE`` and ``NEGATIVE``."""
+    masks = []
+    for activation, picture in zip(maps, pictures, strict=True):
+        clusters = fit_clusters([activation], [picture], k, seed=seed)
+        index = clusters.assign(activation, picture)
+        mask = np.full(index.shape, BACKGROUND, np.uint8)
+        chosen = clusters.positive_and_negative() if two_classes else (0,)
+        for number, cluster in enumerate(chosen, start=1):
+            mask[pseudo_mask(index == cluster)] = number
+        masks.append(mask)
+    return masks
+
+
+def point_label(points: Sequence[Int64Array], shape: tuple[int, ...]) -> UInt8Array:
+    """Voronoi label (h, w) of the points of all classes together, discs with the number of their class."""
+    kinds = np.concatenate([np.full(len(of_class), 1 + i, np.uint8) for i, of_class in enumerate(points)])
+    return voronoi_label(np.concatenate(points), (shape[0], shape[1]), kinds=kinds)
+
+
+def train_pixels(
+    pictures: Sequence[UInt8Array],
+    masks: Sequence[UInt8Array],
+    voronoi: Sequence[UInt8Array] | None,
+    steps: int,
+    schedule: Schedule,
+    *,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    lr: float = 1e-3,
+) -> PixelNetwork:
+    """A network of pixels, trained with ``pixel_loss`` on pseudo masks and, the final one, on Voronoi labels (h, w)."""
+    rng = np.random.default_rng(seed)
+    classes = 1 + max(int(mask.max()) for mask in masks)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = UNet(outputs=max(2, classes)).to(device).train()
+    optimiser = torch.optim.Adam(net.parameters(), lr=lr)
+    targets = [masks] if voronoi is None else [masks, voronoi]
+    for _ in range(steps):
+        crops, *cut = random_crops(pictures, schedule.crop_px, schedule.batch, rng, *targets)
+        logits = net(as_input(crops).to(device))
+        loss = pixel_loss(logits, *(torch.from_numpy(target).long().to(device) for target in cut))
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+    return PixelNetwork(net.eval())
+
+
+def pixel_loss(logits: Tensor, mask: Tensor, voronoi: Tensor | None = None) -> Tensor:
+    """Cross-entropy of logits (b, 1 + classes, h, w) with the mask (b, h, w), + 1.5 × that with the Voronoi label.
+
+    ``IGNORED`` pixels of the Voronoi label count for nothing.
+    """
+    loss = nnf.cross_entropy(logits, mask)
+    if voronoi is None:
+        return loss
+    told = nnf.cross_entropy(logits, voronoi, ignore_index=IGNORED, reduction="sum")
+    return loss + VORONOI_WEIGHT * told / (voronoi != IGNORED).sum().clamp(min=1)

@@ -1,0 +1,1 @@
+"""Everything that reads or shows what a run has written."""

@@ -1,0 +1,166 @@
+"""What a run found, in the formats of other tools: a file or folder a format, each whole or not there."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import shapely
+
+from wsiproc.core.numbers import area_numbers, count_inside, has_index
+from wsiproc.core.types import OnProgress
+from wsiproc.errors import SettingsError
+from wsiproc.io.atomic import whole_file, whole_folder
+from wsiproc.io.cells.dataframe import CellFile, write_cells_csv
+from wsiproc.io.cells.parquet import CellReader
+from wsiproc.io.geojson.areas import Area, label_pieces, piece_shapes, region_of, write_areas
+from wsiproc.io.geojson.outlines import Outlines
+from wsiproc.io.geojson.write import GeoJsonWriter, Piece, outlined_features
+from wsiproc.io.ome_zarr.version_04 import write_as_04
+from wsiproc.results.export.full_image import write_full_image
+from wsiproc.results.result import Result
+
+FOLDER = "export"
+_TISSUE, _FAILED = (86, 180, 233), (213, 94, 0)
+
+
+def _ignore(done: int, total: int) -> None:
+    """A listener that wants nothing."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format: what it holds and for whom, and what writes it into a folder and names each path once it is there."""
+
+    what: str
+    write: Callable[[Result, Path, OnProgress], Iterator[Path]]
+
+
+def export(result: Result, formats: Sequence[str], folder: Path, on_progress: OnProgress = _ignore) -> Iterator[Path]:
+    """Write a result to ``folder`` in these formats, by their names in ``FORMATS``; each path once it is there.
+
+    What is there already is replaced when the new one is whole. Raises ``SettingsError`` for a format that is unknown,
+    ``MissingExtraError`` where a format's library is not installed, and ``SlideError`` where a format needs the slide
+    and it is gone or another one.
+    """
+    for name in formats:
+        if name not in FORMATS:
+            raise SettingsError(f"unknown format {name!r}; choose from {', '.join(FORMATS)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in dict.fromkeys(formats):
+        yield from FORMATS[name].write(result, folder, on_progress)
+
+
+def _csv(result: Result, folder: Path, _: OnProgress) -> Iterator[Path]:
+    path = folder / "cells.csv.gz"
+    with whole_file(path) as temporary:
+        write_cells_csv(result.table_path, temporary, result.mpp)
+    yield path
+
+
+def _h5ad(result: Result, folder: Path, _: OnProgress) -> Iterator[Path]:
+    path = folder / "cells.h5ad"
+    with whole_file(path) as temporary:
+        result.anndata().write_h5ad(temporary, compression="gzip", compression_opts=1)
+    yield path
+
+
+def _spatialdata(result: Result, folder: Path, _: OnProgress) -> Iterator[Path]:
+    path = folder / "spatialdata.zarr"
+    with whole_folder(path) as temporary, warnings.catch_warnings():
+        for notice in ("zarr v3 autosharding", "pkg_resources is deprecated"):  # which no user can do anything about
+            warnings.filterwarnings("ignore", notice)
+        result.spatialdata().write(temporary)
+    yield path
+
+
+def _ome_zarr(result: Result, folder: Path, on_progress: OnProgress) -> Iterator[Path]:
+    path = folder / "slide.full.ome.zarr"
+    write_full_image(result.source(), result.folder / "slide.ome.zarr/labels", path, on_progress=on_progress)
+    yield path
+
+
+def _ome_zarr_04(result: Result, folder: Path, _: OnProgress) -> Iterator[Path]:
+    for name in ("slide", "maps"):
+        path = folder / f"{name}.v04.ome.zarr"
+        with whole_folder(path) as temporary:
+            write_as_04(result.folder / f"{name}.ome.zarr", temporary)
+        yield path
+
+
+def _annotation_store(result: Result, folder: Path, _: OnProgress) -> Iterator[Path]:
+    from wsiproc.results.export.annotation_store import write_annotation_store
+
+    path = folder / "cells.db"
+    cells = CellFile(result.table_path)
+    write_annotation_store(cells.batches(cells.columns), path)
+    yield path
+
+
+def _regions(result: Result, folder: Path, _: OnProgress) -> Iterator[Path]:
+    path = folder / "regions.geojson"
+    write_areas(path, [*_tissue(result), *_failed(result)])
+    yield path
+
+
+def _classes(result: Result, folder: Path, _: OnProgress) -> Iterator[Path]:
+    """A file a class."""
+    facts = (result.run["slide"]["fingerprint"], list(result.classes), list(result.classes.values()))
+    reader = CellReader(result.table_path)
+    for code, name in enumerate(reader.classes):
+        path = folder / f"cells-{_file_name(name)}.geojson.gz"
+        with GeoJsonWriter(path) as writer:
+            for group in range(len(reader)):
+                ids, cells = reader.read(group)
+                mine = np.flatnonzero(cells.classes == code)
+                some = cells.take(mine)
+                text, left_out = outlined_features(some, ids[mine], Outlines.of(some.rings, reader.scale), *facts)
+                writer.append(Piece.of(text, left_out))
+        yield path
+
+
+def _file_name(name: str) -> str:
+    """A class's name as a part of a file name on every system."""
+    return re.sub(r"[^\w.-]+", "_", name) or "_"
+
+
+# --- areas -----------------------------------------------------------------------------------------------------------
+
+
+def _tissue(result: Result) -> Iterator[Area]:
+    """Each piece of tissue with the cells in it, the largest first."""
+    pieces = label_pieces(np.asarray(result.labels["tissue"].levels[0]) > 0)
+    shape = (result.run["slide"]["shape"][0], result.run["slide"]["shape"][1])
+    table = result.table(["centroid_y", "centroid_x", "class"])
+    kinds, codes = list(table["class"].cat.categories), table["class"].cat.codes.to_numpy()
+    cells = count_inside(pieces, shape, table[["centroid_y", "centroid_x"]].to_numpy(), codes, len(kinds))
+    for place, (piece, outline) in enumerate(piece_shapes(pieces, shape, region_of(result.run)), 1):
+        counts = dict(zip(kinds, cells[piece].tolist(), strict=True))
+        found = area_numbers(counts, outline.area * result.mpp**2 / 1e6, has_index(result.run))
+        yield Area(outline, f"Tissue {place}", "Tissue", _TISSUE, found.measurements())
+
+
+def _failed(result: Result) -> Iterator[Area]:
+    """Regions that could not be read."""
+    sy, sx = result.run["grid"]["scale"]
+    for region in result.run["regions"]["failed"]:
+        y, x, h, w = region["box"]
+        outline = shapely.box(x * sx, y * sy, (x + w) * sx, (y + h) * sy)
+        yield Area(outline, f"Failed {region['key']}", "Failed", _FAILED)
+
+
+FORMATS = {
+    "csv": Format("cells for any spreadsheet or R: places in px and µm, measurements", _csv),
+    "h5ad": Format("cells as AnnData, for scanpy and squidpy", _h5ad),
+    "spatialdata": Format("overview, labels, outlines and cells as SpatialData", _spatialdata),
+    "ome-zarr": Format("the slide at full resolution with its labels, in one OME-Zarr", _ome_zarr),
+    "ome-zarr-0.4": Format("pictures for readers without zarr v3: QuPath, TIAToolbox", _ome_zarr_04),
+    "regions": Format("tissue with its cells counted, and failed regions, as QuPath annotations", _regions),
+    "annotation-store": Format("cells as TIAToolbox's SQLiteStore, for TIAViz", _annotation_store),
+    "classes": Format("a QuPath file of cells for each class", _classes),
+}
+"""Formats by name."""

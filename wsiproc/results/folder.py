@@ -1,0 +1,134 @@
+"""The folder of a slide while it is worked on: one run at a time, no strays at the end, full disks named as such."""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from wsiproc.errors import OutputError, WsiprocError
+
+RUN, WORK, STAGED = "run.json", ".work", ".reclassified"
+SLIDE = "slide.json"  # within the work: whose it is
+# What a run writes into the folder, the mark of completion first.
+_OUTPUTS = (RUN, WORK, STAGED, "report.html", "cells.parquet", "cells.geojson.gz", "maps.ome.zarr", "slide.ome.zarr")
+_REMEDIES = {
+    errno.ENOSPC: "the disk is full: make room on it",
+    errno.EDQUOT: "your quota of disk space is used up: make room",
+    errno.EROFS: "it cannot be written: make the file system writable, or choose another -o folder",
+    errno.EACCES: "you may not write there: change its permissions, or choose another -o folder",
+    errno.EPERM: "you may not write there: change its permissions, or choose another -o folder",
+    errno.ESTALE: "the network drive is gone: mount it again",
+    errno.ENOTCONN: "the network drive is gone: mount it again",
+    errno.EIO: "the drive does not answer: check it, or choose another -o folder",
+}
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep every other run out of ``folder`` for the time of the block.
+
+    The lock is the system's, on a file beside the folder, so that it ends with the process however that ends. Raises
+    OutputError where another run holds it.
+    """
+    path = folder.with_name(f".{folder.name}.lock")
+    new = not folder.parent.exists()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise OutputError(
+            f"another run is writing to {folder}; wait until it has ended, or choose another -o folder"
+        ) from error
+    try:
+        yield
+    finally:
+        # While it is still held: whoever takes the name from now on makes a file of its own.
+        path.unlink(missing_ok=True)
+        lock.release()
+        if new:  # a slide that is refused leaves nothing behind
+            with suppress(OSError):
+                folder.parent.rmdir()
+
+
+def empty(folder: Path) -> None:
+    """Remove what an earlier run wrote, and nothing else that may lie there."""
+    for name in _OUTPUTS:
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def clean_up(folder: Path) -> None:
+    """Remove the scaffolding that a run left which was killed right after it had finished."""
+    if (folder / WORK).exists():
+        shutil.rmtree(folder / WORK)
+
+
+@contextmanager
+def storage_explained(folder: Path) -> Iterator[None]:
+    """Turn the system's refusal to write into an OutputError that names the folder and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        remedy = _REMEDIES.get(_number(error))
+        if isinstance(error, WsiprocError) or remedy is None:
+            raise
+        raise OutputError(f"{folder}: {remedy}. What is done is kept; the same command goes on from there") from error
+
+
+def _number(error: OSError) -> int:
+    """The system's number of an error; Arrow writes it into the text only."""
+    told = re.search(r"\[errno (\d+)\]", str(error), re.IGNORECASE)
+    return error.errno or (int(told[1]) if told else 0)
+
+
+def changed_keys(old: Mapping[str, object], new: Mapping[str, object]) -> str:
+    """Names of what two works differ in, as a phrase: "model and region"."""
+    names = [name for name in new if old.get(name) != new[name]]
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def find_outputs(folder: Path) -> list[Path]:
+    """The slide folders at ``folder``: itself, or those right inside it, finished or not.
+
+    Raises ``OutputError`` where there is none.
+    """
+    if _is_output(folder):
+        return [folder]
+    found = sorted(path for path in folder.iterdir() if path.is_dir() and _is_output(path)) if folder.is_dir() else []
+    if not found:
+        what = "no output of wsiproc in it or in its folders" if folder.is_dir() else "no such folder"
+        raise OutputError(f"{folder}: {what}; give the folder that `wsiproc run SLIDE -o FOLDER` wrote")
+    return found
+
+
+def read_run(output: Path) -> dict[str, Any]:
+    """``run.json`` of a finished slide; ``OutputError`` where there is none."""
+    try:
+        run: dict[str, Any] = json.loads((output / "run.json").read_text(encoding="utf-8"))
+        _ = run["slide"]["fingerprint"], run["slide"]["shape"], run["grid"]["scale"], run["key"]
+    except FileNotFoundError as error:
+        raise OutputError(
+            f"{output}: unfinished, there is no run.json; the same `wsiproc run` command goes on where it stopped"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OutputError(
+            f"{output / 'run.json'}: not what `wsiproc run` writes ({type(error).__name__}: {error}); "
+            "wsiproc run --overwrite makes the result again"
+        ) from error
+    return run
+
+
+def _is_output(path: Path) -> bool:
+    return any((path / name).exists() for name in ("run.json", "slide.ome.zarr", "cells.parquet"))

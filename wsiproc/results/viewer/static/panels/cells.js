@@ -1,0 +1,259 @@
+// Cells: the one under the pointer, the chosen one, one after the other, a gallery of them, and what is said of them.
+
+import { $, api, brief, button, chip, complain, copy, element, get, mayWrite, number, say, send, title, toast } from "../dom.js";
+import { fromScreen, goTo, umPerPixel } from "../image/frames.js";
+import { draw, path, ring } from "../image/overlay.js";
+import { keptInAddress, lookQuery, state, writeAddress } from "../state.js";
+
+const IN_GALLERY = 24;
+const CLOSE_UM = 0.3; // µm a pixel at which one cell after the other is looked at
+const GLYPHS = { right: "✓", wrong: "✕", class: "↻" };
+
+let walking = null; // { rank, of } of the chosen cell in the order
+let corrections = { cells: {}, command: "" };
+let first = 0; // rank of the first cell in the gallery
+
+// --- the chosen cell ---
+
+const verdictOf = (cell) => corrections.cells[cell.id]?.verdict ?? null;
+
+const name = (cell) => `${cell.class} ${number(cell.id)}`;
+
+const spoken = (cell) => {
+  const by = $("order").value;
+  const value = by === "score" ? cell.score : cell.measurements[by];
+  const place = walking ? `, ${number(walking.rank + 1)} of ${number(walking.of)}` : "";
+  const said = corrections.cells[cell.id];
+  return `Cell ${name(cell)}, ${title(by)} ${brief(value)}${place}${said ? `, marked ${said.class ?? said.verdict}` : ""}`;
+};
+
+const verdicts = (cell) => {
+  const said = corrections.cells[cell.id];
+  const mark = (verdict, text, key) => button(text, `${text} (${key})`, () => correct(cell, said?.verdict === verdict ? null : verdict), { ariaPressed: String(said?.verdict === verdict) });
+  const kinds = [...new Set([...state.facts.classes.map((kind) => kind.name).filter((kind) => kind !== cell.class), ...(said?.class ? [said.class] : [])])];
+  const select = element("select", { id: "other-class", ariaLabel: "Of another class" }, element("option", { value: "", textContent: "class…" }), ...kinds.map((kind) => element("option", { value: kind, textContent: kind })), element("option", { value: "+", textContent: "new class…" }));
+  select.value = said?.class ?? "";
+  select.onchange = () => {
+    const kind = select.value === "+" ? window.prompt("Name of the class:")?.trim() : select.value;
+    correct(cell, kind ? "class" : null, kind || null);
+  };
+  return element("div", { className: "verdicts" }, mark("right", "Right", "y"), mark("wrong", "Wrong", "x"), select);
+};
+
+const describe = (cell) => {
+  const rows = [["Score", brief(cell.score)], ...Object.entries(cell.measurements).map(([key, value]) => [title(key), brief(value)])];
+  rows.push(["Centre (px)", `${number(cell.centre[0])}, ${number(cell.centre[1])}`]);
+  const table = element("table", {}, element("tbody", {}, ...rows.map(([key, value]) => element("tr", {}, element("th", { scope: "row" }, key), element("td", {}, value)))));
+  $("cell").replaceChildren(
+    button("×", "Close", () => pick(null), { className: "close" }),
+    element("h2", {}, chip(cell.colour), name(cell)),
+    ...(mayWrite ? [verdicts(cell)] : []),
+    table,
+  );
+};
+
+export const pick = (cell, place = null) => {
+  state.picked = cell;
+  walking = place;
+  $("cell").hidden = !cell;
+  draw("picked", cell ? [path("picked", ring(cell.outline)), path("picked", ring(cell.outline))] : []);
+  draw("hover", []);
+  if (cell) {
+    describe(cell);
+    say(spoken(cell));
+  }
+  $("rank").textContent = place ? `${number(place.rank + 1)} of ${number(place.of)}` : "";
+  for (const one of $("crops").children) one.setAttribute("aria-current", String(Number(one.dataset.id) === cell?.id));
+  writeAddress();
+};
+
+export const cellAt = async (point) => get(api(state.facts.name, `/cell?x=${point.x.toFixed(1)}&y=${point.y.toFixed(1)}`));
+
+export const pickAt = async (pixel) => {
+  try {
+    const cell = await cellAt(fromScreen(pixel));
+    pick(cell);
+    if (!cell) say("No cell here");
+  } catch (error) {
+    complain(error);
+  }
+};
+
+// --- under the pointer ---
+
+const closeEnough = () => umPerPixel() < 2.5;
+
+export const tellPlace = (point) => {
+  const [h, w] = state.facts.shape;
+  const inside = point.x >= 0 && point.y >= 0 && point.x < w && point.y < h;
+  const mm = (px) => number((px * state.facts.mpp) / 1000, 2);
+  $("place").textContent = inside ? `x ${number(point.x)}  y ${number(point.y)} px · ${mm(point.x)}, ${mm(point.y)} mm` : "";
+  return inside;
+};
+
+let asking = false;
+export const hover = async (pixel) => {
+  const point = fromScreen(pixel);
+  const inside = tellPlace(point);
+  if (!closeEnough()) draw("hover", []);
+  if (asking || !inside || !closeEnough()) return;
+  asking = true;
+  try {
+    const slide = state.facts.name;
+    const cell = await cellAt(point);
+    if (state.facts.name === slide) draw("hover", cell && cell.id !== state.picked?.id ? [path("hover", ring(cell.outline))] : []);
+  } catch (error) {
+    complain(error);
+  } finally {
+    asking = false;
+  }
+};
+
+// --- one after the other ---
+
+const orderQuery = () => {
+  const query = lookQuery();
+  query.delete("grey");
+  query.set("by", $("order").value);
+  if ($("falling").value === "1") query.set("falling", "1");
+  return query;
+};
+
+// `stop`: { id, centre } of a cell in the order.
+const visit = async (stop, place) => {
+  goTo(...stop.centre, umPerPixel() > 2 * CLOSE_UM ? CLOSE_UM : null);
+  pick(await get(api(state.facts.name, `/cell?id=${stop.id}`)), place);
+};
+
+export const walk = async (by) => {
+  const query = orderQuery();
+  query.set("rank", by);
+  query.set("id", state.picked?.id ?? 0);
+  try {
+    const told = await get(`${api(state.facts.name, "/walk")}?${query}`);
+    if (told.of) await visit(told.cells[0], told);
+    else toast("No cell is shown");
+  } catch (error) {
+    complain(error);
+  }
+};
+
+// --- gallery ---
+
+const crop = (cell, place) => {
+  const value = brief(cell.value);
+  const said = verdictOf(cell);
+  const shown = button("", `${name(cell)}, ${title($("order").value)} ${value}${said ? `, marked ${said}` : ""}`, () => visit(cell, place).catch(complain), { ariaCurrent: String(cell.id === state.picked?.id) });
+  shown.dataset.id = cell.id;
+  shown.append(element("img", { src: api(state.facts.name, `/crop/${cell.id}.jpg?px=112&um=28`), loading: "lazy", alt: "", width: 84, height: 84 }), element("span", {}, said ? `${GLYPHS[said]} ${value}` : value));
+  return shown;
+};
+
+export const showGallery = async (from = first) => {
+  const query = orderQuery();
+  query.set("rank", Math.max(0, from));
+  query.set("count", IN_GALLERY);
+  try {
+    const told = await get(`${api(state.facts.name, "/walk")}?${query}`);
+    first = told.rank;
+    $("gallery").hidden = false;
+    $("gallery-toggle").setAttribute("aria-expanded", "true");
+    $("crops").replaceChildren(...told.cells.map((cell, index) => crop(cell, { rank: first + index, of: told.of })));
+    $("crops").scrollLeft = 0;
+    const last = Math.min(told.of, first + IN_GALLERY);
+    $("gallery-place").textContent = told.of ? `${number(first + 1)}–${number(last)} of ${number(told.of)} by ${title($("order").value)}` : "no cell is shown";
+    writeAddress();
+  } catch (error) {
+    complain(error);
+  }
+};
+
+const hideGallery = () => {
+  $("gallery").hidden = true;
+  $("gallery-toggle").setAttribute("aria-expanded", "false");
+  writeAddress();
+};
+
+export const toggleGallery = () => ($("gallery").hidden ? showGallery() : hideGallery());
+
+// --- what is said of cells ---
+
+const drawMarks = () => {
+  const told = Object.values(corrections.cells);
+  draw("marks", [], told.map(({ verdict, at }) => ({ x: at[0], y: at[1], text: GLYPHS[verdict], kind: `mark ${verdict}` })));
+  $("corrections").hidden = !told.length;
+  $("corrected").textContent = `${number(told.length)} ${told.length === 1 ? "cell" : "cells"} marked`;
+  $("import-text").textContent = corrections.command;
+};
+
+const correct = async (cell, verdict, kind = null) => {
+  try {
+    corrections = await send("PUT", api(state.facts.name, "/corrections"), { id: cell.id, verdict, class: kind });
+    drawMarks();
+    if (state.picked?.id === cell.id) describe(cell);
+    toast(verdict ? `${name(cell)} marked ${kind ?? verdict}` : `${name(cell)}: mark taken back`);
+    if (!$("gallery").hidden) for (const one of $("crops").children) if (Number(one.dataset.id) === cell.id) one.querySelector("span").textContent = verdict ? GLYPHS[verdict] : "";
+  } catch (error) {
+    complain(error);
+  }
+};
+
+export const mark = (verdict) => {
+  if (!state.picked) toast("Choose a cell first");
+  else if (!mayWrite) toast("Nothing is written: start wsiproc view with --write");
+  else correct(state.picked, verdictOf(state.picked) === verdict ? null : verdict);
+};
+
+const loadCorrections = async () => {
+  corrections = { cells: {}, command: "" };
+  try {
+    corrections = await get(api(state.facts.name, "/corrections"));
+  } catch (error) {
+    toast(error.message);
+  }
+};
+
+export const startCells = () => {
+  $("previous").onclick = () => walk(-1);
+  $("next").onclick = () => walk(1);
+  $("gallery-toggle").onclick = toggleGallery;
+  $("gallery-close").onclick = hideGallery;
+  $("gallery-back").onclick = () => showGallery(first - IN_GALLERY);
+  $("gallery-on").onclick = () => showGallery(first + IN_GALLERY);
+  const again = () => {
+    first = 0;
+    if (!$("gallery").hidden) showGallery();
+    writeAddress();
+  };
+  $("order").onchange = again;
+  $("falling").onchange = again;
+  $("corrections").querySelector(".command").append(button("Copy", "Copy the command", () => copy(corrections.command, "Command")));
+};
+
+// After the slide is there: what stands over it.
+export const openCells = async (address) => {
+  await loadCorrections();
+  drawMarks();
+  if (address.has("cell")) pick(await get(api(state.facts.name, `/cell?id=${Number(address.get("cell"))}`)));
+  if (address.has("gallery")) await showGallery(Number(address.get("gallery")) || 0);
+};
+
+keptInAddress(
+  (address) => {
+    if (state.picked) address.set("cell", state.picked.id);
+    if ($("order").value !== "score") address.set("order", $("order").value);
+    if ($("falling").value === "1") address.set("falling", "1");
+    if (!$("gallery").hidden) address.set("gallery", first);
+  },
+  (address) => {
+    state.picked = walking = null;
+    $("cell").hidden = true;
+    $("rank").textContent = "";
+    $("gallery").hidden = true;
+    $("order").replaceChildren(...state.facts.measurements.map((key) => element("option", { value: key, textContent: title(key) })));
+    const by = address.get("order");
+    $("order").value = state.facts.measurements.includes(by) ? by : "score";
+    $("falling").value = address.get("falling") === "1" ? "1" : "0";
+  },
+);
+
