@@ -46,6 +46,7 @@ HOMES = {
     "pydantic": {"cli", "models", "io", "psm"},
     "safetensors": {"models", "psm"},
     "tomli_w": {"models", "io"},
+    "jinja2": {"results"},
     "starlette": {"results"},
     "typer": {"cli"},
     "rich": {"cli", "evaluate"},

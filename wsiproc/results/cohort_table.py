@@ -6,8 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from html import escape
-from importlib.resources import files
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,9 +14,10 @@ from urllib.parse import quote
 from wsiproc.core.addresses import viewer_address
 from wsiproc.core.numbers import mm2_text, slide_numbers
 from wsiproc.core.palette import css_colour
-from wsiproc.io.atomic import whole_file
 from wsiproc.io.ome_zarr import image as ngff
-from wsiproc.results.report.figures import counted, data_uri, ranked, shrink
+from wsiproc.io.atomic import whole_file
+from wsiproc.results.report.render import render
+from wsiproc.results.report.figures import Ranking, data_uri, ranked, shrink
 
 CSV, HTML = "cohort.csv", "cohort.html"
 _FIRST = ("slide", "status", "cells", "cells_in_tissue", "tissue_mm2", "cells_per_mm2")
@@ -48,7 +48,7 @@ def write_cohort(out: Path, failed: Mapping[str, str]) -> None:
     lost = [{"slide": Path(path).name, "status": "failed", "reason": why, "path": path} for path, why in failed.items()]
     rows = [_row(folder, run, classes) for folder, run in runs] + lost
     _replace(out / CSV, _csv(rows, classes))
-    _replace(out / HTML, _page(out, rows, classes, [run for _, run in runs]))
+    _replace(out / HTML, render("cohort.html.j2", _page(out, rows, classes, [run for _, run in runs])))
 
 
 def failed_before(out: Path) -> dict[str, str]:
@@ -136,28 +136,76 @@ _COLUMNS = {
 _THUMBNAIL_PX, _MOST_THUMBNAILS = 96, 1000
 
 
-def _page(out: Path, rows: Sequence[CohortRow], classes: Sequence[str], runs: Sequence[dict[str, Any]]) -> str:
-    """The page: totals, what failed, a plot over the slides, and a line a slide that leads to its report."""
-    style, script = (
-        (files("wsiproc.results.report") / name).read_text(encoding="utf-8") for name in ("report.css", "cohort.js")
-    )
+@dataclass(frozen=True)
+class Column:
+    """``name`` in ``cohort.csv`` and ``head`` on the page; numbers stand at the right."""
+
+    name: str
+    head: str
+    right: bool
+
+
+@dataclass(frozen=True)
+class Value:
+    """As in ``cohort.csv``, by which the page sorts, and as it is read."""
+
+    raw: float | str
+    text: str
+    right: bool
+
+
+@dataclass(frozen=True)
+class SlideRow:
+    """A slide that is done; ``report``, ``viewer``: links; ``shares`` (0 to 1) of the classes, with their colours."""
+
+    slide: str
+    report: str
+    viewer: str
+    thumbnail: str
+    shares: Sequence[tuple[float, str]]
+    values: Sequence[Value]
+
+
+@dataclass(frozen=True)
+class CohortPage:
+    """All that ``templates/cohort.html.j2`` shows; ``slides``: how many, ``failed``: names and reasons.
+
+    ``columns``: those after the slide's name, one a value of each row.
+    """
+
+    slides: int
+    failed: Sequence[tuple[str, str]]
+    cells: int
+    tissue_mm2: float
+    plots: Sequence[Ranking]
+    has_shares: bool
+    columns: Sequence[Column]
+    rows: Sequence[SlideRow]
+
+
+def _page(out: Path, rows: Sequence[CohortRow], classes: Sequence[str], runs: Sequence[dict[str, Any]]) -> CohortPage:
+    """Totals, what failed, plots over the slides, and a row a slide that leads to its report."""
     done = [row for row in rows if row["status"] == "done"]
-    lost = [row for row in rows if row["status"] == "failed"]
-    totals = [
-        ("Slides", f"{len(done):,}"),
-        ("Failed", f"{len(lost):,}"),
-        ("Cells", f"{sum(row['cells'] for row in done):,}"),
-        ("Tissue", f"{mm2_text(sum(row['tissue_mm2'] for row in done))} <small>mm²</small>"),
-    ]
-    numbers = "".join(f"<div><dt>{title}</dt><dd>{value}</dd></div>" for title, value in totals)
-    title = counted(len(rows), "slide")
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title} · wsiproc cohort</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
-        f'<header class="top"><p class="eyebrow">wsiproc cohort</p><h1>{title}</h1>'
-        f'<dl class="numbers">{numbers}</dl></header>\n<main>\n{_failures(lost)}{_plots(done)}'
-        f"{_slides(out, done, classes, _colours(runs))}</main>\n<script>\n{script}</script>\n</body>\n</html>\n"
+    columns, colours = _shown_columns(done, classes), _colours(runs)
+    return CohortPage(
+        slides=len(rows),
+        failed=[(row["slide"], row["reason"]) for row in rows if row["status"] == "failed"],
+        cells=sum(row["cells"] for row in done),
+        tissue_mm2=sum(row["tissue_mm2"] for row in done),
+        plots=list(_plots(done)),
+        has_shares=len(classes) > 1,
+        columns=columns,
+        rows=[
+            SlideRow(
+                row["slide"],
+                _report(row),
+                viewer_address(row["folder"]),
+                _thumbnail(out / row["folder"]) if place < _MOST_THUMBNAILS else "",
+                _shares(row, classes, colours),
+                [Value(row[column.name], _text(column.name, row[column.name]), column.right) for column in columns],
+            )
+            for place, row in enumerate(done)
+        ],
     )
 
 
@@ -170,76 +218,21 @@ def _colours(runs: Sequence[dict[str, Any]]) -> dict[str, str]:
     return colours
 
 
-def _failures(rows: Sequence[CohortRow]) -> str:
-    if not rows:
-        return ""
-    items = "".join(f"<li><strong>{escape(row['slide'])}</strong>: {escape(row['reason'])}</li>" for row in rows)
-    return f"<section class='warnings'><h2>Failed</h2><ul>{items}</ul></section>\n"
-
-
-def _plots(rows: Sequence[CohortRow]) -> str:
+def _plots(rows: Sequence[CohortRow]) -> Iterator[Ranking]:
     """A dot a slide, from the lowest to the highest, of density and index; nothing for a single slide."""
-    figures = ""
     plotted = (("cells_per_mm2", 1, "Density", "cells/mm²"), ("positive_index", 100, "Positive index", "%"))
     for name, factor, title, unit in plotted:
         some = sorted((factor * row[name], row["slide"], _report(row)) for row in rows if row[name] != "")
         if len(some) > 1:
-            figures += f"<figure>{ranked(title, unit, some)}</figure>"
-    note = "A dot a slide, from the lowest to the highest; each leads to its report."
-    about = f'<p class="soft">{note}</p>'
-    return f'<section><h2>Over the slides</h2>{about}<div class="plots">{figures}</div></section>\n' if figures else ""
+            yield ranked(title, unit, some)
 
 
-def _slides(out: Path, rows: Sequence[CohortRow], classes: Sequence[str], colours: Mapping[str, str]) -> str:
-    """The table; a click on a head sorts by it, and where no script runs it stays in the order of names."""
-    shown = _shown_columns(rows)
-    heads = [("slide", "Slide"), *((name, _COLUMNS[name]) for name in shown[:3])]
-    heads += [(f"cells_{name}", escape(name)) for name in classes]
-    heads += [(name, _COLUMNS[name]) for name in shown[3:]]
-    top = "".join(f'<th title="{escape(name)}"{_right(name)}>{head}</th>' for name, head in heads)
-    top = top.replace("</th>", '</th><th data-fixed="">Shares</th>', 1) if len(classes) > 1 else top
-    lines = "".join(
-        _line(out, row, [name for name, _ in heads[1:]], classes, colours, place < _MOST_THUMBNAILS)
-        for place, row in enumerate(rows)
-    )
-    note = (
-        "Columns are those of cohort.csv. Density: cells in tissue per mm² of tissue. The links to the viewer answer "
-        "while <code>wsiproc view</code> runs on this folder."
-    )
-    table = f'<table class="sortable"><thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table>'
-    return f'<section><h2>Slides</h2><p class="soft">{note}</p><div class="wide">{table}</div></section>\n'
-
-
-def _shown_columns(rows: Sequence[CohortRow]) -> list[str]:
-    """Columns that some slide has a value in; the first three always."""
-    names = list(_COLUMNS)
-    return names[:3] + [name for name in names[3:] if any(row[name] not in ("", 0) for row in rows)]
-
-
-def _right(name: str) -> str:
-    return "" if name in ("slide", "compartment") else ' class="n"'
-
-
-def _line(
-    out: Path,
-    row: CohortRow,
-    columns: Sequence[str],
-    classes: Sequence[str],
-    colours: Mapping[str, str],
-    pictured: bool,
-) -> str:
-    picture = _thumbnail(out / row["folder"]) if pictured else ""
-    links = f'<a href="{_report(row)}">{escape(row["slide"])}</a>'
-    view = f'<a class="soft" href="{escape(viewer_address(row["folder"]))}">view</a>'
-    named = f'<div class="slide-name">{picture}<span>{links}<br>{view}</span></div>'
-    first = f'<th data-value="{escape(row["slide"])}">{named}</th>'
-    shares = _shares([row[f"cells_{name}"] or 0 for name in classes], [colours[name] for name in classes])
-    bar = f"<td>{shares}</td>" if len(classes) > 1 else ""
-    cells = "".join(
-        f'<td data-value="{escape(str(row[name]))}"{_right(name)}>{escape(_text(name, row[name]))}</td>'
-        for name in columns
-    )
-    return f"<tr>{first}{bar}{cells}</tr>"
+def _shown_columns(rows: Sequence[CohortRow], classes: Sequence[str]) -> list[Column]:
+    """The first three and the classes always, others where some slide has a value in them."""
+    heads = list(_COLUMNS.items())
+    named = heads[:3] + [(f"cells_{name}", name) for name in classes]
+    named += [(name, head) for name, head in heads[3:] if any(row[name] not in ("", 0) for row in rows)]
+    return [Column(name, head, name != "compartment") for name, head in named]
 
 
 def _report(row: CohortRow) -> str:
@@ -247,12 +240,18 @@ def _report(row: CohortRow) -> str:
 
 
 def _thumbnail(folder: Path) -> str:
-    """The slide in small; nothing where its overview cannot be read."""
+    """The slide in small as a data URI; empty where its overview cannot be read."""
     try:
         pixels = ngff.read_small(folder / "slide.ome.zarr", _THUMBNAIL_PX)
     except (OSError, ValueError, KeyError):
         return ""
-    return f'<img src="{data_uri(shrink(pixels, _THUMBNAIL_PX), 70)}" alt="">'
+    return data_uri(shrink(pixels, _THUMBNAIL_PX), 70)
+
+
+def _shares(row: CohortRow, classes: Sequence[str], colours: Mapping[str, str]) -> list[tuple[float, str]]:
+    counts = [row[f"cells_{name}"] or 0 for name in classes]
+    total = max(1, sum(counts))
+    return [(count / total, colours[name]) for name, count in zip(classes, counts, strict=True)]
 
 
 def _text(name: str, value: float | str) -> str:
@@ -266,13 +265,3 @@ def _text(name: str, value: float | str) -> str:
     if name == "positive_index":
         return f"{100 * value:.1f} %"
     return f"{value:.1f}" if name == "h_score" else f"{value:,.0f}"
-
-
-def _shares(counts: Sequence[int], colours: Sequence[str]) -> str:
-    """A bar in the colours of the classes."""
-    total = max(1, sum(counts))
-    parts = "".join(
-        f'<i style="width:{6 * count / total:.3f}em;background:{colour}"></i>'
-        for count, colour in zip(counts, colours, strict=True)
-    )
-    return f'<span class="shares">{parts}</span>'

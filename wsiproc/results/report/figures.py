@@ -1,4 +1,4 @@
-"""The report's pictures: images as data URIs and SVG drawn from numbers; nothing that a browser would have to run."""
+"""The pages' pictures: images as data URIs, and where the lines of an SVG run; templates make elements of them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import base64
 import io
 import math
 from collections.abc import Iterable, Sequence
-from html import escape
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from wsiproc.core.palette import RGB, css_colour
-from wsiproc.core.types import BoolArray, Float64Array, Int64Array, IntArray, NumberArray, UInt8Array
 
 # From pale to deep: lightness falls evenly and the hue runs yellow–blue, so it reads the same to colour-blind eyes.
 _DENSITY_COLOURS = np.array(
@@ -19,7 +19,7 @@ _DENSITY_COLOURS = np.array(
 )
 
 
-def data_uri(pixels: UInt8Array, quality: int | None = 82) -> str:
+def data_uri(pixels: npt.NDArray[np.uint8], quality: int | None = 82) -> str:
     """(h, w, 3 or 4) as a WebP data URI; without loss where ``quality`` is None."""
     from PIL import Image
 
@@ -28,7 +28,7 @@ def data_uri(pixels: UInt8Array, quality: int | None = 82) -> str:
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def shrink(pixels: UInt8Array, longest_px: int) -> UInt8Array:
+def shrink(pixels: npt.NDArray[np.uint8], longest_px: int) -> npt.NDArray[np.uint8]:
     """The picture with its longer side at most ``longest_px``, by area means."""
     import cv2
 
@@ -38,7 +38,7 @@ def shrink(pixels: UInt8Array, longest_px: int) -> UInt8Array:
     return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
 
 
-def cell_density(counts: IntArray, bin_mm2: float) -> tuple[Float64Array, float]:
+def cell_density(counts: npt.NDArray[np.integer], bin_mm2: float) -> tuple[npt.NDArray[np.float64], float]:
     """Cells per mm² from counts (h, w) in bins of that area, smoothed a little; and what counts as dense."""
     import cv2
 
@@ -49,7 +49,7 @@ def cell_density(counts: IntArray, bin_mm2: float) -> tuple[Float64Array, float]
     return density, top
 
 
-def density_pixels(density: Float64Array, top: float) -> UInt8Array:
+def density_pixels(density: npt.NDArray[np.float64], top: float) -> npt.NDArray[np.uint8]:
     """Densities (h, w) as colours (h, w, 4) from 0 to ``top`` and beyond; empty places are clear."""
     share = np.clip(density / top if top > 0 else density, 0, 1)
     place = share * (len(_DENSITY_COLOURS) - 1)
@@ -65,7 +65,7 @@ def density_gradient() -> str:
     return f"linear-gradient(to right, {colours})"
 
 
-def mask_path(mask: BoolArray, shape: tuple[int, int]) -> str:
+def mask_path(mask: npt.NDArray[np.bool_], shape: tuple[int, int]) -> str:
     """Outlines of a mask as an SVG path in a picture of ``shape`` (h, w), simplified to a pixel."""
     import cv2
 
@@ -76,7 +76,7 @@ def mask_path(mask: BoolArray, shape: tuple[int, int]) -> str:
     return ring_path([ring[:, ::-1] + 0.5 for ring in large if len(ring) > 2], decimals=1)
 
 
-def ring_path(rings: Iterable[NumberArray], decimals: int = 0) -> str:
+def ring_path(rings: Iterable[npt.NDArray[np.number]], decimals: int = 0) -> str:
     """Rings (V, 2), (y, x), as one SVG path."""
     parts = []
     for ring in rings:
@@ -85,7 +85,7 @@ def ring_path(rings: Iterable[NumberArray], decimals: int = 0) -> str:
     return "".join(parts)
 
 
-def box_path(boxes: Float64Array) -> str:
+def box_path(boxes: npt.NDArray[np.float64]) -> str:
     """Boxes (N, 4), (y, x, h, w), as one SVG path."""
     return "".join(f"M{x:.1f} {y:.1f}h{w:.1f}v{h:.1f}h-{w:.1f}Z" for y, x, h, w in boxes.reshape(-1, 4).tolist())
 
@@ -110,7 +110,18 @@ def number(value: float) -> str:
     return f"{value:.3g}"
 
 
-def scale_bar(mpp: float, shape: tuple[int, int], text_share: float) -> str:
+@dataclass(frozen=True)
+class ScaleBar:
+    """A bar from ``x`` to ``end`` at the height ``y`` of a picture, its length in words above it, ``size`` high; px."""
+
+    label: str
+    x: float
+    end: float
+    y: float
+    size: float
+
+
+def scale_bar(mpp: float, shape: tuple[int, int], text_share: float) -> ScaleBar:
     """A bar of a round length in the lower left corner of a picture of ``shape`` px with ``mpp`` µm/px.
 
     ``text_share``: height of its text as a share of the picture's width.
@@ -118,88 +129,118 @@ def scale_bar(mpp: float, shape: tuple[int, int], text_share: float) -> str:
     h, w = shape
     length_um = nice_step(w * mpp / 4.5, 1)
     label = f"{number(length_um / 1000)} mm" if length_um >= 1000 else f"{number(length_um)} µm"
-    x, y, size = w * 0.04, h - w * 0.04, max(w * text_share, 3)
-    end = x + length_um / mpp
-    return (
-        f'<g class="scale" stroke-width="{size / 6:.2f}"><path d="M{x:.1f} {y:.1f}H{end:.1f}"/>'
-        f'<text x="{(x + end) / 2:.1f}" y="{y - size * 0.45:.1f}" font-size="{size:.1f}">{label}</text></g>'
-    )
+    x = w * 0.04
+    return ScaleBar(label, x, x + length_um / mpp, h - w * 0.04, max(w * text_share, 3))
 
 
-_W, _H, _LEFT, _BOTTOM, _TOP = 340, 200, 46, 36, 8
+_WIDTH, _HEIGHT, _LEFT, _TOP, _FLOOR = 340, 200, 46, 8, 164
 
 
-def histogram(label: str, edges: Float64Array, counts: Int64Array, names: Sequence[str], colours: list[RGB]) -> str:
-    """Counts (classes, bins) between ``edges`` (bins + 1,) as an SVG, one filled step curve a class."""
+@dataclass(frozen=True)
+class Plot:
+    """Axes of a small figure, which cross at (``left``, ``floor``), in px of its SVG; ``label``: what runs along x.
+
+    ``x_ticks``, ``y_ticks``: (place, number as it is read).
+    """
+
+    label: str
+    x_ticks: Sequence[tuple[float, str]]
+    y_ticks: Sequence[tuple[float, str]]
+    right: int
+    left: int = _LEFT
+    floor: int = _FLOOR
+    width: int = _WIDTH
+    height: int = _HEIGHT
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Counts of a class as the path of an SVG."""
+
+    name: str
+    colour: RGB
+    path: str
+
+
+@dataclass(frozen=True)
+class StepCurves:
+    """A histogram: a filled step curve a class."""
+
+    plot: Plot
+    curves: Sequence[Curve]
+
+
+def histogram(
+    label: str, edges: npt.NDArray[np.float64], counts: npt.NDArray[np.int64], names: Sequence[str], colours: list[RGB]
+) -> StepCurves:
+    """Counts (classes, bins) between ``edges`` (bins + 1,) of the classes ``names`` in their ``colours``."""
     low, high = float(edges[0]), float(edges[-1])
     peak = max(1, int(counts.max(initial=0)))
-    xs = _LEFT + (edges - low) / (high - low) * (_W - _LEFT - 8)
-    floor = _H - _BOTTOM
+    right = _WIDTH - 8
+
+    def across(value: float) -> float:
+        return _LEFT + (value - low) / (high - low) * (right - _LEFT)
 
     def height(count: float) -> float:
-        return floor - count / peak * (floor - _TOP)
+        return _FLOOR - count / peak * (_FLOOR - _TOP)
 
-    parts = [f'<svg class="histogram" viewBox="0 0 {_W} {_H}" role="img" aria-label="Histogram: {escape(label)}">']
-    for place, tick in enumerate(ticks(0, peak, 5)):
-        y = height(tick)
-        parts.append(f'<path class="grid" d="M{_LEFT} {y:.1f}H{_W - 8}"/>')
-        parts.append(f'<text class="y{_odd(place)}" x="{_LEFT - 6}" y="{y + 3.5:.1f}">{short(tick)}</text>')
-    for place, tick in enumerate(ticks(low, high, 5)):
-        x = _LEFT + (tick - low) / (high - low) * (_W - _LEFT - 8)
-        told = number(round(tick, 10))
-        parts.append(f'<text class="x{_odd(place)}" x="{x:.1f}" y="{floor + 15}">{told}</text>')
+    plot = Plot(
+        label,
+        x_ticks=[(across(tick), number(round(tick, 10))) for tick in ticks(low, high, 5)],
+        y_ticks=[(height(tick), short(tick)) for tick in ticks(0, peak, 5)],
+        right=right,
+    )
+    xs, curves = [across(edge) for edge in edges.tolist()], []
     for row, name, colour in zip(counts, names, colours, strict=True):
         steps = "".join(
             f"H{left:.1f}V{height(count):.1f}H{right:.1f}"
-            for left, right, count in zip(xs[:-1].tolist(), xs[1:].tolist(), row.tolist(), strict=True)
+            for left, right, count in zip(xs[:-1], xs[1:], row.tolist(), strict=True)
         )
-        outline = f"M{_LEFT} {floor}{steps}V{floor}Z"
-        parts.append(f'<path class="bars" style="--colour:{css_colour(colour)}" d="{outline}">')
-        parts.append(f"<title>{escape(name)}</title></path>")
-    parts.append(f'<path class="axis" d="M{_LEFT} {floor}H{_W - 8}"/>')
-    parts.append(f'<text class="x label" x="{(_LEFT + _W - 8) / 2}" y="{_H - 5}">{escape(label)}</text>')
-    parts.append(f'<text class="y label" transform="translate(9 {floor / 2}) rotate(-90)">cells</text></svg>')
-    return "".join(parts)
+        curves.append(Curve(name, colour, f"M{_LEFT} {_FLOOR}{steps}V{_FLOOR}Z"))
+    return StepCurves(plot, curves)
 
 
-def _odd(place: int) -> str:
-    """Every second number of an axis is left out where a figure is narrow."""
-    return " odd" if place % 2 else ""
+@dataclass(frozen=True)
+class Dot:
+    """A value in a plot, in words and with a link."""
+
+    x: float
+    y: float
+    told: str
+    link: str
 
 
-def ranked(label: str, unit: str, values: Sequence[tuple[float, str, str]]) -> str:
-    """Values with their names and links, which rise, as an SVG: a dot each, with a line at the median."""
+@dataclass(frozen=True)
+class Ranking:
+    """A dot a value, from the lowest to the highest, with a line at the height of their ``median``."""
+
+    plot: Plot
+    unit: str
+    median: float
+    radius: float
+    dots: Sequence[Dot]
+
+
+def ranked(label: str, unit: str, values: Sequence[tuple[float, str, str]]) -> Ranking:
+    """Values that rise, each with its name and link."""
     top = max(1e-9, *(value for value, *_ in values))
-    floor, right = _H - _BOTTOM, _W - 14
+    right = _WIDTH - 14
     place = (right - _LEFT - 8) / max(1, len(values) - 1)
-    radius = max(2.0, min(5.0, place / 2))
 
     def height(value: float) -> float:
-        return floor - value / top * (floor - _TOP - 6)
+        return _FLOOR - value / top * (_FLOOR - _TOP - 6)
 
-    parts = [
-        f'<svg class="histogram ranked" viewBox="0 0 {_W} {_H}" role="group" aria-label="{escape(label)} by slide">'
+    dots = [
+        Dot(_LEFT + 8 + index * place, height(value), f"{name}: {number(round(value, 1))} {unit}", link)
+        for index, (value, name, link) in enumerate(values)
     ]
-    for index, tick in enumerate(ticks(0, top, 5)):
-        y = height(tick)
-        parts.append(f'<path class="grid" d="M{_LEFT} {y:.1f}H{right}"/>')
-        parts.append(f'<text class="y{_odd(index)}" x="{_LEFT - 6}" y="{y + 3.5:.1f}">{short(round(tick, 10))}</text>')
-    middle = height(float(np.median([value for value, *_ in values])))
-    parts.append(f'<path class="median" d="M{_LEFT} {middle:.1f}H{right}"><title>median</title></path>')
-    for index, (value, name, link) in enumerate(values):
-        told = f"{escape(name)}: {number(round(value, 1))} {unit}"
-        parts.append(
-            f'<a href="{escape(link)}" aria-label="{told}"><circle cx="{_LEFT + 8 + index * place:.1f}" '
-            f'cy="{height(value):.1f}" r="{radius:.1f}"><title>{told}</title></circle></a>'
-        )
-    parts.append(f'<path class="axis" d="M{_LEFT} {floor}H{right}"/>')
-    parts.append(f'<text class="x label" x="{(_LEFT + right) / 2}" y="{_H - 5}">{escape(label)}, {unit}</text></svg>')
-    return "".join(parts)
-
-
-def counted(number_of: int, one: str, many: str = "") -> str:
-    """``1 slide``, ``2,000 slides``."""
-    return f"{number_of:,} {one if number_of == 1 else many or one + 's'}"
+    return Ranking(
+        Plot(label, [], [(height(tick), short(round(tick, 10))) for tick in ticks(0, top, 5)], right),
+        unit,
+        median=height(float(np.median([value for value, *_ in values]))),
+        radius=max(2.0, min(5.0, place / 2)),
+        dots=dots,
+    )
 
 
 def short(value: float) -> str:
