@@ -13,7 +13,7 @@ from wsiproc.synthetic import write_synthetic_slide
 
 HEAVY = {
     "torch", "dask", "distributed", "zarr", "numba", "cv2", "scipy", "skimage", "pyarrow", "shapely", "openslide",
-    "tifffile", "PIL",
+    "tifffile", "PIL", "jinja2",
 }  # fmt: skip
 
 
@@ -34,7 +34,7 @@ def test_importing_loads_nothing_heavy(statement: str) -> None:
 
 def test_what_runs_loads_no_torch_and_no_dask_before_they_are_needed() -> None:
     loaded = loaded_by("import wsiproc.pipeline.cohort")
-    assert loaded & {"torch", "dask", "distributed", "zarr", "openslide"} == set()
+    assert loaded & {"torch", "dask", "distributed", "zarr", "openslide", "jinja2"} == set()
     assert "numba" in loaded, "the probe sees what is loaded"
 
 

@@ -19,7 +19,6 @@ from wsiproc.core.immuno import rule_in_words
 from wsiproc.core.numbers import SlideNumbers, has_index, per_mm2, slide_numbers
 from wsiproc.core.palette import RGB
 from wsiproc.io.atomic import whole_file
-from wsiproc.results.report.render import render
 from wsiproc.results.report.cells import ReportCells
 from wsiproc.results.report.figures import (
     ScaleBar,
@@ -35,6 +34,7 @@ from wsiproc.results.report.figures import (
     scale_bar,
     shrink,
 )
+from wsiproc.results.report.render import render
 
 _THUMBNAIL_PX = 1200
 _CROP_PX = 320
