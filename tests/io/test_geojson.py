@@ -29,6 +29,7 @@ from wsiproc.io.geojson.write import (
     iter_features,
     measurement_label,
 )
+from wsiproc.io.outlines import Outlines
 
 CLASSES = ["Positive", "Negative", 'Odd "name".0, é']
 COLOURS = [(213, 94, 0), (0, 114, 178), (0, 158, 115)]
@@ -112,6 +113,68 @@ def test_whole_numbers_carry_no_point_and_others_two_decimals() -> None:
         for number in coordinates.replace(b"[", b"").replace(b"]", b"").split(b","):
             assert not number.endswith((b".0", b"."))
             assert len(number.partition(b".")[2]) <= 2
+
+
+def test_a_line_is_exactly_this() -> None:
+    cells = cell_table([L_SHAPE], area_um2=[12.3456789], dab_od_mean=[float("inf")], solidity=[1.0])
+    text, _ = features_bytes(cells, 7, "fingerprint", ['Odd "name".0, é'], [(0, 158, 115)], (2.5, 2.0))
+    assert text.decode() == (
+        '{"type":"Feature","id":"1adbdc18-c8be-5803-9751-2c0594037c37","geometry":{"type":"Polygon","coordinates":'
+        "[[[0,0],[8,0],[8,5],[4,5],[4,12.5],[0,12.5],[0,0]]]},"
+        '"properties":{"objectType":"detection","classification":{"name":"Odd \\"name\\".0, é","color":[0,158,115]},'
+        '"measurements":{"Cell ID":7,"Probability":0.0,"Area µm^2":12.34568,"Solidity":1.0}}}'
+    )
+
+
+@given(
+    shifts=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 10**6)), min_size=1, max_size=6),
+    scale=st.tuples(st.floats(0.5, 8), st.floats(0.5, 8)) | st.just((2.0, 2.0)),
+)
+def test_coordinates_are_read_back_as_they_were_and_no_shorter_text_would_do(
+    shifts: list[tuple[int, int]], scale: tuple[float, float]
+) -> None:
+    cells = cell_table([L_SHAPE + np.array(shift, np.int32) for shift in shifts])
+    outlines = Outlines.of(cells.rings, scale)
+    text, dropped = features_bytes(cells, 1, *FACTS, scale)
+    assert dropped == 0
+    for i, line in enumerate(text.split(b",\n")):
+        ring = outlines.points[outlines.offsets[i] : outlines.offsets[i + 1]].tolist()
+        assert json.loads(line)["geometry"]["coordinates"] == [ring]
+        shortest = ",".join("[" + ",".join(repr(number).removesuffix(".0") for number in point) + "]" for point in ring)
+        assert f'"coordinates":[[{shortest}]]' in line.decode()
+
+
+def measurements_text(*values: float) -> list[str]:
+    """How the numbers of a cell stand in the file."""
+    names = {f"m{i}": [value] for i, value in enumerate(values)}
+    text, _ = features_bytes(cell_table([L_SHAPE], **names), 1, *FACTS, (1.0, 1.0))
+    shown = text.decode().split('"measurements":{')[1].rstrip("}").split(",")
+    assert shown[:2] == ['"Cell ID":1', '"Probability":0.0']
+    return [part.split(":")[1] for part in shown[2:]]
+
+
+def test_measurements_are_as_short_as_they_can_be() -> None:
+    numbers = [28.0, 0.5, 1234567.0, 12345678.0, 0.00001, 0.000001, 99999.995, -3.25, 0.1 + 0.2, 1e-9, 123456.7, -0.0]
+    assert measurements_text(*numbers) == [
+        "28.0", "0.5", "1234567.0", "12345680.0", "0.00001", "1e-6", "99999.99", "-3.25", "0.3", "1e-9", "123456.7",
+        "0.0",
+    ]  # fmt: skip
+
+
+ODD = [0.0, -0.0, 1e-5, 9.9999999, 1e15, 1e16]
+
+
+@given(st.lists(st.floats(width=32) | st.sampled_from(ODD), max_size=5))
+def test_measurements_are_read_back_to_seven_digits(values: list[float]) -> None:
+    shown = measurements_text(*values)
+    finite = [float(np.float32(value)) for value in values if np.isfinite(value)]
+    assert len(shown) == len(finite)
+    for text, value in zip(shown, finite, strict=True):
+        read = json.loads(text)
+        assert isinstance(read, float)
+        assert read == float(f"{value:.6e}") or abs(read - value) <= 5.0000001e-7 * abs(value)
+        if 1e-16 <= abs(value) < 1e7:
+            assert len(text.lstrip("-").split("e")[0].replace(".", "").strip("0")) <= 7
 
 
 def test_a_piece_comes_back_from_its_file_as_it_was(tmp_path: Path) -> None:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
+import itertools
+import math
 import struct
 import uuid
 import zlib
@@ -21,10 +24,9 @@ import orjson
 import shapely
 from isal import isal_zlib
 
-from wsiproc.array.json_text import Texts, joined, rings_text, rows_text
 from wsiproc.core.cells import CellTable
 from wsiproc.core.palette import RGB
-from wsiproc.core.types import Int64Array, IntArray, UInt8Array
+from wsiproc.core.types import Float64Array, FloatArray, Int64Array, IntArray, UInt8Array
 from wsiproc.errors import OutputError
 from wsiproc.io.atomic import WholeFileWriter, whole_file
 from wsiproc.io.geojson.outlines import SNAP_DECIMALS, Outlines
@@ -32,14 +34,10 @@ from wsiproc.io.geojson.outlines import SNAP_DECIMALS, Outlines
 # One feature a line: a line is then read, checked and forgotten, whatever the size of the file.
 _HEAD = b'{"type":"FeatureCollection","features":[\n'
 _SEPARATOR = b",\n"
-# Put together by hand: many times faster than a dictionary a feature.
-_BEFORE_ID, _BEFORE_RING = b'{"type":"Feature","id":"', b'","geometry":{"type":"Polygon","coordinates":['
-_BEFORE_KIND = b']},"properties":{"objectType":"detection","classification":'
-_BEFORE_MEASUREMENTS, _AFTER = b',"measurements":', b"}}"
-_HEX_PLACES = [place for place in range(36) if place not in (8, 13, 18, 23)]  # of a UUID, the others are dashes
 _TAIL = b"\n]}\n"
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
+_DIGITS = 7  # significant ones of a measurement
 
 _PIECE_HEADER = struct.Struct("<IQQ")
 _RAW = -15  # window bits that ask for deflate without a container
@@ -98,18 +96,38 @@ def outlined_features(
     """As ``features_bytes``, of cells with any ids (N,) and with ``outlines`` (N) other than their own."""
     kept = np.flatnonzero(outlines.writable())
     some = outlines if len(kept) == len(outlines) else outlines.take(kept)
-    all_of_one, own = np.zeros(len(kept), np.int64), np.arange(len(kept))
-    kinds = [orjson.dumps({"name": name, "color": colour}) for name, colour in zip(classes, colours, strict=True)]
-    parts: list[tuple[Texts, IntArray]] = [
-        (Texts.of([_BEFORE_ID]), all_of_one),
-        (_texts(cell_uuids(fingerprint, ids[kept])), own),
-        (Texts.of([_BEFORE_RING]), all_of_one),
-        (rings_text(some.offsets, some.points), own),
-        (Texts.of([_BEFORE_KIND + kind + _BEFORE_MEASUREMENTS for kind in kinds]), cells.classes[kept]),
-        (_measurements(cells, kept, ids[kept]), own),
-        (Texts.of([_AFTER]), all_of_one),
-    ]
-    return joined(parts, _SEPARATOR), len(cells) - len(kept)
+    kinds = [{"name": name, "color": colour} for name, colour in zip(classes, colours, strict=True)]
+    features = zip(
+        map(bytes, cell_uuids(fingerprint, ids[kept])),
+        _rings(some),
+        cells.classes[kept].tolist(),
+        _measurements(cells, kept, ids[kept]),
+        strict=True,
+    )
+    text = io.BytesIO()  # a list of a block's lines would take as much memory again
+    for raw, ring, kind, measurements in features:
+        text.write(_SEPARATOR if text.tell() else b"")
+        text.write(_feature(uuid.UUID(bytes=raw), ring, kinds[kind], measurements))
+    return text.getvalue(), len(cells) - len(kept)
+
+
+def _feature(identity: uuid.UUID, ring: orjson.Fragment, kind: dict[str, Any], measurements: dict[str, float]) -> bytes:
+    """A cell as GeoJSON."""
+    return orjson.dumps(
+        {
+            "type": "Feature",
+            "id": identity,
+            "geometry": {"type": "Polygon", "coordinates": [ring]},
+            "properties": {"objectType": "detection", "classification": kind, "measurements": measurements},
+        }
+    )
+
+
+def _rings(outlines: Outlines) -> Iterator[orjson.Fragment]:
+    """Each outline as JSON, ``[[x,y],…]``; whole numbers carry no point."""
+    for start, end in itertools.pairwise(outlines.offsets.tolist()):
+        text = orjson.dumps(outlines.points[start:end], option=orjson.OPT_SERIALIZE_NUMPY)
+        yield orjson.Fragment(text.replace(b".0,", b",").replace(b".0]", b"]"))
 
 
 def cell_uuids(fingerprint: str, ids: IntArray) -> UInt8Array:
@@ -131,19 +149,23 @@ def cell_uuids(fingerprint: str, ids: IntArray) -> UInt8Array:
     return raw
 
 
-def _texts(uuids: UInt8Array) -> Texts:
-    """UUIDs (N, 16) as ASCII."""
-    text = np.full((len(uuids), 36), ord("-"), np.uint8)
-    text[:, _HEX_PLACES] = np.frombuffer(uuids.tobytes().hex().encode(), np.uint8).reshape(-1, 32)
-    return Texts(text.ravel(), 36 * np.arange(len(uuids) + 1))
-
-
-def _measurements(cells: CellTable, kept: Int64Array, ids: IntArray) -> Texts:
-    """Flat name → number for each kept cell."""
+def _measurements(cells: CellTable, kept: Int64Array, ids: IntArray) -> Iterator[dict[str, float]]:
+    """Flat name → number for each kept cell; QuPath 0.4 takes no number that is not finite, so those are left out."""
     columns = {PROBABILITY: cells.scores, **{measurement_label(k): v for k, v in cells.measurements.items()}}
-    names = [orjson.dumps(name) for name in (CELL_ID, *columns)]
-    table = np.stack([column[kept].astype(np.float64) for column in columns.values()], axis=1)
-    return rows_text(names, ids, table)
+    table = np.stack([_seven_digits(column[kept]) for column in columns.values()], axis=1)
+    for number, row in zip(ids.tolist(), table.tolist(), strict=True):
+        finite = {name: value for name, value in zip(columns, row, strict=True) if math.isfinite(value)}
+        yield {CELL_ID: number, **finite}
+
+
+def _seven_digits(values: FloatArray) -> Float64Array:
+    """Numbers in the range of float32 rounded to seven significant digits, about as many as QuPath keeps; no -0."""
+    exact = values.astype(np.float64)
+    size = np.abs(exact)
+    power = np.floor(np.log10(size, out=np.zeros_like(size), where=(size > 0) & (size < np.inf)))
+    scale = 10.0 ** (_DIGITS - 1 - power)
+    rounded: Float64Array = np.rint(exact * scale) / scale + 0.0
+    return rounded
 
 
 @dataclass(frozen=True)
