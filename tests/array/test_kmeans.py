@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
-from wsiproc.array.kmeans import standardised_kmeans
+from wsiproc.array.kmeans import kmeans_centres, standardised_kmeans
 
 CENTRES = np.array([[30.0, 0.1, 0.0], [60.0, 0.1, 0.5], [30.0, 0.4, 0.5]])
 
@@ -28,6 +29,25 @@ def test_the_centres_of_blobs_are_found_in_their_own_units(units: np.ndarray) ->
 def test_the_same_rows_give_the_same_centres() -> None:
     first, again = (standardised_kmeans(blobs(), 4)[1] for _ in range(2))
     assert np.array_equal(first, again)
+
+
+def test_random_numbers_of_opencv_neither_decide_nor_change() -> None:
+    def drawn() -> list[int]:
+        return cv2.randu(np.zeros((1, 8), np.int32), 0, 1000)[0].tolist()
+
+    cv2.setRNGSeed(1)
+    expected = drawn()
+    cv2.setRNGSeed(1)
+    centres = kmeans_centres(blobs(), 4, 7, steps=100, still=1e-4)
+    assert drawn() == expected
+    cv2.setRNGSeed(2)
+    assert np.array_equal(kmeans_centres(blobs(), 4, 7, steps=100, still=1e-4), centres)
+
+
+@pytest.mark.parametrize("rows", [np.zeros((5, 2)), np.array([[0, 0], [0, 0], [1, 1.0]])], ids=["one", "two"])
+def test_fewer_distinct_rows_than_centres_have_centres_among_them(rows: np.ndarray) -> None:
+    centres = kmeans_centres(rows, 3, 0, steps=20, still=0.5)
+    assert {tuple(centre) for centre in centres} == {tuple(row) for row in rows}
 
 
 def test_a_feature_that_never_varies_decides_nothing() -> None:

@@ -18,6 +18,7 @@ import pytest
 import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from wsiproc.io.outlines import Outlines
 
 from wsiproc.core.cells import CellTable, Rings
 from wsiproc.errors import OutputError
@@ -29,7 +30,6 @@ from wsiproc.io.geojson.write import (
     iter_features,
     measurement_label,
 )
-from wsiproc.io.outlines import Outlines
 
 CLASSES = ["Positive", "Negative", 'Odd "name".0, é']
 COLOURS = [(213, 94, 0), (0, 114, 178), (0, 158, 115)]

@@ -1,14 +1,13 @@
-"""Groups of alike rows: k-means on features that count alike."""
+"""Groups of alike rows: k-means."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from wsiproc.core.types import Float64Array, FloatArray
+from wsiproc.core.types import Float32Array, Float64Array, FloatArray, Int32Array
 
-_SEED = 0
-_STARTS = 10  # of k-means++ (Arthur and Vassilvitskii 2007); the tightest result is taken
-_STEPS, _STILL = 100, 1e-4
+_STARTS = 20  # of k-means++ (Arthur and Vassilvitskii 2007); the tightest result is taken
+_SEED, _STEPS, _STILL = 0, 100, 1e-4  # of standardised features
 
 
 def standardised_kmeans(features: FloatArray, count: int) -> tuple[Float64Array, Float64Array]:
@@ -17,13 +16,41 @@ def standardised_kmeans(features: FloatArray, count: int) -> tuple[Float64Array,
     Each feature is divided by its standard deviation, the scale (1 where it never varies); the centres are in the
     features' own units. The same rows give the same centres, in an order that means nothing.
     """
-    import cv2
-
     spread = features.std(axis=0, dtype=np.float64)
     scale = np.where(spread > 0, spread, 1.0)
     mean = features.mean(axis=0, dtype=np.float64)
-    rows = ((features - mean) / scale).astype(np.float32)
-    cv2.setRNGSeed(_SEED)
-    stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, _STEPS, _STILL)
-    _, _, centres = cv2.kmeans(rows, count, None, stop, _STARTS, cv2.KMEANS_PP_CENTERS)  # type: ignore[call-overload]
-    return scale, mean + centres * scale
+    rows = (features - mean) / scale
+    return scale, mean + kmeans_centres(rows, count, _SEED, steps=_STEPS, still=_STILL) * scale
+
+
+def kmeans_centres(rows: FloatArray, count: int, seed: int, *, steps: int, still: float) -> Float64Array:
+    """Centres (``count``, F) of groups of ``rows`` (N, F), N ≥ ``count``: the tightest result of 20 starts.
+
+    Each takes at most ``steps``, fewer once no centre moves farther than ``still``. Rows and seed decide the centres:
+    the first groups are given to OpenCV, whose own random numbers are global state.
+    """
+    import cv2
+
+    points = np.ascontiguousarray(rows, np.float32)
+    rng = np.random.default_rng(seed)
+    stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, steps, still)
+    results = (
+        cv2.kmeans(points, count, _first_groups(points, count, rng), stop, 1, cv2.KMEANS_USE_INITIAL_LABELS)
+        for _ in range(_STARTS)
+    )
+    _, _, centres = min(results, key=lambda result: result[0])
+    return np.asarray(centres, np.float64)
+
+
+def _first_groups(points: Float32Array, count: int, rng: np.random.Generator) -> Int32Array:
+    """Index (N, 1) of the centre nearest to each of ``points`` (N, F), among ``count`` drawn by k-means++."""
+    groups = np.zeros((len(points), 1), np.int32)
+    nearest = np.full(len(points), np.inf)  # squared distances
+    weights = None
+    for number in range(count):
+        centre = points[rng.choice(len(points), p=weights)]
+        distance = ((points - centre) ** 2).sum(axis=1, dtype=np.float64)
+        groups[distance < nearest] = number
+        nearest = np.minimum(nearest, distance)
+        weights = nearest / nearest.sum() if nearest.any() else None
+    return groups

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from wsiproc.array.kmeans import kmeans_centres
 from wsiproc.core.types import Float32Array, Float64Array, FloatArray, UInt8Array, Vector
 from wsiproc.models.networks.readout import Clusters
 
-_ATTEMPTS, _ITERATIONS, _MOVE = 10, 20, 0.5  # the last: of a centre in grey levels, below which it has converged
+_ITERATIONS, _MOVE = 20, 0.5  # the latter: of a centre in grey levels, below which it has converged
 
 
 @dataclass(frozen=True)
@@ -55,17 +56,13 @@ def jet_vectors(activation: FloatArray, picture: UInt8Array, beta: float = 1.0) 
 
 
 def kmeans(vectors: FloatArray, k: int, seed: int = 0) -> Float64Array:
-    """(k, f) centres of vectors (N, f), whose scale is that of grey levels; the best of ten attempts.
+    """(k, f) centres of vectors (N, f), whose scale is that of grey levels; the best of several starts.
 
     ValueError for fewer vectors than centres.
     """
     if len(vectors) < k:
         raise ValueError(f"{len(vectors)} pixels cannot make {k} clusters")
-    cv2.setRNGSeed(seed)
-    end = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, _ITERATIONS, _MOVE)
-    points = np.ascontiguousarray(vectors, np.float32)
-    _, _, centres = cv2.kmeans(points, k, None, end, _ATTEMPTS, cv2.KMEANS_RANDOM_CENTERS)  # type: ignore[call-overload]
-    return np.asarray(centres, np.float64)
+    return kmeans_centres(vectors, k, seed, steps=_ITERATIONS, still=_MOVE)
 
 
 def nearest(vectors: FloatArray, centres: FloatArray) -> UInt8Array:

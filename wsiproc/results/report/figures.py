@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsiproc.core.palette import RGB, css_colour
+from wsiproc.core.types import BoolArray, Float64Array, Int64Array, IntArray, UInt8Array
 
 # From pale to deep: lightness falls evenly and the hue runs yellow–blue, so it reads the same to colour-blind eyes.
 _DENSITY_COLOURS = np.array(
@@ -19,7 +20,7 @@ _DENSITY_COLOURS = np.array(
 )
 
 
-def data_uri(pixels: npt.NDArray[np.uint8], quality: int | None = 82) -> str:
+def data_uri(pixels: UInt8Array, quality: int | None = 82) -> str:
     """(h, w, 3 or 4) as a WebP data URI; without loss where ``quality`` is None."""
     from PIL import Image
 
@@ -28,7 +29,7 @@ def data_uri(pixels: npt.NDArray[np.uint8], quality: int | None = 82) -> str:
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def shrink(pixels: npt.NDArray[np.uint8], longest_px: int) -> npt.NDArray[np.uint8]:
+def shrink(pixels: UInt8Array, longest_px: int) -> UInt8Array:
     """The picture with its longer side at most ``longest_px``, by area means."""
     import cv2
 
@@ -38,7 +39,7 @@ def shrink(pixels: npt.NDArray[np.uint8], longest_px: int) -> npt.NDArray[np.uin
     return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
 
 
-def cell_density(counts: npt.NDArray[np.integer], bin_mm2: float) -> tuple[npt.NDArray[np.float64], float]:
+def cell_density(counts: IntArray, bin_mm2: float) -> tuple[Float64Array, float]:
     """Cells per mm² from counts (h, w) in bins of that area, smoothed a little; and what counts as dense."""
     import cv2
 
@@ -49,7 +50,7 @@ def cell_density(counts: npt.NDArray[np.integer], bin_mm2: float) -> tuple[npt.N
     return density, top
 
 
-def density_pixels(density: npt.NDArray[np.float64], top: float) -> npt.NDArray[np.uint8]:
+def density_pixels(density: Float64Array, top: float) -> UInt8Array:
     """Densities (h, w) as colours (h, w, 4) from 0 to ``top`` and beyond; empty places are clear."""
     share = np.clip(density / top if top > 0 else density, 0, 1)
     place = share * (len(_DENSITY_COLOURS) - 1)
@@ -65,7 +66,7 @@ def density_gradient() -> str:
     return f"linear-gradient(to right, {colours})"
 
 
-def mask_path(mask: npt.NDArray[np.bool_], shape: tuple[int, int]) -> str:
+def mask_path(mask: BoolArray, shape: tuple[int, int]) -> str:
     """Outlines of a mask as an SVG path in a picture of ``shape`` (h, w), simplified to a pixel."""
     import cv2
 
@@ -85,7 +86,7 @@ def ring_path(rings: Iterable[npt.NDArray[np.number]], decimals: int = 0) -> str
     return "".join(parts)
 
 
-def box_path(boxes: npt.NDArray[np.float64]) -> str:
+def box_path(boxes: Float64Array) -> str:
     """Boxes (N, 4), (y, x, h, w), as one SVG path."""
     return "".join(f"M{x:.1f} {y:.1f}h{w:.1f}v{h:.1f}h-{w:.1f}Z" for y, x, h, w in boxes.reshape(-1, 4).tolist())
 
@@ -171,7 +172,7 @@ class StepCurves:
 
 
 def histogram(
-    label: str, edges: npt.NDArray[np.float64], counts: npt.NDArray[np.int64], names: Sequence[str], colours: list[RGB]
+    label: str, edges: Float64Array, counts: Int64Array, names: Sequence[str], colours: list[RGB]
 ) -> StepCurves:
     """Counts (classes, bins) between ``edges`` (bins + 1,) of the classes ``names`` in their ``colours``."""
     low, high = float(edges[0]), float(edges[-1])

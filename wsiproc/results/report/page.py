@@ -18,6 +18,7 @@ from wsiproc.core.addresses import viewer_address
 from wsiproc.core.immuno import rule_in_words
 from wsiproc.core.numbers import SlideNumbers, has_index, per_mm2, slide_numbers
 from wsiproc.core.palette import RGB
+from wsiproc.core.types import BoolArray, Float64Array, UInt8Array
 from wsiproc.io.atomic import whole_file
 from wsiproc.results.report.cells import ReportCells
 from wsiproc.results.report.figures import (
@@ -53,7 +54,7 @@ class Crop:
     ``doubtful``: shown for its low scores.
     """
 
-    rgb: npt.NDArray[np.uint8]
+    rgb: UInt8Array
     rings: Sequence[npt.NDArray[np.number]]
     classes: Sequence[int]
     caption: str
@@ -162,9 +163,9 @@ class ReportPage:
 def write_report(
     path: Path,
     run: dict[str, Any],
-    overview: npt.NDArray[np.uint8],
-    tissue: npt.NDArray[np.bool_],
-    left_out: Mapping[str, npt.NDArray[np.bool_]],
+    overview: UInt8Array,
+    tissue: BoolArray,
+    left_out: Mapping[str, BoolArray],
     cells: ReportCells,
     crops: Sequence[Crop],
     cohort: str | None = None,
@@ -240,9 +241,9 @@ def _scored_by(run: dict[str, Any]) -> str:
 
 def _slide(
     run: dict[str, Any],
-    thumbnail: npt.NDArray[np.uint8],
-    tissue: npt.NDArray[np.bool_],
-    left_out: Mapping[str, npt.NDArray[np.bool_]],
+    thumbnail: UInt8Array,
+    tissue: BoolArray,
+    left_out: Mapping[str, BoolArray],
 ) -> SlidePicture:
     """What was looked at."""
     h, w = thumbnail.shape[:2]
@@ -263,7 +264,7 @@ def _slide(
     )
 
 
-def _boxes(boxes: Sequence[Sequence[int]], to_px: npt.NDArray[np.float64]) -> str:
+def _boxes(boxes: Sequence[Sequence[int]], to_px: Float64Array) -> str:
     return box_path(np.array(boxes, np.float64).reshape(-1, 4) * np.tile(to_px, 2))
 
 
