@@ -219,7 +219,8 @@ def _open_work(settings: FitSettings, recipe: dict[str, Any]) -> Path:
     if work.exists() and not (marker.exists() and marker.read_text(encoding="utf-8") == wanted):
         shutil.rmtree(work)
     work.mkdir(parents=True, exist_ok=True)
-    marker.write_text(wanted, encoding="utf-8")
+    with whole_file(marker) as temporary:
+        temporary.write_text(wanted, encoding="utf-8")
     return work
 
 

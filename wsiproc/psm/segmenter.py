@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from wsiproc.array.stains import STANDARD, Stains
 from wsiproc.core.types import Float32Array, UInt8Array
+from wsiproc.io.atomic import whole_file
 from wsiproc.models.builtin.classical import Classical
 from wsiproc.models.builtin.hints import folded_input, halved_density, hints
 from wsiproc.models.builtin.learned import network_input
@@ -172,16 +172,15 @@ def _average(average: nn.Module, net: nn.Module, keep: float) -> None:
 
 
 def _save(path: Path, net: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> None:
-    """All that the next step depends on, whole or not at all."""
+    """All that the next step depends on, written atomically."""
     state = {
         "net": net.state_dict(),
         "average": average.state_dict(),
         "optimiser": optimiser.state_dict(),
         "step": step,
     }
-    temporary = path.with_name(path.name + ".tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+    with whole_file(path) as temporary:
+        torch.save(state, temporary)
 
 
 def _resume(path: Path, net: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer) -> int:

@@ -17,13 +17,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsiproc._version import __version__
 from wsiproc.array.pyramid import halve_mean, halve_mode, level_shape
 from wsiproc.core.geometry import Box
 from wsiproc.core.palette import RGB
 from wsiproc.core.types import UInt8Array
+from wsiproc.io.ome_zarr.metadata import image_metadata, label_metadata, labels_metadata
 
-VERSION = "0.5"
 CHUNK = 512
 SHARD = 4096
 
@@ -42,19 +41,8 @@ def create_image(
     ``mpp`` (y, x) in µm per px and ``shard``, the side of a shard in px, are those of level 0; ``name``: what the
     picture is, for people; the folder's name if it is not given.
     """
-    omero = {
-        "channels": [
-            {
-                "label": label,
-                "color": "{:02X}{:02X}{:02X}".format(*colour),
-                "active": True,
-                "window": {"min": 0, "max": 255, "start": 0, "end": 255},
-            }
-            for label, colour in channels
-        ],
-        "rdefs": {"model": "color"},
-    }
-    _create(folder, ("c", "y", "x"), (len(channels), *shape), mpp, levels, "uint8", shard, {"omero": omero}, name)
+    attributes = image_metadata(name or folder.name.removesuffix(".ome.zarr"), mpp, levels, channels)
+    _create(folder, attributes, ("c", "y", "x"), (len(channels), *shape), levels, "uint8", shard)
 
 
 def create_labels(
@@ -71,20 +59,15 @@ def create_labels(
     ``values``: value → (name, colour, opacity 0–255) for maps of few values, 0 included. Per-cell labels go without:
     a colour for each breaks viewers above some 100,000 entries.
     """
-    label: dict[str, object] = {"version": VERSION, "source": {"image": "../../"}}
-    if values is not None:
-        label["colors"] = [
-            {"label-value": value, "rgba": [*colour, alpha]} for value, (_, colour, alpha) in values.items()
-        ]
-        label["properties"] = [{"label-value": value, "name": name} for value, (name, _, _) in values.items()]
-    _create(image / "labels" / name, ("y", "x"), shape, mpp, levels, dtype, SHARD, {"image-label": label})
+    attributes = label_metadata(name, mpp, levels, values)
+    _create(image / "labels" / name, attributes, ("y", "x"), shape, levels, dtype, SHARD)
 
 
 def create_labels_group(image: Path, names: Sequence[str]) -> None:
     """The group that lists the labels of ``image``."""
     import zarr
 
-    zarr.create_group(image / "labels", attributes={"ome": {"version": VERSION, "labels": list(names)}}, overwrite=True)
+    zarr.create_group(image / "labels", attributes=labels_metadata(names), overwrite=True)
 
 
 def direct_levels(shard: int) -> int:
@@ -231,31 +214,19 @@ def _storage_errors() -> Iterator[None]:
 
 def _create(
     folder: Path,
+    attributes: Mapping[str, object],
     axes: tuple[str, ...],
     shape: tuple[int, ...],
-    mpp: tuple[float, float],
     levels: int,
     dtype: str,
     shard: int,
-    attributes: Mapping[str, object],
-    name: str | None = None,
 ) -> None:
     """The group, its metadata and its empty arrays."""
     import zarr
     from zarr.codecs import ZstdCodec
 
     flat = len(axes) - 2
-    multiscale = {
-        "name": name or folder.name.removesuffix(".ome.zarr"),
-        "axes": [_axis(name) for name in axes],
-        "datasets": [
-            {"path": str(k), "coordinateTransformations": _transformations(flat, mpp, k)} for k in range(levels)
-        ],
-        "type": "2x2 mean" if "omero" in attributes else "2x2 mode",
-        "metadata": {"method": "wsiproc.array.pyramid", "version": __version__},
-    }
-    ome = {"version": VERSION, "multiscales": [multiscale], **attributes}
-    group = zarr.create_group(folder, attributes={"ome": ome}, overwrite=True)
+    group = zarr.create_group(folder, attributes=dict(attributes), overwrite=True)
     for level in range(levels):
         group.create_array(
             str(level),
@@ -268,18 +239,3 @@ def _create(
             compressors=[ZstdCodec(level=1)],
             fill_value=0,
         )
-
-
-def _axis(name: str) -> dict[str, str]:
-    return {"name": name, "type": "channel"} if name == "c" else {"name": name, "type": "space", "unit": "micrometer"}
-
-
-def _transformations(flat: int, mpp: tuple[float, float], level: int) -> list[dict[str, object]]:
-    """Scale of a level and its translation: where the centre of its first pixel lies (µm).
-
-    The origin is the corner of the slide, so that pictures of different resolution, the overview and the labels, lie on
-    one another. Measured from the centre of a level's own first pixel they would be apart by half an overview pixel.
-    """
-    scale = [*[1.0] * flat, *(m * 2**level for m in mpp)]
-    shift = [*[0.0] * flat, *(m * 2**level / 2 for m in mpp)]
-    return [{"type": "scale", "scale": scale}, {"type": "translation", "translation": shift}]

@@ -1,0 +1,90 @@
+"""What OME-Zarr 0.5 says of images and labels, built and checked by the models of ome-zarr-models.
+
+The origin is the corner of the slide, so that images of different resolution, the overview and the labels, lie on one
+another: a level's translation is where the centre of its first pixel lies. Measured from the centre of a level's own
+first pixel they would be apart by half an overview pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from wsiproc._version import __version__
+from wsiproc.core.palette import RGB
+
+if TYPE_CHECKING:
+    from ome_zarr_models.v05.multiscales import Multiscale
+    from pydantic import BaseModel
+
+VERSION = "0.5"
+
+
+def image_metadata(
+    name: str, mpp: tuple[float, float], levels: int, channels: Sequence[tuple[str, RGB]]
+) -> dict[str, Any]:
+    """Of an image (c, y, x) with named and coloured channels, ``mpp`` (y, x) µm/px at level 0."""
+    from ome_zarr_models.common.omero import Channel, Omero, Window
+    from ome_zarr_models.v05.image import ImageAttrs
+
+    window = Window(min=0, max=255, start=0, end=255)
+    shown = [
+        Channel.model_validate(
+            {"label": label, "color": "{:02X}{:02X}{:02X}".format(*rgb), "active": True, "window": window}
+        )
+        for label, rgb in channels
+    ]
+    omero = Omero.model_validate({"channels": shown, "rdefs": {"model": "color"}})
+    multiscale = _multiscale(name, ("c", "y", "x"), mpp, levels, "2x2 mean")
+    return _plain(ImageAttrs.model_validate({"version": VERSION, "multiscales": [multiscale], "omero": omero}))
+
+
+def label_metadata(
+    name: str, mpp: tuple[float, float], levels: int, values: Mapping[int, tuple[str, RGB, int]] | None
+) -> dict[str, Any]:
+    """Of a label map (y, x); ``values``: value → (name, colour, opacity 0–255), or None for no names and colours."""
+    from ome_zarr_models.v05.image_label import ImageLabelAttrs
+
+    label: dict[str, Any] = {"version": VERSION, "source": {"image": "../../"}}
+    if values is not None:
+        label["colors"] = [{"label-value": value, "rgba": (*rgb, alpha)} for value, (_, rgb, alpha) in values.items()]
+        label["properties"] = [{"label-value": value, "name": name} for value, (name, _, _) in values.items()]
+    multiscale = _multiscale(name, ("y", "x"), mpp, levels, "2x2 mode")
+    content = {"version": VERSION, "multiscales": [multiscale], "image-label": label}
+    return _plain(ImageLabelAttrs.model_validate(content))
+
+
+def labels_metadata(names: Sequence[str]) -> dict[str, Any]:
+    """Of the group that lists the labels of an image."""
+    from ome_zarr_models.v05.labels import LabelsAttrs
+
+    return _plain(LabelsAttrs.model_validate({"version": VERSION, "labels": list(names)}))
+
+
+def _multiscale(name: str, axes: Sequence[str], mpp: tuple[float, float], levels: int, method: str) -> Multiscale:
+    from ome_zarr_models.v05.axes import Axis
+    from ome_zarr_models.v05.multiscales import Dataset, Multiscale
+
+    flat = len(axes) - 2
+    return Multiscale(
+        name=name,
+        axes=[
+            Axis(name=axis, type="channel") if axis == "c" else Axis(name=axis, type="space", unit="micrometer")
+            for axis in axes
+        ],
+        datasets=tuple(
+            Dataset.build(
+                path=str(level),
+                scale=[*[1.0] * flat, *(m * 2**level for m in mpp)],
+                translation=[*[0.0] * flat, *(m * 2**level / 2 for m in mpp)],
+            )
+            for level in range(levels)
+        ),
+        type=method,
+        metadata={"method": "wsiproc.array.pyramid", "version": __version__},
+    )
+
+
+def _plain(model: BaseModel) -> dict[str, Any]:
+    """As ``zarr.json`` holds it, under ``ome``."""
+    return {"ome": model.model_dump(mode="json", by_alias=True, exclude_none=True)}
