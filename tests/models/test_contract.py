@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Iterator
+from dataclasses import dataclass, make_dataclass
 from typing import Any
 
 import numpy as np
@@ -182,3 +183,17 @@ def test_unfinished_work_of_other_weights_is_not_continued(opened: Model) -> Non
     assert key(opened) == key(pickle.loads(pickle.dumps(opened)))
     if opened.weights_sha256 is not None:
         assert opened.weights_sha256 in repr(opened)
+
+
+def test_names_of_classes_and_fields_decide_nothing() -> None:
+    """So that code may be renamed while results of earlier runs are still recognised."""
+
+    def key(fields: str, cut: float) -> str:
+        @dataclass(frozen=True)
+        class Rule:
+            threshold: float
+
+        model: Any = make_dataclass("Renamed", [(fields, Rule), ("name", str)])(Rule(cut), "drawn")
+        return work_key(run_identity("slide", Settings(), model, Device()))
+
+    assert key("old_name", 0.5) == key("new_name", 0.5) != key("new_name", 0.6)

@@ -52,6 +52,7 @@ from wsiproc.pipeline.stages.merge import BLOCK
 # Settings that change what is written; a folder made with others of these cannot be continued. The model counts as what
 # it is, not as the path where it lies.
 _DECISIVE = ("min_score", "mpp", "reader", "tissue", "region", "stain", "compartment", "positive_dab")
+_FORMAT = "2"  # raise it where results of one version must not be mixed with those of the one before
 _GPU_BYTES_A_WINDOW, _MOST_WINDOWS_AT_ONCE = 5e8, 32
 
 
@@ -329,21 +330,36 @@ def run_identity(
         roi = _digest(settings.roi.read_bytes()) if settings.roi else "none"
     except OSError as error:
         raise SettingsError(f"{settings.roi}: the region of interest cannot be read: {error.strerror}") from error
-    facts = {
+    identity = {
+        "format of results": _FORMAT,
         "slide": fingerprint,
-        "model": f"{model.name} {_digest(repr(model).encode())}",
+        "model": f"{model.name} {_digest(repr(_values(model)).encode())}",
         "device": device.name,
         "precision": device.precision,
         "region of interest": roi,
-        "kinds of cells": "none" if phenotypes is None else _digest(repr(phenotypes).encode()),
+        "kinds of cells": "none" if phenotypes is None else _digest(repr(_values(phenotypes)).encode()),
         "version of wsiproc": __version__,
     }
-    return facts | {name: str(getattr(settings, name)) for name in _DECISIVE}
+    return identity | {name: str(getattr(settings, name)) for name in _DECISIVE}
 
 
-def work_key(facts: Mapping[str, str]) -> str:
-    """Hash of the facts that decide what is written."""
-    return _digest(json.dumps(facts, sort_keys=True).encode())
+def work_key(identity: Mapping[str, str]) -> str:
+    """Hash of all that decides what is written."""
+    return _digest(json.dumps(identity, sort_keys=True).encode())
+
+
+def _values(value: object) -> object:
+    """What is in a value, without the names of its classes and fields, which may change while it stays the same.
+
+    A field that ``repr`` leaves out, such as the folder that a model was read from, decides nothing.
+    """
+    if dataclasses.is_dataclass(value):
+        return [_values(getattr(value, field.name)) for field in dataclasses.fields(value) if field.repr]
+    if isinstance(value, list | tuple):
+        return [_values(item) for item in value]
+    if isinstance(value, Mapping):
+        return [[_values(key), _values(item)] for key, item in value.items()]
+    return value
 
 
 def _digest(content: bytes) -> str:
