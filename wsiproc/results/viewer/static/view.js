@@ -49,7 +49,7 @@ const listMagnifications = () => {
 const listActions = () => {
   const made = (d, text, key, onclick) => element("button", { type: "button", title: `${text}${key ? ` (${key})` : ""}`, ariaLabel: text, onclick }, icon(d));
   $("tools").append(element("span", { className: "group" },
-    made("M4 5h16v14H4zM4 16l5-5 4 4 3-3 4 4M15.5 9.5h.1", "Save the view as a picture", "s", () => savePicture().catch(complain)),
+    made("M4 5h16v14H4zM4 16l5-5 4 4 3-3 4 4M15.5 9.5h.1", "Save the view as an image", "s", () => savePicture().catch(complain)),
     made("M10 14a4 4 0 0 0 6 0l3-3a4 4 0 0 0-6-6l-1 1M14 10a4 4 0 0 0-6 0l-3 3a4 4 0 0 0 6 6l1-1", "Copy the address of the view", "u", () => copy(location.href, "Address"))));
 };
 
@@ -88,7 +88,7 @@ const tellSlide = () => {
   $("summary").replaceChildren(...told.map((text) => element("span", {}, text)));
   $("version").textContent = `model ${facts.model}, wsiproc ${facts.version}`;
   const messages = [...facts.messages];
-  if (!facts.slide_there) messages.unshift("The slide file is not where it was; its overview stands in. Say where it is: wsiproc view … --slides FOLDER");
+  if (!facts.slide_there) messages.unshift("The slide file is not where it was; its overview is shown instead. Give its folder: wsiproc view … --slides FOLDER");
   $("notes").hidden = !messages.length;
   $("messages").replaceChildren(...messages.map((text) => element("li", {}, text)));
 };

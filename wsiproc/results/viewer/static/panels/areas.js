@@ -1,4 +1,4 @@
-// Areas: drawn or taken, with what lies in them; kept beside the results, or in the address where nothing may be written.
+// Areas: drawn or taken, with what lies in them; kept next to the results, or in the address where nothing may be written.
 
 import { $, api, brief, button, complain, download, element, get, mayWrite, number, send, title, toast } from "../dom.js";
 import { goTo, stage } from "../image/frames.js";
@@ -152,7 +152,7 @@ export const startAreas = () => {
     const area = suggested.find((other) => other.name === $("take").value);
     if (area) addArea(area.geometry, area.name, area.name);
   };
-  $("areas-kept").textContent = mayWrite ? "Kept in areas.geojson beside the results." : "Kept in the address only; start wsiproc view with --write to keep them beside the results.";
+  $("areas-kept").textContent = mayWrite ? "Kept in areas.geojson next to the results." : "Kept in the address only; start wsiproc view with --write to keep them next to the results.";
   onCuts(async () => {
     try {
       await measured(areas);

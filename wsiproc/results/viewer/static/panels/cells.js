@@ -132,7 +132,7 @@ export const walk = async (by) => {
   try {
     const told = await get(`${api(state.facts.name, "/walk")}?${query}`);
     if (told.of) await visit(told.cells[0], told);
-    else toast("No cell is shown");
+    else toast("No cells are shown");
   } catch (error) {
     complain(error);
   }
