@@ -15,7 +15,7 @@ from wsiproc.array.stains import STANDARD, Stains
 from wsiproc.core.palette import OKABE_ITO
 from wsiproc.core.types import BoolArray
 from wsiproc.models.networks.unet import UNet
-from wsiproc.psm.card import Curve, FitSummary, direct_card, model_card
+from wsiproc.psm.card import FitSummary, LossCurve, direct_card, model_card
 from wsiproc.psm.labels.composite import Palette
 from wsiproc.psm.labels.targets import IGNORE
 from wsiproc.psm.segmenter import Example
@@ -45,7 +45,7 @@ def example(group: str, grey: int = GREY, side: int = SIDE, accepted: int = 0) -
     return Example(pixels, np.zeros((256, 3), np.float32), target[:side, :side], palette, group)
 
 
-def learned(*examples: Example, curve: Curve | None = None) -> FitSummary:
+def learned(*examples: Example, curve: LossCurve | None = None) -> FitSummary:
     dab = Stains("H-DAB", STANDARD["H-DAB"])
     sources = (tiles("a.svs"), tiles("b", 3, 1000, dab))
     return FitSummary(RECIPE, sources, examples or (example("a.svs"),), UNet((4, 8)), curve or {"round 1": {1: 1.0}})

@@ -18,7 +18,7 @@ from wsiproc.psm.labels.targets import IGNORE
 from wsiproc.psm.segmenter import Example
 from wsiproc.psm.tiles import Tiles
 
-Curve = Mapping[str, Mapping[int, float]]
+LossCurve = Mapping[str, Mapping[int, float]]
 
 _EXAMPLES, _SIDE = 12, 192
 _PLOT = 260, 900  # px (h, w)
@@ -32,7 +32,7 @@ class FitSummary:
     sources: tuple[Tiles, ...]
     examples: tuple[Example, ...]
     net: nn.Module
-    curve: Curve
+    curve: LossCurve
 
 
 def model_card(learned: FitSummary, mpp: float) -> tuple[str, dict[str, bytes]]:
@@ -127,7 +127,7 @@ def _drawn(example: Example) -> UInt8Array:
     return full
 
 
-def _plot(curve: Curve) -> UInt8Array:
+def _plot(curve: LossCurve) -> UInt8Array:
     """One panel a stage, side by side."""
     h, w = _PLOT
     sheet = np.full((h, w, 3), 255, np.uint8)

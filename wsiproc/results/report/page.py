@@ -128,7 +128,7 @@ class Measurement:
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageTime:
     """Time that a stage took; ``share`` (0 to 1) of the longest one."""
 
     name: str
@@ -155,7 +155,7 @@ class ReportPage:
     density: DensityPicture
     samples: Mapping[str, Sequence[Sample]]
     measurements: Sequence[Measurement]
-    stages: Sequence[Stage]
+    stages: Sequence[StageTime]
     total_s: float
     details: Mapping[str, Mapping[str, Any]]
 
@@ -192,7 +192,7 @@ def write_report(
         density=_density(run, cells, slide.picture),
         samples=_samples(run, crops[:_MOST_CROPS]),
         measurements=list(_measurements(run, cells)),
-        stages=[Stage(name, value, value / longest) for name, value in stages.items()],
+        stages=[StageTime(name, value, value / longest) for name, value in stages.items()],
         total_s=total,
         details=_details(run),
     )
