@@ -50,9 +50,10 @@ from hostile import (
     write_seeds,
 )
 
+from wsiproc.choices import Reader
 from wsiproc.core.geometry import Box, grid_shape
 from wsiproc.errors import ResolutionError, SlideReadError, WsiprocError
-from wsiproc.io.slides.open import Reader, describe, open_slide, read_overview
+from wsiproc.io.slides.open import describe, open_slide, read_overview
 from wsiproc.pipeline.cohort import run_slides
 from wsiproc.pipeline.settings import Settings
 

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+import wsiproc
+from wsiproc import errors
+from wsiproc.pipeline.settings import Settings
 from wsiproc.synthetic import write_synthetic_slide
 
 HEAVY = {
@@ -30,6 +33,26 @@ def loaded_by(statement: str) -> set[str]:
 )
 def test_importing_loads_nothing_heavy(statement: str) -> None:
     assert loaded_by(statement) & HEAVY == set()
+
+
+@pytest.mark.parametrize("statement", ["import wsiproc", "import wsiproc.cli.main"])
+def test_help_and_completion_wait_for_neither_numpy_nor_pydantic(statement: str) -> None:
+    assert loaded_by(statement) & {"numpy", "pydantic"} == set()
+
+
+def test_what_the_package_names_is_what_it_has() -> None:
+    public: dict[str, object] = {}
+    exec("from wsiproc import *", public)
+    assert public.keys() - {"__builtins__"} == {*wsiproc.__all__}
+    assert {*wsiproc.__all__} <= {*dir(wsiproc)}
+    assert public["Settings"] is Settings
+    with pytest.raises(AttributeError, match="module 'wsiproc' has no attribute 'opn'"):
+        wsiproc.opn  # noqa: B018
+
+
+def test_each_error_is_public() -> None:
+    own = {name for name, value in vars(errors).items() if getattr(value, "__module__", None) == errors.__name__}
+    assert {name for name in own if isinstance(getattr(errors, name), type)} <= {*wsiproc.__all__}
 
 
 def test_what_runs_loads_no_torch_and_no_dask_before_they_are_needed() -> None:

@@ -25,7 +25,7 @@ LAYERS = [
     {"io", "models", "synthetic"},
     {"array", "executors"},
     {"core"},
-    {"errors", "_version"},
+    {"choices", "errors", "_version"},
 ]
 # Library → the parts that import it.
 HOMES = {
@@ -43,7 +43,7 @@ HOMES = {
     # What a network is lies in models; stages and the benchmark set threads; diagnostics say what PyTorch makes of the
     # machine.
     "torch": {"models", "psm", "pipeline", "evaluate", "cli"},
-    "pydantic": {"cli", "models", "io", "psm"},
+    "pydantic": {"cli", "pipeline", "models", "io", "psm"},
     "safetensors": {"models", "psm"},
     "tomli_w": {"models", "io"},
     "jinja2": {"results"},

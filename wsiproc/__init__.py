@@ -5,22 +5,87 @@
 >>> result = wsiproc.open("results/slide")
 >>> result.cells()
 
-Importing the package loads nothing heavy; the functions below do, when they are called.
+Importing the package loads nothing heavy; the functions below do, when they are called, and the classes of what they
+take and give when they are asked for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 from wsiproc._version import __version__
+from wsiproc.errors import (
+    MemoryLimitError,
+    MissingExtraError,
+    ModelError,
+    OutputError,
+    PlanError,
+    ResolutionError,
+    RetryableError,
+    SettingsError,
+    SlideError,
+    SlideKindError,
+    SlideReadError,
+    SlideTimeoutError,
+    UnexpectedError,
+    WorkerError,
+    WsiprocError,
+)
 
 if TYPE_CHECKING:
-    from wsiproc.pipeline.progress import OnEvent, Outcome
+    from wsiproc.pipeline.progress import Event, OnEvent, Outcome
+    from wsiproc.pipeline.settings import Settings, SettingsArguments
     from wsiproc.results.result import Result, Results
 
-__all__ = ["__version__", "open", "open_all", "run"]
+__all__ = [
+    "Event",
+    "MemoryLimitError",
+    "MissingExtraError",
+    "ModelError",
+    "Outcome",
+    "OutputError",
+    "PlanError",
+    "ResolutionError",
+    "Result",
+    "Results",
+    "RetryableError",
+    "Settings",
+    "SettingsError",
+    "SlideError",
+    "SlideKindError",
+    "SlideReadError",
+    "SlideTimeoutError",
+    "UnexpectedError",
+    "WorkerError",
+    "WsiprocError",
+    "__version__",
+    "open",
+    "open_all",
+    "run",
+]
+
+_ON_DEMAND = {
+    "Event": "wsiproc.pipeline.progress",
+    "Outcome": "wsiproc.pipeline.progress",
+    "Result": "wsiproc.results.result",
+    "Results": "wsiproc.results.result",
+    "Settings": "wsiproc.pipeline.settings",
+}
+
+if not TYPE_CHECKING:  # to a type checker, a module with __getattr__ has every name
+
+    def __getattr__(name: str) -> object:
+        if name not in _ON_DEMAND:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        return getattr(import_module(_ON_DEMAND[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def run(
@@ -29,13 +94,13 @@ def run(
     *,
     overwrite: bool = False,
     on_progress: OnEvent | None = None,
-    **settings: Any,
+    **settings: Unpack[SettingsArguments],
 ) -> list[Outcome]:
     """Find the cells of one slide or many, as the command ``wsiproc run`` does; what became of each.
 
     ``slides``: as the command takes them: files, folders with slides in them, patterns, ``@list.txt``; each is done
-    once, and what is left out is warned of. ``settings`` by name, as in ``wsiproc.pipeline.settings.Settings``:
-    ``model="classical"``, ``mpp=0.25``, ``workers=4``. ``overwrite`` does finished slides again; ``on_progress`` is
+    once, and what is left out is warned of. ``settings`` by name, as in ``wsiproc.Settings``: ``model="classical"``,
+    ``mpp=0.25``, ``workers=4``; None takes the default. ``overwrite`` does finished slides again; ``on_progress`` is
     called with each step's ``Event``. A slide that fails costs no other and raises nothing: its ``Outcome`` has the
     ``error``; the others have the ``folder`` for ``wsiproc.open``.
 
@@ -45,7 +110,6 @@ def run(
     import warnings
 
     from wsiproc.core.paths import absolute
-    from wsiproc.errors import SettingsError
     from wsiproc.executors import preload
     from wsiproc.io.slides.list import list_slides
     from wsiproc.pipeline import PRELOADED

@@ -7,12 +7,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from wsiproc.choices import Reader
 from wsiproc.cli import completion
 from wsiproc.models import MODELS
-from wsiproc.pipeline.settings import CHOICES
 
 SCRIPT = Path(sys.executable).with_name("wsiproc")
 pytestmark = pytest.mark.skipif(not SCRIPT.exists(), reason="the command wsiproc is not installed")
@@ -45,7 +46,7 @@ def folder(tmp_path: Path) -> Path:
     [
         ("wsiproc do", ["doctor"]),
         ("wsiproc run --rea", ["--reader", "--read-timeout"]),
-        ("wsiproc run --reader ", list(CHOICES["reader"])),
+        ("wsiproc run --reader ", [*get_args(Reader)]),
         ("wsiproc run --executor t", ["threads"]),
         ("wsiproc run --device cu", ["cuda"]),
         ("wsiproc plan --tissue a", ["auto", "all"]),

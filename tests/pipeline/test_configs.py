@@ -6,9 +6,11 @@ import dataclasses
 import re
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from tests.pipeline.test_settings import CHOICES
 from wsiproc.models import load_model
 from wsiproc.pipeline.settings import Settings, load_settings
 from wsiproc.psm.recipe import fit_settings
@@ -36,6 +38,13 @@ def test_the_default_file_names_every_setting_once() -> None:
     defaults = {field.name: field.default for field in dataclasses.fields(Settings)}
     assert sorted([*tomllib.loads(text), *optional]) == sorted(defaults)
     assert all(defaults[name] is None for name in optional)
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_the_default_file_names_whatever_can_be_chosen(name: str) -> None:
+    text = DEFAULT.read_text(encoding="utf-8")
+    (said,) = re.findall(rf"((?:^#.*\n)+){name} = ", text, re.MULTILINE)
+    assert [value for value in get_args(CHOICES[name]) if f'"{value}"' not in said] == []
 
 
 def test_commented_out_values_are_accepted_when_they_are_let_in(tmp_path: Path) -> None:

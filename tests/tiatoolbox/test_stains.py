@@ -6,7 +6,7 @@ import dataclasses
 import json
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import cv2
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 
 from tests.models.conftest import picture
 from tests.pipeline.test_pipeline import assert_same_cells, run_one
+from wsiproc.choices import StainNorm
 from wsiproc.core.geometry import Box
 from wsiproc.errors import OutputError, PlanError, SettingsError
 from wsiproc.io.slides.open import open_slide
@@ -32,7 +33,7 @@ from wsiproc.pipeline.planning.stain_normaliser import (
     colour_table,
     look_of,
 )
-from wsiproc.pipeline.settings import CHOICES, Settings
+from wsiproc.pipeline.settings import Settings
 
 METHODS = tuple(REFERENCE)
 Picture = npt.NDArray[np.uint8]
@@ -44,7 +45,7 @@ def pinker(tissue: Picture) -> Picture:
 
 
 def test_every_method_can_be_chosen() -> None:
-    assert CHOICES["stain_norm"][1:] == tuple(f"tiatoolbox:{method}" for method in METHODS)
+    assert get_args(StainNorm)[1:] == tuple(f"tiatoolbox:{method}" for method in METHODS)
     with pytest.raises(SettingsError, match="stain_norm is 'macenko'; choose one of none, tiatoolbox:reinhard"):
         Settings(stain_norm="macenko")
     with pytest.raises(SettingsError, match=r"stain_norm is 'none=a\.png'"):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from wsiproc.choices import Reader, either
 from wsiproc.cli import completion
 from wsiproc.core.paths import absolute, did_you_mean
 from wsiproc.errors import SettingsError, SlideError, UnexpectedError, WsiprocError
@@ -60,9 +61,7 @@ Slides = Annotated[
 Mpp = Annotated[float | None, typer.Option(help="µm per pixel of the slide, where the file does not say it.")]
 ReaderName = Annotated[
     str | None,
-    typer.Option(
-        help="auto, openslide, tifffile or tiatoolbox. (default: auto)", autocompletion=completion.choices("reader")
-    ),
+    typer.Option(help=f"{either(Reader)}. (default: auto)", autocompletion=completion.choices(Reader)),
 ]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Answer with one JSON document, as docs/json.md has it; progress goes to stderr.")

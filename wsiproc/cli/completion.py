@@ -8,20 +8,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, get_args
 
 _PLAIN = re.compile(r"[\w./~:@%+=,-]*")  # what no shell reads as anything but itself
 _SHOWN = 200  # more are no help to choose from
 
 
-def choices(setting: str) -> Callable[[str], list[str]]:
-    """Offers the values that a setting may have."""
-
-    def offer(incomplete: str) -> list[str]:
-        from wsiproc.pipeline.settings import CHOICES
-
-        return [value for value in CHOICES[setting] if value.startswith(incomplete)]
-
-    return offer
+def choices(of: Any) -> Callable[[str], list[str]]:
+    """Offers the values of a type of ``wsiproc.choices``."""
+    return lambda incomplete: [value for value in get_args(of) if value.startswith(incomplete)]
 
 
 def models(incomplete: str) -> list[str]:

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 
+from wsiproc.choices import Compartment
 from wsiproc.core.palette import RGB, class_colour
 from wsiproc.core.types import Float32Array, UInt8Array
 from wsiproc.errors import SettingsError
-
-Compartment = Literal["nucleus", "membrane", "cytoplasm"]
-COMPARTMENTS: tuple[Compartment, ...] = get_args(Compartment)
 
 NUCLEUS_DAB, RING_DAB, RING_COMPLETE = "dab_od_mean", "ring_dab_od_mean", "ring_dab_completeness"
 RING_COLUMNS = (RING_DAB, RING_COMPLETE)

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
+from wsiproc.choices import Executor
 from wsiproc.errors import PlanError
 from wsiproc.executors.limits import available_cores, core_limits, memory_limits
 from wsiproc.executors.machine import preload, trim_heap, tune_malloc, worker_name
@@ -24,7 +25,7 @@ from wsiproc.executors.scheduler import run_in_loop, run_tasks
 from wsiproc.executors.task import Backend, Measured, Task, TaskMetrics, Timeouts, measured
 
 __all__ = [
-    "KINDS",
+    "EXECUTORS",
     "Measured",
     "Task",
     "TaskMetrics",
@@ -41,7 +42,7 @@ __all__ = [
     "worker_pool",
 ]
 
-EXECUTORS = ("auto", "dask", "processes", "threads", "loop")
+EXECUTORS: tuple[str, ...] = get_args(Executor)
 
 Answer = TypeVar("Answer")
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from wsiproc.choices import DeviceType
 from wsiproc.errors import SettingsError
 from wsiproc.executors import WorkerPool, available_cores
 from wsiproc.models.base import InWholeNumbers, Model
@@ -27,7 +28,7 @@ class Device:
     why the precision is wider than this processor would have it.
     """
 
-    name: str = "cpu"
+    name: DeviceType = "cpu"
     precision: str = "float32"
     otherwise: str | None = field(default="float32", compare=False)
     note: str = field(default="", compare=False)

@@ -3,179 +3,238 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import functools
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from types import NoneType
+from typing import Annotated, Any, Literal, TypedDict, TypeVar, get_args, get_origin, get_type_hints
 
-from wsiproc.core.immuno import COMPARTMENTS, checked_cuts
+from annotated_types import Ge, Gt, Le
+from pydantic import AfterValidator, AllowInfNan, BeforeValidator, ConfigDict, StringConstraints, ValidationError
+from pydantic.dataclasses import dataclass
+
+from wsiproc.choices import CompartmentChoice, DeviceChoice, Executor, Precision, Reader, Stain, StainNorm, Tissue
+from wsiproc.core.immuno import checked_cuts
 from wsiproc.core.paths import absolute, did_you_mean
 from wsiproc.core.phenotypes import FEWEST_PHENOTYPES, MOST_PHENOTYPES
 from wsiproc.errors import SettingsError
 
-CHOICES = {
-    "reader": ("auto", "openslide", "tifffile", "tiatoolbox"),
-    "tissue": ("auto", "all", "tiatoolbox:otsu", "tiatoolbox:morphological"),
-    "stain_norm": (
-        "none",
-        "tiatoolbox:reinhard",
-        "tiatoolbox:macenko",
-        "tiatoolbox:vahadane",
-        "tiatoolbox:ruifrok",
-    ),
-    "stain": ("auto", "he", "hdab"),
-    "compartment": ("auto", *COMPARTMENTS),
-    "device": ("auto", "cpu", "cuda"),
-    "precision": ("auto", "float32", "bfloat16", "float16", "int8"),
-    "executor": ("auto", "dask", "processes", "threads", "loop"),
-}
 _MOST_WORKERS = 1024
+_REMEDIES = {
+    "mpp": ", not a positive number; give the µm per pixel of the slide",
+    "min_score": "; scores go from 0 to 1",
+    "classes": f"; give {FEWEST_PHENOTYPES} to {MOST_PHENOTYPES} kinds of cells to find, or the path of a classes.toml",
+    "region": " px; it must be a positive multiple of the model's window",
+    "batch": "; at least 1 is needed",
+    "workers": "; at least 1 is needed",
+    "memory_gb": "; it must be more than 0 GB",
+    "read_timeout_s": "; it must be more than 0 seconds",
+}
+"""What follows the name and the value of a setting that is out of its bounds."""
 
 
-@dataclass(frozen=True)
+def _text(given: object) -> object:
+    """A path as text."""
+    return os.fspath(given) if isinstance(given, PathLike) else given
+
+
+def _absolute(given: object) -> object:
+    """A path as such; in a file it is relative to the working folder, not to the file."""
+    return absolute(given) if isinstance(given, str | PathLike) else given
+
+
+def _tuple(given: object) -> object:
+    """A TOML array as a value that can be hashed."""
+    return tuple(given) if isinstance(given, list) else given
+
+
+def _rising(given: float | tuple[float, ...]) -> float | tuple[float, ...]:
+    """One threshold, or three that rise."""
+    checked_cuts(given if isinstance(given, tuple) else (given,))
+    return given
+
+
+def _startable(workers: int) -> int:
+    """No more processes than one machine can start."""
+    if workers > _MOST_WORKERS:
+        raise ValueError(
+            f"workers is {workers}; one machine can start {_MOST_WORKERS} at most: leave it out for one a core, or "
+            "name a cluster with --scheduler"
+        )
+    return workers
+
+
+_AbsolutePath = Annotated[Path, BeforeValidator(_absolute)]
+_Cuts = Annotated[float | tuple[float, ...], BeforeValidator(_tuple), AfterValidator(_rising)]
+_WithPicture = Annotated[str, StringConstraints(pattern=f"^({'|'.join(get_args(StainNorm)[1:])})=")]
+
+_Class = TypeVar("_Class", bound=type)
+
+
+def _refusing_in_words(settings: _Class) -> _Class:
+    """The class, which now raises SettingsError where pydantic raises ValidationError."""
+    check = vars(settings)["__init__"]
+
+    @functools.wraps(check)
+    def checked(self: object, /, **values: Any) -> None:
+        try:
+            check(self, **values)
+        except ValidationError as error:
+            raise SettingsError(_in_words(error)) from error
+
+    settings.__init__ = checked  # type: ignore[misc]
+    return settings
+
+
+@_refusing_in_words
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(strict=True, extra="forbid"))
 class Settings:
-    """Choices for a run. Each can stand in a TOML file under its own name; the command line wins over the file."""
+    """Choices for a run. Each can stand in a TOML file under its own name; the command line wins over the file.
 
-    model: str = "default"
+    Raises SettingsError for unknown names, wrong types and values that make no sense.
+    """
+
+    model: Annotated[str, BeforeValidator(_text)] = "default"
     """``default``, ``fast``, ``psm``, ``classical``, the path of a model folder, or ``tiatoolbox:NAME=WEIGHTS``."""
-    mpp: float | None = None
+    mpp: Annotated[float, Gt(0), AllowInfNan(False)] | None = None
     """µm per pixel of the slide, where the file does not say it or says it wrongly."""
-    reader: Literal["auto", "openslide", "tifffile", "tiatoolbox"] = "auto"
-    """Library that opens the slide."""
-    tissue: str = "auto"
-    """How tissue is found: ``auto``, ``all``, ``tiatoolbox:otsu`` or ``tiatoolbox:morphological``."""
-    stain: str = "auto"
+    reader: Reader = "auto"
+    """Library that reads the slide."""
+    tissue: Tissue = "auto"
+    """Tissue detection: the package's own (``auto``), none (``all``), or a tissue mask of TIAToolbox."""
+    stain: Stain = "auto"
     """Stain of the slide: ``he``, ``hdab`` (haematoxylin and DAB), or ``auto``, which tells it by its colours."""
-    compartment: str = "auto"
-    """Where DAB makes a cell positive: ``nucleus``, ``membrane``, ``cytoplasm``, or ``auto``, where it lies."""
-    positive_dab: float | tuple[float, ...] | None = None
+    compartment: CompartmentChoice = "auto"
+    """Where DAB makes a cell positive: in its nucleus, membrane or cytoplasm, or ``auto``, where it lies."""
+    positive_dab: _Cuts | None = None
     """Optical density of DAB above which a cell is positive, or three, for weak, moderate and strong; None finds it."""
-    min_score: float | None = None
+    min_score: Annotated[float, Ge(0), Le(1)] | None = None
     """Cells with a lower score, from 0 to 1, are left out; None takes the model's own limit."""
-    stain_norm: str = "none"
-    """What brings the slide's stain to another before the model sees it: ``none``, or one of TIAToolbox's methods,
-    which ``=`` and the path of a picture of the wanted stain may follow."""
-    roi: Path | None = None
-    """GeoJSON with areas to work in, as QuPath exports annotations."""
-    classes: int | Path | None = None
+    stain_norm: StainNorm | _WithPicture = "none"
+    """Stain normalization before inference: ``none``, or one of TIAToolbox's methods, which ``=`` and the path of a
+    picture of the target stain may follow."""
+    roi: _AbsolutePath | None = None
+    """Regions of interest: GeoJSON, as QuPath exports annotations."""
+    classes: Annotated[int, Ge(FEWEST_PHENOTYPES), Le(MOST_PHENOTYPES)] | _AbsolutePath | None = None
     """Number of kinds of cells to find, or the ``classes.toml`` that holds them; None keeps the model's own classes."""
-    region: int = 2048
+    region: Annotated[int, Ge(1)] = 2048
     """Side of a region, the unit of work, in px at the model's resolution; a multiple of the model's window."""
-    device: str = "auto"
-    """``auto``, ``cpu`` or ``cuda``."""
-    precision: str = "auto"
-    """What networks compute in: ``auto``, as few bits as the device is fast at, or ``float32``, ``bfloat16``,
-    ``float16`` (GPUs) or ``int8`` (CPUs)."""
-    batch: int | None = None
-    """Windows a GPU predicts at a time; None chooses by free memory."""
-    executor: str = "auto"
-    """``auto``, ``dask``, ``processes``, ``threads`` or ``loop``."""
-    workers: int | None = None
-    """Worker processes; None takes one a core."""
+    device: DeviceChoice = "auto"
+    """Device for inference; ``auto`` takes CUDA where PyTorch finds it."""
+    precision: Precision = "auto"
+    """Data type for inference; ``auto`` takes as few bits as the device is fast at. ``float16`` is for GPUs, ``int8``
+    for CPUs."""
+    batch: Annotated[int, Ge(1)] | None = None
+    """Batch size on a GPU, in windows; None chooses by free memory."""
+    executor: Executor = "auto"
+    """What runs the tasks; ``loop`` is this process alone, for a debugger."""
+    workers: Annotated[int, Ge(1), AfterValidator(_startable)] | None = None
+    """Number of worker processes; None takes one a core."""
     scheduler: str | None = None
     """Address of an existing Dask scheduler, as ``tcp://host:8786``."""
-    memory_gb: float | None = None
-    """Memory that all processes together may use; None takes what is free."""
+    memory_gb: Annotated[float, Gt(0)] | None = None
+    """Memory limit of all processes together, in GB; None takes what is free."""
 
-    read_timeout_s: float = 300.0
-    """Seconds after which a read counts as stuck, and is tried again elsewhere."""
+    read_timeout_s: Annotated[float, Gt(0)] = 300.0
+    """Timeout of a read in seconds, after which it is retried elsewhere."""
     strict: bool = False
     """Whether a region that cannot be read stops its slide, instead of being left out and reported."""
 
     force: bool = False
     """Whether a slide that looks unsuitable, as one without colour, is worked on with a warning instead of refused."""
 
-    def __post_init__(self) -> None:
-        """Refuse values that no slide could make sense of."""
-        if self.mpp is not None and not (math.isfinite(self.mpp) and self.mpp > 0):
-            raise SettingsError(f"mpp is {self.mpp:g}, not a positive number; give the µm per pixel of the slide")
-        if self.region < 1:
-            raise SettingsError(f"region is {self.region} px; it must be a positive multiple of the model's window")
-        if self.workers is not None and self.workers < 1:
-            raise SettingsError(f"workers is {self.workers}; at least 1 is needed")
-        if self.workers is not None and self.workers > _MOST_WORKERS:
-            raise SettingsError(
-                f"workers is {self.workers}; one machine can start {_MOST_WORKERS} at most: leave it out for one a "
-                "core, or name a cluster with --scheduler"
-            )
-        if self.memory_gb is not None and not self.memory_gb > 0:
-            raise SettingsError(f"memory_gb is {self.memory_gb:g}; it must be more than 0 GB")
-        if self.batch is not None and self.batch < 1:
-            raise SettingsError(f"batch is {self.batch}; at least 1 is needed")
-        if not self.read_timeout_s > 0:
-            raise SettingsError(f"read_timeout_s is {self.read_timeout_s}; it must be more than 0 seconds")
-        if isinstance(self.classes, int) and not FEWEST_PHENOTYPES <= self.classes <= MOST_PHENOTYPES:
-            raise SettingsError(
-                f"classes is {self.classes}; give {FEWEST_PHENOTYPES} to {MOST_PHENOTYPES} kinds of cells to find, or "
-                "the path of a classes.toml"
-            )
-        if self.min_score is not None and not 0 <= self.min_score <= 1:
-            raise SettingsError(f"min_score is {self.min_score:g}; scores go from 0 to 1")
-        if self.cuts is not None:
-            checked_cuts(self.cuts)
-        for name, choices in CHOICES.items():
-            chosen = getattr(self, name)
-            if chosen not in choices and not (name == "stain_norm" and chosen.partition("=")[0] in choices[1:]):
-                raise SettingsError(f"{name} is {chosen!r}; choose one of {', '.join(choices)}")
-
     @property
     def cuts(self) -> tuple[float, ...] | None:
         """``positive_dab`` as one or three numbers."""
         given = self.positive_dab
-        return given if given is None or isinstance(given, tuple) else (float(given),)
+        return given if given is None or isinstance(given, tuple) else (given,)
 
 
-_PATHS = ("roi", "classes")
+class SettingsArguments(TypedDict, total=False):
+    """``Settings`` as Python code may give them by name: paths may be text, and None takes the default."""
+
+    model: str | PathLike[str] | None
+    mpp: float | None
+    reader: Reader | None
+    tissue: Tissue | None
+    stain: Stain | None
+    compartment: CompartmentChoice | None
+    positive_dab: float | list[float] | tuple[float, ...] | None
+    min_score: float | None
+    stain_norm: StainNorm | str | None
+    roi: str | PathLike[str] | None
+    classes: int | str | PathLike[str] | None
+    region: int | None
+    device: DeviceChoice | None
+    precision: Precision | None
+    batch: int | None
+    executor: Executor | None
+    workers: int | None
+    scheduler: str | None
+    memory_gb: float | None
+    read_timeout_s: float | None
+    strict: bool | None
+    force: bool | None
 
 
 def load_settings(path: Path) -> dict[str, Any]:
-    """Settings written in a TOML file, checked for unknown names and wrong types."""
+    """Settings written in a TOML file, checked; errors name the file."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"{path}: settings cannot be read: {error.strerror}{did_you_mean(path)}") from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise SettingsError(f"{path}: settings cannot be read: {error}") from error
-    return _checked(values, f"{path}: ")
+    try:
+        settings = Settings(**values)
+    except SettingsError as error:
+        raise SettingsError(f"{path}: {error}") from error
+    return {name: getattr(settings, name) for name in values}
 
 
 def settings_by_name(values: Mapping[str, Any]) -> Settings:
-    """Settings given in Python: paths may be text, and None takes the default.
+    """Settings given in Python: paths may be text, and None takes the default. Raises as ``Settings``."""
+    return Settings(**{name: value for name, value in values.items() if value is not None})
 
-    Raises ``SettingsError`` for unknown names, wrong types and values that make no sense.
+
+_BOUNDS = ("greater_than", "greater_than_equal", "less_than_equal", "finite_number")
+
+
+def _in_words(error: ValidationError) -> str:
+    """What pydantic found wrong with the first setting that it names, and what to do about it.
+
+    Of a union, it tells for each member why the value is none; a value out of bounds at least has the right type.
     """
-    given = {name: os.fspath(v) if isinstance(v, os.PathLike) else v for name, v in values.items() if v is not None}
-    return Settings(**_checked(given))
+    found = error.errors(include_url=False)
+    name = str(found[0]["loc"][0])
+    mine = [problem for problem in found if problem["loc"][0] == name]
+    telling = (*_BOUNDS, "value_error", "literal_error")
+    problem = next((problem for problem in mine if problem["type"] in telling), mine[0])
+    kind, value = problem["type"], problem["input"]
+    if kind == "unexpected_keyword_argument":
+        known = (field.name for field in dataclasses.fields(Settings))
+        return f"unknown setting {name!r}; known are {', '.join(known)}"
+    if kind == "value_error":
+        return str(problem["ctx"]["error"])
+    if kind == "literal_error":
+        return f"{name} is {value!r}; choose one of {', '.join(_choices(name))}"
+    if kind in _BOUNDS:
+        shown = f"{value:g}" if isinstance(value, float) else value
+        return f"{name} is {shown}{_REMEDIES[name]}"
+    return f"{name} = {value!r} should be of type {_type(name)}"
 
 
-def _checked(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
-    """Values with their paths as such; ``SettingsError`` for unknown names and wrong types."""
-    known = {field.name: str(field.type) for field in dataclasses.fields(Settings)}
-    for name, value in values.items():
-        if name not in known:
-            raise SettingsError(f"{where}unknown setting {name!r}; known are {', '.join(known)}")
-        if not _fits(value, known[name]):
-            raise SettingsError(f"{where}{name} = {value!r} should be of type {known[name]}")
-    return {name: _converted(name, value) for name, value in values.items()}
+def _choices(name: str) -> tuple[str, ...]:
+    """What a setting can be by name."""
+    hint = get_type_hints(Settings)[name]
+    return get_args(hint if get_origin(hint) is Literal else get_args(hint)[0])
 
 
-def _converted(name: str, value: Any) -> Any:
-    """A TOML value as the setting holds it."""
-    if isinstance(value, list):
-        return tuple(value)
-    return absolute(value) if name in _PATHS and isinstance(value, str) else value
-
-
-def _fits(value: object, kind: str) -> bool:
-    """Whether a TOML value suits an annotation such as ``int | None``."""
-    if kind.startswith("Literal"):
-        return isinstance(value, str)
-    if isinstance(value, list | tuple):
-        return "tuple" in kind and all(type(each) in (int, float) for each in value)
-    accepted: dict[str, tuple[type, ...]] = {"str": (str,), "Path": (str,), "int": (int,), "float": (int, float)}
-    if isinstance(value, bool):
-        return kind == "bool"
-    return any(isinstance(value, accepted[name]) for name in kind.split(" | ") if name in accepted)
+def _type(name: str) -> str:
+    """The type of a setting as it is written: ``int | Path | None``."""
+    hint = get_type_hints(Settings)[name]
+    members = (hint,) if isinstance(hint, type) else get_args(hint)
+    return " | ".join("None" if m is NoneType else m.__name__ if isinstance(m, type) else str(m) for m in members)

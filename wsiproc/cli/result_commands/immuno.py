@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from wsiproc.choices import CompartmentChoice, Stain, either
 from wsiproc.cli import completion
 from wsiproc.cli.arguments import Answers, AsJson, for_each_output, path
 
@@ -31,16 +32,16 @@ StainName = Annotated[
     str | None,
     typer.Option(
         "--stain",
-        help="auto, he or hdab (haematoxylin and DAB). (default: auto)",
-        autocompletion=completion.choices("stain"),
+        help=f"{either(Stain)} (haematoxylin and DAB). (default: auto)",
+        autocompletion=completion.choices(Stain),
     ),
 ]
 CompartmentName = Annotated[
     str | None,
     typer.Option(
         "--compartment",
-        help="Where DAB makes a cell positive: auto, nucleus, membrane or cytoplasm. (default: auto, where it lies)",
-        autocompletion=completion.choices("compartment"),
+        help=f"Where DAB makes a cell positive: {either(CompartmentChoice)}. (default: auto, where it lies)",
+        autocompletion=completion.choices(CompartmentChoice),
     ),
 ]
 PositiveDab = Annotated[

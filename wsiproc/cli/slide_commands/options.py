@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from wsiproc import choices
+from wsiproc.choices import either
 from wsiproc.cli import completion
 from wsiproc.cli.arguments import listed, path
 from wsiproc.errors import SlideError
@@ -40,16 +42,16 @@ MinScore = Annotated[float | None, typer.Option(min=0, max=1, help=_LOW_SCORE)]
 TissueName = Annotated[
     str | None,
     typer.Option(
-        help="auto, all, tiatoolbox:otsu or tiatoolbox:morphological. (default: auto)",
-        autocompletion=completion.choices("tissue"),
+        help=f"Tissue detection: {either(choices.Tissue)}. (default: auto)",
+        autocompletion=completion.choices(choices.Tissue),
     ),
 ]
 StainNorm = Annotated[
     str | None,
     typer.Option(
-        help="Bring the stain to another first: tiatoolbox:reinhard, :macenko, :vahadane or :ruifrok, and =PICTURE of "
-        "the stain that is wanted. (default: none)",
-        autocompletion=completion.choices("stain_norm"),
+        help=f"Stain normalization: {either(choices.StainNorm)}; =PICTURE behind a method names a picture of the "
+        "target stain. (default: none)",
+        autocompletion=completion.choices(choices.StainNorm),
     ),
 ]
 Roi = Annotated[
@@ -73,13 +75,16 @@ RegionPx = Annotated[
 ]
 DeviceName = Annotated[
     str | None,
-    typer.Option(help="auto, cpu or cuda. (default: auto)", autocompletion=completion.choices("device")),
+    typer.Option(
+        help=f"{either(choices.DeviceChoice)}. (default: auto)",
+        autocompletion=completion.choices(choices.DeviceChoice),
+    ),
 ]
 Precision = Annotated[
     str | None,
     typer.Option(
-        help="auto, as few bits as the device is fast at; float32, bfloat16, float16, int8. (default: auto)",
-        autocompletion=completion.choices("precision"),
+        help=f"{either(choices.Precision)}; auto is as few bits as the device is fast at. (default: auto)",
+        autocompletion=completion.choices(choices.Precision),
     ),
 ]
 Batch = Annotated[int | None, typer.Option(help="Windows at a time on a GPU. (default: by free memory)")]
@@ -87,8 +92,8 @@ ExecutorName = Annotated[
     str | None,
     typer.Option(
         "--executor",
-        help="auto, dask, processes, threads or loop.",
-        autocompletion=completion.choices("executor"),
+        help=f"{either(choices.Executor)}. (default: auto)",
+        autocompletion=completion.choices(choices.Executor),
     ),
 ]
 Workers = Annotated[int | None, typer.Option("--workers", "-w", help="Worker processes. (default: one a core)")]

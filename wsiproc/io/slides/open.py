@@ -18,6 +18,7 @@ import numpy as np
 
 from wsiproc.array.fill import Fill
 from wsiproc.array.tissue import looks_fluorescent, looks_grey
+from wsiproc.choices import Reader
 from wsiproc.core.geometry import Box, grid_shape
 from wsiproc.core.paths import did_you_mean
 from wsiproc.core.types import BoolArray, UInt8Array
@@ -34,7 +35,7 @@ from wsiproc.io.slides.fingerprint import slide_files
 from wsiproc.io.slides.limits import check_overview, check_shapes
 from wsiproc.io.slides.pixels.resample import choose_level, pieces
 from wsiproc.io.slides.pyramid import PyramidSlide
-from wsiproc.io.slides.readers.select import Opened, Reader, first_bytes, open_file
+from wsiproc.io.slides.readers.select import Opened, first_bytes, open_file
 from wsiproc.io.slides.resolution import mpp_warnings, resolve_mpp
 from wsiproc.io.slides.timeout import call_with_timeout
 

@@ -11,15 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
+from wsiproc.choices import Reader
 from wsiproc.core.geometry import Box
 from wsiproc.errors import SlideError, SlideKindError, SlideReadError, SlideTimeoutError
 from wsiproc.io.slides.folders import check_dicom, is_dicom, is_zarr, series_in
 from wsiproc.io.slides.pixels.resample import PyramidLevel
 from wsiproc.io.slides.pyramid import SlideMetadata
-
-Reader = Literal["auto", "openslide", "tifffile", "tiatoolbox"]
 
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Their tiles lie on a plain grid, so that they can be decoded without OpenSlide.

@@ -1,0 +1,25 @@
+"""What can be chosen by name. Each list stands here once: as a type, and through ``get_args`` as values.
+
+Options, their help and completion take the values from here, so nothing heavy may be imported.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+Reader = Literal["auto", "openslide", "tifffile", "tiatoolbox"]
+Tissue = Literal["auto", "all", "tiatoolbox:otsu", "tiatoolbox:morphological"]
+Stain = Literal["auto", "he", "hdab"]
+StainNorm = Literal["none", "tiatoolbox:reinhard", "tiatoolbox:macenko", "tiatoolbox:vahadane", "tiatoolbox:ruifrok"]
+Compartment = Literal["nucleus", "membrane", "cytoplasm"]
+CompartmentChoice = Literal["auto", Compartment]
+DeviceType = Literal["cpu", "cuda"]
+DeviceChoice = Literal["auto", DeviceType]
+Precision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
+Executor = Literal["auto", "dask", "processes", "threads", "loop"]
+
+
+def either(choices: Any) -> str:
+    """The values of one of these types in words: ``auto, cpu or cuda``."""
+    *others, last = get_args(choices)
+    return f"{', '.join(others)} or {last}"
