@@ -1,12 +1,13 @@
-"""Cells that a run finds in what is no tissue: pen, fill, stripes, edges of cover-glasses, bubbles, dust.
+"""Cells that a run finds in what is not tissue: pen, fill, stripes, coverslip edges, bubbles, dust.
 
     python benchmarks/artefacts.py slides/EAS2_HE1_20x.tif slides/EAS2_CD20_ihc_20x.tif     # of ../shared/data
-    python benchmarks/artefacts.py … --searched       # no cells, which takes a minute: where they would be looked for
+    python benchmarks/artefacts.py … --searched       # no cells, takes a minute: only where they would be searched for
 
-A piece of each real slide that is mostly glass gets every kind of artefact drawn over it, one kind a copy, and all
-copies go through the real command. The artefacts are drawn as light is lost in them: ink by the density of its colours,
-of uneven thickness and with a fading edge; so tissue shines through where they let light through. *Beside*: on glass,
-where every cell is false. *Over*: on tissue, counted where no nucleus is seen through it, so that every cell is false.
+A piece of each real slide that is mostly background gets every type of artefact drawn over it, one type per copy, and
+all copies go through the real command. The artefacts are rendered by light absorption: ink by the density of its
+colours, of uneven thickness and with a fading edge; so tissue is visible through them as far as they transmit light.
+*Beside*: on background, where every cell is false. *Over*: on tissue, counted only where no nucleus is visible through
+the artefact, so that every cell is false.
 """
 
 from __future__ import annotations

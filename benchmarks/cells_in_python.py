@@ -1,9 +1,9 @@
-"""A million cells as a table, a GeoDataFrame, AnnData and SpatialData: seconds and the most memory, each on its own.
+"""A million cells as a table, a GeoDataFrame, AnnData and SpatialData: seconds and peak memory, each on its own.
 
     python benchmarks/cells_in_python.py [--cells 1000000]
 
-Each is opened in a process of its own; memory is that of the process, libraries included, and so is the time, from the
-start of Python. The slide is drawn for the purpose, as in ``view.py``.
+Each is opened in a process of its own; memory is that of the process, libraries included, and time is measured from the
+start of Python. The slide is synthetic, as in ``view.py``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The floor: fifteen lines of scikit-image without any learning, scored on labelled pictures.
+"""The floor: fifteen lines of scikit-image without any learning, scored on labelled images.
 
     python benchmarks/classical_floor.py FOLDER
 
-FOLDER holds MoNuSeg, as ``wsiproc benchmark monuseg FOLDER`` reads it, which scores models in the same way. A method
+FOLDER contains MoNuSeg, as ``wsiproc benchmark monuseg FOLDER`` reads it, which scores models in the same way. A method
 that does not beat this has no reason to exist.
 """
 

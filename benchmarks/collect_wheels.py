@@ -1,11 +1,11 @@
-"""Wheels that ``gpu_proof.py`` needs and a machine lacks, gathered into a folder to carry there.
+"""Collect the wheels that ``gpu_proof.py`` needs and a machine lacks into a folder to copy there.
 
     python benchmarks/collect_wheels.py --python 3.12 --there names.txt [--out wheels]
 
-``names.txt``: packages that are there, one per line, as ``pip list --format=freeze`` prints them on that machine;
-without it only PyTorch and NumPy. Of the libraries that wsiproc requires, those are left out that a proof does not use.
-What is there is taken as it is, whatever its version; of the rest the versions of constraints.txt are taken, with what
-they require in turn. Only ready-made wheels for 64-bit Linux on x86 are taken.
+``names.txt``: packages that are installed there, one per line, as ``pip list --format=freeze`` prints them on that
+machine; without it, only PyTorch and NumPy are assumed. Libraries that wsiproc requires but the proof does not use are
+skipped. Installed packages are used as they are, whatever their version; the rest are taken in the versions of
+constraints.txt, with their own requirements. Only prebuilt wheels for 64-bit Linux on x86 are collected.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Fifty small slides in one call of ``wsiproc run``, some of them corrupt, each in a way of its own.
+"""Fifty small slides in one call of ``wsiproc run``, some of them corrupt, each in a different way.
 
     python benchmarks/corrupt_batch.py [SLIDES]
 
-Prints what became of each kind and checks the promise: every good slide is done, every bad one is named once, with its
-reason, and a slide that is damaged in one place is done but for that place. Exit code 1 where that does not hold.
+Prints the outcome of each type and checks the promise: every good slide is done, every bad one is named once, with its
+reason, and a slide that is damaged in one place is done except for that place. Exit code 1 if that does not hold.
 """
 
 from __future__ import annotations

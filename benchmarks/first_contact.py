@@ -1,11 +1,11 @@
-"""What a new user meets: odd slides, odd paths and every command, by the real command; how much of it is right.
+"""What a new user encounters: odd slides, odd paths and every command, run for real; how much of it is right.
 
     python benchmarks/first_contact.py                     # with the Python that runs this
     python benchmarks/first_contact.py --fresh             # in a new virtual environment, installed from this checkout
     python benchmarks/first_contact.py --only 10_ --model classical
 
-Prints a line for each that is wrong, then a table: *right* has the expected cells or ends as it should, *refused well*
-was refused with the expected words, *wrong* is neither. Exit code 1 where anything is wrong, a traceback among it.
+Prints a line for each wrong outcome, then a table: *right* has the expected cells or ends as it should, *refused well*
+was refused with the expected message, *wrong* is neither. Exit code 1 if anything is wrong, including a traceback.
 """
 
 from __future__ import annotations

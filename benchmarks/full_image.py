@@ -1,4 +1,4 @@
-"""What ``wsiproc export --to ome-zarr`` costs: seconds, bytes and memory of one process a slide, with empty labels.
+"""What ``wsiproc export --to ome-zarr`` costs: seconds, bytes and memory of one process per slide, with empty labels.
 
 python benchmarks/full_image.py ../shared/data/slides/*.svs ../shared/data/slides/*.tif
 """

@@ -1,17 +1,17 @@
-"""Spoil small slides in thousands of ways and use each as a user would: does wsiproc survive, and say what is wrong?
+"""Corrupt small slides in thousands of ways and use each as a user would: does wsiproc survive, and say what is wrong?
 
     python benchmarks/fuzz.py [svs] [ndpi] [tiff] [ome-zarr] [mrxs] [dicom] [--files 1000] [--seed 1] [--real slides/]
 
-Each spoiled file is opened, described and read in a process of its own, with limits on time and memory; one in
-``--run-every`` goes through the whole of ``wsiproc run`` as well. Good is a clear refusal (an error of wsiproc's own)
-or a reading; counted as a finding is everything else:
+Each corrupted file is opened, described and read in a process of its own, with limits on time and memory; one in
+``--run-every`` goes through the whole of ``wsiproc run`` as well. A clear refusal (an error of wsiproc's own) or a
+successful read is good; everything else counts as a finding:
 
-    crash       the process died of a signal
+    crash       the process was killed by a signal
     hang        it took longer than --seconds
-    memory      it asked for more than --memory-gb, and the error was not translated
+    memory      it requested more than --memory-gb, and the error was not translated
     traceback   an error that is not wsiproc's own, or a message without the file's name
-    stray       a file was made, changed or removed outside the output folder (a pickle that is run leaves one)
-    outside     pixels were read from a picture outside the slide's folder
+    stray       a file was created, changed or removed outside the output folder (a pickle that is executed leaves one)
+    outside     pixels were read from an image outside the slide's folder
 
 POSIX only. ``--only N`` repeats one file, ``--keep FOLDER`` keeps those with findings.
 """

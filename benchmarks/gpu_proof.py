@@ -3,12 +3,13 @@
     python benchmarks/gpu_proof.py [--wheels wheels] [--out gpu-proof] [--only cells kill]
     python benchmarks/gpu_proof.py --device cpu --small
 
-Needed are this repository and a Python with PyTorch and NumPy; of the other libraries, those that are missing come as
-wheels, gathered by ``collect_wheels.py`` and unpacked into a temporary folder: nothing is installed. Slides are drawn.
+Requires this repository and a Python with PyTorch and NumPy; missing libraries come as wheels, collected by
+``collect_wheels.py`` and unpacked into a temporary folder: nothing is installed. Slides are synthetic.
 Each item is a process of its own, so that one that crashes, hangs or breaks the CUDA context does not affect the
-others. Items are *proved*, *failed* or *not here*, each with its reason; the exit code is 1 where one failed. All that
-was measured is in ``proof.json``, which is written anew after each item. ``--device cpu --small`` is the same on a CPU,
-in little, with `fast` where it is not about the network: it proves that the kit works, and what needs CUDA says so.
+others. Items are *proved*, *failed* or *not here*, each with its reason; the exit code is 1 if any failed. All
+measurements are in ``proof.json``, which is rewritten after each item. ``--device cpu --small`` does the same on a CPU
+with small inputs, with `fast` unless an item tests the network: it proves that the kit works, and items that need CUDA
+say so.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Small good slides of each format, and thousands of ways to spoil them; for ``fuzz.py`` and ``corrupt_batch.py``."""
+"""Small intact slides of each format, and thousands of ways to corrupt them, for ``fuzz.py``, ``corrupt_batch.py``."""
 
 from __future__ import annotations
 

@@ -1,14 +1,13 @@
-"""Models before all judges: sets of labelled pictures, some of which chose settings and some of which chose nothing.
+"""Models on all judges: sets of labelled images, some used for choosing settings and some unseen.
 
     python benchmarks/judges.py DATA -m default -m my-model --reliability reliability.svg
 
-DATA holds the sets in the folders of ``JUDGES``; those that are missing are named and left out. Each model,
-``classical`` among them, is run once a picture, as ``wsiproc benchmark`` does it. Printed in Markdown: a line a judge
-and model, means over pictures; the means of each organ where a set names them; and by how much each model is better
-than ``classical``, of which the least counts. ``--overlays FOLDER`` keeps the worst pictures of each judge, enlarged
-twice: truth green, found yellow, white where both agree. ``--reliability FILE`` draws, before judges whose truths are
-outlines, how many of the cells of a score are true. ``--out`` keeps all results, which are then not computed again,
-even if the program has changed.
+DATA contains the sets in the folders of ``JUDGES``; missing ones are named and skipped. Each model, including
+``classical``, is run once per image, as in ``wsiproc benchmark``. Printed in Markdown: one row per judge and model,
+means over images; means per organ if a set names them; and the gain of each model over ``classical``, of which the
+smallest counts. ``--overlays FOLDER`` keeps the worst images of each judge, magnified 2×: truth green, prediction
+yellow, white where both agree. ``--reliability FILE`` plots, for judges whose truths are outlines, the share of true
+cells for each score. ``--out`` keeps all results, which are then not computed again, even if the program has changed.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""How many positive nuclei of Ki-67 pictures from another laboratory are found, against points set by eye.
+"""How many positive nuclei of Ki-67 images from another laboratory are found, compared with points set by eye.
 
     python benchmarks/ki67_positives.py DATA [MODEL ...] [--fade 0.4]
 
-``judges/ki67_os2.csv``: nuclei in areas of four pictures of DATA/corpus/OS2_Ki67-IHC (px of the picture). *positive*
-ones are brown; *doubtful* ones, greyish, out of focus, fragments or cut off, count neither way. Set by eye on pictures
-enlarged three and four times, without any cells drawn. Cells and points are matched one to one within 6 µm.
-``--fade``: the pictures with so much of their optical density, as a paler stain has it.
+``judges/ki67_os2.csv``: nuclei in areas of four images of DATA/corpus/OS2_Ki67-IHC (px of the image). *positive*
+ones are brown; *doubtful* ones, greyish, out of focus, fragments or cut off, count neither way. Set by eye on images
+magnified three and four times, without any cells drawn. Cells and points are matched one to one within 6 µm.
+``--fade``: the images with this fraction of their optical density, like a paler stain.
 """
 
 from __future__ import annotations

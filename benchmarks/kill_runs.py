@@ -1,10 +1,10 @@
-"""``kill -9`` of a whole run at a random moment, then the same command again: is every byte as if nothing had happened?
+"""``kill -9`` of a whole run at a random moment, then the same command again: is every byte as in an undisturbed run?
 
     python benchmarks/kill_runs.py SLIDE [--times 100] [--workers 2] [--region 512] [--seed 0]
 
 Each run is the command line with worker processes of its own; all processes of it are killed at once. Counted are
-results that differ in a byte of cells, GeoJSON or label chunks, files too many or too few, and finished tasks that were
-done again. A run that ends before its moment comes is no kill, and is not counted.
+results that differ in any byte of cells, GeoJSON or label chunks, extra or missing files, and finished tasks that were
+done again. A run that ends before it is killed is not counted.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Kill a worker of four every 20 s while a slide is run, and compare what is written with an undisturbed run.
+"""Kill one of four workers every 20 s while a slide is run, and compare the output with an undisturbed run.
 
     python benchmarks/kill_workers.py SLIDE [--model classical] [--region 1024] [--every 20]
 
-Scheduler and workers are separate processes on loopback, as `dask scheduler` and `dask worker` start them; each worker
-is killed (``kill -9``) in its turn, and Dask's nanny starts another in its place.
+Scheduler and workers are separate processes on loopback, as `dask scheduler` and `dask worker` start them; workers
+are killed (``kill -9``) in turn, and Dask's nanny starts replacements.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Write a slide of hundreds of gigapixels' extent in a minute: one drawn block of tissue, repeated over empty glass.
+"""Write a slide of hundreds of gigapixels' extent in a minute: one synthetic block of tissue, repeated over background.
 
     python benchmarks/large_slide.py large.tif [--blocks 25] [--tissue 0.08] [--mpp 0.5]
 
-The slide has ``blocks`` × ``blocks`` squares of 8192 px; a share of them, spread evenly, are tissue all over. What a
-run over it needs is then measured with
+The slide has ``blocks`` × ``blocks`` squares of 8192 px; a share of them, spread evenly, consist entirely of tissue. What
+a run on it needs is then measured with
 
     python benchmarks/peak_memory.py wsiproc run large.tif --model classical --workers 2 -o out
 """

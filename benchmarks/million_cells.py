@@ -1,11 +1,11 @@
-"""Merge, render and export a million cells: seconds a stage and peak memory of all processes.
+"""Merge, render and export a million cells: seconds per stage and peak memory of all processes.
 
     python benchmarks/million_cells.py            # a million cells, two workers
     python benchmarks/million_cells.py 100000 2
 
-The cells are real outlines: ellipses drawn on a grid, traced and measured by the package, 4,800 a region of 2048 px,
-the density of crowded tissue. Only the finding of them is left out. The workers have drawn a small slide before, since
-in a run they have found its cells when they come to draw them: what they import and compile is not counted.
+The cells are real outlines: ellipses drawn on a grid, traced and measured by the package, 4,800 per region of 2048 px,
+the density of crowded tissue. Only detection is left out. The workers have rendered a small slide before, as in a run,
+where they have already found its cells: imports and compilation are not counted.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A real slide, several times side by side, as one larger slide: real tissue where there is no larger slide at hand.
+"""A real slide, tiled several times into one larger slide: real tissue when no larger slide is available.
 
     python benchmarks/mosaic.py slide.tif large.tif [--times 2]
 
-``--times 2`` is two by two. Level 0 is encoded anew (JPEG), with levels 1, 2, 4, … below it.
+``--times 2`` tiles 2 × 2. Level 0 is re-encoded (JPEG), with levels 1, 2, 4, … below it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Odd files that all show the same tissue, each with what a run should make of it: for ``first_contact.py``.
 
-The tissue is a drawn slide (``wsiproc.synthetic``), so that the files may be given to anybody. Where a file loses
-nothing, its cells are those of the reference, to the pixel; where compression loses something, nearly as many.
+The tissue is synthetic (``wsiproc.synthetic``), so the files may be shared freely. If a file is lossless, its cells are
+those of the reference, to the pixel; with lossy compression, nearly as many.
 """
 
 from __future__ import annotations

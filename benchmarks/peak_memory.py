@@ -2,8 +2,8 @@
 
     python benchmarks/peak_memory.py wsiproc run slide.tif -o out
 
-Twenty times a second the resident memory of the command and all its descendants is added up. *RSS* counts pages that
-processes share (libraries) once each time; *PSS* splits them fairly, which is what the machine really spends.
+Twenty times a second the resident memory of the command and all its descendants is summed. *RSS* counts shared pages
+(libraries) once per process; *PSS* divides them among the processes, which is what the machine really uses.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""One tool of ``peers.py``, in a process and an environment of its own; prints what it took as a line of JSON.
+"""One tool of ``peers.py``, in a process and an environment of its own; prints its measurements as a line of JSON.
 
     python benchmarks/peer_tools.py stardist square.npy 2
     python benchmarks/peer_tools.py scikit-image slide.svs 2
 
-A network is given a square of tissue (h, w, 3) that was read and scaled before, and is built with random weights: the
-time of its layers does not depend on them. Only the network is timed, called in tiles as its own package calls it,
-after a first call that does not count. What a tool does with a network's maps is left out, since maps of random weights
-have no nuclei: its time is a lower bound. Imports are local: each environment has its own tool's packages, no wsiproc.
+A network is given a square of tissue (h, w, 3) that was read and rescaled beforehand, and is built with random weights:
+the time of its layers does not depend on them. Only the network is timed, called in tiles as its own package calls it,
+after a first call that does not count. Post-processing of the network's maps is left out, since maps of random weights
+have no nuclei: its time is a lower bound. Imports are local: each environment has its own tool's packages, not wsiproc.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""wsiproc beside its peers: the same slide, the same cores, in one run.
+"""wsiproc compared with its peers: the same slide, the same cores, in one run.
 
     python benchmarks/peers.py slide.svs --python stardist=peers/stardist/bin/python --python …
 
-Each peer runs in a process of its own, in an environment of its own that ``--python NAME=PATH`` names; without it, in
-this one. Peers that are not there are named in the table with what would install them:
+Each peer runs in a process and an environment of its own, given by ``--python NAME=PATH``; without it, in the current
+one. Peers that are not installed are listed in the table with the command that installs them:
 
     python -m venv peers/tiatoolbox && peers/tiatoolbox/bin/pip install tiatoolbox
     python -m venv peers/stardist && peers/stardist/bin/pip install stardist tensorflow-cpu
@@ -12,11 +12,11 @@ this one. Peers that are not there are named in the table with what would instal
     python -m venv peers/instanseg && peers/instanseg/bin/pip install instanseg-torch
 
 wsiproc and the classical pipeline of scikit-image and dask run on the whole slide, from the start of Python to the last
-file; their area is that of the tissue. Of each other peer, the network alone runs, with random weights, on a square of
-tissue that is read and scaled for it: ``peer_tools.py`` says how, and ``--scale 2`` makes the squares twice as wide.
-That leaves out their reading, finding of tissue, cells and files: lower bounds, extrapolated from a part of a mm².
-wsiproc's own network has a row to compare: what its workers spent on it, over their number. All have the same cores,
-``--threads`` of them. wsiproc runs once before (unless ``--cold``), so that its compiled code is there.
+file; their area is that of the tissue. Of the other peers, only the network runs, with random weights, on a square of
+tissue that is read and rescaled for it: ``peer_tools.py`` says how, and ``--scale 2`` makes the squares twice as wide.
+That leaves out their reading, tissue detection, cells and files: lower bounds, extrapolated from a fraction of a mm².
+wsiproc's own network has a row for comparison: the time its workers spent on it, divided by their number. All use the
+same number of cores, ``--threads``. wsiproc runs once beforehand (unless ``--cold``), so that its code is compiled.
 """
 
 from __future__ import annotations

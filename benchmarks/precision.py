@@ -1,8 +1,8 @@
-"""What half precision costs and saves: the same slide in float32 and in what this machine takes for itself.
+"""What lower precision costs and saves: the same slide in float32 and in the precision that this machine chooses.
 
     python benchmarks/precision.py slide.svs [more.svs] [--model default]
 
-Each cell of the run in float32 is looked for in the other one, by the overlap of outlines (intersection over union).
+Each cell of the float32 run is matched in the other one, by the overlap of outlines (intersection over union).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The paper's two ablations: what the activation network is asked, and the layer at which its map is read.
+"""The paper's two ablations: the question that the activation network answers, and the layer at which its map is read.
 
     python benchmarks/psm_ablation.py DATA_DIR [--objective NAME] [--steps N]
 
-DATA_DIR holds ``corpus``, folders of H&E pictures without labels as configs/default-model.toml names them, on which the
+DATA_DIR contains ``corpus``, folders of unlabelled H&E images as listed in configs/default-model.toml, on which the
 networks are trained, and ``monuseg_train`` as ``wsiproc benchmark monuseg`` reads it, on which they are scored.
 """
 

@@ -1,8 +1,8 @@
-"""The fixed readout of the self-activation map against Grad-CAM for every picture: how alike, how fast.
+"""The fixed readout of the self-activation map against Grad-CAM for every image: how similar, how fast.
 
     python benchmarks/psm_agreement.py DATA_DIR [--network res2net101] [--objective NAME] [--steps N]
 
-DATA_DIR holds ``corpus``, folders of H&E pictures without labels as configs/default-model.toml names them, on which the
+DATA_DIR contains ``corpus``, folders of unlabelled H&E images as listed in configs/default-model.toml, on which the
 network is trained and the readout calibrated, and ``monuseg_train`` as ``wsiproc benchmark monuseg`` reads it.
 """
 

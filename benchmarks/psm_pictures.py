@@ -1,4 +1,4 @@
-"""What both benchmarks of the published method share: pictures at 0.5 µm/px, evidence, masks, a score of maps."""
+"""What both benchmarks of the published method share: images at 0.5 µm/px, evidence, masks, a score of maps."""
 
 from __future__ import annotations
 

@@ -2,11 +2,11 @@
 
     python benchmarks/quality_per_second.py FOLDER [--limit 3] [--model default] [--model my-model]
 
-FOLDER holds MoNuSeg, as ``wsiproc benchmark monuseg FOLDER`` reads it. The pictures are run and scored by that
-command's own code, in one process on one core; scores are means over pictures. *network*: what the model's ``predict``
-takes on a window, without reading and cells, as ``wsiproc benchmark`` says it. *whole*: the seconds of the runs by the
-clock, reading, cells and all files included, over their pixels. Mpx are 10⁶ px of 0.25 µm. A model is *beaten by* those
-that have no lower AJI in less time of the whole.
+FOLDER contains MoNuSeg, as ``wsiproc benchmark monuseg FOLDER`` reads it. The images are run and scored by that
+command's own code, in one process on one core; scores are means over images. *network*: the time of the model's
+``predict`` on a window, without reading and cells, as ``wsiproc benchmark`` reports it. *whole*: wall time of the runs,
+reading, cells and all files included, per pixel. Mpx are 10⁶ px of 0.25 µm. A model is *beaten by* those whose AJI is
+at least as high in less whole time.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     python benchmarks/qupath_split.py             # a million cells
     python benchmarks/qupath_split.py 100000
 
-The cells are those of ``million_cells.py``. What is imported is ``cells.geojson.gz`` as it is, with nothing changed.
+The cells are those of ``million_cells.py``. ``cells.geojson.gz`` is imported as it is, unchanged.
 """
 
 from __future__ import annotations

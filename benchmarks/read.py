@@ -1,10 +1,10 @@
-"""Decoding: what wsiproc reads of a slide against bare reads of OpenSlide, the same regions, the same pixels.
+"""Decoding: wsiproc's reader against plain OpenSlide reads, the same areas, the same pixels.
 
     python benchmarks/read.py slide.svs [slide.tif …] [--strips 40]
 
-Strips of 576 × 2112 px of level 0, as a run reads them, one row of windows after the other, on one core; megapixels a
-second of processor time. The two readers take turns, strip by strip, so that a busy machine slows both. OpenSlide's own
-cache is as large as it comes (32 MB).
+Strips of 576 × 2112 px of level 0, as a run reads them, one row of windows after the other, on one core; megapixels per
+second of processor time. The two readers take turns, strip by strip, so that a busy machine slows both. OpenSlide's
+cache has its default size (32 MB).
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     python benchmarks/scaling.py [--side 4096] [--times 1 2 4 8 16] [--model classical]
 
-Slides are drawn at 0.25 µm/px with the same share of tissue, the first ``--side`` px square and the others so many
-times as large. Each is run with one worker, which is the driver's own process, and the straight line of time over
-tissue area is fitted; memory is that of all processes, as ``peak_memory.py`` measures it. Then the largest is run with
-two worker processes, and the stages that workers do are compared, by the clock.
+Slides are synthetic, at 0.25 µm/px with the same share of tissue, the first ``--side`` px square and the others
+``--times`` as large. Each is run with one worker, which is the driver's own process, and a straight line of time
+against tissue area is fitted; memory is that of all processes, as ``peak_memory.py`` measures it. Then the largest is run with
+two worker processes, and the wall times of the workers' stages are compared.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What handing out a task costs: tasks that do nothing, through the same code that hands out regions.
+"""The cost of scheduling a task: tasks that do nothing, through the same code that schedules regions.
 
     python benchmarks/scheduler_overhead.py [--tasks 100000] [--workers 2]
 
-A local Dask cluster; its scheduler runs in this process, so that the processor time of this process is that of driver
-and scheduler together. Its memory is printed along the way: it must not grow with the tasks that are done.
+A local Dask cluster; its scheduler runs in this process, so the processor time of this process is that of driver
+and scheduler together. Its memory is printed along the way: it must not grow with the number of finished tasks.
 """
 
 from __future__ import annotations

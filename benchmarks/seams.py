@@ -1,9 +1,9 @@
-"""Cut one slide into regions of several sizes, for one and two workers, and compare the bytes of the results.
+"""Divide one slide into regions of several sizes, for one and two workers, and compare the bytes of the results.
 
     python benchmarks/seams.py slide.tif [slide.tif ...]
 
-For synthetic slides (with ``.truth.parquet`` beside them) it also counts, among the true nuclei that region borders
-cross, those that the cells of the smallest regions double, cut or lose, as against a run with the fewest borders.
+For synthetic slides (with a ``.truth.parquet`` next to them) it also counts, among the true nuclei that region borders
+cross, those that are doubled, cut or lost with the smallest regions, compared with a run with the fewest borders.
 """
 
 from __future__ import annotations

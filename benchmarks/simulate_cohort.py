@@ -1,10 +1,10 @@
-"""Hand out the tasks of a huge cohort, slide after slide, with nothing in place of the work.
+"""Schedule the tasks of a huge cohort, slide after slide, without the actual work.
 
     python benchmarks/simulate_cohort.py [--slides 10000] [--regions 500] [--seconds 120] [--workers 2]
 
-The tasks are those that a run makes: a segmentation behind the regions that it reads, with the job and the region as
-arguments; what comes back has the size of a real answer. As many slides are done as fit into ``--seconds``; the rest is
-extrapolated, and said to be.
+The tasks are those of a run: a segmentation that depends on the regions it reads, with the job and the region as
+arguments; results have the size of real ones. As many slides are done as fit into ``--seconds``; the rest is
+extrapolated, and marked as such.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Each stage of a run alone: what it takes of one core that nobody shares, and how that compares with the network.
+"""Each stage of a run alone: its time on one dedicated core, and how that compares with the network.
 
     python benchmarks/stages.py slide.svs [more.svs] [--model default] [--processor]
 
-One process does one task after the other on one thread, after a small drawn slide that pays for loading and compiling.
-The seconds are those of the tasks themselves, as ``run.json`` keeps them; planning and the report, which are no tasks,
-stand below the table by the clock. Mpx are 10⁶ px of tissue at 0.25 µm. With ``--processor`` all seconds are those
-that the processor worked for this process.
+One process does one task after the other on one thread, after a small synthetic slide that absorbs loading and
+compilation. The seconds are those of the tasks themselves, as recorded in ``run.json``; planning and the report, which
+are not tasks, are given below the table as wall time. Mpx are 10⁶ px of tissue at 0.25 µm. With ``--processor`` all
+seconds are processor time of this process.
 """
 
 from __future__ import annotations

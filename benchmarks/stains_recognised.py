@@ -1,9 +1,9 @@
-"""Which stain, and which compartment of DAB, is recognised in pictures whose stain is known by their folder.
+"""Which stain, and which compartment of DAB, is recognised in images whose stain is known from their folder.
 
     python benchmarks/stains_recognised.py DATA
 
-``DATA`` holds corpus/ (folders named ``…_HE`` and ``…-IHC``), bcdata_dev/ and judges/. Each picture is judged alone,
-and all of a folder together, as the samples of a slide are.
+``DATA`` contains corpus/ (folders named ``…_HE`` and ``…-IHC``), bcdata_dev/ and judges/. Each image is judged alone,
+and all of a folder together, like the samples of a slide.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The viewer at a million cells: time to the first overlay, time a tile, a pick, and what the browser holds.
+"""The viewer at a million cells: time to the first overlay, time per tile and per pick, and the browser's memory.
 
     python benchmarks/view.py [--cells 1000000] [--tiles 400]
 
-The slide is drawn for the purpose: a million ellipses (see ``million_cells.py``), merged, rendered and exported by the
-package. Tiles of 512 px are asked for one after the other, at random places and zooms, from a server that has one core;
+The slide is synthetic: a million ellipses (see ``million_cells.py``), merged, rendered and exported by the
+package. Tiles of 512 px are requested one after the other, at random places and zooms, from a server that has one core;
 the browser is Debian's chromium, which pans and zooms over the slide for half a minute.
 """
 

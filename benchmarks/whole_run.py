@@ -1,13 +1,13 @@
-"""A whole run against the network alone, over the same slide, with as many processes.
+"""A whole run against the network alone, on the same slide, with the same number of processes.
 
     python benchmarks/whole_run.py slide.svs [--workers 2] [--model default] [--precision auto]
 
-First `wsiproc run` into an empty folder, from the start of Python to the last file. Then the network's forward pass and
-nothing else, after a first one that does not count: over whole windows with their halo wherever tissue is, by one
+First `wsiproc run` into an empty folder, from the start of Python to the last file. Then the network's forward pass
+alone, after a first one that does not count: over whole windows with their halo wherever there is tissue, by one
 process with as many threads, which is what a plain loop does, in float32 and in the run's precision, and by as many
-processes of one thread; and by these over the windows of the run, which are cut to the tissue and to what cells at its
-edge need. Last what workers spent on all else, from the run's own profile, as megapixels of tissue at 0.25 µm a core
-and second.
+processes with one thread each; and by these over the windows of the run, which are cropped to the tissue and to what
+cells at its edge need. Last, the workers' time on everything else, from the run's own profile, as megapixels of tissue
+at 0.25 µm per core and second.
 """
 
 from __future__ import annotations

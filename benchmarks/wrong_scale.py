@@ -1,11 +1,11 @@
-"""How often a wrong µm/px is noticed, and how often a right one is doubted.
+"""How often a wrong µm/px is noticed, and how often a correct one is doubted.
 
     python benchmarks/wrong_scale.py DATA [--fit] [--slides-only] [--most 2]
 
-Pictures of known scale are taken as if their µm/px were 1/2, 2/3, 1, 3/2 and 2 of what it is; each alone, and all of a
-folder together, as the samples of a slide are. Slides of DATA/slides and DATA/corpus/regions are looked at as
-`wsiproc plan` does. ``--fit``: only print the weights, fitted on every second folder of the corpus, and how far these
-folders and MoNuSeg, which chose what is tolerated, are off when each is left out in turn.
+Images of known scale are read as if their µm/px were 1/2, 2/3, 1, 3/2 and 2 times the true value; each alone, and all
+of a folder together, like the samples of a slide. Slides of DATA/slides and DATA/corpus/regions are surveyed as in
+`wsiproc plan`. ``--fit``: only print the weights, fitted on every second folder of the corpus, and the errors of these
+folders and of MoNuSeg, on which the tolerance was chosen, when each is left out in turn.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Cells of one result by class: how many, how dense, how large, how strongly stained.
+"""Cells of one result by class: count, density, size and staining intensity.
 
 python examples/cells_to_pandas.py OUT/slide [table.csv]
 """
@@ -13,7 +13,7 @@ import wsiproc
 
 
 def table_of(folder: str) -> pd.DataFrame:
-    """One row a class: cells, cells per mm² of tissue, means of the measurements."""
+    """One row per class: cells, cells per mm² of tissue, means of the measurements."""
     result = wsiproc.open(folder)
     measured = ["area_um2", *(name for name in result.measurements if name.endswith("_od_mean"))]
     by_class = result.table(["class", *measured]).groupby("class", observed=False)

@@ -1,4 +1,4 @@
-"""Read a box of the label image, and look up the cells in it: the pixel value is the cell's id.
+"""Read a box of the label image and look up its cells: the pixel value is the cell's id.
 
 python examples/labels_with_zarr.py OUT/slide Y X HEIGHT WIDTH     (slide px)
 """

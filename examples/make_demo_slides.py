@@ -1,8 +1,8 @@
 """Make two small slides to try wsiproc on, with no download.
 
-``skin.tif``: real skin in H&E, ``skin.jpg`` beside this file as a tiled TIFF; it was cut out of CMU-1-Small-Region, a
-test slide of OpenSlide (CC0, 1000 × 760 px, 0.499 µm/px). ``synthetic.tif``: a drawn H&E slide of 4096 × 4096 px; its
-true nuclei are in ``synthetic.truth.parquet``.
+``skin.tif``: real skin in H&E, the ``skin.jpg`` next to this file as a tiled TIFF; it was cropped from
+CMU-1-Small-Region, a test slide of OpenSlide (CC0, 1000 × 760 px, 0.499 µm/px). ``synthetic.tif``: a synthetic H&E
+slide of 4096 × 4096 px; its true nuclei are in ``synthetic.truth.parquet``.
 
     python examples/make_demo_slides.py demo
 """

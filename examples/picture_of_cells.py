@@ -1,4 +1,4 @@
-"""A picture of a result: the slide with its tissue, and a close look with the outlines of the cells.
+"""An image of a result: the slide with its tissue, and a close-up with the outlines of the cells.
 
 python examples/picture_of_cells.py OUT/slide picture.png [centre_y centre_x side]     (slide px)
 """
@@ -18,12 +18,12 @@ from PIL import Image, ImageDraw
 from wsiproc.core.geometry import Box
 from wsiproc.io.slides.open import open_slide
 
-SIDE_PX = 900  # of each half of the picture
+SIDE_PX = 900  # of each half of the image
 TISSUE = (0, 158, 115)
 
 
 def overview(folder: Path, frame: Box, shape: tuple[int, int]) -> Image.Image:
-    """The whole slide, glass paled, with the close look's place framed."""
+    """The whole slide, its background paled, with a frame around the close-up."""
     rgb = zarr.open_array(folder / "slide.ome.zarr/0", mode="r")[:].transpose(1, 2, 0)
     tissue = zarr.open_array(folder / "slide.ome.zarr/labels/tissue/0", mode="r")[:] > 0
     rgb = np.where(tissue[..., None], rgb, rgb // 3 + 165).astype(np.uint8)
@@ -54,7 +54,7 @@ def close_look(slide_path: Path, mpp: float, folder: Path, frame: Box) -> Image.
 
 
 def main(folder: Path, target: Path, place: list[int]) -> None:
-    """Write the picture; without a place, the middle of the cells."""
+    """Write the image; without a place, at the median position of the cells."""
     slide = json.loads((folder / "run.json").read_text())["slide"]
     if not place:
         cells = geopandas.read_parquet(folder / "cells.parquet", columns=["centroid_y", "centroid_x", "geometry"])

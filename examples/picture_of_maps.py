@@ -1,9 +1,9 @@
-"""A picture of how cells are found: a place of a slide, the models' maps of it, and the cells.
+"""An image of how cells are found: a field of a slide, the models' maps of it, and the cells.
 
 python examples/picture_of_maps.py picture.png CENTRE_Y CENTRE_X SIDE OUT/slide [OUT2/slide ...]     (slide px)
 
-A map is taken from each folder: the self-activation where its model has one, else the probability of a nucleus. The
-cells are those of the last folder.
+One map is taken from each folder: the self-activation if its model has one, otherwise the probability of a nucleus.
+The cells are those of the last folder.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from PIL import Image, ImageDraw, ImageFont
 from wsiproc.core.geometry import Box
 from wsiproc.io.slides.open import open_slide
 
-SIDE_PX, GAP_PX, TITLE_PX = 460, 16, 34  # of a panel
-# From nothing to certain.
+SIDE_PX, GAP_PX, TITLE_PX = 460, 16, 34  # per panel
+# From zero to certain.
 RAMP = np.array([(15, 20, 27), (0, 114, 178), (86, 180, 233), (240, 228, 66)], float)
 TITLES = {"activation": "self-activation", "nucleus": "probability of a nucleus"}
 
 
 def map_of(folder: Path, frame: Box) -> tuple[str, Image.Image]:
-    """Title and colours of one folder's map."""
+    """Title and coloured image of one folder's map."""
     maps = zarr.open_group(folder / "maps.ome.zarr", mode="r")
     names = [channel["label"] for channel in maps.attrs.asdict()["ome"]["omero"]["channels"]]
     name = "activation" if "activation" in names else "nucleus"
@@ -40,7 +40,7 @@ def map_of(folder: Path, frame: Box) -> tuple[str, Image.Image]:
 
 
 def main(target: Path, frame: Box, folders: list[Path]) -> None:
-    """Write the panels, two a row, in the order of the work."""
+    """Write the panels, two per row, in processing order."""
     slide = json.loads((folders[-1] / "run.json").read_text(encoding="utf-8"))["slide"]
     path = Path(slide["path"])
     with open_slide(path, slide["mpp"]) as opened:

@@ -2,8 +2,8 @@
 
 python examples/run_on_dask_cluster.py tcp://head:8786 OUT slide.svs [slide.svs …]
 
-Each worker opens the slides itself and writes its part of the results: both must lie under the same path everywhere. To
-try it on one machine, start a cluster in another, interactive Python and pass the address that it shows:
+Each worker opens the slides itself and writes its part of the results: both must have the same path everywhere. To try
+it on one machine, start a cluster in a second, interactive Python session and pass the address that it shows:
 
     from distributed import LocalCluster
     cluster = LocalCluster(n_workers=4, threads_per_worker=1, host="127.0.0.1")
@@ -20,7 +20,7 @@ from wsiproc.pipeline.settings import Settings
 
 
 def main(scheduler: str, out: Path, slides: list[Path]) -> bool:
-    """Whether every slide could be done; prints a line for each as it ends."""
+    """Whether every slide was processed; prints a line for each when it ends."""
     outcomes = []
     for outcome in run_slides(slides, out, Settings(scheduler=scheduler)):
         cells = (

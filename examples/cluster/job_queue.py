@@ -1,11 +1,11 @@
-"""Run slides through a job queue: jobs of CPU workers, jobs of one GPU each, and this process as their driver.
+"""Run slides through a job queue: jobs of CPU workers, jobs with one GPU each, and this process as their driver.
 
     python examples/cluster/job_queue.py slurm OUT SLIDE [SLIDE …] --interface ib0 --cpu-jobs 4 --gpu-jobs 2
     python examples/cluster/job_queue.py lsf OUT SLIDE --show    # prints the job scripts and submits nothing
 
-Needs `pip install "wsiproc[cluster]"`, which brings dask-jobqueue. Slides and results must lie under the same path on
-all nodes. Run it where jobs can be submitted from and reached: on the login node, or in a small job of its own. Queues
-and sizes below are those of no cluster in particular: change them.
+Needs `pip install "wsiproc[cluster]"`, which brings dask-jobqueue. Slides and results must have the same path on all
+nodes. Run it where jobs can be submitted and reached: on the login node, or in a small job of its own. Queues and sizes
+below are placeholders: change them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ JOBS = {"slurm": SLURMJob, "lsf": LSFJob}
 
 
 def wishes(given: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the queue calls what every job asks for, and what those with a GPU ask for besides."""
+    """Options of every job in the terms of the queue, and additional ones of those with a GPU."""
     if given.queue == "slurm":
         return (
             {"walltime": "08:00:00", "account": given.account},
@@ -41,19 +41,19 @@ def wishes(given: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def jobs(given: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """What each job asks for and starts, by name."""
+    """What each job requests and starts, by name."""
     each, with_gpu = wishes(given)
     common = each | {
         "interface": given.interface,
         "log_directory": str(given.out / "job-logs"),
         "death_timeout": 300,
         "job_script_prologue": ["export OMP_NUM_THREADS=1"],
-        # Without it a worker's status page would be open to the whole network.
+        # Without this, a worker's status page would be open to the whole network.
         "worker_extra_args": ["--dashboard-address", "127.0.0.1:0"],
     }
-    # One worker a core, single-threaded: regions run side by side.
+    # One single-threaded worker per core: regions run in parallel.
     cpu = common | {"queue": "cpu", "cores": given.cores, "processes": given.cores, "memory": f"{4 * given.cores}GB"}
-    # One worker a GPU. The tag sends inference there; the other cores of the job help to decode.
+    # One worker per GPU. The tag sends inference there; the other cores of the job help with decoding.
     gpu = common | with_gpu | {"queue": "gpu", "cores": 1, "processes": 1, "memory": "24GB"}
     gpu["worker_extra_args"] = [*common["worker_extra_args"], "--resources", "GPU=1"]
     group = [f"-{number}" for number in range(given.cores)] if given.cores > 1 else [""]
@@ -63,14 +63,14 @@ def jobs(given: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 
 def show(specs: dict[str, dict[str, Any]]) -> None:
-    """Print a script of each kind."""
+    """Print one script of each type."""
     for name in ("cpu-0", "gpu-0"):
         if name in specs:
             print(specs[name]["cls"]("tcp://HEAD:PORT", name, **specs[name]["options"]).job_script())
 
 
 def wait_for_workers(client: Client, gpu: bool) -> None:
-    """Wait until the queue has let the first of them in; until then there is nothing to plan with."""
+    """Wait until the queue has started the first worker; until then there is nothing to plan with."""
     while True:
         workers = client.scheduler_info(n_workers=-1)["workers"].values()
         if any(worker["resources"].get("GPU") or not gpu for worker in workers):
@@ -79,16 +79,16 @@ def wait_for_workers(client: Client, gpu: bool) -> None:
 
 
 def main() -> bool:
-    """Whether every slide could be done."""
+    """Whether every slide was processed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("queue", choices=JOBS)
     parser.add_argument("out", type=Path)
     parser.add_argument("slides", type=Path, nargs="+")
-    parser.add_argument("--interface", default="lo", help="network that nodes reach one another by, as ib0 or eth0")
+    parser.add_argument("--interface", default="lo", help="network interface between the nodes, such as ib0 or eth0")
     parser.add_argument("--cpu-jobs", type=int, default=4)
-    parser.add_argument("--cores", type=int, default=16, help="of a CPU job")
+    parser.add_argument("--cores", type=int, default=16, help="cores of a CPU job")
     parser.add_argument("--gpu-jobs", type=int, default=0)
-    parser.add_argument("--account", help="account, or LSF project, that is charged")
+    parser.add_argument("--account", help="account, or LSF project, to charge")
     parser.add_argument("--model", default="default")
     parser.add_argument("--show", action="store_true")
     given = parser.parse_args()

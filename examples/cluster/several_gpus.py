@@ -1,9 +1,9 @@
-"""Run slides on all GPUs of this machine: a worker a GPU for inference, and workers without for the rest.
+"""Run slides on all GPUs of this machine: one worker per GPU for inference, and CPU workers for the rest.
 
     python examples/cluster/several_gpus.py OUT SLIDE [SLIDE …]
 
-Needs `pip install dask-cuda`, best in an environment of its own, as it wants one certain version of Dask. It gives each
-worker its GPU and the cores nearest to it. Everything listens on loopback only.
+Needs `pip install dask-cuda`, best in an environment of its own, since it requires a specific version of Dask. It
+assigns each worker its GPU and the nearest cores. Everything listens on loopback only.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ except ImportError as error:
 
 
 def main(out: Path, slides: list[Path]) -> bool:
-    """Whether every slide could be done; prints a line for each as it ends."""
+    """Whether every slide was processed; prints a line for each when it ends."""
     options = {"threads_per_worker": 1, "memory_limit": 0, "resources": {"GPU": 1}}
     outcomes = []
     with LocalCUDACluster(host="127.0.0.1", dashboard_address="127.0.0.1:0", **options) as cluster:

@@ -1,11 +1,16 @@
-"""READ FIRST: a cell model from tissue that nobody labelled, from top to bottom.
+"""READ SECOND: a cell model from unlabelled tissue, from sources to model folder, top to bottom.
 
-Tiles are sampled; an activation network learns a question about whole pictures and its map is read; three witnesses
-(the classical model, a component tree, the map) name nuclei that all of them see; a small segmenter learns from those
-and from pasted nuclei; then it looks again, and what it finds *and* the picture supports teaches the next round. That
-is the teacher. Its proposals and those of the classical model compete for every nucleus, with outlines that follow the
-picture, and the network that is shipped learns from the winners at full resolution (``wsiproc.psm.distil``). Each stage
-leaves files in a work folder, so that the same command goes on where it was stopped.
+*Tissue*: tiles of every source are read at 0.5 µm/px. *Activation*: a small network learns to answer a question about
+whole images, and its self-activation map is read with fixed weights. *Pseudo-labels*: the classical model, a component
+tree and the map label nuclei; what all three agree on is accepted. *Teacher*: a small U-Net learns from accepted and
+pasted nuclei, then relabels the tissue for the next round, where an object is accepted if the image supports it. With
+``base`` the teacher is given, and the fit starts here. *Competition*: the tissue is read again in full; at 0.25 µm/px
+the proposals of the teacher and of the classical model compete for every nucleus, with outlines that follow the image.
+*Student*: the network that is shipped learns from the winners. *Scores* are fitted to what the competition accepts.
+*Write*: the model folder, and inside it the teacher (``fast``) and the direct engine (``psm``) if learned here.
+
+Each stage leaves files in a work folder; a fit that was interrupted resumes from them when it is called again with the
+same settings.
 """
 
 from __future__ import annotations
