@@ -117,9 +117,9 @@ GOOD: list[tuple[str, Write]] = [
     ("svs", _svs), ("ndpi", write_ndpi), ("tif", write_tiff), ("ome.tif", write_ome_tiff), ("ome.zarr", _zarr_05),
 ]  # fmt: skip
 BAD: list[tuple[str, str, Write, Callable[[Path], None]]] = [
-    ("cut short", "svs", _svs, _cut),
-    ("cut short", "ndpi", write_ndpi, _cut),
-    ("cut short", "ome.tif", write_ome_tiff, _cut),
+    ("truncated", "svs", _svs, _cut),
+    ("truncated", "ndpi", write_ndpi, _cut),
+    ("truncated", "ome.tif", write_ome_tiff, _cut),
     ("empty", "svs", _svs, _empty),
     ("noise", "ndpi", write_ndpi, _noise),
     ("a web page", "tif", write_tiff, _text),

@@ -115,10 +115,10 @@ def calibrated_windows(proof: Proof, count: int, name: str = "default") -> tuple
 def mosaic(path: Path, side: int, times: int) -> None:
     """A slide of 0.25 µm/px: the same drawn tissue ``times`` by ``times``."""
     scene, step = Scene((side, side), 0.25, 5, 0.9), 1024
-    picture = np.full((side, side, 3), scene.glass, np.uint8)
+    picture = np.full((side, side, 3), scene.background, np.uint8)
 
     def fill(box: Box) -> None:
-        if not scene.is_glass(box):
+        if not scene.is_background(box):
             picture[box.slices] = scene.render(box)
 
     with ThreadPoolExecutor(available_cores()) as pool:
@@ -130,7 +130,7 @@ def mosaic(path: Path, side: int, times: int) -> None:
         return around[Box(box.y % side, box.x % side, box.h, box.w).slices]
 
     write_tiff_pyramid(
-        path, (side * times, side * times), 0.25, draw, Encoder(scene.glass, 85), "drawn", available_cores()
+        path, (side * times, side * times), 0.25, draw, Encoder(scene.background, 85), "drawn", available_cores()
     )
 
 

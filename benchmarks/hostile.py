@@ -543,7 +543,7 @@ def _part_bytes(path: Path, outside: Path, rng: Random) -> str:
     """Cut short, or bits flipped, near the start or anywhere."""
     data = bytearray(path.read_bytes())
     if rng.random() < 0.3 or not data:
-        return _write(path, data[: int(len(data) * rng.random())], "cut short")
+        return _write(path, data[: int(len(data) * rng.random())], "truncated")
     last = len(data) if rng.random() < 0.4 else min(len(data), 2000)
     count = rng.choice((1, 3, 10, 100))
     for _ in range(count):

@@ -30,7 +30,7 @@ Tiles = list[list[bytes]]
 def main(path: Path, blocks: int, tissue: float, mpp: float) -> None:
     """Write the slide."""
     scene = Scene((BLOCK, BLOCK), mpp=mpp, seed=1, tissue_fraction=1.0, crowding=0.5)
-    block, encoder = draw(scene), Encoder(scene.glass, JPEG_QUALITY)
+    block, encoder = draw(scene), Encoder(scene.background, JPEG_QUALITY)
     wanted = round(blocks**2 * tissue)
     # Every so many blocks in raster order; an odd stride against the row length spreads them.
     places = {int(i) for i in np.linspace(0, blocks**2 - 1, wanted)}

@@ -286,7 +286,7 @@ CONTENTS = [
     Odd("43_five_pixels.tif", lambda path, p: write(path, p[300:305, 300:305], tile=None), None, "5"),
 ]
 BROKEN = [
-    Odd("50_cut_short.tif", cut, None, "cut short"),
+    Odd("50_cut_short.tif", cut, None, "truncated"),
     Odd("50_empty.svs", content(b""), None, "empty"),
     Odd("50_web_page.tif", content(b"<html>502 Bad Gateway</html>"), None, "not a slide"),
     Odd("50_noise.ndpi", content(bytes(range(1, 256)) * 9), None, "not a slide"),

@@ -12,7 +12,7 @@ from PIL import Image
 from scipy.stats import rankdata
 
 from wsiproc.array.nuclei.instances import split_clumps
-from wsiproc.array.pyramid import halve_mean, halve_mode
+from wsiproc.array.pyramid import downsample_mean, downsample_mode
 from wsiproc.array.stains import Stains, unmixing
 from wsiproc.evaluate.layouts import find_dataset, load_truth
 from wsiproc.models.cells import SplitLengths
@@ -46,8 +46,8 @@ def labelled_pictures(data: Path) -> list[Labelled]:
         with Image.open(picture.image) as image:
             rgb = np.asarray(image.convert("RGB"))
         truth = load_truth(picture.truth, (rgb.shape[0], rgb.shape[1])).astype(np.uint32)
-        halved = halve_mean(rgb.transpose(2, 0, 1)).transpose(1, 2, 0)
-        pictures.append(Labelled(picture.name, trim(halved), trim(halve_mode(truth)).astype(np.int32)))
+        halved = downsample_mean(rgb.transpose(2, 0, 1)).transpose(1, 2, 0)
+        pictures.append(Labelled(picture.name, trim(halved), trim(downsample_mode(truth)).astype(np.int32)))
     return pictures
 
 

@@ -52,7 +52,7 @@ def forward(model_name: str, precision: str, shapes: Sequence[Shape], threads: i
     else:
         network = load_network(model.folder, model.weights_sha256, "cpu")
     rng = np.random.default_rng(0)
-    numbers = model.facts.network
+    numbers = model.config.network
     seen = {shape: (1, numbers.inputs, *(side // numbers.fold for side in shape)) for shape in set(shapes)}
     pictures = {shape: torch.from_numpy(rng.random(size, np.float32)) for shape, size in seen.items()}
     pictures = {shape: p.to(memory_format=torch.channels_last) for shape, p in pictures.items()}

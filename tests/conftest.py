@@ -51,7 +51,7 @@ def memory_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
     def limit(most: int) -> list[int]:
         def check(self: Any) -> None:
             if sizes[-1] > most:
-                raise MemoryLimitError("9 GB held, 8 GB allowed")
+                raise MemoryLimitError("9 GB in use, 8 GB allowed")
 
         monkeypatch.setattr(wsiproc.pipeline.workers, "worker_pool", noted)
         monkeypatch.setattr("wsiproc.executors.memory.MemoryWatch.check", check)

@@ -1,25 +1,25 @@
-"""Every error that a user can meet.
+"""Every error that wsiproc raises for the user.
 
 ::
 
     WsiprocError
     ├── SlideError(OSError)            the file: missing, not a slide, unreadable
     │   ├── SlideKindError             a good file of another kind: no colour, fluorescence, a plate
-    │   └── SlideReadError             a place in a good slide that cannot be decoded
-    │       └── SlideTimeoutError      … that did not answer in time
-    ├── ResolutionError(ValueError)    no µm per pixel, or one that cannot be true
+    │   └── SlideReadError             a part of a good slide that cannot be decoded
+    │       └── SlideTimeoutError      … that took too long to read
+    ├── ResolutionError(ValueError)    µm per pixel missing or impossible
     ├── SettingsError(ValueError)      an option, a config file, an ROI
-    ├── PlanError(ValueError)          the work does not fit: memory, disk, no tissue
-    │   └── MemoryLimitError           … as it turned out while it went on
+    ├── PlanError(ValueError)          the run does not fit: memory, disk, no tissue
+    │   └── MemoryLimitError           … exceeded during the run
     ├── ModelError(ValueError)         a model that cannot be found or loaded
-    ├── OutputError(ValueError)        an output folder that is incomplete or breaks a rule
-    ├── RetryableError                 what may go well on another worker; mixed into errors of other kinds
-    ├── WorkerError(RuntimeError)      workers that are gone, or that a task takes down with it
+    ├── OutputError(ValueError)        an output folder that is incomplete or invalid
+    ├── RetryableError                 may succeed on another worker; mixed into other errors
+    ├── WorkerError(RuntimeError)      workers that are gone, or killed by a task again and again
     ├── MissingExtraError(ImportError) an optional dependency that is not installed
-    └── UnexpectedError(RuntimeError)  what nobody foresaw; its cause is the library's own error
+    └── UnexpectedError(RuntimeError)  anything unforeseen; its cause is the original error
 
-Each is also the builtin that one expects, so that ``except OSError`` works. A message says what, where (the
-file), the numbers on both sides, and what to do about it.
+Each is also the built-in exception that one expects, so ``except OSError`` works. A message says what is wrong, where
+(the file), the numbers on both sides, and what to do about it.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from typing import Any
 
 
 class WsiprocError(Exception):
-    """Base of all errors that wsiproc raises on purpose; the command line prints it without a traceback."""
+    """Base of all errors that wsiproc raises deliberately; the command line prints them without a traceback."""
 
 
 class SlideError(WsiprocError, OSError):
-    """A path that is no readable slide."""
+    """A path that is not a readable slide."""
 
 
 class SlideKindError(SlideError):
-    """A file that can be read and holds something else than a brightfield slide; no other reader would do better."""
+    """A readable file that holds something other than a brightfield slide; no other reader would do better."""
 
 
 class SlideReadError(SlideError):
@@ -45,7 +45,7 @@ class SlideReadError(SlideError):
 
 
 class RetryableError(WsiprocError):
-    """What may go well when it is tried again, best on another worker: a slow disk, a lost mount."""
+    """A failure that may not recur on retry, preferably on another worker: a slow disk, a lost mount."""
 
 
 class SlideTimeoutError(SlideReadError, RetryableError):
@@ -57,15 +57,15 @@ class ResolutionError(WsiprocError, ValueError):
 
 
 class SettingsError(WsiprocError, ValueError):
-    """An option, configuration file or region of interest that makes no sense."""
+    """An invalid option, configuration file or region of interest."""
 
 
 class PlanError(WsiprocError, ValueError):
-    """Work that cannot be done with what is there; the message carries both numbers."""
+    """A run that needs more than is available; the message gives both numbers."""
 
 
 class MemoryLimitError(PlanError):
-    """More memory was held than ``--memory`` allows."""
+    """The run used more memory than ``--memory`` allows."""
 
 
 class ModelError(WsiprocError, ValueError):
@@ -77,7 +77,7 @@ class OutputError(WsiprocError, ValueError):
 
 
 class WorkerError(WsiprocError, RuntimeError):
-    """Workers or a scheduler that are gone for too long, or a task in whose hands worker after worker dies."""
+    """Workers or a scheduler gone for too long, or a task that repeatedly kills its worker."""
 
 
 class MissingExtraError(WsiprocError, ImportError):
@@ -85,16 +85,16 @@ class MissingExtraError(WsiprocError, ImportError):
 
 
 class UnexpectedError(WsiprocError, RuntimeError):
-    """An error of a library that nobody foresaw, with where its traceback is kept."""
+    """An unforeseen error, usually of a library, with the location of its traceback."""
 
 
 def sentence(error: Exception | None) -> str:
-    """The sentence for the user; an error that we did not foresee says its kind."""
+    """The message for the user; an unforeseen error is preceded by its type."""
     return str(error) if isinstance(error, WsiprocError) else f"{type(error).__name__}: {error}"
 
 
 def first_problem(problems: Sequence[Mapping[str, Any]]) -> str:
-    """One phrase of what may be many problems of a file, as pydantic lists them."""
+    """The first of the problems of a file that pydantic lists, as one phrase."""
     problem = problems[0]
     place = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "unexpected_keyword_argument":

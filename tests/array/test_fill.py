@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsiproc.array.fill import find_fill, where_filled, without_fill
-from wsiproc.array.tissue import Seen, tell_apart
+from wsiproc.array.tissue import PixelClass, classify_overview
 from wsiproc.core.geometry import Box
 from wsiproc.synthetic import Scene
 
@@ -40,11 +40,11 @@ def test_fill_over_tissue_is_no_tissue_and_elsewhere_nothing_changes(
     assert fill is not None
     assert len(fill.colours) == 1
     box = (slice(y, y + side), slice(x, x + side))
-    seen = tell_apart(masked, MPP)
-    assert (seen[box] != Seen.TISSUE).all()
-    assert (seen[box] != Seen.GLASS).all()
+    seen = classify_overview(masked, MPP)
+    assert (seen[box] != PixelClass.TISSUE).all()
+    assert (seen[box] != PixelClass.GLASS).all()
     painted = without_fill(masked, fill)
-    assert (painted[box] == fill.glass).all()
+    assert (painted[box] == fill.background).all()
     far = np.ones(whole.shape[:2], bool)
     far[max(0, y - 1) : y + side + 1, max(0, x - 1) : x + side + 1] = False
     assert (painted[far] == masked[far]).all()
@@ -75,7 +75,7 @@ def test_black_with_the_noise_of_compression_is_fill():
     fill = find_fill(masked)
     assert fill is not None
     assert where_filled(masked, fill)[:200, :200].all()
-    assert (tell_apart(masked, MPP)[:198, :198] == Seen.FILL).all()
+    assert (classify_overview(masked, MPP)[:198, :198] == PixelClass.FILL).all()
 
 
 @pytest.mark.parametrize("width_px", [15, 50, 150])
@@ -88,4 +88,6 @@ def test_black_that_fades_is_ink_and_black_that_ends_is_fill(width_px: int):
         marked = np.rint(drawn(2) ** (1 - amount[..., None]) * 45.0 ** amount[..., None]).astype(np.uint8)
         fill = find_fill(marked)
         assert (fill is not None) == is_fill
-        assert (tell_apart(marked, MPP)[amount > 0.95] == (Seen.FILL if is_fill else Seen.PEN)).mean() > 0.98
+        assert (
+            classify_overview(marked, MPP)[amount > 0.95] == (PixelClass.FILL if is_fill else PixelClass.PEN)
+        ).mean() > 0.98

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsiproc.array.tissue import Seen, find_tissue, grow, looks_fluorescent, tell_apart
+from wsiproc.array.tissue import PixelClass, classify_overview, find_tissue, grow, looks_fluorescent
 
 UInt8Array = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
@@ -113,12 +113,12 @@ def test_a_pen_across_tissue_is_left_out_and_the_tissue_beside_it_kept(
     cv2.line(stroke, (30, ends[0]), (770, ends[1]), 1, round(width_um / MPP))
     faded = cv2.GaussianBlur(stroke.astype(np.float32), (0, 0), 1.5)[..., None]
     slide[:] = (slide * (np.asarray(INKS[ink]) / 255.0) ** faded).astype(np.uint8)
-    seen = tell_apart(slide, MPP)
-    assert (seen[stroke > 0] == Seen.TISSUE).mean() < 0.02
-    assert (seen[stroke > 0] == Seen.PEN).mean() > 0.9
+    seen = classify_overview(slide, MPP)
+    assert (seen[stroke > 0] == PixelClass.TISSUE).mean() < 0.02
+    assert (seen[stroke > 0] == PixelClass.PEN).mean() > 0.9
     far = cv2.distanceTransform(1 - stroke, cv2.DIST_L2, 5) * MPP > 200
     before = find_tissue_without(true)
-    lost = before & far & (seen != Seen.TISSUE)
+    lost = before & far & (seen != PixelClass.TISSUE)
     assert lost.sum() < 0.02 * max(1, (before & far).sum())
 
 
@@ -136,9 +136,9 @@ def test_a_pen_that_covers_more_than_the_tissue_is_no_stain(ink: str) -> None:
         cv2.circle(drawn, (x, 250), 22, 1, -1)
     faded = cv2.GaussianBlur(drawn.astype(np.float32), (0, 0), 2.5)[..., None]
     slide[:] = (slide * (np.asarray(INKS[ink]) / 255.0) ** faded).astype(np.uint8)
-    seen = tell_apart(slide, MPP)
-    assert (seen[drawn > 0] == Seen.TISSUE).mean() < 0.02
-    assert (seen[true] == Seen.TISSUE).mean() > 0.9
+    seen = classify_overview(slide, MPP)
+    assert (seen[drawn > 0] == PixelClass.TISSUE).mean() < 0.02
+    assert (seen[true] == PixelClass.TISSUE).mean() > 0.9
 
 
 def test_rims_of_bubbles_are_no_tissue() -> None:
@@ -168,9 +168,9 @@ def test_a_slide_with_nothing_but_pen_has_no_tissue() -> None:
 def test_no_real_stain_is_taken_for_ink_or_fill(path: Path, mpp: float) -> None:
     crop = cv2.cvtColor(np.asarray(cv2.imread(str(path))), cv2.COLOR_BGR2RGB)
     side = round(len(crop) * 0.25 / mpp)
-    seen = tell_apart(np.asarray(cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA), np.uint8), mpp)
-    assert (seen == Seen.TISSUE).mean() > 0.95
-    assert not np.isin(seen, (Seen.PEN, Seen.FILL)).any()
+    seen = classify_overview(np.asarray(cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA), np.uint8), mpp)
+    assert (seen == PixelClass.TISSUE).mean() > 0.95
+    assert not np.isin(seen, (PixelClass.PEN, PixelClass.FILL)).any()
 
 
 def test_shadows_scratches_and_dust_are_no_tissue() -> None:

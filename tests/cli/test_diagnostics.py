@@ -214,7 +214,7 @@ def test_the_model_finds_what_is_drawn(slide: Path) -> None:
 def test_operators_on_bytes_that_cannot_be_used_are_a_warning(slide: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wsiproc.models.device.fast_int8", lambda: True)
     monkeypatch.setattr("wsiproc.models.device.fast_bfloat16", lambda: False)
-    monkeypatch.setattr("wsiproc.models.device.int8_failure", lambda: "PyTorch 9.9 cannot compute in bytes here (why)")
+    monkeypatch.setattr("wsiproc.models.device.int8_failure", lambda: "PyTorch 9.9 cannot compute in int8 here (why)")
     found = check_model(slide)
     assert (found.level, found.remedy) == ("warning", "install the PyTorch of constraints.txt")
     assert " s on one CPU in float32; networks compute in float32, which is slower: PyTorch 9.9 cannot" in found.found

@@ -155,7 +155,7 @@ def test_a_worker_that_dies_costs_only_time(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["processes", "dask"])
 def test_a_task_that_kills_worker_after_worker_is_named(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wsiproc.executors.scheduler.MOST_DEATHS", 4)  # time; that of Dask's own rounds
-    with worker_pool(kind, workers=2) as workers, pytest.raises(WorkerError, match="had 'deadly' in hand"):
+    with worker_pool(kind, workers=2) as workers, pytest.raises(WorkerError, match="died while running 'deadly'"):
         list(workers.run([Task("deadly", die, ())]))
 
 
@@ -196,7 +196,7 @@ def test_a_script_that_workers_cannot_import_is_told_what_it_lacks(tmp_path: Pat
     done = subprocess.run([sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=100)
     # Three or more: several may be starting when the third fails.
     assert re.search(r"WorkerError: \d+ worker processes have failed to start", done.stderr)
-    assert 'must stand under `if __name__ == "__main__":`' in done.stderr
+    assert 'must be guarded by `if __name__ == "__main__":`' in done.stderr
 
 
 @pytest.mark.parametrize("kind", ["threads", "processes", "dask"])

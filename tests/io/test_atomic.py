@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from wsiproc.core.geometry import Box
-from wsiproc.io.atomic import remove_unfinished, temporary_name, whole_file
+from wsiproc.io.atomic import atomic_file, remove_leftovers, temporary_name
 from wsiproc.io.ome_zarr import image as ngff
 
 # Writes the same files again and again, each of them large enough to be killed in the middle of.
@@ -57,7 +57,7 @@ def test_two_writers_that_are_killed_leave_whole_files(tmp_path: Path) -> None:
             process.communicate()
         pixels = ngff.read_box(image, 0, Box(0, 0, 1024, 1024))
         assert (pixels == expected).all() or not pixels.any()  # killed before the first was done
-    remove_unfinished(tmp_path)
+    remove_leftovers(tmp_path)
     assert [path.name for path in tmp_path.rglob("*") if path.suffix in (".tmp", ".partial")] == []
     assert json.loads(marker.read_text()) == {"numbers": list(range(50_000))}
 
@@ -67,7 +67,7 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) ->
     left = [temporary_name(tmp_path / "cells.parquet"), tmp_path / "c/0/1.0a1b.partial"]
     for path in (*left, tmp_path / "c/0/1", tmp_path / "cells.parquet"):
         path.write_bytes(b"something")
-    remove_unfinished(tmp_path)
+    remove_leftovers(tmp_path)
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["1", "cells.parquet"]
 
 
@@ -75,7 +75,7 @@ def test_a_writer_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("old")
 
     def fail() -> None:
-        with whole_file(tmp_path / "file") as temporary:
+        with atomic_file(tmp_path / "file") as temporary:
             temporary.write_text("new, half")
             raise ValueError("on purpose")
 

@@ -9,7 +9,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsiproc.array.pyramid import halve_mode
+from wsiproc.array.pyramid import downsample_mode
 from wsiproc.core.geometry import Box, Grid
 from wsiproc.io.ome_zarr import image as ngff
 
@@ -53,7 +53,7 @@ def test_levels_are_halved_as_a_whole(tmp_path: Path) -> None:
     for level, (h, w) in enumerate(ngff.level_shapes(folder)):
         if level >= ngff.direct_levels(ngff.SHARD):
             ngff.downsample_shard(folder, level, Box(0, 0, h, w))
-        pixels = halve_mode(pixels) if level else pixels
+        pixels = downsample_mode(pixels) if level else pixels
         assert (ngff.read_box(folder, level, Box(0, 0, h, w)) == pixels).all()
 
 

@@ -79,7 +79,7 @@ def swap(old: str, new: str) -> Callable[[str], str]:
 @pytest.mark.parametrize(
     ("slip", "said"),
     [
-        (swap('name = "Kind 2"', 'name = "Kind 1"'), "more than one kind is called 'Kind 1'"),
+        (swap('name = "Kind 2"', 'name = "Kind 1"'), "more than one phenotype is called 'Kind 1'"),
         (swap('"Kind 2"', '"Background"'), "'Background'"),
         (swap('"Kind 2"', '""'), "kind.1.name"),
         (swap('"Kind 2"', '" Kind"'), "kind.1.name"),
@@ -87,7 +87,7 @@ def swap(old: str, new: str) -> Callable[[str], str]:
         (swap("#e69f00", "orange"), "kind.1.colour"),
         (swap("#e69f00", "#e69f0"), "kind.1.colour"),
         (swap("colour =", "color ="), "kind.0.colour"),
-        (swap("dab_od_mean = 0.375\n", ""), "the centre of 'Kind 2' has area_um2; it needs what [scale] has"),
+        (swap("dab_od_mean = 0.375\n", ""), "the centre of 'Kind 2' has area_um2; it must have the same as [scale]"),
         (swap("dab_od_mean = 0.375", "dab_od_mean = nan"), "kind.1.centre.dab_od_mean"),
         (swap("dab_od_mean = 0.375", 'dab_od_mean = "high"'), "kind.1.centre.dab_od_mean"),
         (swap("dab_od_mean = 0.125", "dab_od_mean = 0"), "scale.dab_od_mean"),
@@ -106,7 +106,7 @@ def test_a_slip_is_refused_naming_file_and_place(path: Path, slip: Callable[[str
         read_phenotypes(path)
     assert said in str(error.value)
     assert str(path) in str(error.value)
-    assert "Names and colours may be changed" in str(error.value)
+    assert "Only names and colours may be changed" in str(error.value)
 
 
 def test_files_that_are_not_there_or_no_toml_are_refused_by_name(tmp_path: Path) -> None:

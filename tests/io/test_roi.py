@@ -101,14 +101,14 @@ def refused(path: Path, words: str) -> None:
         ({"type": "Point", "coordinates": [1, 2]}, "no polygon"),
         (feature(SQUARE, "cell"), "no polygon"),
         ({"type": "Polygon", "coordinates": [[[0, 0], [9, 0], [20, 0], [0, 0]]]}, "no area"),
-        ({"type": "Polygon", "coordinates": [[[0, 0], [1e308, 0], [1e308, 1e308], [0, 0]]]}, "no pixel of a slide"),
+        ({"type": "Polygon", "coordinates": [[[0, 0], [1e308, 0], [1e308, 1e308], [0, 0]]]}, "far beyond any slide"),
         ({**SQUARE, "crs": {"type": "name", "properties": {"name": "EPSG:4326"}}}, "EPSG:4326"),
         ({**SQUARE, "crs": "metres"}, "metres"),
-        ({"type": "Polygon", "coordinates": [[[1, 1], [2, 2]]]}, "not the GeoJSON of a region"),
-        ({"type": "Blob"}, "not the GeoJSON of a region"),
-        ({"a": 1}, "not the GeoJSON of a region"),
-        ("text", "not the GeoJSON of a region"),
-        (7, "not the GeoJSON of a region"),
+        ({"type": "Polygon", "coordinates": [[[1, 1], [2, 2]]]}, "not GeoJSON of a region"),
+        ({"type": "Blob"}, "not GeoJSON of a region"),
+        ({"a": 1}, "not GeoJSON of a region"),
+        ("text", "not GeoJSON of a region"),
+        (7, "not GeoJSON of a region"),
     ],
 )
 def test_files_that_mark_nothing(tmp_path: Path, document: object, words: str) -> None:
@@ -118,7 +118,7 @@ def test_files_that_mark_nothing(tmp_path: Path, document: object, words: str) -
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     refused(tmp_path / "none.geojson", "cannot be read")
     (tmp_path / "a.json").write_text("{")
-    refused(tmp_path / "a.json", "no valid JSON")
+    refused(tmp_path / "a.json", "not valid JSON")
     (tmp_path / "a.gz").write_bytes(gzip.compress(b"[]")[:-6])
     refused(tmp_path / "a.gz", "cannot be read")
     refused(tmp_path, "cannot be read")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
-from wsiproc.models.networks.byte_values import as_bytes, of_each_byte
+from wsiproc.models.networks.byte_values import as_uint8, by_lookup_table
 from wsiproc.models.staining import optical_density
 
 PICTURES = arrays(np.uint8, st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9), st.just(3)))
@@ -21,7 +21,7 @@ def test_a_function_of_bytes_is_the_same_by_its_table(pictures: np.ndarray, fact
         channel = torch.arange(3.0)[:, None, None]
         return windows.permute(0, 3, 1, 2).float() * factor + channel
 
-    found = of_each_byte(function, torch.from_numpy(pictures))
+    found = by_lookup_table(function, torch.from_numpy(pictures))
     assert found.dtype == torch.float32
     assert torch.equal(found, function(torch.from_numpy(pictures)))
 
@@ -35,5 +35,5 @@ def test_optical_density_is_that_of_each_pixel(pictures: np.ndarray, white: tupl
 
 def test_bytes_are_cut_off_behind_the_point() -> None:
     values = torch.tensor([[0.0, 0.9, 1.0, 127.5, 254.99, 255.0]])
-    assert as_bytes(values).tolist() == [[0, 0, 1, 127, 254, 255]]
-    assert as_bytes(values).dtype == torch.uint8
+    assert as_uint8(values).tolist() == [[0, 0, 1, 127, 254, 255]]
+    assert as_uint8(values).dtype == torch.uint8

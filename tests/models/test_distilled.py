@@ -107,7 +107,7 @@ def test_other_weights_or_rules_make_another_key_and_another_place_does_not(dist
     def key(model: Model) -> str:
         return work_key(run_identity("slide", Settings(model="its path"), model, Device()))
 
-    facts = cast(Distilled, load_model(str(distilled))).facts
+    facts = cast(Distilled, load_model(str(distilled))).config
     state = unet(0).state_dict()
     keys = []
     for place, change, weights in (

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from tests.models.conftest import INPUT, NUMBERS, unet
 from wsiproc.errors import ModelError
 from wsiproc.models import load_model
-from wsiproc.models.folder import CARD, FACTS, WEIGHTS, DistilledConfig, read_folder, write_folder
+from wsiproc.models.folder import CARD, CONFIG_FILE, WEIGHTS, DistilledConfig, read_folder, write_folder
 
 HOSTILE_CODE = b"cos\nsystem\n(S'touch stolen'\ntR."
 FACTS_FOR_TEST = DistilledConfig(name="m", mpp=0.5, network=NUMBERS, input=INPUT, training={"slides": [1, 2]})
@@ -27,10 +27,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change the parsed facts of a folder."""
-    table = tomllib.loads((folder / FACTS).read_text())
+    """Change the parsed configuration of a folder."""
+    table = tomllib.loads((folder / CONFIG_FILE).read_text())
     change(table)
-    (folder / FACTS).write_text(tomli_w.dumps(table))
+    (folder / CONFIG_FILE).write_text(tomli_w.dumps(table))
 
 
 def rehash(folder: Path) -> None:
@@ -58,7 +58,7 @@ def test_a_model_is_replaced_whole_and_other_folders_are_left_alone(folder: Path
     (folder / "picture.png").write_bytes(b"of the old model")
     write_folder(folder, FACTS_FOR_TEST, unet(1).state_dict(), "# New")
     assert read_folder(folder).weights_sha256 != before.weights_sha256
-    assert sorted(p.name for p in folder.iterdir()) == [CARD, FACTS, WEIGHTS]
+    assert sorted(p.name for p in folder.iterdir()) == [CARD, CONFIG_FILE, WEIGHTS]
     (folder / "more").mkdir()
     (folder / "more/text.md").write_text("years of work")
     with pytest.raises(ModelError, match="other than a model"):
@@ -80,7 +80,7 @@ def test_facts_that_could_not_be_read_are_not_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.update(format=2), "newer wsiproc"),
+        (lambda t: t.update(format=2), "Upgrade wsiproc"),
         (lambda t: t.pop("format"), "format is None"),
         (lambda t: t.update(kind="oracle"), "unknown kind 'oracle'; known are distilled, activation"),
         (lambda t: t.update(kind=["distilled"]), "unknown kind"),
@@ -106,7 +106,7 @@ def test_facts_that_make_no_sense_are_refused(
     edit(folder, change)
     with pytest.raises(ModelError, match=message) as caught:
         read_folder(folder)
-    assert str(folder / FACTS) in str(caught.value)
+    assert str(folder / CONFIG_FILE) in str(caught.value)
 
 
 def test_a_model_from_before_int8_is_as_good(folder: Path) -> None:
@@ -118,28 +118,28 @@ def test_a_model_from_before_int8_is_as_good(folder: Path) -> None:
 def test_a_model_with_a_cut_of_positive_cells_is_as_good(folder: Path) -> None:
     """Earlier versions had one in each model."""
     before = read_folder(folder)
-    text = (folder / FACTS).read_text()
-    (folder / FACTS).write_text(text.replace("[cut]\n", "[cut]\npositive_dab_od = 0.33\n"))
-    assert (folder / FACTS).read_text() != text
+    text = (folder / CONFIG_FILE).read_text()
+    (folder / CONFIG_FILE).write_text(text.replace("[cut]\n", "[cut]\npositive_dab_od = 0.33\n"))
+    assert (folder / CONFIG_FILE).read_text() != text
     assert read_folder(folder) == before
 
 
 def test_malformed_toml_is_one_sentence(folder: Path) -> None:
-    (folder / FACTS).write_bytes(b"format = \xff")
+    (folder / CONFIG_FILE).write_bytes(b"format = \xff")
     with pytest.raises(ModelError, match="cannot be read"):
         read_folder(folder)
-    (folder / FACTS).write_text("[network\nkind=")
+    (folder / CONFIG_FILE).write_text("[network\nkind=")
     with pytest.raises(ModelError, match=r"model\.toml cannot be read: .*line 1"):
         read_folder(folder)
 
 
 def test_facts_nested_without_end_are_one_sentence(folder: Path) -> None:
-    (folder / FACTS).write_text("a = " + "[" * 5000)
+    (folder / CONFIG_FILE).write_text("a = " + "[" * 5000)
     with pytest.raises(ModelError, match=r"model\.toml cannot be read: maximum recursion"):
         read_folder(folder)
 
 
-@pytest.mark.parametrize("name", [FACTS, WEIGHTS])
+@pytest.mark.parametrize("name", [CONFIG_FILE, WEIGHTS])
 def test_a_pipe_is_not_waited_for(folder: Path, name: str) -> None:
     (folder / name).unlink()
     os.mkfifo(folder / name)
@@ -152,7 +152,7 @@ def test_missing_files_are_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=f"has no {WEIGHTS}: copy the whole"):
         read_folder(folder)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ModelError, match=f"no model folder: it has no {FACTS}"):
+    with pytest.raises(ModelError, match=f"not a model folder: it has no {CONFIG_FILE}"):
         load_model(str(tmp_path / "empty"))
 
 
@@ -167,7 +167,7 @@ def test_weights_of_another_model_are_refused(folder: Path) -> None:
 def test_weights_changed_after_the_model_was_opened_are_refused(folder: Path) -> None:
     model = load_model(str(folder))
     write_folder(folder, FACTS_FOR_TEST, unet(1).state_dict(), "")
-    with pytest.raises(ModelError, match="start the run anew"):
+    with pytest.raises(ModelError, match="start a new run"):
         model.predict(torch.zeros(1, 64, 64, 3, dtype=torch.uint8))
 
 
@@ -178,7 +178,7 @@ def test_truncated_weights_are_damaged(folder: Path, length: int) -> None:
     with pytest.raises(ModelError, match="is not the file that"):
         read_folder(folder)
     rehash(folder)
-    with pytest.raises(ModelError, match="damaged or no safetensors"):
+    with pytest.raises(ModelError, match="damaged or not a safetensors"):
         use(folder)
 
 
@@ -193,7 +193,7 @@ def test_a_pickle_is_never_opened(folder: Path, tmp_path: Path, monkeypatch: pyt
         load_model(str(folder))
     (folder / WEIGHTS).write_bytes(HOSTILE_CODE)  # by another name
     rehash(folder)
-    with pytest.raises(ModelError, match="no safetensors"):
+    with pytest.raises(ModelError, match="not a safetensors"):
         use(folder)
     assert not (tmp_path / "stolen").exists()
 
@@ -204,7 +204,7 @@ def test_a_pickle_is_never_opened(folder: Path, tmp_path: Path, monkeypatch: pyt
         (lambda t: t.update({"head.weight": torch.zeros(3, 8, 1, 1)}), "size mismatch for head.weight"),
         (lambda t: t.pop("head.bias"), 'Missing key.*"head.bias"'),
         (lambda t: t.update(extra=torch.zeros(1)), 'Unexpected key.*"extra"'),
-        (lambda t: t["head.weight"].fill_(float("nan")), "head.weight holds numbers that are not finite"),
+        (lambda t: t["head.weight"].fill_(float("nan")), "head.weight contains numbers that are not finite"),
     ],
 )
 def test_weights_must_fit_exactly(

@@ -8,9 +8,9 @@ import torch
 
 from wsiproc.array.stains import STANDARD, Stains
 from wsiproc.models.builtin.classical import Classical
-from wsiproc.models.builtin.hints import folded_input, halved_density, hints
+from wsiproc.models.builtin.hints import folded_input, half_resolution_density, hints
 from wsiproc.models.folder import HINTS, UNetNumbers
-from wsiproc.models.networks.int8 import Int8UNet, find_peaks
+from wsiproc.models.networks.int8 import Int8UNet, find_activation_ranges
 from wsiproc.models.networks.unet import UNet, fuse_batch_norms
 
 
@@ -44,7 +44,7 @@ def test_folding_keeps_each_pixel_and_the_network_unfolds() -> None:
     seen = folded_input(pictures, torch.zeros(2, HINTS, 4, 4))
     assert seen.shape == (2, UNetNumbers(fold=2).inputs, 4, 4)
     np.testing.assert_array_equal(torch.nn.functional.pixel_shuffle(seen[:, :12], 2), pictures)
-    np.testing.assert_array_equal(halved_density(pictures)[0, 0, 0, 0], pictures[0, 0, :2, :2].mean())
+    np.testing.assert_array_equal(half_resolution_density(pictures)[0, 0, 0, 0], pictures[0, 0, :2, :2].mean())
     net = UNetNumbers(widths=(8, 12), outputs=2, fold=2).build().eval()
     assert net(torch.randn(1, 16, 32, 32)).shape == (1, 2, 64, 64)
 
@@ -55,7 +55,7 @@ def test_a_folded_network_in_int8_gives_nearly_the_same() -> None:
     assert isinstance(net, UNet)
     seen = torch.randn(1, 16, 64, 64)
     with torch.inference_mode():
-        whole = Int8UNet(net, find_peaks(net, [seen]))
+        whole = Int8UNet(net, find_activation_ranges(net, [seen]))
         exact, found = net(seen), whole(seen)
     assert found.shape == exact.shape
     assert float((found - exact).abs().mean() / exact.std()) < 0.1

@@ -29,7 +29,7 @@ from wsiproc.pipeline.settings import Settings
 from wsiproc.synthetic import write_synthetic_slide
 
 in_bytes = pytest.mark.skipif(
-    not fast_int8() or bool(self_test()), reason="this processor, or this PyTorch, does not multiply bytes exactly"
+    not fast_int8() or bool(self_test()), reason="this processor, or this PyTorch, does not multiply int8 exactly"
 )
 with_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 
@@ -131,7 +131,7 @@ def test_a_pytorch_whose_operators_differ_is_told_and_not_used(
     monkeypatch.setattr(torch.ops.onednn.qconv2d_pointwise, "binary", lambda *given: real(*given[1:], given[0]))
     found = choose_device("cpu")
     assert found == Device("cpu", "bfloat16" if fast_bfloat16() else "float32")
-    assert f"PyTorch {torch.__version__} cannot compute in bytes here (" in found.note
+    assert f"PyTorch {torch.__version__} cannot compute in int8 here (" in found.note
     assert found.suited(load_model("default")).note == found.note
     assert not found.suited(load_model("psm")).note  # it computes in no bytes anyway
     with pytest.raises(SettingsError, match=r"precision is int8, but PyTorch .* cannot .*; use --precision auto"):
@@ -151,7 +151,7 @@ def test_operators_that_compute_something_else_are_not_used(
 ) -> None:
     real = torch.ops.onednn.qconv2d_pointwise.binary
     monkeypatch.setattr(torch.ops.onednn.qconv2d_pointwise, "binary", lambda *given: real(*given) // 2)
-    assert "computes something else in bytes here (" in choose_device("cpu").note
+    assert "computes wrong results in int8 here (" in choose_device("cpu").note
 
 
 @in_bytes
@@ -171,7 +171,7 @@ def fresh_self_test() -> Iterator[None]:
     self_test.cache_clear()
 
 
-@pytest.mark.skipif(not fast_int8(), reason="this processor does not multiply bytes exactly")
+@pytest.mark.skipif(not fast_int8(), reason="this processor does not multiply int8 exactly")
 def test_releases_that_were_tried_compute_in_bytes() -> None:
     """So that tests in bytes are not skipped for ever where nobody looks."""
     if ".".join(torch.__version__.split(".")[:2]) in devices._TRIED_INT8:
@@ -192,18 +192,18 @@ def test_pytorch_is_loaded_for_the_choice_only_where_its_release_was_not_tried(r
 
 def test_a_precision_that_a_device_has_not_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_device("cpu", "bfloat16") == Device("cpu", "bfloat16")
-    with pytest.raises(SettingsError, match="float16, which networks on cpu are not computed in; choose one of auto"):
+    with pytest.raises(SettingsError, match="float16, which networks on cpu do not support; choose one of auto"):
         choose_device("cpu", "float16")
     monkeypatch.setattr("wsiproc.models.device._may_have_gpu", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    with pytest.raises(SettingsError, match="int8, which networks on cuda are not computed in"):
+    with pytest.raises(SettingsError, match="int8, which networks on cuda do not support"):
         choose_device("cuda", "int8")
     monkeypatch.setattr("wsiproc.models.device._has", lambda feature: False)
-    with pytest.raises(SettingsError, match=r"this processor does not multiply bytes exactly \(no VNNI\); use"):
+    with pytest.raises(SettingsError, match=r"this processor does not multiply int8 exactly \(no VNNI\); use"):
         choose_device("cpu", "int8")
     asked = Device("cpu", "int8", None)
     assert asked.suited(load_model("classical")) == Device()  # it has no network
-    with pytest.raises(SettingsError, match="model 'psm' cannot be computed so; use --precision auto"):
+    with pytest.raises(SettingsError, match="model 'psm' cannot run in int8; use --precision auto"):
         asked.suited(load_model("psm"))
 
 

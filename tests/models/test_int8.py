@@ -19,7 +19,7 @@ import wsiproc.models.networks.int8
 from tests.models.conftest import INPUT, picture, true_tissue
 from wsiproc.errors import ModelError
 from wsiproc.models import load_model
-from wsiproc.models.base import InWholeNumbers
+from wsiproc.models.base import SupportsInt8
 from wsiproc.models.builtin.learned import network_input
 from wsiproc.models.device import Device, fast_int8
 from wsiproc.models.folder import (
@@ -31,11 +31,11 @@ from wsiproc.models.folder import (
     write_folder,
 )
 from wsiproc.models.inference import predict
-from wsiproc.models.networks.int8 import Int8UNet, find_peaks, self_test
+from wsiproc.models.networks.int8 import Int8UNet, find_activation_ranges, self_test
 from wsiproc.models.networks.unet import UNet, fuse_batch_norms
 
 pytestmark = pytest.mark.skipif(
-    not fast_int8() or bool(self_test()), reason="this processor, or this PyTorch, does not multiply bytes exactly"
+    not fast_int8() or bool(self_test()), reason="this processor, or this PyTorch, does not multiply int8 exactly"
 )
 SIDES = st.integers(1, 5).map(lambda times: 8 * times)
 
@@ -100,7 +100,7 @@ def by_definition(network: UNet, peaks: tuple[float, ...], pictures: Tensor) -> 
 def test_it_is_what_its_definition_says(widths: list[int], h: int, w: int, batch: int, seed: int) -> None:
     network = fused(widths, seed)
     pictures = torch.randn(batch, 3, h, w)
-    peaks = find_peaks(network, [pictures])
+    peaks = find_activation_ranges(network, [pictures])
     found = Int8UNet(network, peaks)(pictures)
     expected = by_definition(network, peaks, pictures)
     assert found.shape == expected.shape
@@ -112,7 +112,7 @@ def test_it_is_what_its_definition_says(widths: list[int], h: int, w: int, batch
 def test_a_pixel_does_not_depend_on_what_is_computed_with_it() -> None:
     network = fused([8, 16, 16], seed=4)
     pictures = torch.randn(2, 3, 192, 160)
-    whole = Int8UNet(network, find_peaks(network, [pictures]))
+    whole = Int8UNet(network, find_activation_ranges(network, [pictures]))
     found = whole(pictures)
     assert torch.equal(whole(pictures[1:]), found[1:])
     part = whole(pictures[:, :, 32:160, 16:144].contiguous())
@@ -129,7 +129,7 @@ def test_peaks_are_those_behind_each_layer_in_order() -> None:
             if isinstance(layer, nn.ReLU):
                 layer.register_forward_hook(lambda _l, _i, values: seen.append(float(values.max())))
     pictures = [torch.randn(1, 3, 32, 32), 3 * torch.randn(1, 3, 32, 32)]
-    peaks = find_peaks(network, pictures)
+    peaks = find_activation_ranges(network, pictures)
     first, second = np.array(seen[:6]), np.array(seen[6:])
     assert len(peaks) == 6
     assert (np.array(peaks) <= np.maximum(first, second) + 1e-4).all()
@@ -139,16 +139,16 @@ def test_peaks_are_those_behind_each_layer_in_order() -> None:
 def test_a_few_large_values_do_not_make_the_steps_coarse() -> None:
     network = fused([8, 8], seed=1)
     pictures = torch.randn(1, 3, 512, 512)
-    calm = find_peaks(network, [pictures])
+    calm = find_activation_ranges(network, [pictures])
     pictures[0, :, 100, 100] = 1e4  # 9 of 262,144 values behind the first layer, 25 behind the second
-    assert find_peaks(network, [pictures])[:2] == pytest.approx(calm[:2], rel=0.3)
+    assert find_activation_ranges(network, [pictures])[:2] == pytest.approx(calm[:2], rel=0.3)
 
 
 def test_the_default_model_finds_the_same_cells() -> None:
     """On a drawn picture; for real slides, benchmarks/precision.py."""
     model = load_model("default").calibrate([picture(seed=7)])
     window = picture(seed=7)[None]
-    assert isinstance(model, InWholeNumbers)
+    assert isinstance(model, SupportsInt8)
     assert model.int8
     exact, found = (predict(model, window, Device("cpu", precision)) for precision in ("float32", "int8"))
     apart = np.abs(exact.astype(int) - found)
@@ -163,7 +163,7 @@ def test_the_default_model_finds_the_same_cells() -> None:
 
 def test_a_model_folder_without_peaks_keeps_its_wider_precision(distilled: Path) -> None:
     model = load_model(str(distilled))
-    assert isinstance(model, InWholeNumbers)
+    assert isinstance(model, SupportsInt8)
     assert not model.int8
     assert Device("cpu", "int8", "bfloat16").suited(model) == Device("cpu", "bfloat16")
 
@@ -174,7 +174,7 @@ def test_a_folder_with_peaks_is_computed_in_whole_numbers(distilled: Path, tmp_p
     network = load_network(distilled, facts.weights_sha256, "cpu")
     assert isinstance(network, UNet)
     od = true_tissue()[0]
-    peaks = find_peaks(network, [network_input(od, 1.0, INPUT)])
+    peaks = find_activation_ranges(network, [network_input(od, 1.0, INPUT)])
     tensors = load((distilled / WEIGHTS).read_bytes())
     written = write_folder(tmp_path / "m", dataclasses.replace(facts, int8_peaks=peaks), tensors, "")
     model = load_model(str(tmp_path / "m")).calibrate([picture()])
@@ -207,5 +207,5 @@ def test_a_pytorch_without_such_layers_is_told(
     tensors = load((distilled / WEIGHTS).read_bytes())
     written = write_folder(tmp_path / "m", dataclasses.replace(facts, int8_peaks=(1.0,) * 10), tensors, "")
     monkeypatch.setattr(wsiproc.models.networks.int8, "_Convolution", missing)
-    with pytest.raises(ModelError, match=r"cannot compute 'distilled-test' in bytes .* use --precision float32"):
+    with pytest.raises(ModelError, match=r"cannot run 'distilled-test' in int8 .* use --precision float32"):
         load_int8_network(tmp_path / "m", written.weights_sha256)

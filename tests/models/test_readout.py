@@ -88,7 +88,7 @@ def test_a_readout_of_another_network_is_refused(tmp_path: Path, activation: Pat
             clusters=Clusters((PALE, DARK), (1,)),
         )
     text = (activation / "model.toml").read_text()
-    write_folder(tmp_path / "m", load_model(str(activation)).facts, shallow(0).state_dict(), "")  # type: ignore[attr-defined]
+    write_folder(tmp_path / "m", load_model(str(activation)).config, shallow(0).state_dict(), "")  # type: ignore[attr-defined]
     (tmp_path / "m/model.toml").write_text(text.replace("width = 8", "width = 9"))
     with pytest.raises(ModelError, match="2 blocks of 9 channels"):
         load_model(str(tmp_path / "m"))

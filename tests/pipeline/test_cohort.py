@@ -111,7 +111,7 @@ def test_dismissed_workers_end_every_run(kind: str) -> None:
         results = workers.run([Task(f"wait {number}", time.sleep, (0.2,)) for number in range(1000)])
         next(results)
         workers.cancel()
-        with pytest.raises(WorkerError, match=r"dismissed|let go"):
+        with pytest.raises(WorkerError, match=r"closed|disconnected"):
             list(results)
 
 

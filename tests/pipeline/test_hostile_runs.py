@@ -228,7 +228,7 @@ def test_a_config_that_makes_no_sense_is_one_sentence(tmp_path: Path, config: st
 @pytest.mark.parametrize(
     ("roi", "said"),
     [
-        ({"type": "Polygon", "coordinates": [[[9e9, 0], [9e9, 9], [9.1e9, 9], [9e9, 0]]]}, "no pixel of a slide"),
+        ({"type": "Polygon", "coordinates": [[[9e9, 0], [9e9, 9], [9.1e9, 9], [9e9, 0]]]}, "far beyond any slide"),
         ({"type": "Polygon", "coordinates": [[[0, 0], [9, 0], [20, 0], [0, 0]]]}, "no area"),
         ({"type": "Polygon", "coordinates": [[[9000, 0], [9999, 0], [9999, 99], [9000, 0]]]}, "outside the slide"),
         ({"type": "FeatureCollection", "crs": {"properties": {"name": "EPSG:4326"}}, "features": []}, "EPSG:4326"),

@@ -273,7 +273,7 @@ def test_a_read_that_hangs_costs_its_region_after_the_time_allowed(
     assert run is not None
     failed = run["regions"]["failed"]
     assert {f["key"] for f in failed} == {"r0000c0000", "r0000c0001", "r0000c0002"}
-    assert all(re.search(r"six.tif: a read did not end within 1 s", f["reason"]) for f in failed)
+    assert all(re.search(r"six.tif: a read did not finish within 1 s", f["reason"]) for f in failed)
     assert run["counts"]["cells"] > 0
 
 
@@ -296,7 +296,7 @@ def test_a_slide_that_hangs_from_the_start_costs_no_other(
         settings = Settings(model="classical", executor="loop", read_timeout_s=2.0, **SETTINGS)
         bad, good = sorted(run_slides([stuck, six], tmp_path, settings), key=lambda outcome: outcome.status)[::-1]
     hang.set()
-    assert re.search(r"stuck.tif: a read did not end within 2 s", str(bad.error))
+    assert re.search(r"stuck.tif: a read did not finish within 2 s", str(bad.error))
     assert good.error is None
     assert_same_cells(whole, tmp_path / "six")
 
@@ -320,7 +320,7 @@ def test_a_run_that_needs_too_much_alone_says_both_numbers(
     six: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("wsiproc.pipeline.planning.plan.require", lambda *_: None)  # it looked as if it would fit
-    with pytest.raises(MemoryLimitError, match=r"six.tif: \d\.\d\d GB held, 0.05 GB allowed.*--memory"):
+    with pytest.raises(MemoryLimitError, match=r"six.tif: \d\.\d\d GB in use, 0.05 GB allowed.*--memory"):
         run_one(six, tmp_path, memory_gb=0.05, **SETTINGS)
 
 

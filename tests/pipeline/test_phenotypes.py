@@ -92,7 +92,7 @@ def test_a_cohort_has_one_file_of_kinds(out: Path) -> None:
     kinds = read_phenotypes(out / "classes.toml")
     assert kinds.names == ("Kind 1", "Kind 2")
     runs = [json.loads((out / name / "run.json").read_text()) for name in ("first", "second")]
-    assert runs[0]["kinds"] == runs[1]["kinds"] == json.loads(json.dumps(kinds.facts()))
+    assert runs[0]["kinds"] == runs[1]["kinds"] == json.loads(json.dumps(kinds.as_dict()))
     assert [list(run["counts"]["classes"]) for run in runs] == [["Kind 1", "Kind 2"]] * 2
     assert [min(run["counts"]["classes"].values()) > 50 for run in runs] == [True, True]
     assert [run["model"]["classes"] for run in runs] == [["Nucleus"]] * 2

@@ -72,7 +72,7 @@ def test_red_beside_brown_is_warned_of(data: Path) -> None:
     assert "red on 5" in warning
     assert RecognisedDab.of_facts(found.found.facts()) == found.found
     earlier = {name: value for name, value in found.found.facts().items() if name != "red_share"}
-    assert not RecognisedDab.of_facts(earlier).pattern.beside_red
+    assert not RecognisedDab.of_facts(earlier).pattern.has_red_stain
 
 
 def test_he_is_not_scored(data: Path) -> None:

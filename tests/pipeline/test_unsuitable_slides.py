@@ -65,4 +65,4 @@ def test_glass_alone_is_without_tissue_rather_than_without_colour(tmp_path: Path
 def test_what_the_reader_warns_of_is_passed_on(tmp_path: Path, tissue: Picture) -> None:
     stack = np.stack([tissue] * 3)
     path = write(tmp_path / "a.ome.tif", stack, ome=True, metadata=ome_metadata("ZYXS"))
-    assert look(path).warnings == ("it holds 3 focal planes; the middle one, 2, is used",)
+    assert look(path).warnings == ("it contains 3 focal planes; the middle one, 2, is used",)

@@ -114,7 +114,7 @@ def test_examples_show_what_was_believed_and_what_was_left_out() -> None:
 
 def test_the_text_names_the_colour_of_the_outlines() -> None:
     text, _ = model_card(learned(), 0.5)
-    named = re.search(r"^(\w+): what was believed", text, re.MULTILINE)
+    named = re.search(r"^(\w+): accepted as", text, re.MULTILINE)
     assert named is not None
     outlined = pictures(learned())["examples"][:SIDE, :SIDE][NUCLEUS & ~ellipse(SIDE, (60, 60), 14)]
     hues = [colorsys.rgb_to_hsv(*colour)[0] for colour in (ImageColor.getrgb(named[1]), np.median(outlined, axis=0))]

@@ -17,7 +17,7 @@ from wsiproc.models.folder import ActivationConfig, read_folder, write_folder
 from wsiproc.models.networks.readout import Readout, nucleus_probability, pixel_features
 from wsiproc.models.networks.unet import ShallowResNet
 from wsiproc.psm.activation.network import as_input
-from wsiproc.psm.direct import ACTIVATION_INPUT, activation_facts, activation_pixels
+from wsiproc.psm.direct import ACTIVATION_INPUT, activation_config, activation_pixels
 from wsiproc.psm.labels.targets import IGNORE
 
 SIDE, MPP, WIDTH = 64, 0.5, 8
@@ -65,7 +65,7 @@ def facts(nuclei: BoolArray, unsure: BoolArray | None = None, times: int = 1) ->
     accepted = nuclei.astype(np.uint8)
     if unsure is not None:
         accepted[unsure] = IGNORE
-    return activation_facts(
+    return activation_config(
         READOUT, WIDTH, [activation] * times, [od] * times, [accepted] * times, MPP, "drawn psm", {"seed": 0}
     )
 

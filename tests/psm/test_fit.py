@@ -97,11 +97,11 @@ def test_the_folder_is_a_model_with_its_direct_engine_and_a_card(fitted: Path) -
     assert isinstance(model, Distilled)
     assert isinstance(direct, Activation)
     assert (model.name, direct.name, model.mpp, direct.mpp) == ("model", "model psm", 0.25, 0.5)
-    assert (model.facts.network.widths, model.facts.network.fold) == ((8, 16), 2)
-    assert model.facts.score is not None
-    assert len(model.facts.int8_peaks) == 6
-    assert model.facts.training["sources"] == [{"name": "drawn.tif"}]
-    assert model.facts.training["rounds"] == [15, 15]
+    assert (model.config.network.widths, model.config.network.fold) == ((8, 16), 2)
+    assert model.config.score is not None
+    assert len(model.config.int8_peaks) == 6
+    assert model.config.training["sources"] == [{"name": "drawn.tif"}]
+    assert model.config.training["rounds"] == [15, 15]
     assert "drawn.tif" in (fitted / "README.md").read_text(encoding="utf-8")
     assert {"examples.png", "curves.png"} <= set(files(fitted))
 
@@ -126,7 +126,7 @@ def test_a_model_is_learned_and_not_made_up(undisturbed: Fitted) -> None:
         "activation network": 10, "round 1": 15, "round 2": 15, "student": 15,
     }  # fmt: skip
     assert 0 < curve["round 2"][15] < curve["round 1"][10]
-    labels = np.load(undisturbed.work / "witnesses-drawn.tif.npz")
+    labels = np.load(undisturbed.work / "pseudo-labels-drawn.tif.npz")
     assert len(accepted(labels)) == 4
     assert min(accepted(labels)) > 10
 
@@ -200,7 +200,7 @@ def test_a_changed_slide_starts_anew(tmp_path: Path) -> None:
         write_synthetic_slide(slide, (256, 256), mpp=0.5, seed=seed, tissue_fraction=1.0)
         # Stopped past the activation network, which would be kept for the same slide.
         settings = small(slide, tmp_path / "model")
-        assert first_step(settings, stop_at("asking the witnesses", 4, interrupt)) == ("activation network", 1)
+        assert first_step(settings, stop_at("pseudo-labelling", 4, interrupt)) == ("activation network", 1)
         assert (settings.work / "activation.safetensors").exists()
         assert not settings.out.exists()
 
@@ -252,7 +252,7 @@ def test_a_fit_from_a_model_begins_with_its_weights_and_widths(
 
 def test_models_that_cannot_be_adapted_are_refused_at_once(slide: Path, fitted: Path, tmp_path: Path) -> None:
     for base in ("classical", str(fitted / "psm")):
-        with pytest.raises(ModelError, match="cannot be adapted; give a model that `wsiproc fit` wrote"):
+        with pytest.raises(ModelError, match="cannot be adapted; pass a model written by `wsiproc fit`"):
             fit(small(slide, tmp_path / "model", base=base))
     with pytest.raises(ModelError, match="unknown model 'gone'"):
         fit(small(slide, tmp_path / "model", base="gone"))
@@ -267,7 +267,7 @@ def test_models_that_cannot_be_adapted_are_refused_at_once(slide: Path, fitted: 
 def test_a_folder_that_holds_something_else_is_refused_before_the_work(slide: Path, tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "thesis.txt").write_text("years of work")
-    with pytest.raises(ModelError, match="holds something other than a model"):
+    with pytest.raises(ModelError, match="contains something other than a model"):
         fit(small(slide, tmp_path / "notes"))
     assert [path.name for path in tmp_path.rglob("*")] == ["notes", "thesis.txt"]
 
@@ -287,7 +287,7 @@ def picture(folder: Path, pixels: np.ndarray) -> tuple[Source, ...]:
 def test_tissue_with_no_nuclei_is_said_before_anything_learns_from_it(slide: Path, tmp_path: Path) -> None:
     pink = np.random.default_rng(0).normal((230, 160, 190), 3, (256, 256, 3))
     sources = picture(tmp_path / "pink", pink.clip(0, 255))
-    with pytest.raises(PlanError, match="pink: no nuclei to begin with"):
+    with pytest.raises(PlanError, match="pink: no nuclei to start from"):
         fit(small(slide, tmp_path / "model", sources=sources))
 
 
@@ -325,7 +325,7 @@ def test_a_model_to_begin_with_is_the_teacher(slide: Path, tmp_path: Path) -> No
 
     with pytest.raises(KeyboardInterrupt):
         fit(settings, on_progress)
-    assert sorted(set(stages)) == ["asking the teacher", "reading tissue in full", "student"]
+    assert sorted(set(stages)) == ["labelling by the teacher", "reading tissue in full", "student"]
     found = accepted(np.load(settings.work / "taught-drawn.tif.npz"))
     assert min(found) > 2  # in each tile of 48 µm
     assert sum(found) > 30

@@ -37,7 +37,7 @@ def drawn() -> tuple[Tiles, np.ndarray]:
 def teacher() -> Teacher:
     model = load_model("fast")
     assert isinstance(model, Distilled)
-    return Teacher(load_network(model.folder, model.weights_sha256, "cpu"), model.facts.input)
+    return Teacher(load_network(model.folder, model.weights_sha256, "cpu"), model.config.input)
 
 
 def test_believed_nuclei_are_nuclei_and_background_is_none() -> None:

@@ -21,9 +21,9 @@ from wsiproc.psm.tiles import (
     Source,
     Tiles,
     check_sources,
-    is_picture_folder,
-    named_apart,
+    is_image_folder,
     read_tiles,
+    with_distinct_names,
 )
 from wsiproc.synthetic import write_synthetic_slide
 
@@ -123,14 +123,14 @@ def test_small_pictures_are_left_out_and_only_small_ones_refused(stained_picture
     folder = write(tmp_path / "case", a=below, b=just)
     assert [p.shape[0] for p in read_tiles(Source(folder, MPP), MPP, 1, OD99).pixels] == [SMALLEST_TILE_PX]
     (folder / "b.png").unlink()
-    with pytest.raises(PlanError, match=rf"case: none of its 1 pictures has {SMALLEST_TILE_PX} px a side"):
+    with pytest.raises(PlanError, match=rf"case: none of its 1 pictures has {SMALLEST_TILE_PX} px on a side"):
         read_tiles(Source(folder, MPP), MPP, 1, OD99)
 
 
 def test_of_very_many_pictures_some_are_chosen_evenly(
     stained_picture: UInt8Array, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MOST_PICTURES", 3)
+    monkeypatch.setattr(module, "MOST_IMAGES", 3)
     shapes = {f"p{i}": stained_picture[: 180 + i] for i in range(7)}
     found = read_tiles(Source(write(tmp_path / "case", **shapes), MPP), MPP, 1, OD99)
     assert [p.shape[0] for p in found.pixels] == [180, 183, 186]
@@ -142,7 +142,7 @@ def test_a_picture_the_size_of_a_slide_is_refused_before_it_is_read(
     monkeypatch.setattr(module, "LARGEST_PX", 200)
     folder = write(tmp_path / "case", a=stained_picture)
     with pytest.raises(
-        PlanError, match=r"a\.png has \(240, 240\) px at 0\.5 µm/px, too many for a tile; name the file"
+        PlanError, match=r"a\.png has \(240, 240\) px at 0\.5 µm/px, too many for a tile; pass the file"
     ):
         read_tiles(Source(folder, MPP), MPP, 1, OD99)
 
@@ -217,11 +217,11 @@ def test_missing_and_doubled_sources_are_refused(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir(parents=True)
     one, two, other = (Source(tmp_path / folder) for folder in ("one/case", "two/case", "two/other"))
     check_sources([one, other])
-    with pytest.raises(SettingsError, match="nothing to learn from"):
+    with pytest.raises(SettingsError, match="nothing to train on"):
         check_sources([])
     with pytest.raises(SettingsError, match="case is given twice"):
         check_sources([one, other, two])
-    check_sources(named_apart([one, other, two]))
+    check_sources(with_distinct_names([one, other, two]))
     with pytest.raises(SettingsError, match="gone: there is no such slide or folder"):
         check_sources([one, Source(tmp_path / "gone")])
 
@@ -245,7 +245,7 @@ def test_a_folder_holds_slides_or_pictures_of_one(tmp_path: Path) -> None:
     white(tmp_path / "scanner" / "preview.png")
     (tmp_path / "scanner" / "a.svs").write_bytes(b"II*\0")
     (tmp_path / "empty").mkdir()
-    assert {folder.name for folder in tmp_path.iterdir() if is_picture_folder(folder)} == {"png", "small"}
+    assert {folder.name for folder in tmp_path.iterdir() if is_image_folder(folder)} == {"png", "small"}
 
 
 def test_sources_are_named_as_those_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,7 +258,7 @@ def test_sources_are_named_as_those_of_a_run(tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
 
     def named(*given: str) -> dict[str, Path]:
-        paths = list_slides(given, 0.25, tmp_path / "out", is_picture_folder).slides
+        paths = list_slides(given, 0.25, tmp_path / "out", is_image_folder).slides
         options = {"mpp": 0.25, "quick": False, "base": None, "seed": None, "device": "cpu"}
         sources = fit_settings(None, paths, tmp_path / "out", **options).sources  # type: ignore[arg-type]
         return {source.name: source.path for source in sources}

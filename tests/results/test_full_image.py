@@ -16,7 +16,7 @@ import zarr
 
 import wsiproc
 from tests.results.test_napari import layers
-from wsiproc.array.pyramid import halve_mean
+from wsiproc.array.pyramid import downsample_mean
 from wsiproc.core.geometry import Box
 from wsiproc.errors import PlanError, SlideError
 from wsiproc.io.slides import arrays as slide_pixels
@@ -58,7 +58,7 @@ def test_it_has_the_slides_own_pixels_and_halves_of_them(whole: Path, drawn_slid
         pixels = slide.read(Box(0, 0, 1400, 2200), 0.25)
     assert np.array_equal(finest, pixels.transpose(2, 0, 1))
     for level in range(1, len(group.attrs["ome"]["multiscales"][0]["datasets"])):
-        finest = halve_mean(finest)
+        finest = downsample_mean(finest)
         assert np.array_equal(np.asarray(group[str(level)]), finest), level
     assert group["0"].shards == (3, SHARD, SHARD)
     assert group.attrs["ome"]["multiscales"][0]["name"] == "drawn, 0.25 µm/px"

@@ -131,7 +131,7 @@ def test_cells_by_box_class_and_column(result: Result, reference: geopandas.GeoD
     [
         ({"columns": ["area"]}, r"no column 'area'; it has id, class, score"),
         ({"classes": ["Tumor"]}, "no class 'Tumor'; it has Negative, Positive"),
-        ({"classes": "Positive"}, r"'Positive' is a text where a list"),
+        ({"classes": "Positive"}, r"'Positive' is a string where a list"),
     ],
 )
 def test_columns_and_classes_that_are_not_there(result: Result, arguments: dict[str, object], said: str) -> None:

@@ -145,9 +145,9 @@ def test_tissue_covers_about_what_was_asked(fraction):
 def test_glass_is_flat_and_has_the_colour_of_the_look(look):
     scene = Scene((4000, 4000), look=look, tissue_fraction=0.05)
     corners = [Box(y, x, 64, 64) for y in (0, 3936) for x in (0, 3936)]
-    empty = [box for box in corners if scene.is_glass(box)]
+    empty = [box for box in corners if scene.is_background(box)]
     assert empty
-    assert (scene.render(empty[0]) == scene.glass).all()
+    assert (scene.render(empty[0]) == scene.background).all()
 
 
 def test_a_scene_of_another_recipe_is_refused():

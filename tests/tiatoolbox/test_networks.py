@@ -219,8 +219,11 @@ def test_files_that_hold_something_else_are_refused_by_name(hovernet: Path, tmp_
     damaged.write_bytes(hovernet.read_bytes()[:100_000])
     code = tmp_path / "code.pth"
     torch.save({"layer": Path("a path is no number")}, code)
-    refused = ((damaged, r"damaged\.pth is no file of weights"), (code, r"code\.pth is no file of weights"))
-    for file, said in (*refused, (hovernet, r"hovernet\.pth does not hold the weights of hovernet_fast-monusac: .*tp")):
+    refused = ((damaged, r"damaged\.pth is not a weights file"), (code, r"code\.pth is not a weights file"))
+    for file, said in (
+        *refused,
+        (hovernet, r"hovernet\.pth does not contain the weights of hovernet_fast-monusac: .*tp"),
+    ):
         model = load_model(f"tiatoolbox:hovernet_fast-monusac={file}")
         with pytest.raises(ModelError, match=said):
             predict(model, np.zeros((1, SEEN, SEEN, 3), np.uint8), Device())

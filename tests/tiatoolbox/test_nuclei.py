@@ -110,7 +110,7 @@ def cells_of(some: Model, maps: npt.NDArray[np.uint8], corner: tuple[int, int], 
 def test_regions_are_whole_windows_and_models_travel(facts: object) -> None:
     some = model().__class__(facts, "0" * 64, Path("w.pth"))  # type: ignore[arg-type]
     assert CHUNK % some.window == 0
-    assert some.window + 2 * some.halo == some.facts.sees
+    assert some.window + 2 * some.halo == some.spec.sees
     assert pickle.loads(pickle.dumps(some)) == some
     assert len(pickle.dumps(some)) < 2000
     assert some.weights_sha256 in repr(some)
@@ -136,7 +136,7 @@ def test_micro_net_is_brought_to_one_level_once_a_slide() -> None:
 
 def test_weights_that_are_not_there_are_answered_with_where_to_get_them(tmp_path: Path) -> None:
     with pytest.raises(
-        ModelError, match=r"never downloaded: download hovernet_fast-pannuke\.pth by hand from https://"
+        ModelError, match=r"never downloaded: download hovernet_fast-pannuke\.pth manually from https://"
     ):
         load_model("tiatoolbox:hovernet_fast-pannuke")
     gone = tmp_path / "gone.pth"

@@ -93,7 +93,7 @@ def test_a_model_behind_a_normaliser_is_another_model() -> None:
         assert getattr(some, fact) == getattr(Classical(), fact)
 
 
-@pytest.mark.skipif(not fast_int8(), reason="this processor does not multiply bytes exactly")
+@pytest.mark.skipif(not fast_int8(), reason="this processor does not multiply int8 exactly")
 def test_what_a_model_computes_in_bytes_it_computes_behind_a_normaliser_too() -> None:
     look = REFERENCE["macenko"]
     source = dataclasses.replace(look, strongest=(1.5, 0.8))

@@ -1,8 +1,8 @@
-"""Where DAB lies, told by the shape of what is brown: nuclei, or what is around them (membrane, cytoplasm).
+"""Localisation of DAB by the shape of brown areas: nuclei, or their surroundings (membrane, cytoplasm).
 
-Cells are no help: where membranes are brown, every model of nuclei takes pieces of membrane for nuclei. Brown nuclei
-are blobs of a nucleus' size: opening with a small disc leaves most of them, with a large one nothing, and closing adds
-little. Membranes are thin, and cytoplasm makes sheets with unstained nuclei as holes.
+Detected cells do not help: where membranes are brown, every nucleus model takes pieces of membrane for nuclei. Brown
+nuclei are blobs of nuclear size: opening with a small disc keeps most of them, with a large one nothing, and closing
+adds little. Membranes are thin, and cytoplasm forms sheets with unstained nuclei as holes.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from wsiproc.core.types import BoolArray, Float32Array, UInt8Array
 
 _SMOOTH_UM, _SMALL_UM, _HOLE_UM, _LARGE_UM = 0.5, 1.5, 3.0, 6.0
 _TISSUE_OD = 0.13
-_CUT = 0.15, 0.6  # Otsu's threshold on the DAB of tissue is kept within
-# Blue ÷ green of optical density in what is brown; where a red chromogen lies beside it, their mixture has less.
+_CUT = 0.15, 0.6  # limits of Otsu's threshold on the DAB of tissue
+# Blue ÷ green of optical density in brown; mixed with a red chromogen it is lower.
 _BROWN, _BROWN_BESIDE_RED = 0.75, 0.85
-# Red is dense, and absorbs a larger share in green than haematoxylin (0.43) and DAB (0.35). It lay on 0.36 and more of
-# the tissue of 7 pictures with a red second antibody, and on 0.02 and less of 30 with DAB alone.
+# Red is dense, and absorbs a larger share in green than haematoxylin (0.43) and DAB (0.35). It covered at least 0.36 of
+# the tissue of 7 images with a red second antibody, and at most 0.02 of 30 with DAB alone.
 _RED_OD, _RED_GREEN, _RED_SHARE = 0.4, 0.45, 0.1
-# Measured on 44 pictures (docs/ihc.md): pooled over a slide, nuclear stains have 0.63 and more.
+# Measured on 44 images (docs/ihc.md): pooled over a slide, nuclear stains have at least 0.63.
 _NUCLEAR, _BLOB_UM2 = 0.63, 120.0
-_LEAST = 0.002  # of the tissue; less is too little to tell, and no reason to doubt
+_LEAST = 0.002  # of the tissue; less is too little to decide, and no reason to doubt
 
 
 @dataclass(frozen=True)
 class DabPattern:
-    """What the brown pixels of a slide's samples look like.
+    """Shape of the brown pixels in a slide's samples.
 
-    ``share`` of the tissue that is brown; ``roundness``: (1 − what is left by a large disc) × what is left by a small
-    one ÷ what closing makes of it; ``blob_um2``: half of the brown area lies in objects of at least this size;
-    ``red_share``: of the tissue that is red, which neither haematoxylin nor DAB is.
+    ``share`` of the tissue that is brown; ``roundness``: (1 − share left by opening with a large disc) × share left by
+    a small one ÷ growth by closing; ``blob_um2``: half of the brown area lies in objects of at least this size;
+    ``red_share``: share of the tissue that is red, unlike haematoxylin and DAB.
     """
 
     share: float
@@ -46,18 +46,18 @@ class DabPattern:
     red_share: float = 0.0
 
     @property
-    def beside_red(self) -> bool:
-        """Whether there is a red stain too, such as a second antibody's."""
+    def has_red_stain(self) -> bool:
+        """Whether there is also a red stain, such as that of a second antibody."""
         return self.red_share > _RED_SHARE
 
     @property
     def nuclear(self) -> bool:
-        """Whether it looks like nuclei; also where there is too little to tell."""
+        """Whether it looks like nuclei; also true if there is too little to decide."""
         return self.share < _LEAST or self.roundness >= _NUCLEAR or self.blob_um2 <= _BLOB_UM2
 
 
 def dab_pattern(samples: Sequence[UInt8Array], stains: Stains, mpp: float) -> DabPattern:
-    """The pattern in windows of tissue (h, w, 3) at ``mpp`` µm per px, all of them together."""
+    """The pattern in windows of tissue (h, w, 3) at ``mpp`` µm per px, pooled."""
     from skimage.filters import threshold_otsu
 
     red = _red_share(samples, stains, mpp)
@@ -100,7 +100,7 @@ def _smooth_density(sample: UInt8Array, stains: Stains, mpp: float) -> Float32Ar
 
 
 def _dab(sample: UInt8Array, stains: Stains, mpp: float, ratio: float) -> tuple[Float32Array, BoolArray]:
-    """Density of DAB (h, w), 0 where blue ÷ green is below a ratio and so not brown, and where tissue is."""
+    """Density of DAB (h, w), 0 where blue ÷ green is below ``ratio``, so not brown; and a mask of the tissue."""
     od = _smooth_density(sample, stains, mpp)
     dab = od @ unmixing(stains)[:, 1].astype(np.float32)
     return np.where(od[..., 2] > ratio * od[..., 1], np.maximum(dab, 0), 0), od.sum(axis=2) > _TISSUE_OD

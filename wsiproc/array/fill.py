@@ -1,7 +1,7 @@
-"""Fill: what a file shows where nothing was scanned or what was masked: black, grey or any other constant colour.
+"""Fill: the constant colour (black, grey or any other) of areas that were not scanned or were masked.
 
-What colours a slide is filled with is decided once, on its overview. Then every px of one of these colours is painted
-over with the colour of glass, wherever the slide is read, so that fill is to everything what glass is.
+The fill colours of a slide are determined once, on its overview. Then every px of one of these colours is replaced by
+the background colour wherever the slide is read, so that fill is treated like background everywhere.
 """
 
 from __future__ import annotations
@@ -15,39 +15,39 @@ from wsiproc.core.palette import RGB
 from wsiproc.core.types import BoolArray, UInt8Array
 
 REACH_PX = 1
-"""How far from a px of fill others are painted over: those between fill and tissue are mixed of both."""
+"""How far around fill px are replaced: px between fill and tissue are a mixture of both."""
 
-# Black as scanners leave it, with the noise of JPEG.
+# Black as written by scanners, with JPEG noise.
 _BLACKEST = 16
-# Fill need not be exact where it was compressed.
+# Fill may not be exact if it was compressed.
 _TOLERANCE = 10
-# Several blocks of JPEG of exactly one colour are no tissue, and neither are so many black px.
+# Several JPEG blocks of exactly one colour are not tissue, nor are this many black px.
 _FEWEST_PX = 400
-# Light and nearly grey is glass, or padding that looks like it.
+# Light and nearly grey is background, or padding that looks like it.
 _LIGHT, _MOST_TINT = 150, 25
 _MOST_COLOURS = 8
-# Fill ends within 2 px, however the overview was reduced and compressed; a stroke of a black pen fades. So many px
-# outside its even core, more than such a share is left of its density beyond that of its surroundings, so far away.
+# Fill ends within 2 px, however the overview was reduced and compressed; a stroke of a black pen fades out: this many
+# px outside its uniform core, more than this share of its density above that of its surroundings is left.
 _LEAST_LEFT, _SURROUNDINGS_PX = {2: 0.3, 3: 0.15}, 7
-# That is seen where the surroundings let through this much more (optical density), whatever grain they have.
+# This can be judged where the surroundings are this much lighter (optical density), whatever their texture.
 _LEAST_CONTRAST, _OF_RING = 0.5, (10, 25, 50, 75)
 
 
 @dataclass(frozen=True)
 class Fill:
-    """The ``colours`` that a slide is filled with, and that of its ``glass``."""
+    """The fill ``colours`` of a slide, and the colour of its ``background``."""
 
     colours: tuple[RGB, ...]
-    glass: RGB
+    background: RGB
 
     @property
     def grey(self) -> Fill:
-        """The fill that is black or grey, without that of a colour."""
-        return Fill(tuple(rgb for rgb in self.colours if max(rgb) - min(rgb) <= _MOST_TINT), self.glass)
+        """Only the black and grey fill."""
+        return Fill(tuple(rgb for rgb in self.colours if max(rgb) - min(rgb) <= _MOST_TINT), self.background)
 
 
 def find_fill(overview: UInt8Array) -> Fill | None:
-    """What a slide is filled with, seen on its overview (h, w, 3); None where there is no fill."""
+    """The fill of a slide, from its overview (h, w, 3); None if there is none."""
     colours = _black(overview) + _constant(overview)
     if not colours:
         return None
@@ -63,7 +63,7 @@ def find_fill(overview: UInt8Array) -> Fill | None:
 
 
 def where_filled(pixels: UInt8Array, fill: Fill) -> BoolArray:
-    """Mask (h, w) of the px of (h, w, 3) that have a colour of the fill, as nearly as compression leaves it."""
+    """Mask (h, w) of the px of (h, w, 3) that have a fill colour, within compression noise."""
     found = np.zeros(pixels.shape[:2], np.uint8)
     for colour in fill.colours:
         least = [max(0, channel - _TOLERANCE) for channel in colour]
@@ -73,21 +73,20 @@ def where_filled(pixels: UInt8Array, fill: Fill) -> BoolArray:
 
 
 def without_fill(pixels: UInt8Array, fill: Fill) -> UInt8Array:
-    """``pixels`` (h, w, 3) with fill, and what is within ``REACH_PX`` of it, in the colour of glass.
-
-    A px depends on no other that is farther away, so a picture may be cut anywhere beyond that.
+    """``pixels`` (h, w, 3) with fill, and everything within ``REACH_PX`` of it, in the background colour. A px depends
+    only on px within that distance, so an image may be cut anywhere beyond it.
     """
     filled = where_filled(pixels, fill)
     if not filled.any():
         return pixels
     around = cv2.dilate(filled.astype(np.uint8), np.ones((2 * REACH_PX + 1, 2 * REACH_PX + 1), np.uint8))
     painted = pixels.copy()
-    painted[around > 0] = fill.glass
+    painted[around > 0] = fill.background
     return painted
 
 
 def _black(overview: UInt8Array) -> list[RGB]:
-    """Black, where there is a connected area of it."""
+    """Black, if there is a connected area of it."""
     dark = np.asarray(cv2.inRange(overview, np.zeros(3), np.full(3, _BLACKEST, np.float64)), np.uint8)
     if cv2.countNonZero(dark) < _FEWEST_PX:
         return []
@@ -100,7 +99,7 @@ def _black(overview: UInt8Array) -> list[RGB]:
 
 
 def _constant(overview: UInt8Array) -> list[RGB]:
-    """Colours other than that of glass that are exactly constant over an area."""
+    """Colours other than background that are exactly constant over an area."""
     least = np.minimum(np.minimum(overview[..., 0], overview[..., 1]), overview[..., 2])
     most = np.maximum(np.maximum(overview[..., 0], overview[..., 1]), overview[..., 2])
     other = ~((least >= _LIGHT) & (most - least <= _MOST_TINT)) & (most > _BLACKEST)
@@ -121,12 +120,13 @@ def _constant(overview: UInt8Array) -> list[RGB]:
 
 
 def _fades(overview: UInt8Array, colour: RGB) -> bool:
-    """Whether black or grey of this ``colour`` fades out on all sides, as ink does, or ends, as fill does.
-
-    Told by percentiles of the optical density at distances from it; where ink lies on tissue it is darker still.
+    """Whether black or grey of this ``colour`` fades out on all sides, like ink, rather than ending abruptly, like
+    fill. Decided by percentiles of the optical density at distances from it; ink on tissue is even darker.
     """
     area = where_filled(overview, Fill((colour,), colour)).astype(np.uint8)
-    area = np.asarray(cv2.morphologyEx(area, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)), np.uint8)  # no single px
+    area = np.asarray(
+        cv2.morphologyEx(area, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)), np.uint8
+    )  # robust to single px
     away = np.rint(cv2.distanceTransform(1 - area, cv2.DIST_L2, 5))
     grey = overview.mean(axis=-1, dtype=np.float32)
     is_lighter = grey > sum(colour) / 3 + _TOLERANCE

@@ -1,4 +1,4 @@
-"""Halving pictures for pyramids; odd edges are padded with their own last row and column."""
+"""Downsampling by two for pyramids; odd edges are padded with their own last row and column."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _pad_even(picture: AnyArray) -> AnyArray:
     return np.pad(picture, widths, mode="edge") if h % 2 or w % 2 else picture
 
 
-def halve_mean(picture: UInt8Array) -> UInt8Array:
+def downsample_mean(picture: UInt8Array) -> UInt8Array:
     """Mean of each 2×2 block, rounded half up: (…, h, w) uint8 → (…, ⌈h/2⌉, ⌈w/2⌉)."""
     even = np.ascontiguousarray(_pad_even(picture))
     halved = _mean(even.reshape(-1, *even.shape[-2:]))
@@ -48,8 +48,8 @@ def _mean(planes):  # type: ignore[no-untyped-def]
     return out
 
 
-def halve_mode(labels: npt.NDArray[np.unsignedinteger]) -> npt.NDArray[np.unsignedinteger]:
-    """Commonest value of each 2×2 block, the top-left one where all four differ or the vote is a tie."""
+def downsample_mode(labels: npt.NDArray[np.unsignedinteger]) -> npt.NDArray[np.unsignedinteger]:
+    """Most common value of each 2×2 block; the top-left one if all four differ or the vote is a tie."""
     halved: npt.NDArray[np.unsignedinteger] = _mode(np.ascontiguousarray(_pad_even(labels)))
     return halved
 

@@ -1,7 +1,7 @@
-"""Whether what is dark has the size that the given pixel size makes of it: a look at the texture of H&E.
+"""Plausibility of the given pixel size, from the texture of H&E.
 
-How much haematoxylin varies at each size, and how lopsidedly (dark nuclei on pale ground), is much the same in most
-tissues, and moves along when pixels are taken for larger or smaller than they are. No cell has to be found for it.
+How much haematoxylin varies at each scale, and how skewed it is (dark nuclei on a pale background), is similar in most
+tissues, and shifts if pixels are larger or smaller than assumed. No cells need to be detected.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ from wsiproc.array.stains import Stains
 from wsiproc.core.types import Float64Array, UInt8Array
 
 LOOKED_AT_MPP = 0.5
-"""µm/px, as they are given, that windows are looked at with."""
+"""Given µm/px at which windows are analysed."""
 SHIFTS = np.arange(-26, 27) / 20
-"""Log2 of the factors that are tried."""
+"""Log2 of the candidate factors."""
 
 _SIGMAS_PX = 0.8 * 2 ** (np.arange(10) / 2)
 _WIDER = 1.26  # sigma of the second Gaussian of each pair
-_SIZES_UM = 0.85 * 2 ** (np.arange(6) / 2)  # sigmas that are compared, at the right pixel size
-_HALVED_PX = 4.0  # beyond this sigma half the resolution is enough
+_SIZES_UM = 0.85 * 2 ** (np.arange(6) / 2)  # sigmas that are compared at the right pixel size
+_HALVED_PX = 4.0  # beyond this sigma half the resolution suffices
 _TISSUE_OD = 0.13
-_LEAST_TISSUE = 0.2  # of a window; less tells too little
-_GREEN, _CAP = 0.3, 0.43  # as of the evidence of the classical model
+_LEAST_TISSUE = 0.2  # of a window; less is too little
+_GREEN, _CAP = 0.3, 0.43  # as for the evidence of the classical model
 _SKEWNESS = -2.0, 4.0
 _COARSEST_MPP = 0.6
 _SMALLEST_PX = 32
-# Ridge regression of log2 of the factor on what is seen, sharp and blurred, and its value at the right scale; fitted
-# on ten slides of H&E by benchmarks/wrong_scale.py --fit. One in fifty squares of 256 µm is off by more than the first
-# tolerance; none of these slides, each left out in turn, is by more than the second.
+# Ridge regression of log2 of the factor on profiles, sharp and blurred, and its value at the right scale; fitted on ten
+# slides of H&E by benchmarks/wrong_scale.py --fit. One in fifty squares of 256 µm is off by more than the first
+# tolerance; no slide, in leave-one-out tests, by more than the second.
 _WEIGHTS = np.array([-0.151, -0.321, 0.308, 1.123, 0.236, 0.056, -0.593, 0.027, 0.244, 0.208, 0.068, -0.144])
 _BIAS, _CENTRE = 0.047, -0.085
 _TOLERATED, _TOLERATED_OF_MUCH, _MUCH_MM2 = 0.67, 0.4, 0.2
-_MOST_MM2 = 0.55  # more of a slide tells no more
+_MOST_MM2 = 0.55  # more of a slide adds nothing
 
 
 def radial_profile(window: UInt8Array, stains: Stains, mpp: float) -> Float64Array | None:
     """Log2 of the spread of haematoxylin in a window (h, w, 3) at ten sizes, and its skewness: (2, 10).
 
-    At each size it is the difference of two Gaussians (Marr and Hildreth 1980). None where there is hardly any
-    tissue, or the window is small.
+    At each size it is the difference of two Gaussians (Marr and Hildreth 1980). None if there is hardly any tissue, or
+    the window is small.
     """
     zoom = mpp / LOOKED_AT_MPP
     if min(window.shape[:2]) * zoom < _SMALLEST_PX:
@@ -71,7 +71,7 @@ def radial_profile(window: UInt8Array, stains: Stains, mpp: float) -> Float64Arr
 
 
 def seen_at(found: Float64Array, shift: float) -> Float64Array:
-    """What a profile would show with 2**-shift times the µm/px: (12,), spreads less their mean, then skewness."""
+    """The profile as it would be with 2**-shift times the µm/px: (12,), spreads minus their mean, then skewness."""
     given = np.log2(_SIGMAS_PX * LOOKED_AT_MPP)
     spread, skewness = (np.interp(np.log2(_SIZES_UM) + shift, given, row) for row in found)
     return np.concatenate([spread - spread.mean(), skewness])
@@ -79,19 +79,19 @@ def seen_at(found: Float64Array, shift: float) -> Float64Array:
 
 @dataclass(frozen=True)
 class ApparentScale:
-    """By how much µm/px seem too large, a ``factor`` of 1 being right, and from how much of the slide."""
+    """By which ``factor`` µm/px seem too large (1 is right), and the area of the slide used."""
 
     factor: float
     mm2: float
 
     @property
     def wrong(self) -> bool:
-        """Whether the factor is further from 1 than tissues differ."""
+        """Whether the factor differs from 1 by more than tissues vary."""
         return bool(abs(np.log2(self.factor)) > (_TOLERATED if self.mm2 < _MUCH_MM2 else _TOLERATED_OF_MUCH))
 
 
 def blurred(found: Float64Array, sigma_um: float) -> Float64Array:
-    """A profile of the same tissue behind a Gaussian blur: each pair of Gaussians becomes a wider, weaker one."""
+    """The profile of the same tissue after a Gaussian blur: each pair of Gaussians becomes wider and weaker."""
     sigmas = _SIGMAS_PX * LOOKED_AT_MPP
     wider = np.hypot(sigmas, sigma_um)
     spread, skewness = (np.interp(np.log2(wider), np.log2(sigmas), row) for row in found)
@@ -101,8 +101,8 @@ def blurred(found: Float64Array, sigma_um: float) -> Float64Array:
 def apparent_scale(samples: Sequence[UInt8Array], stains: Stains, mpp: float) -> ApparentScale | None:
     """Whether the µm/px that windows of tissue (h, w, 3) of H&E were read with seem right.
 
-    ``mpp``: µm per px of the windows, as given. None where there is too little tissue, where windows are too coarse to
-    show what is inside of nuclei, and where there is DAB, whose texture is that of the antibody.
+    ``mpp``: µm per px of the windows, as given. None if there is too little tissue, if windows are too coarse to
+    resolve the inside of nuclei, and for DAB, whose texture is that of the antibody.
     """
     if mpp > _COARSEST_MPP or stains.kind != "H&E":
         return None
@@ -116,12 +116,12 @@ def apparent_scale(samples: Sequence[UInt8Array], stains: Stains, mpp: float) ->
 
 
 def scale_of(found: Sequence[Float64Array], mm2: float) -> ApparentScale:
-    """What the profiles of windows tell together, which cover so much of the slide."""
+    """The estimate from the profiles of all windows, which cover ``mm2`` of the slide."""
     return ApparentScale(float(2 ** (log2_factor(found, _WEIGHTS, _BIAS) - _CENTRE)), mm2)
 
 
 def log2_factor(found: Sequence[Float64Array], weights: Float64Array, bias: float) -> float:
-    """The shift at which the median of profiles looks right by a linear rule; the nearest to none of several."""
+    """The shift at which the median profile looks right by a linear rule; of several, the one nearest to 0."""
     off = np.median([[seen_at(each, shift) @ weights for shift in SHIFTS] for each in found], axis=0) + bias
     places = np.flatnonzero((off[:-1] >= 0) & (off[1:] < 0))
     if not len(places):

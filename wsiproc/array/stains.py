@@ -1,4 +1,4 @@
-"""Stains of brightfield slides, estimated once a slide from sampled pixels: which they are and how they absorb."""
+"""Stains of brightfield slides, estimated once per slide from sampled pixels: which they are and how they absorb."""
 
 from __future__ import annotations
 
@@ -12,32 +12,31 @@ from wsiproc.core.types import Float64Array, FloatArray, UInt8Array, Vector
 Stain = Literal["H&E", "H-DAB"]
 
 # Haematoxylin, and eosin as scanners see it (absorbing blue too) or DAB (Ruifrok and Johnston 2001); optical density
-# of red, green and blue. Believed where the estimate is implausible.
+# of red, green and blue. Used if the estimate is implausible.
 STANDARD: dict[Stain, tuple[Vector, Vector]] = {
     "H&E": ((0.65, 0.70, 0.29), (0.22, 0.80, 0.56)),
     "H-DAB": ((0.65, 0.70, 0.29), (0.27, 0.57, 0.78)),
 }
 
-# A stain vector further from the standard than the first angles, or two closer than the second, are not believed. With
-# few brown pixels the extreme direction is no DAB but a mixture with haematoxylin, 15° and more from the standard.
+# A stain vector further from the standard than the first angles, or two closer than the second, are rejected. With few
+# brown pixels the extreme direction is not DAB but a mixture with haematoxylin, at least 15° from the standard.
 _PLAUSIBLE_DEG: dict[Stain, tuple[float, float]] = {"H&E": (30.0, 30.0), "H-DAB": (30.0, 15.0)}
 _APART_DEG: dict[Stain, float] = {"H&E": 12.0, "H-DAB": 25.0}
-# Eosin absorbs mostly green. Where half of the pixels absorb less than the first share in green there is none: the
-# median was 0.390 and more on 204 pictures and slides of H&E, 0.367 and less on 30 pictures and a slide with DAB and no
-# third stain. Nor is there any where hardly a pixel absorbs more than the second share, if so many are brown as well.
+# Eosin absorbs mostly green. If half of the pixels absorb less than the first share in green, there is none: the median
+# was at least 0.390 on 204 images and slides of H&E, at most 0.367 on 30 images and a slide with DAB and no third
+# stain. Nor is there any if hardly a pixel absorbs more than the second share and this many are brown.
 _EOSIN_GREEN, _LITTLE_EOSIN_GREEN, _BROWN_PIXELS = 0.378, 0.45, 0.05
-# DAB, and it alone, is dark and absorbs blue nearly as green: this share of such pixels is beyond what pigment does.
+# Only DAB is dark and absorbs blue nearly as much as green: this share of such pixels exceeds that of pigment.
 _DENSE_OD, _DENSE_BLUE, _DENSE_GREEN, _DENSE_PIXELS = 1.3, 0.8, 0.4, 0.008
-_TISSUE_OD = 0.2  # sum over the channels; paler pixels say little about colour
+_TISSUE_OD = 0.2  # sum over the channels; the colour of paler pixels is unreliable
 _FEWEST = 100
 _DARKEST_WHITE = 200.0
 
 
 @dataclass(frozen=True)
 class Stains:
-    """Two stains: unit vectors of optical density (log10) in R, G, B, haematoxylin first; ``white`` is the glass.
-
-    ``standard``: a vector at least is the textbook's, since that of the slide could not be believed.
+    """Two stains: unit vectors of optical density (log10) in R, G, B, haematoxylin first; ``white`` is the background.
+    ``standard``: at least one vector is the textbook's, since that of the slide was implausible.
     """
 
     kind: Stain = "H&E"
@@ -52,9 +51,8 @@ class Stains:
 
 
 def estimate_stains(pixels: UInt8Array, kind: Stain | None = None) -> Stains:
-    """Stains from sampled pixels (N, 3), a little smoothed and with glass among them where there is any.
-
-    ``kind``: which stains they are, where that is known; None tells it by their colours.
+    """Stains from sampled pixels (N, 3), slightly smoothed, including background if there is any. ``kind``: the stains,
+    if known; None recognises them by colour.
     """
     white = _white(pixels)
     od = np.maximum(-np.log10(np.maximum(pixels, 1) / white), 0.0)
@@ -69,7 +67,7 @@ def estimate_stains(pixels: UInt8Array, kind: Stain | None = None) -> Stains:
 
 
 def _stain(od: Float64Array) -> Stain:
-    """Which stains optical density (N, 3) of tissue shows."""
+    """The stains in optical density (N, 3) of tissue."""
     total = od.sum(axis=1)
     green, blue = od[:, 1] / total, od[:, 2] / total
     dense = (total > _DENSE_OD) & (blue > _DENSE_BLUE * green) & (green < _DENSE_GREEN)
@@ -80,9 +78,8 @@ def _stain(od: Float64Array) -> Stain:
 
 
 def _vectors(od: Float64Array, kind: Stain) -> tuple[Float64Array, bool]:
-    """Both stains (2, 3) of optical density (N, 3), and whether they are the slide's own and not the textbook's.
-
-    Of H&E the two are believed together. The counterstain of a slide with hardly any DAB tells of itself alone.
+    """Both stains (2, 3) of optical density (N, 3), and whether they are the slide's own rather than the textbook's.
+    For H&E both are accepted or rejected together. On a slide with hardly any DAB the counterstain is estimated alone.
     """
     textbook, vectors = _unit(np.array(STANDARD[kind])), _extremes(od)
     limits = np.array(_PLAUSIBLE_DEG[kind])
@@ -101,7 +98,7 @@ def _plain(values: FloatArray) -> Vector:
 
 
 def _white(pixels: UInt8Array) -> Float64Array:
-    """Colour of the glass: median of the lightest tenth, never dark, since a sample full of tissue shows no glass."""
+    """Background colour: median of the lightest tenth, never dark, since a sample full of tissue has no background."""
     darkest = pixels.min(axis=1)
     light = pixels[darkest >= np.percentile(darkest, 90)]
     white: Float64Array = np.maximum(np.median(light, axis=0), _DARKEST_WHITE)

@@ -1,10 +1,10 @@
-"""Where the tissue is, on an overview of a slide.
+"""Tissue detection on an overview of a slide.
 
-No threshold is taken from a histogram alone: Otsu's method splits any picture in two, a crop of nothing but tissue
-included. Stain is *colour* in optical density (Beer and Lambert: the light that is missing); glass, padding, dust and
-the shadows of coverslips are grey, of whatever brightness. So tissue is what is more coloured than the glass's own
-noise, and is not the colour of a pen. Tissue so pale that it is grey is found by its grain: glass and shadows are
-smooth, and the edges of coverslips are thin. Fill is looked for first, and is glass to all that follows.
+No threshold comes from a histogram alone: Otsu's method splits any image in two, even a crop of nothing but tissue.
+Stain is *colour* in optical density (Beer and Lambert: the light that is missing); glass, padding, dust and the shadows
+of coverslips are grey, of whatever brightness. So tissue is more coloured than the noise of the glass, and does not
+have the colour of a pen. Tissue so pale that it is grey is found by its texture: glass and shadows are smooth, and the
+edges of coverslips are thin. Fill is detected first, and treated as glass from then on.
 """
 
 from __future__ import annotations
@@ -21,50 +21,51 @@ from wsiproc.core.types import BoolArray, Float32Array, UInt8Array
 
 Inks = dict[str, tuple[BoolArray, BoolArray]]
 
-# A nucleus is 5–10 µm: at 8 µm/px single cells melt into the colour of their tissue.
+# A nucleus is 5–10 µm: at 8 µm/px single cells merge into the colour of their tissue.
 WORKING_MPP = 8.0
 
 # Least colour (spread of optical density between the channels) of tissue. Glass with JPEG noise, averaged to 8 µm/px,
-# has 0.01–0.02; the palest faded tissue that is still seen by eye about 0.05 (RGB 238, 227, 234 on 242).
+# has 0.01–0.02; the palest faded tissue that is still visible about 0.05 (RGB 238, 227, 234 on 242).
 _LEAST_COLOUR = 0.04
-# Least grain (standard deviation of optical density) of tissue: dust-free glass has below 0.01, unstained stroma 0.04.
-_LEAST_GRAIN = 0.025
-# Where the glass is noisier, so many of its standard deviations; but never more than twice the least.
+# Least texture (standard deviation of optical density) of tissue: dust-free glass has below 0.01, unstained stroma
+# 0.04.
+_LEAST_TEXTURE = 0.025
+# If the glass is noisier, this many of its standard deviations, but never more than twice the least.
 _NOISE_FACTOR, _MOST_NOISE = 5.0, 2.0
-# What is darker than this and has less colour for its density is shadow; its grain is seen so far around it.
-_SHADOW_DENSITY, _SHADOW_COLOUR, _GRAIN_REACH_UM = 0.6, 0.15, 32.0
-# A line's grain is spread over some 50 µm by the averaging; the thinnest biopsies have 300 µm.
+# Anything darker than this, with less colour for its density, is shadow; its texture extends this far around it.
+_SHADOW_DENSITY, _SHADOW_COLOUR, _TEXTURE_REACH_UM = 0.6, 0.15, 32.0
+# Averaging spreads a line's texture over some 50 µm; the thinnest biopsies have 300 µm.
 _THINNEST_GRAIN_UM = 90.0
 
 # Glass is bright, nearly grey and smooth. Lamps are yellow or blue; a magenta tint is more likely the palest eosin.
 _GLASS_LEAST_GREY, _GLASS_MOST_TINT, _GLASS_MOST_MAGENTA, _GLASS_MOST_ROUGHNESS = 150, 25, 12, 3.0
-# Glass sets the tint only where it fills a fair part of the picture: the palest stroma of a crop looks just so.
+# Glass sets the tint only if it fills a fair part of the image: the palest stroma of a crop looks the same.
 _GLASS_LEAST_SHARE = 0.05
 
 # Fat cells (up to 100 µm) and gaps between tissue strands belong to the tissue, lumina larger than 0.05 mm² do not.
 _CLOSE_UM = 32.0
 _LARGEST_HOLE_UM2 = 50_000.0
-# Dust, debris: smaller than a 100 µm square, which holds about a hundred cells.
+# Dust, debris: smaller than a 100 µm square, which contains about a hundred cells.
 _SMALLEST_TISSUE_UM2 = 10_000.0
-# A pen's stroke is as large as this; pigment, pooled blood and carbon of the colour of ink come in smaller pieces.
+# A pen stroke is at least this large; pigment, pooled blood and carbon of the colour of ink come in smaller pieces.
 _SMALLEST_PEN_UM2 = 100_000.0
-# A fine line is less; it is longer than such pieces, and nowhere wide.
+# A fine line is smaller, but longer than such pieces, and nowhere wide.
 _SHORTEST_LINE_UM, _WIDEST_LINE_UM = 600.0, 150.0
-# A stroke fades out over this distance, and a line within less.
+# A stroke fades out over this distance, a line over less.
 _PEN_FRINGE_UM, _LINE_FRINGE_UM = 150.0, 40.0
-# A stroke shows its own colour in so large a place, and in so great a share of its area; the rest lies over tissue.
+# A stroke shows its own colour in an area this large, and in this share of its area; the rest lies over tissue.
 _SMALLEST_SEED_UM2, _LEAST_SURE = 1_000.0, 0.2
-# So much of an ink's density is left where its stroke is thinner.
+# Share of an ink's density where its stroke is thinner.
 _LEAST_OF_INK = 0.85
-# Where this share of all that is stained elsewhere has the hue of an ink, that is the hue of the stain, unless so much
-# of what has that hue in one piece is as dense as ink: a stain is so in places, a stroke nearly throughout.
+# If this share of all that is stained elsewhere has the hue of an ink, that is the hue of the stain, unless this share
+# of a piece of that hue is as dense as ink: a stain is so in parts, a stroke nearly throughout.
 _MOST_OF_HUE, _LEAST_DENSE = 0.3, 0.5
-# What is darker than glass by this optical density, and neither tissue, pen nor fill, is shadow or debris.
+# Anything darker than glass by this optical density that is neither tissue, pen nor fill is shadow or debris.
 _LEAST_SHADOW = 0.08
 
 
-class Seen(IntEnum):
-    """What a place of a slide is taken for."""
+class PixelClass(IntEnum):
+    """Classes of overview pixels."""
 
     GLASS = 0
     TISSUE = 1
@@ -72,32 +73,32 @@ class Seen(IntEnum):
     """Unscanned or masked: a constant colour."""
     PEN = 3
     SHADOW = 4
-    """Edges of cover-glasses, bubbles, dust, stripes: dark, without colour of their own, or too small."""
+    """Edges of coverslips, bubbles, dust, stripes: dark, without colour, or too small."""
 
 
-# JPEG steps so far from grey where it rounds YCbCr.
+# JPEG deviates this far from grey when it rounds YCbCr.
 _GREY_ROUNDING = 4
 
 
-LEFT_OUT = (Seen.FILL, Seen.PEN, Seen.SHADOW)
+LEFT_OUT = (PixelClass.FILL, PixelClass.PEN, PixelClass.SHADOW)
 
 
 def left_out_masks(seen: UInt8Array) -> dict[str, BoolArray]:
-    """Masks (h, w) of what is neither tissue nor glass in ``seen`` (h, w) of ``Seen``, by what it was taken for."""
+    """Masks (h, w) of what is neither tissue nor glass in ``seen``, (h, w) of ``PixelClass``, by name of the class."""
     return {kind.name.lower(): np.asarray(seen == kind) for kind in LEFT_OUT}
 
 
 def find_tissue(overview: UInt8Array, mpp: float, texture: Float32Array | None = None) -> BoolArray:
-    """Mask (h, w) of the tissue on an overview (h, w, 3) of ``mpp`` µm/px; see ``tell_apart``."""
-    return np.asarray(tell_apart(overview, mpp, texture) == Seen.TISSUE)
+    """Mask (h, w) of the tissue on an overview (h, w, 3) of ``mpp`` µm/px; see ``classify_overview``."""
+    return np.asarray(classify_overview(overview, mpp, texture) == PixelClass.TISSUE)
 
 
-def tell_apart(overview: UInt8Array, mpp: float, texture: Float32Array | None = None) -> UInt8Array:
-    """What each px (h, w) of an overview (h, w, 3) of ``mpp`` µm/px is taken for, as a value of ``Seen``.
+def classify_overview(overview: UInt8Array, mpp: float, texture: Float32Array | None = None) -> UInt8Array:
+    """The ``PixelClass`` of each px (h, w) of an overview (h, w, 3) of ``mpp`` µm/px.
 
-    ``texture``: (h, w) of ``local_grain``, where it was measured on finer pixels than the overview's; above 5 µm/px
-    pale tissue is missed without it. Meant for 2–30 µm/px. Works for H&E and IHC on white, tinted or grey glass with
-    fill of any colour; leaves out strokes of pens of all colours but brown, beside and over tissue.
+    ``texture``: (h, w) of ``local_texture``, if it was measured on finer pixels than the overview's; above 5 µm/px pale
+    tissue is missed without it. Meant for 2–30 µm/px. Works for H&E and IHC on white, tinted or grey glass with fill of
+    any colour; excludes pen strokes of all colours but brown, next to and over tissue.
     """
     fill = find_fill(overview)
     filled = np.zeros(overview.shape[:2], np.bool_) if fill is None else where_filled(overview, fill)
@@ -107,38 +108,38 @@ def tell_apart(overview: UInt8Array, mpp: float, texture: Float32Array | None = 
     is_glass = _find_glass(small, smooth)
     glass = _glass_colour(smooth, is_glass)
     density = grey_density(smooth, np.full(3, glass.max(), np.float32))
-    # Padding is pure white where the glass is tinted: tissue differs from both.
+    # Padding is pure white even if the glass is tinted: tissue differs from both.
     colour = np.minimum(_spread(density), _spread(grey_density(smooth, glass)))
-    texture = _around(local_grain(painted) if texture is None else texture, small.shape[:2])
+    texture = _around(local_texture(painted) if texture is None else texture, small.shape[:2])
     is_stained = colour > _above_noise(colour[is_glass], _LEAST_COLOUR)
-    is_grainy = _without_lines(texture > _above_noise(texture[is_glass], _LEAST_GRAIN), small_mpp)
-    is_grainy &= ~grow(_is_shadow(density, colour), _GRAIN_REACH_UM / small_mpp)
-    # A pen drawn by a computer has one colour, as fill has: it is told by its hue. Black that ends sharply is fill.
+    is_textured = _without_lines(texture > _above_noise(texture[is_glass], _LEAST_TEXTURE), small_mpp)
+    is_textured &= ~grow(_is_shadow(density, colour), _TEXTURE_REACH_UM / small_mpp)
+    # A pen drawn by software has a constant colour, like fill, and is recognised by its hue. Black with sharp edges is
+    # fill.
     inky = small if fill is None else _to_working_mpp(without_fill(overview, fill.grey), mpp)[0]
     inky = np.asarray(cv2.GaussianBlur(inky, (0, 0), 0.8), np.uint8)
     inky_density = grey_density(inky, np.full(3, glass.max(), np.float32))
     inks = _inks(inky_density)
     pen = _find_pens(inks, inky_density, is_stained, small_mpp)
     excluded = pen | _is_dark(smooth)
-    mask = _tidy((is_stained | is_grainy) & ~excluded, small_mpp) & ~excluded
-    seen = np.where(_least(density) > _LEAST_SHADOW, Seen.SHADOW, Seen.GLASS).astype(np.uint8)
-    seen[mask] = Seen.TISSUE
+    mask = _clean_up((is_stained | is_textured) & ~excluded, small_mpp) & ~excluded
+    seen = np.where(_least(density) > _LEAST_SHADOW, PixelClass.SHADOW, PixelClass.GLASS).astype(np.uint8)
+    seen[mask] = PixelClass.TISSUE
     pen |= _nothing_but_ink(mask, is_stained, inks["green"][1])
-    seen[pen] = Seen.PEN
+    seen[pen] = PixelClass.PEN
     full = np.asarray(cv2.resize(seen, overview.shape[1::-1], interpolation=cv2.INTER_NEAREST), np.uint8)
-    full[filled & (full != Seen.PEN)] = Seen.FILL
+    full[filled & (full != PixelClass.PEN)] = PixelClass.FILL
     return full
 
 
 def grow(mask: BoolArray, radius_px: float) -> BoolArray:
-    """The mask (h, w) with everything within ``radius_px`` of it."""
+    """The mask (h, w) dilated by ``radius_px``."""
     return np.asarray(cv2.dilate(mask.astype(np.uint8), _disc(radius_px)), np.bool_)
 
 
 def looks_fluorescent(overview: UInt8Array) -> bool:
-    """Whether an overview (h, w, 3) shows light on a dark ground: the wrong kind of picture for stain colours.
-
-    True if most of it is dark, nearly nothing is white glass, and some of it shines.
+    """Whether an overview (h, w, 3) shows light on a dark background: the wrong kind of image for stain colours. True
+    if most of it is dark, nearly nothing is white glass, and some of it is bright.
     """
     brightest, darkest = _most(overview), _least(overview)
     is_dark = np.median(brightest) < 64
@@ -148,18 +149,18 @@ def looks_fluorescent(overview: UInt8Array) -> bool:
 
 
 def looks_grey(overview: UInt8Array) -> bool:
-    """Whether an overview (h, w, 3) has no colour at all; JPEG's rounding of grey is none."""
+    """Whether an overview (h, w, 3) has no colour at all, apart from JPEG's rounding of grey."""
     apart = _most(overview).astype(np.int16) - _least(overview)
     return bool(apart.max(initial=0) <= _GREY_ROUNDING)
 
 
 def grey_density(rgb: UInt8Array, glass: Float32Array) -> Float32Array:
-    """−ln(light ÷ light through glass) for each channel; glass is 0, and nothing is below."""
+    """−ln(light ÷ light through glass) for each channel; 0 for glass, never negative."""
     light = np.maximum(rgb.astype(np.float32), 1.0)
     return np.asarray(np.maximum(np.log(glass / light), 0.0), np.float32)
 
 
-# Over three channels, planes are some ten times faster to compare than NumPy's reductions along the last axis.
+# Over three channels, comparing planes is some ten times faster than NumPy's reductions along the last axis.
 
 
 def _most(picture: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -173,12 +174,12 @@ def _least(picture: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _spread(picture: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The largest channel of each pixel less the smallest: (h, w, 3) → (h, w)."""
+    """The largest minus the smallest channel of each pixel: (h, w, 3) → (h, w)."""
     return np.asarray(_most(picture) - _least(picture))
 
 
 def _to_working_mpp(overview: UInt8Array, mpp: float) -> tuple[UInt8Array, float]:
-    """The overview at about 8 µm/px, never enlarged, and its µm/px."""
+    """The overview at about 8 µm/px, never upsampled, and its µm/px."""
     factor = mpp / WORKING_MPP
     if factor >= 1:
         return overview, mpp
@@ -187,9 +188,8 @@ def _to_working_mpp(overview: UInt8Array, mpp: float) -> tuple[UInt8Array, float
 
 
 def _find_glass(small: UInt8Array, smooth: UInt8Array) -> BoolArray:
-    """Where (h, w) scanned glass surely is: bright, nearly grey, smooth, and not the pure white of padding.
-
-    Nowhere, if it would be less than a fair part of the picture.
+    """Mask (h, w) of certain scanned glass: bright, nearly grey, smooth, and not the pure white of padding. Empty if it
+    would cover less than a fair part of the image.
     """
     grey = np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.float32)
     tint = _spread(smooth.astype(np.int16))
@@ -203,7 +203,7 @@ def _find_glass(small: UInt8Array, smooth: UInt8Array) -> BoolArray:
 
 
 def _glass_colour(smooth: UInt8Array, is_glass: BoolArray) -> Float32Array:
-    """Colour (3,) of the glass; without any, the brightest grey."""
+    """Colour (3,) of the glass; without any glass, the brightest grey."""
     if is_glass.any():
         return np.asarray(np.median(smooth[is_glass], axis=0), np.float32)
     brightest = max(float(_GLASS_LEAST_GREY), float(np.percentile(_most(smooth), 99)))
@@ -211,23 +211,23 @@ def _glass_colour(smooth: UInt8Array, is_glass: BoolArray) -> Float32Array:
 
 
 def _above_noise(on_glass: Float32Array, least: float) -> float:
-    """A threshold that the glass itself does not pass: ``least``, or more where the glass is noisy."""
+    """A threshold that the glass itself does not exceed: ``least``, or more if the glass is noisy."""
     if on_glass.size == 0:
         return least
     median = float(np.median(on_glass))
-    spread = float(np.median(np.abs(on_glass - median))) * 1.4826  # the standard deviation, if it is normal
+    spread = float(np.median(np.abs(on_glass - median))) * 1.4826  # the standard deviation of a normal distribution
     return min(max(least, median + _NOISE_FACTOR * spread), _MOST_NOISE * least)
 
 
-def local_grain(picture: UInt8Array) -> Float32Array:
-    """Standard deviation (h, w) of the optical density between neighbouring px of a picture (h, w, 3)."""
+def local_texture(picture: UInt8Array) -> Float32Array:
+    """Standard deviation (h, w) of the optical density between neighbouring px of an image (h, w, 3)."""
     density = np.log(255 / np.maximum(np.arange(256, dtype=np.float32), 1.0))
     grey = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.uint8)
     return _local_spread(np.asarray(density[grey], np.float32), 3)
 
 
 def _around(texture: Float32Array, shape: tuple[int, int]) -> Float32Array:
-    """Grain reduced to ``shape``, averaged over about 30 µm, which is more than the distance between nuclei."""
+    """Texture reduced to ``shape``, averaged over about 30 µm, more than the distance between nuclei."""
     reduced = cv2.resize(texture, shape[::-1], interpolation=cv2.INTER_AREA)
     return np.asarray(cv2.GaussianBlur(reduced, (0, 0), 1.5), np.float32)
 
@@ -240,7 +240,7 @@ def _local_spread(values: Float32Array, side: int) -> Float32Array:
 
 
 def _without_lines(mask: BoolArray, mpp: float) -> BoolArray:
-    """``mask`` without what is thin: coverslip edges, scratches, fibres."""
+    """``mask`` without thin objects: coverslip edges, scratches, fibres."""
     closed = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, _disc(_CLOSE_UM / mpp))
     return np.asarray(cv2.morphologyEx(closed, cv2.MORPH_OPEN, _disc(_THINNEST_GRAIN_UM / 2 / mpp)), np.bool_)
 
@@ -256,11 +256,11 @@ def _is_shadow(density: Float32Array, colour: Float32Array) -> BoolArray:
 
 
 def _find_pens(inks: Inks, density: Float32Array, stained: BoolArray, mpp: float) -> BoolArray:
-    """Strokes and lines of ink (h, w) by their colour in optical density (h, w, 3), with their fading edges.
+    """Mask (h, w) of ink strokes and lines by their colour in optical density (h, w, 3), with their fading edges.
 
-    Haematoxylin and eosin take most from green, DAB takes most from blue. A blue pen takes red and hardly blue, a
-    green one least from green, a red one green and blue alike and hardly red, a purple one green and hardly blue, a
-    black one all alike; over tissue all of them lean to what that takes. Ink is denser than tissue at some 8 µm/px.
+    Haematoxylin and eosin absorb mostly green, DAB mostly blue. A blue pen absorbs red and hardly blue, a green one
+    least green, a red one green and blue equally and hardly red, a purple one green and hardly blue, a black one all
+    equally; over tissue all of them shift towards its colour. Ink is denser than tissue at about 8 µm/px.
     """
     pens = np.zeros(stained.shape, np.bool_)
     for strong, weak in inks.values():
@@ -278,7 +278,7 @@ def _find_pens(inks: Inks, density: Float32Array, stained: BoolArray, mpp: float
 
 
 def _touching(mask: BoolArray, some: BoolArray) -> BoolArray:
-    """The connected parts of a mask (h, w) that hold a px of ``some``."""
+    """The connected parts of a mask (h, w) that contain a px of ``some``."""
     number, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
     held = np.bincount(labels[some], minlength=number) > 0
     held[0] = False
@@ -286,9 +286,8 @@ def _touching(mask: BoolArray, some: BoolArray) -> BoolArray:
 
 
 def _nothing_but_ink(mask: BoolArray, stained: BoolArray, green: BoolArray) -> BoolArray:
-    """The connected parts of a mask (h, w) most of whose stained px have the colour of a green pen, however small.
-
-    It is no stain's colour. Those of a blue and a purple pen are: whole sections look so.
+    """The connected parts of a mask (h, w) most of whose stained px have the colour of a green pen, however small. No
+    stain has that colour, unlike those of blue and purple pens, which whole sections can have.
     """
     number, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
     inked = np.bincount(labels[green & stained], minlength=number)
@@ -298,7 +297,7 @@ def _nothing_but_ink(mask: BoolArray, stained: BoolArray, green: BoolArray) -> B
 
 
 def _inks(density: Float32Array) -> Inks:
-    """For each ink, where (h, w) its colour is sure, and where it may be."""
+    """For each ink, masks (h, w) where its colour is certain, and where it is possible."""
     r, g, b = (density[..., channel] for channel in range(3))
     most, least = _most(density), _least(density)
     return {
@@ -306,10 +305,10 @@ def _inks(density: Float32Array) -> Inks:
         "green": ((r > 0.5) & (g < 0.75 * r) & (g < 0.95 * b), (g < 0.85 * r) & (g < b)),
         "red": ((g > 1.2) & (b > 0.8 * g) & (b < 1.2 * g) & (r < 0.25 * g), (b > 0.75 * g) & (r < 0.4 * g)),
         "purple": ((g > 1.1) & (b < 0.4 * g) & (r > 0.25 * g) & (r < 1.05 * g), (b < 0.4 * g) & (r > 0.3 * g)),
-        # An orange or yellow pen takes blue and hardly red; a pink one green, and less red than any eosin.
+        # An orange or yellow pen absorbs blue and hardly red; a pink one green, and less red than any eosin.
         "yellow": ((b > 1.0) & (g < 0.6 * b) & (r < 0.15 * b), (g < 0.7 * b) & (r < 0.25 * b)),
         "pink": ((g > 1.2) & (r < 0.12 * g) & (b > 0.25 * g) & (b < 0.65 * g), (r < 0.25 * g) & (b < 0.75 * g)),
-        # Thick DAB is as dark, but takes more from blue than from red.
+        # Thick DAB is as dark, but absorbs more blue than red.
         "black": ((least > 1.0) & (most - least < 0.25 * most) & (b - r < 0.12 * most), most - least < 0.35 * most),
     }
 
@@ -317,8 +316,8 @@ def _inks(density: Float32Array) -> Inks:
 def _strokes(strong: BoolArray, density: Float32Array, mpp: float) -> BoolArray:
     """Strokes (h, w) of an ink: connected parts that are large, or long and nowhere wide.
 
-    They begin where its colour is ``strong`` and go on over tissue, where the ink's own density is the least in every
-    channel of ``density`` (h, w, 3).
+    They start where its colour is ``strong`` and continue over tissue, where the ink's own density is the minimum in
+    every channel of ``density`` (h, w, 3).
     """
     seeds = _drop_small(strong, _SMALLEST_SEED_UM2 / mpp**2)
     if not seeds.any():
@@ -332,13 +331,13 @@ def _strokes(strong: BoolArray, density: Float32Array, mpp: float) -> BoolArray:
     is_sure = np.bincount(labels[seeds], minlength=len(px)) >= _LEAST_SURE * px
     is_sure[0] = False
     kept = ((px * mpp**2 >= _SMALLEST_PEN_UM2) | is_line) & is_sure
-    if kept.any():  # where there is a pen, its dots are no tissue either
+    if kept.any():  # if there is a pen, its dots are not tissue either
         kept |= (px * mpp**2 >= _SMALLEST_TISSUE_UM2) & is_sure
     return np.asarray(kept[labels], np.bool_)
 
 
-def _tidy(mask: BoolArray, mpp: float) -> BoolArray:
-    """Close gaps, fill small holes, drop dust. What reaches the picture's border is no hole."""
+def _clean_up(mask: BoolArray, mpp: float) -> BoolArray:
+    """Close gaps, fill small holes, drop dust. Background that reaches the image's border is not a hole."""
     closed = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, _disc(_CLOSE_UM / mpp)) > 0
     holes = _holes(closed)
     filled = closed | (holes & ~_drop_small(holes, _LARGEST_HOLE_UM2 / mpp**2))
@@ -346,7 +345,7 @@ def _tidy(mask: BoolArray, mpp: float) -> BoolArray:
 
 
 def _holes(mask: BoolArray) -> BoolArray:
-    """What 4-connected background (h, w) does not reach the picture's border."""
+    """4-connected background (h, w) that does not reach the image's border."""
     outside = np.pad(mask.astype(np.uint8), 1)
     cv2.floodFill(outside, None, (0, 0), 1)
     holes: BoolArray = outside[1:-1, 1:-1] == 0

@@ -31,15 +31,18 @@ def path(text: str) -> Path:
 
 
 def listed(
-    given: Sequence[str], mpp: float | None, out: Path | None = None, is_one: Callable[[Path], bool] | None = None
+    given: Sequence[str],
+    mpp: float | None,
+    out: Path | None = None,
+    counts_as_slide: Callable[[Path], bool] | None = None,
 ) -> tuple[Path, ...]:
     """The slides that are meant; says what was left out. Raises WsiprocError where none is there.
 
-    ``is_one``: which folders stand for themselves and not for the slides in them.
+    ``counts_as_slide``: which folders stand for themselves and not for the slides in them.
     """
     from wsiproc.io.slides.list import list_slides
 
-    found = list_slides(given, mpp, out, is_one)
+    found = list_slides(given, mpp, out, counts_as_slide)
     for note in found.notes:
         typer.echo(f"Note: {note}", err=True)
     if not found.slides:

@@ -29,9 +29,9 @@ def models(incomplete: str) -> list[str]:
 
 def slides(incomplete: str) -> list[str]:
     """Files that are slides by their names, and folders of OME-Zarr; folders to look into, where they lead there."""
-    from wsiproc.io.slides.list import PICTURE_SUFFIXES, SLIDE_SUFFIXES
+    from wsiproc.io.slides.list import IMAGE_SUFFIXES, SLIDE_SUFFIXES
 
-    return _paths(incomplete, lambda path: path.name.lower().endswith(SLIDE_SUFFIXES + PICTURE_SUFFIXES))
+    return _paths(incomplete, lambda path: path.name.lower().endswith(SLIDE_SUFFIXES + IMAGE_SUFFIXES))
 
 
 def files(*suffixes: str) -> Callable[[str], list[str]]:

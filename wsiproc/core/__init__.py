@@ -1,1 +1,1 @@
-"""The nouns: boxes, regions, the grid, the cell table. numpy only."""
+"""Basic types: boxes, regions, the grid, the cell table. Depends on numpy only."""

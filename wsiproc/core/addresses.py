@@ -1,17 +1,16 @@
-"""Addresses of the viewer, which a report and a cohort point into: they answer while ``wsiproc view`` runs."""
+"""URLs of the viewer, linked from reports and cohorts; they work while ``wsiproc view`` is running."""
 
 from __future__ import annotations
 
 from urllib.parse import urlencode
 
 VIEWER_PORT = 8421
-"""Port of the viewer unless told otherwise."""
+"""Default port of the viewer."""
 
 
 def viewer_address(slide: str, centre: tuple[float, float] | None = None, um: float = 0.25) -> str:
-    """The page of a slide, by the name of its folder, on this machine.
-
-    ``centre``: a place (y, x) in level-0 px, shown with ``um`` µm a px of the screen; None is the whole slide.
+    """The page of a slide, by the name of its folder, on this machine. ``centre``: position (y, x) in level-0 px,
+    displayed at ``um`` µm per screen px; None shows the whole slide.
     """
     query = {"slide": slide}
     if centre is not None:

@@ -1,4 +1,4 @@
-"""The cell table: one row a cell, the single truth that every output is a rendering of."""
+"""The cell table: one row per cell, the single source of all outputs."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from wsiproc.core.types import Float32Array, Float64Array, Int32Array, Int64Arra
 
 @dataclass(frozen=True)
 class Rings:
-    """One closed outline a cell, as corners of pixels (grid frame).
+    """One closed outline per cell, as pixel corners (grid frame).
 
-    ``vertices``: (V, 2) int32, (y, x), the first corner of a ring not repeated at its end; ``offsets``: (N + 1,)
-    int64, ring *i* is ``vertices[offsets[i]:offsets[i + 1]]``. Edges are horizontal or vertical, so filling a ring
-    gives back exactly the pixels that it was traced from.
+    ``vertices``: (V, 2) int32, (y, x), the first corner of a ring not repeated at its end; ``offsets``: (N + 1,) int64,
+    ring *i* is ``vertices[offsets[i]:offsets[i + 1]]``. Edges are horizontal or vertical, so filling a ring gives
+    exactly the pixels that it was traced from.
     """
 
     offsets: Int64Array
@@ -53,7 +53,7 @@ def touching(boxes: Int32Array, box: Box) -> IntpArray:
 
 @dataclass(frozen=True)
 class DrawnCells:
-    """What is needed to draw cells: ``classes`` (N,), ``boxes`` (N, 4) and ``rings`` as in CellTable."""
+    """The columns needed to draw cells: ``classes`` (N,), ``boxes`` (N, 4) and ``rings`` as in CellTable."""
 
     classes: UInt8Array
     boxes: Int32Array

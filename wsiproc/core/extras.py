@@ -1,7 +1,7 @@
-"""TIAToolbox behind wsiproc's own nouns: readers, tissue maskers, stain normalisers, nucleus models, annotation store.
+"""TIAToolbox behind wsiproc's own types: readers, tissue maskers, stain normalisers, nucleus models, annotation store.
 
-Needs ``pip install wsiproc[tiatoolbox]``. TIAToolbox takes many seconds to import, so its modules are imported when
-first used, and only by what cannot do without.
+Needs ``pip install wsiproc[tiatoolbox]``. TIAToolbox takes many seconds to import, so its modules are imported on first
+use, and only where needed.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from wsiproc.errors import MissingExtraError
 
 
 def load(name: str) -> ModuleType:
-    """The module ``tiatoolbox.`` + ``name``, or the error that names the extra."""
+    """The module ``tiatoolbox.`` + ``name``; raises MissingExtraError, which names the extra."""
     try:
         with _logging_as_it_was():
             return importlib.import_module(f"tiatoolbox.{name}")
     except ImportError as error:
         raise MissingExtraError(
-            f"TIAToolbox cannot be imported ({error}); install it, best in an environment of its own: "
+            f"TIAToolbox cannot be imported ({error}); install it, preferably in a separate environment: "
             "pip install 'wsiproc[tiatoolbox]'"
         ) from error
 
 
 @contextmanager
 def _logging_as_it_was() -> Iterator[None]:
-    """Undo what the import does to logging: handlers and a lower level for all libraries, and warnings as messages."""
+    """Restore logging after the import, which adds handlers, lowers all levels and captures warnings."""
     root, show = logging.getLogger(), warnings.showwarning
     handlers, level = root.handlers[:], root.level
     try:

@@ -1,4 +1,4 @@
-"""The two pixel frames of a slide, and which parts of them its masks ask for."""
+"""The two pixel frames of a slide, and the windows needed for its tissue mask."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Frame:
 
 
 def mask_box(mask: BoolArray, grid: tuple[int, int], box: Box) -> BoolArray:
-    """The part of an overview mask that ``box`` (grid px) touches, at least one px on the slide."""
+    """The part of an overview mask that ``box`` (grid px) touches; at least one px."""
     fy, fx = mask.shape[0] / grid[0], mask.shape[1] / grid[1]
     inside = box.clip(grid)
     if inside.area == 0:
@@ -44,15 +44,14 @@ def mask_box(mask: BoolArray, grid: tuple[int, int], box: Box) -> BoolArray:
 
 
 def _touched(first: int, end: int, per_px: float) -> slice:
-    """Overview px, so many to a grid px, that a range of grid px touches."""
+    """The overview px, ``per_px`` per grid px, that a range of grid px touches."""
     return slice(int(first * per_px), max(int(first * per_px) + 1, int(np.ceil(end * per_px))))
 
 
 @dataclass(frozen=True)
 class WindowRule:
-    """How the maps are asked for: squares of ``window`` grid px, cut to multiples of ``window_multiple`` px.
-
-    ``margin``: px around tissue whose maps some cell on it may depend on.
+    """How maps are requested: squares of ``window`` grid px, cut to multiples of ``window_multiple`` px. ``margin``: px
+    around tissue whose maps cells on it may depend on.
     """
 
     window: int
@@ -61,16 +60,15 @@ class WindowRule:
 
 
 def needed_windows(mask: BoolArray, grid: tuple[int, int], region: Box, rule: WindowRule) -> list[Box]:
-    """Windows of a region whose maps some cell on tissue may depend on, in raster order, each as small as it may be.
-
-    Whether and how far a window is needed is a matter of the mask and the window alone, never of the region it lies in.
+    """Windows of a region whose maps cells on tissue may depend on, in raster order, each as small as possible. Whether
+    and how much of a window is needed depends on the mask and the window alone, never on its region.
     """
     cut = (_needed(mask, grid, window.box, rule) for window in Grid(grid, rule.window).touching(region))
     return [box for box in cut if box.area]
 
 
 def _needed(mask: BoolArray, grid: tuple[int, int], window: Box, rule: WindowRule) -> Box:
-    """The rectangle of a window that holds all within the margin of tissue; of no size where nothing is."""
+    """The rectangle of a window that contains everything within the margin of tissue; empty if there is none."""
     fy, fx = mask.shape[0] / grid[0], mask.shape[1] / grid[1]
     around = window.pad(rule.margin).clip(grid)
     rows, cols = _touched(around.y, around.y1, fy), _touched(around.x, around.x1, fx)
@@ -83,7 +81,7 @@ def _needed(mask: BoolArray, grid: tuple[int, int], window: Box, rule: WindowRul
 
 
 def _reach(first: int, last: int, per_px: float, rule: WindowRule, origin: int) -> tuple[int, int]:
-    """Grid px within the margin of a range of overview px, outwards to whole grains from a window's ``origin``."""
+    """Grid px within the margin of a range of overview px, rounded outwards to window multiples from ``origin``."""
     start = (int(first / per_px) - rule.margin - origin) // rule.window_multiple
     end = -((origin - int(np.ceil((last + 1) / per_px)) - rule.margin) // rule.window_multiple)
     return origin + start * rule.window_multiple, origin + end * rule.window_multiple
@@ -92,10 +90,10 @@ def _reach(first: int, last: int, per_px: float, rule: WindowRule, origin: int) 
 def sample_windows(
     mask: BoolArray, grid: tuple[int, int], window: int, count: int, scanned: Box | None = None
 ) -> list[Box]:
-    """Up to ``count`` windows spread evenly over the tissue, those that hold the most of it first choice.
+    """Up to ``count`` windows spread evenly over the tissue, preferring those with the most tissue.
 
-    ``scanned``: the part of the grid (px) that they are cut from, as if there were nothing around it; None: all of it.
-    Depends on the mask alone: the same for every region size.
+    ``scanned``: the part of the grid (px) from which they are taken, as if there were nothing around it; None: all of
+    it. Depends on the mask alone, not on the region size.
     """
     whole = scanned or Box(0, 0, *grid)
     windows = [w.box.shifted(whole.y, whole.x) for w in Grid(whole.shape, window)]

@@ -1,8 +1,8 @@
-"""Rectangles of pixels and how a picture is cut into them.
+"""Rectangles of pixels, and how an image is divided into them.
 
-Two frames are used throughout. *slide*: level-0 pixels of the slide, origin at the top-left corner of its
-(bounds) top-left pixel. *grid*: pixels at the model's resolution over the same extent. A ``Box`` knows no frame;
-the name of the variable does.
+Two frames are used throughout. *slide*: level-0 pixels of the slide, origin at the top-left corner of its (bounds)
+top-left pixel. *grid*: pixels at the model's resolution over the same extent. A ``Box`` does not know its frame;
+variable names tell it. A *region* is a square of the grid that one task processes, not a region of interest.
 """
 
 from __future__ import annotations
@@ -52,20 +52,20 @@ class Box:
         return slice(self.y, self.y1), slice(self.x, self.x1)
 
     def pad(self, px: int) -> Box:
-        """The box grown by ``px`` on each side."""
+        """The box padded by ``px`` on each side."""
         return Box(self.y - px, self.x - px, self.h + 2 * px, self.w + 2 * px)
 
     def shifted(self, y: int, x: int) -> Box:
-        """The box moved by so many rows and columns."""
+        """The box shifted by ``y`` rows and ``x`` columns."""
         return Box(self.y + y, self.x + x, self.h, self.w)
 
     def intersect(self, other: Box) -> Box:
-        """The common part; a box of zero size where there is none."""
+        """The intersection; a box of zero size if it is empty."""
         y, x = max(self.y, other.y), max(self.x, other.x)
         return Box(y, x, max(0, min(self.y1, other.y1) - y), max(0, min(self.x1, other.x1) - x))
 
     def clip(self, shape: tuple[int, int]) -> Box:
-        """The part inside a picture of ``shape`` (h, w)."""
+        """The part inside an image of ``shape`` (h, w)."""
         return self.intersect(Box(0, 0, *shape))
 
     def relative_to(self, origin: Box) -> Box:
@@ -79,7 +79,7 @@ class Box:
 
 @dataclass(frozen=True, order=True)
 class Region:
-    """One square of the grid that a task works on: its place in the raster and its box (grid px)."""
+    """A square of the grid that one task processes: its position in the raster and its box (grid px)."""
 
     row: int
     col: int
@@ -87,13 +87,13 @@ class Region:
 
     @property
     def key(self) -> str:
-        """A name for files and tasks, sorted as the raster is: ``r0003c0012``."""
+        """A name for files and tasks, which sorts in raster order: ``r0003c0012``."""
         return f"r{self.row:04d}c{self.col:04d}"
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A picture of ``shape`` (h, w) cut into squares of ``step`` px; the last row and column may be cut off.
+    """An image of ``shape`` (h, w) divided into squares of ``step`` px; the last row and column may be smaller.
 
     Every pixel lies in exactly one region, and the regions of step ``s`` tile those of any multiple of ``s``.
     """
@@ -115,7 +115,7 @@ class Grid:
         return self.rows * self.cols
 
     def region(self, row: int, col: int) -> Region:
-        """The region at a place of the raster."""
+        """The region at a position in the raster."""
         full = Box(row * self.step, col * self.step, self.step, self.step)
         return Region(row, col, full.clip(self.shape))
 
@@ -143,10 +143,9 @@ def grid_shape(slide_shape: tuple[int, int], slide_mpp: float, mpp: float) -> tu
 
 
 def at_points(picture: npt.NDArray[Any], extent: tuple[int, int], points: FloatArray) -> npt.NDArray[Any]:
-    """Values (N,) of a picture (h, w) that covers ``extent`` (h, w), at ``points`` (N, 2), (y, x) in px of the extent.
-
-    Points beyond the edges have the value of the nearest px. Places are rounded to a millionth of a px of the picture,
-    so that a point on the border between two has the same value in every frame that it is told in.
+    """Values (N,) of an image (h, w) that covers ``extent`` (h, w), at ``points`` (N, 2), (y, x) in px of the extent.
+    Points beyond the edges have the value of the nearest px. Positions are rounded to a millionth of a px of the image,
+    so that a point on the border between two has the same value in every frame.
     """
     places = np.round(points * np.divide(picture.shape, extent), 6)
     y, x = np.clip(places.astype(np.int64), 0, np.array(picture.shape) - 1).T

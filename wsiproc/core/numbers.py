@@ -1,6 +1,5 @@
-"""The numbers of a slide, and of an area of it, that people compare: one definition for every output.
-
-``run.json``, report, cohort, viewer, exports and the Python interface take them from here and nowhere else.
+"""Summary numbers of a slide and of areas of it: one definition for every output. ``run.json``, report, cohort, viewer,
+exports and the Python API all use this module.
 """
 
 from __future__ import annotations
@@ -19,10 +18,9 @@ from wsiproc.core.types import BoolArray, Float64Array, Int64Array
 
 @dataclass(frozen=True)
 class AreaNumbers:
-    """What lies in an area: the cells whose centre is in it, in all and by class, and what follows from them.
-
-    ``cells_per_mm2``: cells ÷ area, None for an area of nothing; ``positive_index`` (0 to 1) and ``h_score`` (0 to
-    300): of these cells, None where the slide has none.
+    """Numbers of an area: cells centred in it, in total and by class, and derived numbers. ``cells_per_mm2``: cells ÷
+    area, None for an empty area; ``positive_index`` (0 to 1) and ``h_score`` (0 to 300): of these cells, None if the
+    slide has none.
     """
 
     area_mm2: float
@@ -33,7 +31,7 @@ class AreaNumbers:
     h_score: float | None
 
     def measurements(self) -> dict[str, float]:
-        """As QuPath's table shows them."""
+        """The numbers under the names shown in QuPath's table."""
         values: dict[str, float | None] = {
             "Area mm^2": round(self.area_mm2, 6),
             "Cells": self.cells,
@@ -47,12 +45,12 @@ class AreaNumbers:
 
 @dataclass(frozen=True)
 class SlideNumbers:
-    """What a slide comes to; fields named as in ``run.json`` and the columns of ``cohort.csv``.
+    """Summary numbers of a slide; fields are named as in ``run.json`` and the columns of ``cohort.csv``.
 
     ``cells``: all in the table. Some lie up to 40 µm beyond the tissue, whose edge is found on an overview;
-    ``cells_in_tissue`` have their centre in it. ``tissue_mm2``: area of the tissue, with ``--roi`` of what of it lies
-    in the region. ``cells_per_mm2``: cells in tissue ÷ tissue. ``positive_index`` (0 to 1) and ``h_score`` (0 to 300):
-    of all cells. What cannot be told is None.
+    ``cells_in_tissue`` have their centre in it. ``tissue_mm2``: area of the tissue, with ``--roi`` within the region.
+    ``cells_per_mm2``: cells in tissue ÷ tissue. ``positive_index`` (0 to 1) and ``h_score`` (0 to 300): of all cells.
+    Unknown numbers are None.
     """
 
     cells: int
@@ -64,22 +62,22 @@ class SlideNumbers:
 
 
 def mm2_text(area: float) -> str:
-    """An area in mm², for reading, with at least two digits that count: ``12.34``, ``0.65``, ``0.0065``."""
+    """An area in mm² as text, with at least two significant digits: ``12.34``, ``0.65``, ``0.0065``."""
     return f"{area:,.2f}" if area >= 0.1 or area == 0 else f"{area:.2g}"
 
 
 def per_mm2(cells: int, area_mm2: float) -> float | None:
-    """Cells a mm²; None for an area of nothing."""
+    """Cells per mm²; None for an empty area."""
     return cells / area_mm2 if area_mm2 > 0 else None
 
 
 def has_index(run: Mapping[str, Any]) -> bool:
-    """Whether positive cells of a run mean something: not where DAB lies in no compartment that is scored."""
+    """Whether positive cells of a run are meaningful: not if DAB is in no scored compartment."""
     return bool((run.get("immuno") or {}).get("index", True))
 
 
 def slide_numbers(run: Mapping[str, Any]) -> SlideNumbers:
-    """The numbers of a slide from what ``run.json`` counts; no density for a run that did not count cells in tissue."""
+    """The numbers of a slide from the counts in ``run.json``; no density if cells in tissue were not counted."""
     counts, area = run["counts"], float(run["tissue_mm2"])
     inside = sum(counts["in_tissue"].values()) if "in_tissue" in counts else None
     found = area_numbers(counts["classes"], area, has_index(run))
@@ -94,7 +92,7 @@ def slide_numbers(run: Mapping[str, Any]) -> SlideNumbers:
 
 
 def area_numbers(classes: Mapping[str, int], area_mm2: float, indexed: bool) -> AreaNumbers:
-    """The numbers of an area with so many cells of each class; ``indexed``: as ``has_index`` of its slide."""
+    """The numbers of an area from its cells per class; ``indexed``: ``has_index`` of its slide."""
     cells = sum(classes.values())
     return AreaNumbers(
         area_mm2=area_mm2,
@@ -125,8 +123,8 @@ class CellCounts:
 
     def add(self, centres: Float64Array, classes: npt.NDArray[np.integer[Any]]) -> None:
         """Count cells with ``centres`` (N, 2), (y, x) in grid px, of ``classes`` (N,)."""
-        kinds = len(self.everywhere)
-        found = count_inside(self.tissue, self.extent, centres, classes, kinds)
+        class_count = len(self.everywhere)
+        found = count_inside(self.tissue, self.extent, centres, classes, class_count)
         self.everywhere[:] += found.sum(axis=0)
         self.in_tissue[:] += found[1:].sum(axis=0)
 
@@ -136,7 +134,7 @@ class CellCounts:
         return int(self.everywhere.sum())
 
     def of_classes(self, names: Sequence[str]) -> dict[str, Any]:
-        """As ``run.json`` has them."""
+        """The counts as in ``run.json``."""
         return {
             "cells": self.total,
             "classes": dict(zip(names, self.everywhere.tolist(), strict=True)),
@@ -149,12 +147,12 @@ def count_inside(
     extent: tuple[int, int],
     centres: Float64Array,
     classes: npt.NDArray[np.integer[Any]],
-    kinds: int,
+    class_count: int,
 ) -> Int64Array:
-    """Cells of each of ``kinds`` classes (columns) with their centre in each value of a label image (rows, from 0).
+    """Cells of each of ``class_count`` classes (columns) centred in each value of a label image (rows, from 0).
 
     ``pieces`` (h, w): a mask or labels over ``extent`` (h, w); ``centres`` (N, 2), (y, x) in px of the extent.
     """
     labels = at_points(pieces, extent, centres).astype(np.int64)
     rows = int(pieces.max(initial=0)) + 1
-    return np.bincount(labels * kinds + classes, minlength=rows * kinds).reshape(rows, kinds)
+    return np.bincount(labels * class_count + classes, minlength=rows * class_count).reshape(rows, class_count)

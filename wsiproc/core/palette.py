@@ -1,6 +1,6 @@
 """One palette for zarr, GeoJSON, report and viewer.
 
-The colours are those of Okabe and Ito (2008), which stay apart for colour-blind readers, ordered so that the first
+The colours are those of Okabe and Ito (2008), which colour-blind readers can distinguish, ordered so that the first
 ones also stand out on pink and brown tissue.
 """
 
@@ -19,11 +19,11 @@ OKABE_ITO: tuple[RGB, ...] = (
     (0, 0, 0),
 )
 
-# For more kinds than that: four of the colours that Tol calls muted (SRON/EPS/TN/09-002, 2021), dark ones, so that each
-# differs in lightness too.
+# For more phenotypes than that: four dark colours of Tol's muted palette (SRON/EPS/TN/09-002, 2021), so that each also
+# differs in lightness.
 TOL_MUTED: tuple[RGB, ...] = ((136, 34, 85), (51, 34, 136), (153, 153, 51), (17, 119, 51))
 
-# QuPath ignores a file's colours for these names and uses its own, close to these.
+# QuPath ignores a file's colours for these names and uses its own, which are close to these.
 NAMED: dict[str, RGB] = {
     "Positive": (213, 94, 0),
     "Negative": (0, 114, 178),
@@ -39,8 +39,8 @@ def class_colour(name: str, index: int) -> RGB:
     return NAMED.get(name, OKABE_ITO[index % len(OKABE_ITO)])
 
 
-def kind_colours(count: int) -> tuple[RGB, ...]:
-    """Colours of ``count`` discovered kinds of cells, at most 12, no two alike."""
+def phenotype_colours(count: int) -> tuple[RGB, ...]:
+    """Distinct colours of ``count`` discovered phenotypes, at most 12."""
     return (OKABE_ITO + TOL_MUTED)[:count]
 
 

@@ -1,6 +1,6 @@
-"""Paths as users write them: made absolute once, where they come in, so that nothing below sees another form.
+"""Paths as users write them: made absolute once, on input, so that nothing else handles other forms.
 
-``..`` is followed as the system follows it, through links; a link itself keeps its name, since a slide is called by it.
+``..`` is resolved like the system does, through links; a link itself keeps its name, which becomes the slide's name.
 """
 
 from __future__ import annotations
@@ -14,34 +14,35 @@ from pathlib import Path
 
 from wsiproc.errors import SettingsError
 
-# Two names are alike where so much of them agrees; below it, a hint misleads more often than it helps.
+# Minimum similarity of two names; below it, a hint misleads more often than it helps.
 _ALIKE = 0.75
 
 
 def absolute(path: str | PathLike[str]) -> Path:
-    """The absolute path without ``.``, ``..`` and ``~``, whatever the working folder becomes later.
-
-    What is there under a name of other Unicode composition (é as one character or as two) is found. Raises
-    SettingsError for what can be no path: an empty one, one with a NUL.
+    """The absolute path without ``.``, ``..`` and ``~``, independent of later changes of the working folder. Also finds
+    names in another Unicode composition (é as one character or two). Raises SettingsError for an invalid path: empty,
+    or containing NUL.
     """
     text = os.fspath(path)
     if not text or "\0" in text:
-        raise SettingsError(f"{text!r} is not a path: it is empty or holds a NUL; was a shell variable not set?")
+        raise SettingsError(
+            f"{text!r} is not a path: it is empty or contains a NUL character; is a shell variable not set?"
+        )
     whole = Path(os.path.expanduser(text)).absolute()
-    if whole.anchor == "//":  # POSIX leaves open what two slashes mean; to Linux and macOS they are one
+    if whole.anchor == "//":  # POSIX leaves the meaning of two slashes open; on Linux and macOS they are one
         whole = Path("/", *whole.parts[1:])
     parts = whole.parts
     ups = [place for place, part in enumerate(parts) if part == ".."]
     if ups:
         try:
             whole = Path(*parts[: ups[-1] + 1]).resolve().joinpath(*parts[ups[-1] + 1 :])
-        except (OSError, RuntimeError):  # a loop of links: the text is the best that there is
+        except (OSError, RuntimeError):  # a loop of links: the text is the best available
             whole = Path(os.path.normpath(whole))
     return _as_on_disk(whole)
 
 
 def _as_on_disk(path: Path) -> Path:
-    """The path with its parts composed as the file system has them, where they only differ in that."""
+    """The path with its parts in the Unicode composition of the file system, if they differ only in that."""
     if str(path).isascii() or os.path.lexists(path):
         return path
     parent = _as_on_disk(path.parent)
@@ -53,7 +54,7 @@ def _as_on_disk(path: Path) -> Path:
 
 
 def did_you_mean(path: Path) -> str:
-    """A hint for a path that is not there, to follow what is said of it: ``; did you mean …?``, or nothing."""
+    """A hint for a missing path, to append to a message: ``; did you mean …?``, or ""."""
     there = next((parent for parent in path.parents if parent.is_dir()), None)
     if there is None:
         return ""
@@ -66,7 +67,7 @@ def did_you_mean(path: Path) -> str:
 
 
 def differing(parts: tuple[str, ...], others: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    """Those ``parts`` of a path that tell it apart from others: without what all have in common at either end."""
+    """The ``parts`` of a path that distinguish it from others: without those common to all at either end."""
     everyone = [parts, *others]
     shortest = min(map(len, everyone))
     first = next((place for place in range(shortest) if len({each[place] for each in everyone}) > 1), shortest)

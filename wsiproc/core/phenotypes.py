@@ -1,4 +1,4 @@
-"""Kinds of cells that were discovered in the cells themselves: the names, colours and typical cells of a cohort."""
+"""Phenotypes discovered by clustering cells: names, colours and typical cells of a cohort."""
 
 from __future__ import annotations
 
@@ -15,30 +15,29 @@ FEWEST_PHENOTYPES, MOST_PHENOTYPES = 2, 12
 
 
 def by_ratio(feature: str) -> bool:
-    """Whether a measurement is compared by ratio: twice an area is as far from it as half of it."""
+    """Whether a measurement is compared by ratio: twice an area is as far from it as half the area."""
     return feature.endswith("_um2")
 
 
 def comparable(feature: str, values: FloatArray) -> Float64Array:
-    """Values (N,) of a measurement, those that are compared by ratio as natural logarithms.
-
-    Their tail is long, and a few clumps that were not split would else make a kind of their own.
+    """Values (N,) of a measurement, as natural logarithms if compared by ratio. Their tail is long, and a few unsplit
+    clumps would otherwise form a phenotype of their own.
     """
     if not by_ratio(feature):
         return values.astype(np.float64)
-    # Value by value: numpy's vectorised logarithm need not round alike at every place of an array.
+    # Value by value: numpy's vectorised logarithm may round differently at different positions of an array.
     return np.array([math.log(value) for value in values.tolist()], np.float64)
 
 
 @dataclass(frozen=True)
 class Phenotypes:
-    """K kinds of cells, which take the place of a model's own classes.
+    """K phenotypes, which replace a model's own classes.
 
     ``names``, ``colours``: K each; ``features``: F names of measurements; ``scale``: F numbers by which differences (of
     logarithms, where ``by_ratio``) are divided before they are compared; ``centres``: K rows of F, the typical cell of
-    each kind in the measurements' own units. ``model``, ``mpp``, ``weights_sha256``: whose cells they were found in;
-    measurements of another model's outlines mean something else. Its ``repr`` is part of the key by which work is told
-    from other work.
+    each phenotype in the measurements' own units. ``model``, ``mpp``, ``weights_sha256``: the model in whose cells they
+    were found; measurements on another model's outlines are not comparable. Their values are part of the identity of a
+    run.
     """
 
     names: tuple[str, ...]
@@ -51,10 +50,10 @@ class Phenotypes:
     weights_sha256: str | None
 
     def nearest(self, measurements: Mapping[str, Float32Array]) -> UInt8Array:
-        """Index of the kind whose centre is nearest to each cell; of equally near ones the first: (N,) uint8.
+        """Index of the phenotype with the centre nearest to each cell, the first of equally near ones: (N,) uint8.
 
-        ``measurements``: name → (N,), all features among them. A cell's kind depends on its own numbers alone: they
-        are added feature by feature, since a matrix product rounds by the number of rows.
+        ``measurements``: name → (N,), all features among them. A cell's phenotype depends only on its own numbers: they
+        are added feature by feature, since the rounding of a matrix product depends on the number of rows.
         """
         squares = np.zeros((len(measurements[self.features[0]]), len(self.centres)))
         for name, scale, centres in zip(self.features, self.scale, np.array(self.centres).T, strict=True):
@@ -63,8 +62,8 @@ class Phenotypes:
         phenotypes: UInt8Array = squares.argmin(axis=1).astype(np.uint8)
         return phenotypes
 
-    def facts(self) -> dict[str, object]:
-        """What a run has used, for ``run.json``; plain Python values."""
+    def as_dict(self) -> dict[str, object]:
+        """The phenotypes of a run, for ``run.json``; plain Python values."""
         typical = {
             name: dict(zip(self.features, centre, strict=True))
             for name, centre in zip(self.names, self.centres, strict=True)

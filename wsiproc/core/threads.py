@@ -1,4 +1,4 @@
-"""Several things at a time, each in a thread of its own; what they tell arrives in the thread that asked."""
+"""Concurrent work, each item in its own thread; progress is reported in the calling thread."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from queue import Empty, SimpleQueue
 from threading import Event, Thread
 from typing import Any, TypeVar
 
-_LISTEN_S = 1.0  # between chances for the system to interrupt, which some give only then
+_POLL_S = 1.0  # so that Ctrl-C can interrupt, on some systems only between waits
 _JOIN_S = 10.0
 
 _Item = TypeVar("_Item")
-_News = TypeVar("_News")
+_Update = TypeVar("_Update")
 _Result = TypeVar("_Result")
 
 
-class Abandoned(Exception):  # noqa: N818 - no error: how work ends that nobody waits for
-    """Whoever asked has left."""
+class Abandoned(Exception):  # noqa: N818 - not an error: ends work that nobody waits for
+    """The caller has left."""
 
 
 @contextmanager
 def in_background(work: Callable[[], _Result]) -> Iterator[Future[_Result]]:
-    """``work()`` in a thread of its own beside the block, which ends when both have."""
+    """Run ``work()`` in its own thread alongside the block; leaving the block waits for it."""
     result: Future[_Result] = Future()
 
     def do() -> None:
         try:
             result.set_result(work())
-        except BaseException as error:  # it belongs to the one who asks for the result
+        except BaseException as error:  # raised for the caller of result()
             result.set_exception(error)
 
-    thread = Thread(target=do, daemon=True)  # one that hangs in the system does not keep the process alive
+    thread = Thread(target=do, daemon=True)  # a thread that hangs in the system does not keep the process alive
     thread.start()
     try:
         yield result
@@ -44,30 +44,29 @@ def in_background(work: Callable[[], _Result]) -> Iterator[Future[_Result]]:
 def concurrently(
     items: Sequence[_Item],
     at_once: int,
-    work: Callable[[_Item, Callable[[_News], None]], _Result],
-    on_progress: Callable[[_News], None],
+    work: Callable[[_Item, Callable[[_Update], None]], _Result],
+    on_progress: Callable[[_Update], None],
     cancel: Callable[[], None],
 ) -> Iterator[_Result]:
-    """``work(item, tell)`` of each item, begun in order, ``at_once`` at a time; results as they end.
+    """``work(item, report)`` of each item, started in order, ``at_once`` at a time; yields results as they complete.
 
-    ``on_progress`` is only called from the thread that takes the results. If that leaves early, the next
-    ``on_progress`` in a ``work`` raises Unheard, and ``cancel`` is called to end what it waits for. What a ``work``
-    raises ends all.
+    ``on_progress`` is only called in the thread that consumes the results. If that leaves early, the next ``report`` in
+    a ``work`` raises Abandoned, and ``cancel`` is called to end what it waits for. An exception in a ``work`` ends all.
     """
     if at_once == 1:
         for item in items:
             yield work(item, on_progress)
         return
     waiting, left = deque(items), len(items)
-    news: SimpleQueue[tuple[str, Any]] = SimpleQueue()
+    events: SimpleQueue[tuple[str, Any]] = SimpleQueue()
     over = Event()
-    lanes = [Thread(target=_lane, args=(waiting, work, news, over), daemon=True) for _ in range(min(at_once, left))]
+    lanes = [Thread(target=_lane, args=(waiting, work, events, over), daemon=True) for _ in range(min(at_once, left))]
     for lane in lanes:
         lane.start()
     try:
         while left:
-            kind, value = _next(news)
-            if kind == "told":
+            kind, value = _next(events)
+            if kind == "update":
                 on_progress(value)
             elif kind == "raised":
                 raise value
@@ -78,33 +77,33 @@ def concurrently(
         over.set()
         if left:
             cancel()
-        for lane in lanes:  # one that hangs in the system is left behind, and does not keep the process alive
+        for lane in lanes:  # one that hangs in the system is abandoned and does not keep the process alive
             lane.join(_JOIN_S)
 
 
-def _lane(waiting: deque[Any], work: Callable[..., Any], news: SimpleQueue[tuple[str, Any]], over: Event) -> None:
-    """One item after the other, until there is none left or nobody waits for it."""
+def _lane(waiting: deque[Any], work: Callable[..., Any], events: SimpleQueue[tuple[str, Any]], over: Event) -> None:
+    """Process one item after the other, until none is left or nobody waits for it."""
 
-    def pass_on(told: Any) -> None:
+    def pass_on(update: Any) -> None:
         if over.is_set():
             raise Abandoned
-        news.put(("told", told))
+        events.put(("update", update))
 
     while waiting and not over.is_set():
         try:
             item = waiting.popleft()
-        except IndexError:  # another lane was faster
+        except IndexError:  # another lane took it
             return
         try:
-            news.put(("done", work(item, pass_on)))
-        except BaseException as error:  # whatever it is, it belongs to the one who asked
-            news.put(("raised", error))
+            events.put(("done", work(item, pass_on)))
+        except BaseException as error:  # any exception is re-raised in the caller
+            events.put(("raised", error))
             return
 
 
-def _next(news: SimpleQueue[tuple[str, Any]]) -> tuple[str, Any]:
+def _next(events: SimpleQueue[tuple[str, Any]]) -> tuple[str, Any]:
     while True:
         try:
-            return news.get(timeout=_LISTEN_S)
+            return events.get(timeout=_POLL_S)
         except Empty:
             continue

@@ -28,7 +28,7 @@ UInt8Array = npt.NDArray[np.uint8]
 
 Rng = np.random.Generator
 Vector = tuple[float, float, float]
-"""A value each for red, green and blue."""
+"""One value each for red, green and blue."""
 
 OnProgress = Callable[[int, int], None]
-"""Called with the steps that are done, and their total."""
+"""Called with the number of steps done, and their total."""

@@ -40,7 +40,7 @@ from wsiproc.evaluate.points import (
 from wsiproc.evaluate.reliability import Judged, calibration_errors, judge_cells
 from wsiproc.evaluate.tables import TableLine, markdown_table, write_lines
 from wsiproc.executors import Task, WorkerPool, available_cores, worker_pool
-from wsiproc.io.atomic import whole_file
+from wsiproc.io.atomic import atomic_file
 from wsiproc.io.ome_zarr.image import CHUNK
 from wsiproc.io.slides.open import open_slide
 from wsiproc.io.slides.pixels.mirror import read_mirrored
@@ -308,7 +308,7 @@ def _report(
         failures += [f"{label}, {result.work.picture.name}: {result.error}" for result in mine if result.error]
     write_lines(out / "scores.csv", pictures)
     done = Benchmark(dataset, lines, organs, pictures, judged, failures)
-    with whole_file(out / "table.md") as temporary:
+    with atomic_file(out / "table.md") as temporary:
         temporary.write_text(_markdown(done, results[0].work.settings), encoding="utf-8")
     return done
 

@@ -1,11 +1,10 @@
-"""One list of tasks, run in a plain loop, by threads, by processes or by Dask; the only part that imports dask.
+"""Run a list of tasks in a plain loop, threads, processes or Dask; the only package that imports distributed.
 
-A task is a module-level function with small picklable arguments and a small result: names, boxes and counts travel,
-pixels never do. The list is in a valid order, so the loop is a full executor; the others run whatever is ready.
+A task is a module-level function with small picklable arguments and a small result: names, boxes and counts are sent,
+never pixels. The list is in a valid order, so the loop is a complete executor; the others run whatever is ready.
 
-Workers may die and come back, and so may the scheduler of a cluster: what they had in hand is done again. Doing a task
-twice, even twice at the same time, must therefore leave the same files; tasks see to that by writing each file whole
-under a name of its own and renaming it.
+Workers may die and come back, and so may the scheduler of a cluster: tasks in flight are then run again. Running a task
+twice, even concurrently, must therefore leave the same files; tasks ensure that by atomic writes.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class WorkerPool:
-    """Workers that are there, and how many tasks they run at a time. ``backend`` None is the plain loop.
+    """A pool of workers, and the number of tasks they run at a time. ``backend``: None for the plain loop.
 
     Several threads may each run a list of tasks through one pool.
     """
@@ -59,21 +58,21 @@ class WorkerPool:
     backend: Backend | None
 
     def run(self, tasks: Sequence[Task], priority: int = 0) -> Iterator[tuple[Task, Any]]:
-        """Each task with its result, as they end. Of several lists, that of the lowest ``priority`` goes first.
+        """Each task with its result, as they complete. Of several lists, the one with the lowest ``priority`` is first.
 
-        A task that raises RetryableError is tried again as often as it says. Any other error, or the last of its tries,
-        stops the handing out and is raised; WorkerError where workers die in the hands of one task again and again, or
-        are all gone for too long.
+        A task that raises RetryableError is retried up to its ``max_attempts``. Any other error, or the last attempt's,
+        stops the submission of tasks and is raised; WorkerError if workers repeatedly die running one task, or are all
+        gone for too long.
         """
         return run_in_loop(tasks) if self.backend is None else run_tasks(self.backend, tasks, priority)
 
     def cancel(self) -> None:
-        """Have every ``run`` of this pool end soon, with a WorkerError: nobody waits for the results any more."""
+        """End every ``run`` of this pool soon, with a WorkerError, since nobody waits for the results."""
         if self.backend is not None:
             self.backend.cancel()
 
     def ask(self, question: Callable[[], Answer]) -> dict[str, Answer]:
-        """What ``question()`` returns on each worker that ``gpu`` tasks may go to, by the worker's name."""
+        """The result of ``question()`` on each worker to which ``gpu`` tasks may go, by the worker's name."""
         return {"this process": question()} if self.backend is None else self.backend.ask(question)
 
 
@@ -85,13 +84,13 @@ def worker_pool(
     tasks: int = 2,
     timeouts: Timeouts | None = None,
 ) -> Iterator[WorkerPool]:
-    """Workers for the time of the block.
+    """A worker pool for the duration of the block.
 
-    ``kind``: one of ``EXECUTORS``; *auto* is processes, or the plain loop where a single task leaves nothing to share.
-    ``scheduler``: address of an existing Dask cluster, whose workers are then used; ``timeouts``: how long to wait for
-    those that are gone. Raises PlanError where that cluster does not answer or has no workers.
+    ``kind``: one of ``EXECUTORS``; *auto* is processes, or the plain loop for a single task. ``scheduler``: address of
+    an existing Dask cluster, whose workers are then used; ``timeouts``: how long to wait for those that are gone.
+    Raises PlanError if that cluster does not answer or has no workers.
 
-    On one machine plain processes do what a local Dask cluster does, and leave more of its cores to the tasks.
+    On one machine, plain processes do the same as a local Dask cluster, and leave more of the cores to the tasks.
     """
     workers = workers or available_cores()
     if scheduler is not None:

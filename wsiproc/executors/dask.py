@@ -1,7 +1,7 @@
-"""Workers of a Dask cluster: one that is there already, or one of this machine's cores.
+"""Workers of a Dask cluster: an existing one, or a local one on this machine.
 
-The scheduler holds what is handed out, a few tasks a worker, and never a whole slide; what was handed out and lost,
-with a worker or with the scheduler, is handed out again from here.
+The scheduler holds only submitted tasks, a few per worker, never a whole slide; tasks that are lost with a worker or
+with the scheduler are submitted again from here.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from wsiproc.executors.task import SchedulerLost, Submission, TaskFailed, Timeou
 GPU = "GPU"  # the resource that marks a worker as one with a GPU: dask worker --resources GPU=1
 _CONNECT_S = 20.0
 _TICK_S = 0.05
-_REFRESH_S = 5.0  # how old the list of workers may be
-_KEPT = "Results so far are kept; the same command goes on from there"
+_REFRESH_S = 5.0  # maximum age of the list of workers
+_RESUME = "Results so far are kept; run the same command to resume"
 
 
 @dataclass(frozen=True)
 class _Work:
-    """A call, opaque to Dask, which would else look through all arguments for names of other tasks."""
+    """A call, opaque to Dask, which would otherwise search all arguments for keys of other tasks."""
 
     call: Callable[..., Any]
     args: tuple[Any, ...]
 
 
 def _do(work: _Work) -> Any:
-    """The work, on a worker. A failure that may be mended elsewhere comes back with the name of the worker."""
+    """Run the work on a worker. A retryable failure is returned with the name of the worker."""
     try:
         return work.call(*work.args)
     except RetryableError as error:
@@ -47,10 +47,10 @@ def _do(work: _Work) -> Any:
 
 
 async def _fetch(future: Any) -> Any:
-    """The result of a Dask future, in the client's loop; whatever happens, an answer."""
+    """The result of a Dask future, in the client's loop; always returns an outcome."""
     try:
-        await future.exception()  # None, or what `await future` raises: in any case it is done
-        # Results are fetched a tick at a time, for Dask asks once for all that are wanted in the same moment.
+        await future.exception()  # None, or what `await future` raises: either way it is done
+        # Results are fetched at ticks, since Dask makes one request for all that are awaited at the same moment.
         await asyncio.sleep(_TICK_S - asyncio.get_running_loop().time() % _TICK_S)
         result = await future
     except KilledWorker as error:
@@ -58,10 +58,10 @@ async def _fetch(future: Any) -> Any:
     except (CancelledError, asyncio.CancelledError) as error:
         waiting = asyncio.current_task()
         if waiting is not None and waiting.cancelling():
-            raise  # nobody listens any more
+            raise  # nobody waits for it
         raise SchedulerLost from error
     except OSError as error:
-        # Those of the task itself are raised as they are; in that case the future knows it.
+        # Errors of the task itself are raised unchanged; the future then has the same error.
         raise (error if future.status == "error" else SchedulerLost()) from error
     if isinstance(result, TaskFailed):
         raise result
@@ -69,33 +69,33 @@ async def _fetch(future: Any) -> Any:
 
 
 class ClusterPool:
-    """The workers of a cluster, which may come and go, by a client that is replaced when the scheduler was lost."""
+    """The workers of a cluster, which may come and go, through a client that is replaced when the scheduler is lost."""
 
     def __init__(self, connect: Callable[[], Any], timeouts: Timeouts, where: str) -> None:
         self._connect, self._timeouts, self._where = connect, timeouts, where
         self._lock = threading.RLock()
         self._client: Any = connect()
         self._workers: dict[str, Any] = {}
-        self._seen = self._asked = 0.0  # when the list of workers was made; when there was last somebody in it
+        self._seen = self._asked = 0.0  # time of the list of workers; when it was last not empty
         self._with_gpus = self._closed = False
         self._refresh(self._client)
 
     @property
     def threads(self) -> int:
-        """Tasks that run at the same time."""
+        """Number of tasks that run at the same time."""
         return sum(worker["nthreads"] for worker in self._workers.values())
 
     @property
     def gpus(self) -> int:
-        """Tasks that run on GPUs at the same time."""
+        """Number of tasks that run on GPUs at the same time."""
         return int(sum(worker["resources"].get(GPU, 0) for worker in self._workers.values()))
 
     def slots(self) -> tuple[int, int]:
-        """As in Backend; never none, so that what is ready waits where new workers will find it."""
+        """See Backend; at least one, so that ready tasks wait where new workers will find them."""
         return max(1, self.threads), max(1, self.gpus) if self._with_gpus else 0
 
     def submit(self, submissions: Sequence[Submission]) -> list[Future[Any]]:
-        """As in Backend; raises WorkerError where the scheduler stays away. Those that are alike travel together."""
+        """See Backend; raises WorkerError if the scheduler stays away. Similar tasks are sent together."""
         client = self._running_client()
         alike: dict[tuple[bool, frozenset[str]], list[int]] = {}
         for number, submission in enumerate(submissions):
@@ -107,9 +107,9 @@ class ClusterPool:
             futures = client.map(
                 _do,
                 [_Work(task.call, task.args) for task in tasks],
-                # Dask keeps a little for each kind of task that it ever saw, told by the name up to the dash.
+                # Dask keeps some state for each kind of task that it ever saw, by the name up to the dash.
                 key=[f"{task.call.__name__}-{uuid.uuid4()}" for task in tasks],
-                priority=-_rank(*submissions[numbers[0]].place),
+                priority=-_rank(*submissions[numbers[0]].priority),
                 resources={GPU: 1} if gpu else None,
                 workers=others or None,
                 allow_other_workers=bool(others),
@@ -119,7 +119,7 @@ class ClusterPool:
         return [outcomes[number] for number in range(len(submissions))]
 
     def check(self) -> None:
-        """Raise WorkerError where there are no workers, or none with a GPU where there once were, for too long."""
+        """Raise WorkerError if there have been no workers, or no longer any with a GPU, for too long."""
         client = self._running_client()
         with self._lock:
             if time.monotonic() - self._asked > _REFRESH_S or not self._able():
@@ -128,12 +128,12 @@ class ClusterPool:
         if away > self._timeouts.workers_s:
             what = "with a GPU " if self._with_gpus and self._workers else ""
             raise WorkerError(
-                f"{self._where} has had no workers {what}for {away:.0f} s; start some, and look into the logs of those "
-                f"that died. {_KEPT}"
+                f"{self._where} has had no workers {what}for {away:.0f} s; start some, and check the logs of those "
+                f"that died. {_RESUME}"
             )
 
     def ask(self, question: Callable[[], Any]) -> dict[str, Any]:
-        """As in Backend."""
+        """See Backend."""
         client = self._running_client()
         with self._lock:
             self._refresh(client)
@@ -143,21 +143,21 @@ class ClusterPool:
         return answers
 
     def cancel(self) -> None:
-        """As in Backend."""
+        """See Backend."""
         self._closed = True
 
     def close(self) -> None:
-        """Let go of the cluster."""
+        """Disconnect from the cluster."""
         self.cancel()
-        with suppress(Exception):  # at the end nobody cares whether the other side is still there
+        with suppress(Exception):  # at the end it does not matter whether the other side is still there
             self._client.close(timeout=5)
 
     def _able(self) -> bool:
-        """Whether there is somebody for every kind of task."""
+        """Whether there are workers for every kind of task."""
         return bool(self.gpus if self._with_gpus else self._workers)
 
     def _refresh(self, client: Any) -> None:
-        """Ask who is there; without an answer what was known stays."""
+        """Refresh the list of workers; without an answer, keep the old one."""
         with suppress(OSError, TimeoutError):
             self._workers = dict(client.scheduler_info(n_workers=-1)["workers"])
             self._asked = time.monotonic()
@@ -166,18 +166,18 @@ class ClusterPool:
                 self._seen = self._asked
 
     def _running_client(self) -> Any:
-        """A client that is connected, a new one where the old has lost its scheduler; waits for that, but not for ever.
+        """A connected client, a new one if the old has lost its scheduler; waits for that, with a timeout.
 
-        All that was handed out through the old one is lost and reported so.
+        Everything submitted through the old one is lost and reported as such.
         """
         if self._closed:
-            raise WorkerError(f"{self._where} has been let go")
+            raise WorkerError(f"{self._where} has been disconnected")
         if self._client.status == "running":
             return self._client
         with self._lock:
             gave_up = time.monotonic() + self._timeouts.scheduler_s
             while self._client.status != "running":
-                with suppress(Exception):  # of the old client nothing is needed but that it goes
+                with suppress(Exception):  # the old client only has to be closed
                     self._client.close(timeout=2)
                 try:
                     self._client = self._connect()
@@ -186,20 +186,20 @@ class ClusterPool:
                     if time.monotonic() > gave_up:
                         raise WorkerError(
                             f"{self._where} was lost and has not answered for {self._timeouts.scheduler_s:.0f} s "
-                            f"({error}). {_KEPT}"
+                            f"({error}). {_RESUME}"
                         ) from error
                     time.sleep(0.5)
             return self._client
 
 
-def _rank(priority: int, place: int) -> int:
-    """One number for the place of a task, which is all that Dask takes."""
-    return (priority << 32) + place
+def _rank(priority: int, index: int) -> int:
+    """Priority of a list and index in it as the single number that Dask accepts."""
+    return (priority << 32) + index
 
 
 @contextmanager
 def existing_cluster(address: str, timeouts: Timeouts) -> Iterator[ClusterPool]:
-    """The workers of the scheduler at ``address``; raises PlanError where it does not answer or has none."""
+    """The workers of the scheduler at ``address``; raises PlanError if it does not answer or has none."""
 
     def connect() -> Any:
         return Client(address, timeout=_CONNECT_S, set_as_default=False)
@@ -218,15 +218,15 @@ def existing_cluster(address: str, timeouts: Timeouts) -> Iterator[ClusterPool]:
 
 @contextmanager
 def local_cluster(workers: int, timeouts: Timeouts) -> Iterator[ClusterPool]:
-    """Single-threaded worker processes of this machine, on loopback; those that die are started again."""
-    # Memory is planned by the region, so Dask's own spilling and pausing would only get in the way; tasks say
-    # themselves when freed memory is kept and when it is given back.
+    """Single-threaded worker processes of this machine, on loopback; those that die are restarted."""
+    # Memory is planned per region, so Dask's own spilling and pausing would only interfere; tasks themselves decide
+    # when freed memory is kept and when the heap is trimmed.
     options = {
         "distributed.worker.memory.terminate": False,
         "distributed.comm.timeouts.connect": "60s",
         "distributed.worker.multiprocessing-method": START,
         "distributed.nanny.pre-spawn-environ": ONE_THREAD,
-        # What it watches itself for, fifty and a hundred times a second in each process, takes a twentieth of a core.
+        # Its self-monitoring, fifty to a hundred times a second in each process, takes a twentieth of a core.
         "distributed.worker.profile.enabled": False,
         "distributed.admin.tick.interval": "1s",
         "distributed.admin.system-monitor.interval": "10s",
@@ -238,7 +238,7 @@ def local_cluster(workers: int, timeouts: Timeouts) -> Iterator[ClusterPool]:
             threads_per_worker=1,
             processes=True,
             host="127.0.0.1",
-            # No status page, which costs time; without an address Dask would still try its usual port.
+            # No dashboard, which costs time; without an address Dask would still try its default port.
             dashboard_address="127.0.0.1:0",
             scheduler_kwargs={"dashboard": False},
             memory_limit=0,

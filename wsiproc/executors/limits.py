@@ -1,6 +1,6 @@
-"""What of this machine a process may use: cores and memory, as control groups and Slurm bound them.
+"""Cores and memory of this machine that a process may use, as limited by control groups and Slurm.
 
-Everything that starts workers or projects memory asks here, so that all of it sees the same limits.
+Everything that starts workers or estimates memory uses this module, so that all see the same limits.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from wsiproc.errors import PlanError
 
 ROOT = Path("/")
-_UNLIMITED = 2**60  # version 1 says "no limit" with the largest number of pages that it knows
+_UNLIMITED = 2**60  # version 1 expresses "no limit" as the largest number of pages
 _MIB = 1 << 20  # Slurm's unit of memory
 
 
@@ -31,18 +31,16 @@ class MemoryRoom:
 
 
 def available_cores(root: Path = ROOT, environ: Mapping[str, str] = os.environ) -> int:
-    """Workers that are worth starting: the cores that this process may use, at least 1; see ``core_limits``.
-
-    A share of a core counts as one, else the time that a container allows would not be used up.
+    """Number of workers worth starting: the cores that this process may use, at least 1; see ``core_limits``. A
+    fraction of a core counts as one, otherwise the CPU time of a container would not be used up.
     """
     return max(1, math.ceil(min(core_limits(root, environ).values())))
 
 
 def core_limits(root: Path = ROOT, environ: Mapping[str, str] = os.environ) -> dict[str, float]:
-    """What bounds the cores of this process, by source.
-
-    The affinity is what taskset, cpuset groups and most schedulers set; a quota of a control group allows the time of
-    so many cores, on any. ``root``: where ``proc`` and ``sys`` are.
+    """Limits on the cores of this process, by source. The affinity is set by taskset, cpuset groups and most
+    schedulers; the quota of a control group allows the CPU time of that many cores, on any. ``root``: folder of
+    ``proc`` and ``sys``.
     """
     limits: dict[str, float] = {"machine": os.cpu_count() or 1}
     if hasattr(os, "sched_getaffinity"):
@@ -57,9 +55,9 @@ def core_limits(root: Path = ROOT, environ: Mapping[str, str] = os.environ) -> d
 
 
 def memory_limits(root: Path = ROOT, environ: Mapping[str, str] = os.environ) -> list[MemoryRoom]:
-    """Limits of the control groups (v1 or v2) of this process and those above them, and Slurm's, where there are any.
-
-    Whoever takes more is ended. ``root``: where ``proc`` and ``sys`` are. What Slurm's job holds elsewhere is unknown.
+    """Memory limits of the control groups (v1 or v2) of this process and their parents, and of Slurm, if there are any.
+    Processes that exceed them are killed. ``root``: folder of ``proc`` and ``sys``. Memory of other processes of a
+    Slurm job is unknown.
     """
     rooms = [
         MemoryRoom("control group", min(limits), _taken(folder))
@@ -80,46 +78,48 @@ def _quota(folder: Path) -> float | None:
 
 
 def _memory_limits_of(folder: Path) -> list[int]:
-    """Bytes that a group may hold: above ``memory.high`` it is slowed down, above the others ended."""
+    """Memory limit of a group in bytes: above ``memory.high`` it is throttled, above the others killed."""
     limits = [_number(_text(folder / name)) for name in ("memory.max", "memory.high", "memory.limit_in_bytes")]
-    limits.append(_facts(folder).get("hierarchical_memory_limit", 0))  # of groups above, also where none can be seen
+    limits.append(
+        _statistics(folder).get("hierarchical_memory_limit", 0)
+    )  # of parent groups, even if they are not visible
     return [limit for limit in limits if 0 < limit < _UNLIMITED]
 
 
 def _taken(folder: Path) -> int:
-    """Bytes in use but for pages of files, which go when their room is needed."""
+    """Bytes in use, without file pages, which are reclaimed when needed."""
     used = _number(_text(folder / "memory.current")) or _number(_text(folder / "memory.usage_in_bytes"))
-    facts = _facts(folder)
-    # Version 1 counts groups below under names of their own.
-    files = sum(facts.get(f"total_{name}", facts.get(name, 0)) for name in ("active_file", "inactive_file"))
+    statistics = _statistics(folder)
+    # Version 1 counts child groups under separate names.
+    files = sum(statistics.get(f"total_{name}", statistics.get(name, 0)) for name in ("active_file", "inactive_file"))
     return max(0, used - files)
 
 
-def _facts(folder: Path) -> dict[str, int]:
+def _statistics(folder: Path) -> dict[str, int]:
     lines = (line.split() for line in _text(folder / "memory.stat").splitlines())
     return {parts[0]: _number(parts[1]) for parts in lines if len(parts) == 2}
 
 
 def _control_groups(root: Path, controller: str) -> Iterator[Path]:
-    """Folders of the control groups of this process, each with those above it; what is not there is harmless."""
+    """Folders of the control groups of this process, each with its parents; missing ones are harmless."""
     base = root / "sys/fs/cgroup"
     for line in _text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
             continue
         mount = base / controller if controllers else base
-        # In a container the path may be that of the host, while the mount shows the group itself; "/.." is above it.
+        # In a container the path may be that of the host, while the mount shows the group itself; "/.." is its parent.
         own = mount if ".." in path.split("/") else mount / path.lstrip("/")
         yield from (folder for folder in (own, *own.parents) if folder.is_relative_to(mount))
 
 
 def _number(text: str) -> int:
-    """A number as it stands in such a file; 0 where there is none."""
+    """A number in such a file; 0 if there is none."""
     return int(text) if text.isascii() and text.isdecimal() else 0
 
 
 def _text(path: Path) -> str:
-    """What a small file holds; nothing where it cannot be read."""
+    """The content of a small file; empty if it cannot be read."""
     try:
         return path.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):
@@ -127,6 +127,6 @@ def _text(path: Path) -> str:
 
 
 def require(what: str, needed: float, available: float, remedy: str) -> None:
-    """Refuse, with both numbers, what does not fit."""
+    """Raise PlanError, with both numbers, if ``needed`` exceeds ``available``."""
     if needed > available:
         raise PlanError(f"{what}: {needed / GB:.2f} GB needed, {available / GB:.2f} GB available. {remedy}")

@@ -1,4 +1,4 @@
-"""The machine that this process runs on: what it counts, its allocator, how worker processes start."""
+"""The machine that this process runs on: I/O counters, allocator, start of worker processes."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from wsiproc.executors.limits import available_cores
 
 
 def worker_name() -> str:
-    """This process, told from all others of a cluster."""
+    """A name of this process, unique in a cluster."""
     return f"{platform.node()}:{os.getpid()}"
 
 
 def bytes_moved() -> tuple[int, int]:
-    """Bytes that this process has read and written so far, cached or not; zeros where the system keeps no count."""
+    """Bytes that this process has read and written so far, cached or not; zeros if the system does not count them."""
     process = psutil.Process()
     if not hasattr(process, "io_counters"):
         return 0, 0
@@ -38,10 +38,9 @@ _LARGE = 1 << 30
 
 @cache
 def tune_malloc() -> None:
-    """Have freed memory used again until ``trim_heap``, however large the pieces; for glibc.
-
-    By itself it gives large pieces back at once, and the system has to clear each page of the next one: that was a
-    quarter of a network's time, whose maps come and go a hundred megabytes at a time.
+    """Make glibc reuse freed memory, however large the blocks, until ``trim_heap``. By default it returns large blocks
+    at once, and the system has to clear each page of the next one: that was a quarter of the time of a network, which
+    allocates maps of a hundred megabytes repeatedly.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
@@ -50,9 +49,8 @@ def tune_malloc() -> None:
 
 
 def trim_heap(above: float = 0.0) -> None:
-    """Return freed memory to the system where this process holds more than ``above`` bytes; elsewhere nothing is done.
-
-    glibc keeps it, and others need the room; what is taken again at once costs as much as the work on it, though.
+    """Return freed memory to the system if this process holds more than ``above`` bytes. glibc keeps it, and other
+    processes need it; but allocating it again right away costs as much as the work on it.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None and psutil.Process().memory_info().rss > above:
@@ -60,21 +58,20 @@ def trim_heap(above: float = 0.0) -> None:
 
 
 START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-"""How worker processes are started: from a process that has imported what they need and done nothing else."""
+"""Start method of worker processes: forked from a process that has only imported what they need."""
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
 """Environment of worker processes, each of which has one core."""
 
 
 def worker_context() -> BaseContext:
-    """What worker processes are started by."""
+    """The multiprocessing context of worker processes."""
     return get_context(START)
 
 
 def preload(modules: Sequence[str], kind: str, workers: int | None, scheduler: str | None) -> None:
-    """Begin to import ``modules`` in the process that the workers of such a pool will be forked from; returns at once.
-
-    Nothing is done where they are no processes of this machine, and where the system forks none: then each imports for
+    """Start importing ``modules`` in the process from which the workers of such a pool will be forked; returns at once.
+    Does nothing if the workers are not processes of this machine, or if the system does not fork: then each imports for
     itself.
     """
     alone = kind in ("loop", "threads") or (kind == "auto" and (workers or available_cores()) < 2)
@@ -85,8 +82,8 @@ def preload(modules: Sequence[str], kind: str, workers: int | None, scheduler: s
     multiprocessing.set_forkserver_preload([*modules, "distributed"] if kind == "dask" else list(modules))
     before = {name: os.environ.get(name) for name in ONE_THREAD}
     os.environ.update(ONE_THREAD)
-    # Ctrl-C is for the one that started it; while it still imports, it would answer with a traceback.
-    resource_tracker.ensure_running()  # which lets the signal through again when it starts
+    # Ctrl-C is handled by the parent; during imports this process would print a traceback.
+    resource_tracker.ensure_running()  # which unblocks the signal when it starts
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         forkserver.ensure_running()

@@ -1,4 +1,4 @@
-"""What all processes of a run may hold in memory, and what they do hold, watched while it goes on."""
+"""Memory that all processes of a run may hold and do hold, monitored during the run."""
 
 from __future__ import annotations
 
@@ -16,19 +16,18 @@ from wsiproc.executors.limits import GB
 
 _EVERY_S = 0.5
 _BEFORE_THE_END = 0.95  # of a limit beyond which processes are killed
-_RISE = 1.05  # of resident memory that is worth a closer look
+_RISE = 1.05  # of resident memory from which an exact measurement is made
 
 
 def free_bytes() -> float:
-    """Bytes that this process and its descendants may hold: what they do, with what is free here and in its limits."""
+    """Bytes that this process and its descendants may hold: what they hold plus what is free here and in its limits."""
     held = bytes_held(psutil.Process())
     return min([float(psutil.virtual_memory().available + held), *_rooms(held)])
 
 
 def enforced_bytes(given: float | None) -> float | None:
-    """What a run is kept to while it goes on: the memory that it is ``given``, and no more than its limits have room.
-
-    None: neither. Memory of the machine itself that is not free now may well be later, and nobody is ended for it.
+    """Memory limit enforced during a run: the ``given`` memory, and no more than its limits leave. None if there is
+    neither. Free memory of the machine itself is not a limit: it may change, and exceeding it does not kill processes.
     """
     kept = [_BEFORE_THE_END * room for room in _rooms(bytes_held(psutil.Process()))]
     return min(kept if given is None else [*kept, given], default=None)
@@ -40,36 +39,35 @@ def _rooms(held: int) -> list[float]:
 
 
 def bytes_held(process: psutil.Process) -> int:
-    """Memory of a process and all its descendants; pages that they share count once.
-
-    Where the system does not tell shared pages apart, resident memory, which counts them for each.
+    """Memory of a process and all its descendants; shared pages count once. If the system does not distinguish shared
+    pages, resident memory, which counts them for each.
     """
     return _sum(process, _own_bytes)
 
 
 def bytes_resident(process: psutil.Process) -> int:
-    """The same, with pages that they share counted for each: never less, and told a hundred times faster."""
+    """The same, with shared pages counted for each process: never less, and measured a hundred times faster."""
     return _sum(process, lambda one: int(one.memory_info().rss))
 
 
 def _sum(process: psutil.Process, size: Callable[[psutil.Process], int]) -> int:
     total = 0
     for one in [process, *process.children(recursive=True)]:
-        with suppress(psutil.NoSuchProcess):  # it ended meanwhile
+        with suppress(psutil.NoSuchProcess):  # it has ended
             total += size(one)
     return total
 
 
 def _own_bytes(process: psutil.Process) -> int:
     try:
-        facts = process.memory_full_info()
+        info = process.memory_full_info()
     except psutil.AccessDenied:
-        facts = process.memory_info()
-    return int(getattr(facts, "pss", facts.rss))
+        info = process.memory_info()
+    return int(getattr(info, "pss", info.rss))
 
 
 class MemoryWatch:
-    """Measures in the background from ``with`` to its end. ``limit``: bytes, or None to measure only."""
+    """Monitors memory in the background during a ``with`` block. ``limit``: bytes, or None to measure only."""
 
     def __init__(self, limit: float | None = None) -> None:
         self.limit, self.peak = limit, 0
@@ -78,7 +76,7 @@ class MemoryWatch:
 
     def _watch(self) -> None:
         me = psutil.Process()
-        seen = 0.0  # resident memory when what is held was looked at, which stops the processes for a moment
+        seen = 0.0  # resident memory at the last exact measurement, which stops the processes briefly
         while True:
             resident = bytes_resident(me)
             too_much = self.limit is not None and resident > self.limit
@@ -92,13 +90,13 @@ class MemoryWatch:
                 return
 
     def forget(self) -> None:
-        """Begin to look for too much anew."""
+        """Forget an earlier excess."""
         self._over.clear()
 
     def check(self) -> None:
-        """Raise MemoryLimitError once more was held than is allowed."""
+        """Raise MemoryLimitError once the limit has been exceeded."""
         if self._over.is_set():
-            raise MemoryLimitError(f"{self.peak / GB:.2f} GB held, {(self.limit or 0) / GB:.2f} GB allowed")
+            raise MemoryLimitError(f"{self.peak / GB:.2f} GB in use, {(self.limit or 0) / GB:.2f} GB allowed")
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -28,32 +28,31 @@ class ThreadPool:
         self._threads, self._workers, self._closed = threads, workers, False
 
     def slots(self) -> tuple[int, int]:
-        """As in Backend."""
+        """See Backend."""
         return self._workers, 0
 
     def submit(self, submissions: Sequence[Submission]) -> list[Future[Any]]:
-        """As in Backend; threads share whatever made a try fail, so any takes the next."""
+        """See Backend; threads share the cause of a failure, so any thread may retry."""
         self.check()
         return [self._threads.submit(submission.task.call, *submission.task.args) for submission in submissions]
 
     def check(self) -> None:
-        """Threads do not die alone."""
+        """See Backend; threads do not die individually."""
         if self._closed:
             raise WorkerError(CLOSED)
 
     def cancel(self) -> None:
-        """As in Backend."""
+        """See Backend."""
         self._closed = True
 
     def ask(self, question: Callable[[], Any]) -> dict[str, Any]:
-        """As in Backend."""
+        """See Backend."""
         return {"this process": question()}
 
 
 class _Process:
-    """A process of this machine that does one task at a time; it starts with the first.
-
-    They hold a pipe between them: the process says hello through it, and ends when nobody holds the other end.
+    """A process of this machine that runs one task at a time; it starts with the first. A pipe connects them: the
+    process sends a ready signal through it, and exits when the other end is closed.
     """
 
     def __init__(self) -> None:
@@ -61,15 +60,15 @@ class _Process:
         self._pool = ProcessPoolExecutor(1, mp_context=worker_context(), initializer=_begin, initargs=(its,))
 
     def submit(self, task: Task) -> Future[Any]:
-        """Its result in the future; BrokenProcessPool, in the future or at once, where the process has died."""
+        """A future of its result; BrokenProcessPool, in the future or raised at once, if the process has died."""
         return self._pool.submit(_portable, _Packed(task.call, task.args))
 
     def has_started(self) -> bool:
-        """Whether it came as far as to take a task, be it that it died since."""
+        """Whether it became ready, even if it has died since."""
         return self._ours.poll()
 
     def end(self, at_once: bool) -> None:
-        """Wait for its last task and its end, or ``at_once`` leave it to die, whatever it has in hand."""
+        """Wait for its last task and shut it down, or with ``at_once`` abandon it and the task in flight."""
         if at_once:
             self._ours.close()
         self._pool.shutdown(wait=not at_once)
@@ -77,9 +76,8 @@ class _Process:
 
 
 class _Packed:
-    """A call and its arguments, which arrive in another process as bytes.
-
-    They are unpickled where errors are caught: a module that a worker cannot import is an error, not its death.
+    """A call and its arguments, sent to another process as bytes. They are unpickled where errors are caught: a module
+    that a worker cannot import is an error and does not kill it.
     """
 
     def __init__(self, call: Callable[..., Any], args: tuple[Any, ...]) -> None:
@@ -92,7 +90,7 @@ class _Packed:
 def _portable(packed: Any) -> Any:
     """The result of a call that arrived as bytes; an error that cannot be sent back is raised as a RuntimeError.
 
-    Such an error would look like the death of the worker, since nobody could read how its task ended.
+    Otherwise such an error would look like the death of the worker, since the outcome of its task could not be read.
     """
     try:
         call, args = ForkingPickler.loads(packed)
@@ -102,11 +100,11 @@ def _portable(packed: Any) -> Any:
             raise
         substitute = RuntimeError(f"{type(error).__name__}: {error}")
         substitute.add_note("".join(traceback.format_exception(error)))
-    raise substitute  # outside of the handler: some libraries make pickles of an error carry its cause and context
+    raise substitute  # outside the handler: some libraries pickle an error with its cause and context
 
 
 def _travels(error: Exception) -> bool:
-    """Whether it can be made anew on the other side, with all that is pickled with it."""
+    """Whether an error can be unpickled in the other process."""
     try:
         ForkingPickler.loads(ForkingPickler.dumps(error))
     except Exception:
@@ -115,14 +113,13 @@ def _travels(error: Exception) -> bool:
 
 
 def _begin(pipe: Connection[Any, Any]) -> None:
-    """In a new process: say hello, leave Ctrl-C to the one that started it, and end with that, even if it is killed.
-
-    Whatever is in hand then is done again, as after any death.
+    """Initialise a new process: send the ready signal, ignore Ctrl-C, and exit with the parent, even if that is killed.
+    A task in flight is then run again, as after any death.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         pipe.send(None)
-    except BrokenPipeError:  # it was let go before it began
+    except BrokenPipeError:  # it was abandoned before it started
         os._exit(1)
 
     def end() -> None:
@@ -132,61 +129,59 @@ def _begin(pipe: Connection[Any, Any]) -> None:
     threading.Thread(target=end, daemon=True, name="end").start()
 
 
-_MOST_FAILED_STARTS = 3  # processes on end that die before they begin, which cannot be chance
+_MOST_FAILED_STARTS = 3  # processes in a row that die before they are ready, which cannot be chance
 
 
 class ProcessPool:
-    """Processes of this machine, each with one task in hand.
-
-    Where one dies, it is known which task it had, and only that is lost; Python's own pool of many loses all at once.
+    """Processes of this machine, each with one task in flight. If one dies, its task is known, and only that is lost;
+    Python's own pool of several processes loses all tasks at once.
     """
 
     def __init__(self, workers: int) -> None:
         self._processes = {str(number): _Process() for number in range(workers)}
         self._free = list(reversed(self._processes))
         self._waiting: list[tuple[Submission, Future[Any]]] = []
-        self._lock = threading.RLock()  # a future that is done already calls back at once
+        self._lock = threading.RLock()  # a future that is already done calls back at once
         self._failed_starts = 0
         self._closed = False
 
     def slots(self) -> tuple[int, int]:
-        """As in Backend."""
+        """See Backend."""
         return len(self._processes), 0
 
     def submit(self, submissions: Sequence[Submission]) -> list[Future[Any]]:
-        """As in Backend."""
+        """See Backend."""
         self.check()
         outcomes: list[Future[Any]] = [Future() for _ in submissions]
         with self._lock:
             self._waiting += zip(submissions, outcomes, strict=True)
-            self._waiting.sort(key=lambda waiting: waiting[0].place)
+            self._waiting.sort(key=lambda waiting: waiting[0].priority)
             self._assign()
         return outcomes
 
     def check(self) -> None:
-        """Dead processes are replaced at once, until they are dismissed, or where none ever begins."""
+        """See Backend; dead processes are replaced at once, unless the pool is closed or processes fail to start."""
         if self._closed:
             raise WorkerError(CLOSED)
         if self._failed_starts >= _MOST_FAILED_STARTS:
             raise WorkerError(
                 f"{self._failed_starts} worker processes have failed to start. Each imports the script that "
-                "started it: it must be a file, and what calls wsiproc there must stand under `if __name__ == "
-                '"__main__":`. The command `wsiproc run` and executor="loop" need nothing of it'
+                "started it: it must be a file, and its calls of wsiproc must be guarded by `if __name__ == "
+                '"__main__":`. The command `wsiproc run` and executor="loop" do not need this'
             )
 
     def cancel(self) -> None:
-        """As in Backend."""
+        """See Backend."""
         with self._lock:
             self._closed = True
 
     def ask(self, question: Callable[[], Any]) -> dict[str, Any]:
-        """As in Backend; all processes are on this machine, and alike."""
+        """See Backend; all processes are on this machine and equivalent."""
         return {"this machine": self.submit([Submission(Task("ask", question, ()), (0, 0))])[0].result()}
 
     def _assign(self) -> None:
-        """Give waiting tasks to free processes, each one that it does not avoid.
-
-        One that is done at once calls back here before the loop goes on, so nothing is kept from turn to turn.
+        """Assign waiting tasks to free processes that they do not avoid. A task that completes immediately calls back
+        here before the loop continues, so no state is kept between iterations.
         """
         while (match := self._match()) is not None:
             number, name = match
@@ -197,7 +192,7 @@ class ProcessPool:
                 running.add_done_callback(partial(self._ended, name, outcome))
 
     def _match(self) -> tuple[int, str] | None:
-        """Place of the first waiting task that a free process may take, and the process."""
+        """Index of the first waiting task that a free process may take, and the process."""
         for number, (submission, _) in enumerate(self._waiting if self._free else ()):
             avoid = submission.avoid if len(submission.avoid) < len(self._processes) else ()
             name = next((name for name in reversed(self._free) if name not in avoid), None)
@@ -208,7 +203,7 @@ class ProcessPool:
     def _start(self, name: str, task: Task) -> Future[Any]:
         try:
             return self._processes[name].submit(task)
-        except BrokenProcessPool:  # it died while it had nothing to do
+        except BrokenProcessPool:  # it died while idle
             self._replace(name)
             return self._processes[name].submit(task)
 
@@ -218,7 +213,7 @@ class ProcessPool:
         self._processes[name] = _Process()
 
     def _ended(self, name: str, outcome: Future[Any], running: Future[Any]) -> None:
-        """Pass on how a try ended, and the process to the next task."""
+        """Report the outcome of an attempt, and assign the process to the next task."""
         with self._lock:
             error = running.exception()
             if isinstance(error, BrokenProcessPool) and not self._closed:
@@ -240,7 +235,7 @@ class ProcessPool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        unwanted = self._closed or kind is not None  # nobody waits for what they have in hand
+        unwanted = self._closed or kind is not None  # nobody waits for tasks in flight
         self.cancel()
         with self._lock:
             processes = list(self._processes.values())

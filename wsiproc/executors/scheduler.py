@@ -1,4 +1,4 @@
-"""Handing out tasks: what is ready goes first, what failed for a while or was lost goes out again, with limits."""
+"""Scheduling: submit ready tasks in order, and retry lost or failed ones up to a limit."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from typing import Any
 from wsiproc.errors import RetryableError, WorkerError
 from wsiproc.executors.task import Backend, SchedulerLost, Submission, Task, TaskFailed, WorkersDied
 
-# A task that kills its workers does so each time; one that was only near when a worker died is hit by chance. Where one
-# of 4 workers is killed every 20 s, chance hits a task of 20 s about 3 times in 10: 12 times on end once in a million.
+# A task that kills its workers does so each time; others lose a worker by chance. If one of 4 workers is killed every
+# 20 s, chance hits a task of 20 s about 3 times in 10: 12 times in a row once in a million.
 MOST_DEATHS = 12
-# A scheduler that is lost so often while one task is on its way is not going to hold.
+# A scheduler that is lost this often while one task is in flight will not stay up.
 MOST_LOSSES = 12
 
-# Tasks handed over per slot, and for how long (s) they should last where they are short.
-_PREFETCH, _MOST_PREFETCH, _LASTING_S = 3, 100, 2.0
+# Tasks submitted per slot, and how long (s) the submitted tasks of a slot should last if they are short.
+_PREFETCH, _MOST_PREFETCH, _BATCH_S = 3, 100, 2.0
 _PACE_S = 0.5  # how often that is measured
 
-# How often the pool is asked whether there is still somebody to wait for (s).
+# How often (s) to check whether the pool still has workers.
 _CHECK_S = 2.0
 
 
 def run_in_loop(tasks: Sequence[Task]) -> Iterator[tuple[Task, Any]]:
     """Each task with its result, one after the other in this thread."""
     for task in tasks:
-        yield task, _tried(task)
+        yield task, _attempt(task)
 
 
-def _tried(task: Task) -> Any:
-    """Its result, after as many tries as it may have."""
+def _attempt(task: Task) -> Any:
+    """Its result, within its maximum number of attempts."""
     for _ in range(task.max_attempts - 1):
         try:
             return task.call(*task.args)
@@ -48,22 +48,21 @@ def _tried(task: Task) -> Any:
 
 
 class _ReadyTasks:
-    """Which tasks are ready: those whose predecessors are done, the earliest of the list first.
-
-    Tasks for GPUs queue apart from the others, so that none waits behind those that it does not compete with.
+    """The ready tasks: those whose dependencies are done, in the order of the list. GPU tasks have a separate queue, so
+    that no task waits behind those with which it does not compete.
     """
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         self._tasks = tasks
-        self._needs = {place: set(task.depends_on) for place, task in enumerate(tasks) if task.depends_on}
+        self._needs = {index: set(task.depends_on) for index, task in enumerate(tasks) if task.depends_on}
         self._followers: dict[str, list[int]] = {}
-        for place, task in enumerate(tasks):
+        for index, task in enumerate(tasks):
             for key in task.depends_on:
-                self._followers.setdefault(key, []).append(place)
+                self._followers.setdefault(key, []).append(index)
         self._ready: dict[bool, list[int]] = {False: [], True: []}
-        for place, task in enumerate(tasks):
+        for index, task in enumerate(tasks):
             if not task.depends_on:
-                self._ready[task.gpu].append(place)  # ascending, which is a heap already
+                self._ready[task.gpu].append(index)  # ascending, so already a heap
 
     def next(self, gpu: bool | None) -> int | None:
         """Take the earliest ready task: of those for GPUs, of the others, or (None) of both."""
@@ -71,17 +70,17 @@ class _ReadyTasks:
         return heapq.heappop(min(heaps, key=lambda heap: heap[0])) if heaps else None
 
     def done(self, key: str) -> None:
-        """Whatever waited only for this task is ready now."""
-        for place in self._followers.pop(key, ()):
-            self._needs[place].discard(key)
-            if not self._needs[place]:
-                del self._needs[place]
-                heapq.heappush(self._ready[self._tasks[place].gpu], place)
+        """Mark tasks that waited only for this one as ready."""
+        for index in self._followers.pop(key, ()):
+            self._needs[index].discard(key)
+            if not self._needs[index]:
+                del self._needs[index]
+                heapq.heappush(self._ready[self._tasks[index].gpu], index)
 
 
 @dataclass
 class _History:
-    """What happened to a task that did not end at the first try."""
+    """Failed attempts of a task."""
 
     failures: int = 0
     deaths: int = 0
@@ -93,10 +92,9 @@ _NOTHING = _History()
 
 
 class _Pace:
-    """How many tasks to have handed out per slot: ``prefetch``.
-
-    Three are enough that no worker waits for the driver, and few enough that order still matters. Where tasks are so
-    short that handing them out is most of the work, more of them travel together.
+    """Number of tasks to keep submitted per slot: ``prefetch``. Three are enough that no worker waits for the driver,
+    and few enough that order still matters. If tasks are so short that submission dominates, more of them are sent
+    together.
     """
 
     def __init__(self) -> None:
@@ -104,28 +102,28 @@ class _Pace:
         self._since, self._ended = time.monotonic(), 0
 
     def count(self, ended: int, slots: int) -> None:
-        """Note that so many tasks have ended, of a pool with so many slots."""
+        """Count tasks that have ended, in a pool with ``slots`` slots."""
         self._ended += ended
         passed = time.monotonic() - self._since
         if passed > _PACE_S:
-            self.prefetch = min(_MOST_PREFETCH, max(_PREFETCH, round(self._ended / passed * _LASTING_S / slots)))
+            self.prefetch = min(_MOST_PREFETCH, max(_PREFETCH, round(self._ended / passed * _BATCH_S / slots)))
             self._since, self._ended = time.monotonic(), 0
 
 
 def run_tasks(backend: Backend, tasks: Sequence[Task], priority: int = 0) -> Iterator[tuple[Task, Any]]:
-    """Each task with its result, as they end; ``priority`` and errors as ``WorkerPool.run`` says."""
+    """Each task with its result, as they complete; for ``priority`` and errors see ``WorkerPool.run``."""
     ready = _ReadyTasks(tasks)
     ended: SimpleQueue[tuple[int, Future[Any]]] = SimpleQueue()
     running: dict[int, Future[Any]] = {}
     histories: dict[int, _History] = {}
 
-    def submit(places: Sequence[int]) -> None:
+    def submit(indices: Sequence[int]) -> None:
         submissions = [
-            Submission(tasks[place], (priority, place), histories.get(place, _NOTHING).avoid) for place in places
+            Submission(tasks[index], (priority, index), histories.get(index, _NOTHING).avoid) for index in indices
         ]
-        for place, future in zip(places, backend.submit(submissions) if submissions else (), strict=True):
-            running[place] = future
-            future.add_done_callback(partial(_note_end, ended, place))
+        for index, future in zip(indices, backend.submit(submissions) if submissions else (), strict=True):
+            running[index] = future
+            future.add_done_callback(partial(_note_end, ended, index))
 
     pace = _Pace()
     due = time.monotonic() + _CHECK_S
@@ -136,17 +134,17 @@ def run_tasks(backend: Backend, tasks: Sequence[Task], priority: int = 0) -> Ite
                 return
             batch = _next_ended(ended, due)
             pace.count(len(batch), sum(backend.slots()))
-            for place, future in batch:
-                del running[place]
+            for index, future in batch:
+                del running[index]
                 error = future.exception()
-                history = histories.setdefault(place, _History())
-                if error is not None and _again(tasks[place], history, error):
-                    submit([place])
+                history = histories.setdefault(index, _History())
+                if error is not None and _may_retry(tasks[index], history, error):
+                    submit([index])
                     continue
-                result = tasks[place].fall_back(_told(error)) if error is not None else future.result()
-                del histories[place]
-                ready.done(tasks[place].key)
-                yield tasks[place], result
+                result = tasks[index].fall_back(_task_error(error)) if error is not None else future.result()
+                del histories[index]
+                ready.done(tasks[index].key)
+                yield tasks[index], result
             if time.monotonic() >= due:
                 backend.check()
                 due = time.monotonic() + _CHECK_S
@@ -155,34 +153,32 @@ def run_tasks(backend: Backend, tasks: Sequence[Task], priority: int = 0) -> Ite
             future.cancel()
 
 
-def _note_end(ended: SimpleQueue[tuple[int, Future[Any]]], place: int, future: Future[Any]) -> None:
-    if not future.cancelled():  # only we cancel, when nobody listens any more
-        ended.put((place, future))
+def _note_end(ended: SimpleQueue[tuple[int, Future[Any]]], index: int, future: Future[Any]) -> None:
+    if not future.cancelled():  # only we cancel, when nobody waits for it
+        ended.put((index, future))
 
 
 def _wanted(
     ready: _ReadyTasks, tasks: Sequence[Task], running: dict[int, Future[Any]], slots: tuple[int, int], prefetch: int
 ) -> Iterator[int]:
-    """Ready tasks for which there is room, taken from the order: ``prefetch`` for each of the pool's slots."""
+    """Take ready tasks for which there is room: ``prefetch`` for each of the pool's slots."""
     anywhere, on_gpus = (prefetch * number for number in slots)
     if not on_gpus:
         kinds: list[tuple[bool | None, int]] = [(None, anywhere - len(running))]
     else:
-        gpu_tasks = sum(tasks[place].gpu for place in running)
+        gpu_tasks = sum(tasks[index].gpu for index in running)
         kinds = [(True, on_gpus - gpu_tasks), (False, anywhere - (len(running) - gpu_tasks))]
     for gpu, room in kinds:
         for _ in range(room if room >= prefetch // _PREFETCH else 0):
-            place = ready.next(gpu)
-            if place is None:
+            index = ready.next(gpu)
+            if index is None:
                 break
-            yield place
+            yield index
 
 
 def _next_ended(ended: SimpleQueue[tuple[int, Future[Any]]], due: float) -> list[tuple[int, Future[Any]]]:
-    """What has ended, after a wait for the first until ``due``.
-
-    In the order of the list, so that of several tasks that went down together the one that ran is named, and not one
-    that waited behind it.
+    """Tasks that have ended, after waiting for the first until ``due``. In the order of the list, so that of several
+    tasks lost together the one that ran is named, rather than one queued behind it.
     """
     batch = []
     try:
@@ -193,14 +189,14 @@ def _next_ended(ended: SimpleQueue[tuple[int, Future[Any]]], due: float) -> list
         return sorted(batch, key=lambda end: end[0])
 
 
-def _told(error: BaseException) -> Exception:
-    """The error that a task raised at its last try."""
+def _task_error(error: BaseException) -> Exception:
+    """The error that a task raised at its last attempt."""
     assert isinstance(error, TaskFailed | RetryableError)
     return error.error if isinstance(error, TaskFailed) else error
 
 
-def _again(task: Task, history: _History, error: BaseException) -> bool:
-    """Write down what happened to a task; whether it may be tried again. Raises what ends everything."""
+def _may_retry(task: Task, history: _History, error: BaseException) -> bool:
+    """Record a failed attempt of a task; returns whether it may be retried. Raises errors that end the run."""
     match error:
         case TaskFailed():
             history.failures += 1
@@ -213,16 +209,16 @@ def _again(task: Task, history: _History, error: BaseException) -> bool:
             history.deaths += error.deaths
             if history.deaths >= MOST_DEATHS:
                 raise WorkerError(
-                    f"{history.deaths} workers died while they had {task.key!r} in hand, so it may well be what kills "
-                    "them: look for lack of memory (system log, job log), use a smaller --region or give workers more "
-                    "memory. Results so far are kept; the same command goes on from there"
+                    f"{history.deaths} workers died while running {task.key!r}, so this task may be what kills them: "
+                    "check for lack of memory (system log, job log), use a smaller --region or give workers more "
+                    "memory. Results so far are kept; run the same command to resume"
                 )
         case SchedulerLost():
             history.losses += 1
             if history.losses >= MOST_LOSSES:
                 raise WorkerError(
-                    f"the scheduler was lost {history.losses} times while {task.key!r} was on its way. Results so far "
-                    "are kept; the same command goes on from there"
+                    f"the scheduler was lost {history.losses} times while {task.key!r} was in flight. Results so far "
+                    "are kept; run the same command to resume"
                 )
         case _:
             raise error

@@ -1,4 +1,4 @@
-"""What tasks are, how an attempt at one may end, and what takes them."""
+"""Tasks, the outcomes of attempts, and the protocol of backends."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ _Arguments = ParamSpec("_Arguments")
 
 @dataclass(frozen=True)
 class TaskMetrics:
-    """What a task took: seconds, bytes that its process read and wrote meanwhile, and the worker that did it.
-
-    Where threads do tasks at the same time, the bytes are those of all.
+    """Cost of a task: seconds, bytes that its process read and wrote meanwhile, and its worker. If threads run tasks at
+    the same time, the bytes are those of all.
     """
 
     seconds: float = 0.0
@@ -31,14 +30,14 @@ class TaskMetrics:
 
 @dataclass(frozen=True)
 class Measured(Generic[_Value]):
-    """What a task returned, and what it took."""
+    """The result of a task, with its metrics."""
 
     value: _Value
     metrics: TaskMetrics
 
 
 def measured(call: Callable[_Arguments, _Value]) -> Callable[_Arguments, Measured[_Value]]:
-    """Decorate a task's function, so that its metrics come back with what it returns."""
+    """Decorate a task's function so that it returns its metrics along with its result."""
 
     @functools.wraps(call)
     def timed(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> Measured[_Value]:
@@ -52,12 +51,11 @@ def measured(call: Callable[_Arguments, _Value]) -> Callable[_Arguments, Measure
 
 @dataclass(frozen=True)
 class Task:
-    """``call(*args)``, to be started when the tasks named in ``depends_on`` are done.
+    """``call(*args)``, started when the tasks named in ``depends_on`` are done.
 
-    ``stage``: what kind of work it is, for those who count or time it. ``max_attempts``: how often it may be called
-    where it raises RetryableError; each later try goes to another worker where there is one. After the last,
-    ``fallback(error)`` stands for its result, or the error is raised. ``gpu``: goes to a worker with the resource
-    ``GPU`` where the cluster has such workers.
+    ``stage``: the kind of work, for counts and timings. ``max_attempts``: how often it may be called if it raises
+    RetryableError; retries go to another worker if there is one. After the last, ``fallback(error)`` replaces its
+    result, or the error is raised. ``gpu``: runs on a worker with the resource ``GPU`` if the cluster has such workers.
     """
 
     key: str
@@ -70,25 +68,25 @@ class Task:
     fallback: Callable[[Exception], Any] | None = None
 
     def fall_back(self, error: Exception) -> Any:
-        """What stands for the result of a task that was tried often enough."""
+        """The substitute for the result after the last attempt; raises ``error`` without a ``fallback``."""
         if self.fallback is None:
             raise error
         return self.fallback(error)
 
 
-CLOSED = "the workers have been dismissed"
+CLOSED = "the worker pool has been closed"
 
 
 @dataclass(frozen=True)
 class Timeouts:
-    """Seconds to wait for workers where all are gone, and for a scheduler that does not answer any more."""
+    """Seconds to wait for workers if all are gone, and for a scheduler that no longer answers."""
 
     workers_s: float = 300.0
     scheduler_s: float = 300.0
 
 
-class TaskFailed(Exception):  # noqa: N818 - how an attempt ended, for the one who hands out; never reaches a user
-    """A try that raised a RetryableError, and on which worker."""
+class TaskFailed(Exception):  # noqa: N818 - outcome of an attempt, for the scheduler; never reaches a user
+    """An attempt that raised a RetryableError, with its worker."""
 
     def __init__(self, error: RetryableError, worker: str) -> None:
         super().__init__(error, worker)
@@ -96,7 +94,7 @@ class TaskFailed(Exception):  # noqa: N818 - how an attempt ended, for the one w
 
 
 class WorkersDied(Exception):  # noqa: N818
-    """That many workers died, one after the other, which had the task in hand."""
+    """Number of workers that died, one after the other, while running the task."""
 
     def __init__(self, deaths: int) -> None:
         super().__init__(deaths)
@@ -104,35 +102,34 @@ class WorkersDied(Exception):  # noqa: N818
 
 
 class SchedulerLost(Exception):  # noqa: N818
-    """The scheduler went away, and whatever it knew with it."""
+    """The scheduler is gone, with all its state."""
 
 
 @dataclass(frozen=True)
 class Submission:
-    """A task to be done: its ``place``, list and place in that, says who goes first; ``avoid``: where it failed."""
+    """A task to run. ``priority``: of its list, and index in it, lowest first; ``avoid``: workers where it failed."""
 
     task: Task
-    place: tuple[int, int]
+    priority: tuple[int, int]
     avoid: frozenset[str] = frozenset()
 
 
 class Backend(Protocol):
-    """Workers that take tasks."""
+    """Protocol of workers that run tasks."""
 
     def slots(self) -> tuple[int, int]:
-        """How many tasks run at a time, anywhere and on GPUs; no GPUs: all tasks go anywhere."""
+        """How many tasks run at a time, anywhere and on GPUs; if 0 on GPUs, all tasks go anywhere."""
 
     def submit(self, submissions: Sequence[Submission]) -> list[Future[Any]]:
-        """For each its result in the future, or what it raised, or Failed, WorkersDied or Lost.
-
-        Raises WorkerError where there is nobody to take them.
+        """A future for each: its result, its exception, or TaskFailed, WorkersDied or SchedulerLost. Raises WorkerError
+        if there are no workers to run them.
         """
 
     def check(self) -> None:
-        """Raise WorkerError where nobody is left who could end a task."""
+        """Raise WorkerError if no workers are left that could complete a task."""
 
     def ask(self, question: Callable[[], Any]) -> dict[str, Any]:
-        """Answers of the workers that ``gpu`` tasks go to, by name."""
+        """The result of ``question()`` on the workers to which ``gpu`` tasks go, by name."""
 
     def cancel(self) -> None:
-        """From now on ``submit`` and ``check`` raise WorkerError, so that all who hand out tasks stop."""
+        """Make ``submit`` and ``check`` raise WorkerError from now on, so that all schedulers stop."""

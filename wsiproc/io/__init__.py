@@ -1,1 +1,1 @@
-"""The only place that knows file formats."""
+"""Reading and writing: no other package knows file formats."""

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whoever dies while writing them, and however many write them at once."""
+"""Atomic writes: a file is complete or absent, even if a writer is killed or several write it at the same time."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ _SUFFIX = ".tmp"
 
 
 def temporary_name(path: Path) -> Path:
-    """A name beside ``path`` that no other writer has.
+    """A unique temporary name next to ``path``.
 
-    A task may run twice at the same time, where a worker was given up that still lives. With one name for both, the
-    first would put a file in place that the second is still writing.
+    A task may run twice at the same time, if a worker was presumed dead and still runs. If both used one name, the
+    first would rename a file that the second is still writing.
     """
     return path.with_name(f"{path.name}.{uuid.uuid4().hex}{_SUFFIX}")
 
 
-class WholeFileWriter(ABC):
-    """A file written piece by piece in a ``with`` block; it gets its name, in one step, when the block ends well."""
+class AtomicFileWriter(ABC):
+    """A file written incrementally in a ``with`` block, and renamed to its final name when the block succeeds."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._temporary = path, temporary_name(path)
 
     @abstractmethod
     def finish(self) -> None:
-        """Write what comes last and close the file."""
+        """Write the end of the file and close it."""
 
     @abstractmethod
     def abandon(self) -> None:
-        """Close the file as it is."""
+        """Close the incomplete file."""
 
     def __enter__(self) -> Self:
         return self
@@ -54,8 +54,8 @@ class WholeFileWriter(ABC):
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Another name to write to; the file gets its own, in one step, when the block ends well."""
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A temporary name to write to; it is renamed to ``path`` when the block succeeds."""
     temporary = temporary_name(path)
     try:
         yield temporary
@@ -66,8 +66,8 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """Another name to write a folder to; it takes the place of what is at ``path`` when the block ends well."""
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A temporary name to write a folder to; it replaces what is at ``path`` when the block succeeds."""
     temporary = temporary_name(path)
     try:
         yield temporary
@@ -79,13 +79,13 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: object) -> None:
-    """A small JSON file, whole or not at all."""
-    with whole_file(path) as temporary:
+    """Write a small JSON file atomically."""
+    with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Delete what killed writers left in ``folder`` and below: ours, those of zarr and tensorstore."""
+def remove_leftovers(folder: Path) -> None:
+    """Delete leftover temporary files of killed writers in ``folder`` and below: ours, zarr's and tensorstore's."""
     for pattern in (f"*{_SUFFIX}", "*.partial", "*.__lock"):
         for path in folder.rglob(pattern):
             path.unlink(missing_ok=True)

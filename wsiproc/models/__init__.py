@@ -1,4 +1,4 @@
-"""Models: what a model is, and those that come with the package."""
+"""Models: the model protocol, and the bundled models."""
 
 from __future__ import annotations
 
@@ -20,14 +20,12 @@ MODELS = ("classical", *_FOLDERS)
 def load_model(name: str, min_score: float | None = None) -> Model:
     """The model called ``name``, or the one in the folder ``name``. Raises ModelError.
 
-    ``min_score``: cells with a lower score are left out; None takes the model's own limit. ``tiatoolbox:NAME=FILE`` is
+    ``min_score``: cells with a lower score are left out; None uses the model's own limit. ``tiatoolbox:NAME=FILE`` is
     one of TIAToolbox's nucleus models with the weights in FILE.
     """
     if name.startswith("tiatoolbox:"):
         if min_score is not None:
-            raise ModelError(
-                f"{name}: cells of TIAToolbox's models have no score to leave them out by; drop --min-score"
-            )
+            raise ModelError(f"{name}: cells of TIAToolbox's models have no score to filter by; omit --min-score")
         from wsiproc.models.tiatoolbox.nuclei import open_nucleus_model
 
         return open_nucleus_model(name)
@@ -37,10 +35,10 @@ def load_model(name: str, min_score: float | None = None) -> Model:
         return Classical(min_score=min_score or 0.0)
     folder = _FOLDERS[name] if name in _FOLDERS else absolute(name)
     if name in _FOLDERS and not (folder / "model.toml").is_file():
-        raise ModelError(f"the model {name!r} does not come with this installation; {folder} is not there")
+        raise ModelError(f"the model {name!r} is not part of this installation; {folder} is missing")
     try:
         is_there = folder.exists()
-    except OSError:  # a name too long, a folder that may not be entered
+    except OSError:  # a name too long, a folder without permission
         is_there = False
     if not is_there:
         raise ModelError(
@@ -55,10 +53,10 @@ def _open_folder(folder: Path, min_score: float | None) -> Model:
     from wsiproc.models.builtin.distilled import Distilled
     from wsiproc.models.folder import ActivationConfig, DistilledConfig, read_folder
 
-    facts = read_folder(folder)
+    config = read_folder(folder)
     if min_score is not None:
-        facts = replace(facts, cut=replace(facts.cut, object=min_score, object_dab=min_score))
-    if isinstance(facts, ActivationConfig):
-        return Activation(facts, folder)
-    assert isinstance(facts, DistilledConfig)
-    return Distilled(facts, folder)
+        config = replace(config, cut=replace(config.cut, object=min_score, object_dab=min_score))
+    if isinstance(config, ActivationConfig):
+        return Activation(config, folder)
+    assert isinstance(config, DistilledConfig)
+    return Distilled(config, folder)

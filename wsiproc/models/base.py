@@ -1,4 +1,4 @@
-"""What a model is: a few facts, a per-pixel function for the device, and a local rule that cuts out cells."""
+"""The model protocol: some properties, a per-pixel function for the device, and a local rule that extracts cells."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from wsiproc.core.types import Float32Array, Float64Array, Int32Array, IntArray,
 if TYPE_CHECKING:
     from torch import Tensor
 
-GRAIN = 64
-"""Windows of models that take pictures of any size are cut to multiples of so many px."""
+WINDOW_MULTIPLE = 64
+"""Windows of models that accept any image size are cut to multiples of this, px."""
 OD_STEP = 0.01  # optical density of one grey level in the maps of stains; 255 levels reach 2.55
 
 
 @dataclass(frozen=True)
 class Channel:
-    """One plane of the maps; ``stain`` planes hold optical density in ``OD_STEP``s and are measured per cell."""
+    """One plane of the maps; ``stain`` planes contain optical density in ``OD_STEP``s and are measured per cell."""
 
     name: str
     colour: RGB
@@ -30,11 +30,10 @@ class Channel:
 
 @dataclass(frozen=True)
 class Instances:
-    """Cells of one piece of the maps: ``labels`` (h, w) int32, 1…N, each 4-connected and without holes; ``classes``
-    (N,) uint8 and ``scores`` (N,) float32 in [0, 1], row *i* for label *i + 1*; ``dropped``: reason → (K, 2) places (y,
-    x) of what was found and left out, so that it can be counted. ``evidence``: what scores are made of, (N,) each:
-    logit of the mean probability, share of the outline that is a border, fall of the stain there; None where outlines
-    are not searched.
+    """Cells in part of the maps: ``labels`` (h, w) int32, 1…N, each 4-connected and without holes; ``classes`` (N,)
+    uint8 and ``scores`` (N,) float32 in [0, 1], row *i* for label *i + 1*; ``dropped``: reason → (K, 2) sites (y, x) of
+    objects left out, so that they can be counted. ``evidence``: the features behind the scores, (N,) each: logit of the
+    mean probability, share of the outline on a border, drop in stain there; None if outlines are not refined.
     """
 
     labels: Int32Array
@@ -45,15 +44,15 @@ class Instances:
 
 
 class Model(Protocol):
-    """A cell model. Small and picklable: it travels to each worker; weights are loaded there.
+    """A cell model. Small and picklable: it is sent to each worker, which loads the weights.
 
-    ``mpp``: µm per pixel that it wants; ``window``: side of the square that ``predict`` fills; ``window_multiple``:
-    where less is needed, the sides of a window may be any multiple of it, which divides ``window``; ``halo``: px around
-    a window that it must see; ``margin``: px of maps around a region that its cells can depend on; ``weights_sha256``:
-    hash of the weights, None for a model that has none; ``half_precision``: whether half the bits are known to be
-    enough for it: then ``predict`` may be called under autocast; ``memory_bytes``: what a worker holds for it beside
-    what every worker holds, such as large weights or another library. Its ``repr`` holds all that decides what it
-    finds, that hash too: it is part of the key by which unfinished work is told from work of another model.
+    ``mpp``: µm per pixel of its input; ``window``: side of the square that ``predict`` fills; ``window_multiple``: a
+    divisor of ``window``; the sides of smaller windows may be any multiple of it; ``halo``: px of context around a
+    window; ``margin``: px of maps around a region that its cells can depend on; ``weights_sha256``: hash of the
+    weights, None without weights; ``half_precision``: whether half precision is known to suffice: then ``predict`` may
+    be called under autocast; ``memory_bytes``: memory per worker in addition to that of any worker, such as for large
+    weights or another library. The fields in its ``repr`` contain everything that determines its output, including that
+    hash: their values are part of the identity of unfinished work.
     """
 
     @property
@@ -80,45 +79,44 @@ class Model(Protocol):
     def memory_bytes(self) -> int: ...  # noqa: D102
 
     def calibrate(self, samples: Sequence[UInt8Array], stain: Stain | None = None) -> Model:
-        """The model with every number that it takes from the slide, estimated once from ``samples``.
+        """The model with all parameters that depend on the slide, estimated once from ``samples``.
 
-        ``samples``: (h, w, 3) uint8 windows of tissue at the model's mpp; ``stain``: which it is, None to have it told
-        by its colours. Raises PlanError where they show nothing
-        to calibrate on.
+        ``samples``: (h, w, 3) uint8 windows of tissue at the model's mpp; ``stain``: the stain, None to recognise it by
+        colour. Raises PlanError if they show nothing to calibrate on.
         """
 
     def calibration(self) -> dict[str, object]:
-        """The numbers that ``calibrate`` found, for ``run.json``; plain Python values."""
+        """The parameters that ``calibrate`` found, for ``run.json``; plain Python values."""
 
     def predict(self, windows: Tensor) -> Tensor:
         """Maps of windows with their halo: (b, h, w, 3) uint8 → (b, c, h, w) uint8 on the same device.
 
-        The outer ``halo`` px are not to be trusted. The only code that runs on a GPU.
+        The outer ``halo`` px are unreliable. The only code that runs on a GPU.
         """
 
     def instances(self, maps: UInt8Array, inner: Box | None = None) -> Instances:
-        """Cells of stitched maps (c, h, w). Local: nothing may depend on pixels farther away than ``margin``.
+        """Cells of stitched maps (c, h, w). Local: nothing may depend on pixels further away than ``margin``.
 
-        ``inner``: only cells whose centre lies in it are asked for, and what was dropped there; others may be left out
-        or differ. None asks for all.
+        ``inner``: only cells centred in it, and objects dropped there, are required; others may be missing or differ.
+        None requires all.
         """
 
 
 @runtime_checkable
 class Recolours(Protocol):
-    """What a model has besides, where it sees pictures in other colours than those of the slide."""
+    """Implemented also by models that recolour their input."""
 
     def recoloured(self, pictures: Sequence[UInt8Array]) -> list[UInt8Array]:
-        """Pictures (h, w, 3) as the model sees them."""
+        """The images (h, w, 3) as the model sees them."""
 
 
 @runtime_checkable
-class InWholeNumbers(Protocol):
-    """What a model has beside, where its network can also be computed in bytes, on CPUs that multiply those fast."""
+class SupportsInt8(Protocol):
+    """Implemented also by models whose network can run in int8, on CPUs that are fast at it."""
 
     @property
     def int8(self) -> bool:
-        """Whether this one can."""
+        """Whether this model can."""
 
     def predict_int8(self, windows: Tensor) -> Tensor:
         """As ``Model.predict``, on a CPU."""

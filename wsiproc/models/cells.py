@@ -24,12 +24,12 @@ Length = Annotated[float, Gt(0), Le(50)]
 
 @dataclass(frozen=True)
 class CutRule:
-    """How the mask of nuclei is made of the map of their probability, and which cells are kept.
+    """How the mask of nuclei is derived from their probability map, and which cells are kept.
 
-    ``threshold``: lowest probability of a nucleus' pixel; ``object``: cells with a lower score are dropped,
-    ``object_dab`` on slides with DAB, whose pale blue nuclei have faint borders;
-    ``hole_um2``, ``hole_um``: holes of at most this area that fit into a square of this side are filled; ``spur_um``:
-    what no disc of this radius fits into is removed.
+    ``threshold``: lowest probability of a pixel in a nucleus; ``object``: cells with a lower score are dropped,
+    ``object_dab`` on slides with DAB, whose pale blue nuclei have faint borders; ``hole_um2``, ``hole_um``: holes of at
+    most this area that fit into a square of this side are filled; ``spur_um``: parts into which no disc of this radius
+    fits are removed.
     """
 
     threshold: Share = 0.5
@@ -44,7 +44,7 @@ class CutRule:
 class SplitLengths:
     """The rule that splits touching nuclei (``wsiproc.array.nuclei.instances.SplitRule``) in µm, for any resolution.
 
-    ``smallest_um2``: what is smaller is dropped, ``smallest_dab_um2`` on slides with DAB, where crumbs of it are dark.
+    ``smallest_um2``: smaller objects are dropped, ``smallest_dab_um2`` on slides with DAB, where debris of it is dark.
     """
 
     reach_um: Length = 12.0
@@ -67,7 +67,7 @@ class SplitLengths:
 
 @dataclass(frozen=True)
 class OutlineRule:
-    """How far, in µm, outlines may move to where the stain falls steepest (``wsiproc.array.nuclei.contour``)."""
+    """How far, in µm, outlines may move to where the stain drops most steeply (``wsiproc.array.nuclei.contour``)."""
 
     reach_um: Length = 15.0
     inwards_um: Length = 1.5
@@ -84,10 +84,10 @@ class OutlineRule:
 
 @dataclass(frozen=True)
 class ScoreRule:
-    """A cell's score: the logistic function of ``bias`` and of what speaks for it, each times its weight.
+    """A cell's score: the logistic function of ``bias`` plus the weighted evidence.
 
-    ``probability``: logit of the mean probability; ``closed``: share of the outline at which the stain falls; ``fall``:
-    how much optical density it falls there.
+    ``probability``: logit of the mean probability; ``closed``: share of the outline at which the stain drops; ``fall``:
+    drop in optical density there.
     """
 
     bias: float
@@ -96,14 +96,14 @@ class ScoreRule:
     fall: float
 
     def scores(self, evidence: tuple[Float64Array, ...]) -> Float32Array:
-        """(N,) in [0, 1] of what speaks for each cell."""
+        """(N,) in [0, 1] from the evidence of each cell."""
         probability, closed, fall = evidence
         z = self.bias + self.probability * probability + self.closed * closed + self.fall * fall
         return (1 / (1 + np.exp(-z))).astype(np.float32)
 
 
 def _logit(means: Float64Array) -> Float64Array:
-    """Of mean probabilities (N,), none of them quite 0 or 1."""
+    """Logit of mean probabilities (N,), clipped away from 0 and 1."""
     p = np.clip(means, 0.5 / 255, 1 - 0.5 / 255)
     found: Float64Array = np.log(p / (1 - p))
     return found
@@ -127,8 +127,8 @@ def cut_cells(
 ) -> Instances:
     """Cells of stitched maps (c, h, w), whose first plane is the probability of a nucleus. Local, see ``cell_margin``.
 
-    ``dab``: whether the slide has DAB, and so another least score. ``interior``: (h, w) plane that is low between
-    touching nuclei; None splits by the shape of the mask alone. ``outlines``: how they are moved, and scored.
+    ``dab``: whether the slide has DAB, which selects the minimum score. ``interior``: (h, w) plane that is low between
+    touching nuclei; None splits by the shape of the mask alone. ``outlines``: how they are moved and scored.
     ``inner``: see ``Model.instances``.
     """
     rule = split.at(mpp, dab)
@@ -172,14 +172,16 @@ def _nuclei(
     contour: ContourRule | None,
     inner: Box | None,
 ) -> tuple[Box, BoolArray]:
-    """The mask of nuclei in a plane (h, w), repaired, as far as it matters to cells in ``inner``; and where it lies.
+    """The box and the repaired mask of nuclei in a plane (h, w), as far as they can affect cells in ``inner``.
 
-    An object's split depends on others as far as the smoothing goes. A moved outline depends on what reaches for the
-    same px, that on what does so again, and on where the objects beside it lie: three steps from object to object.
+    An object's split depends on others within the reach of the smoothing. A moved outline depends on objects that claim
+    the same px, which depend on others likewise, and on the position of neighbouring objects: three steps from object
+    to object.
     """
     hole = round(cut.hole_um / mpp)
     mask = probability > cut.threshold * 255
-    # Much of a slide is glass. The border is wider than any hole, or it would be one itself around a single nucleus.
+    # Much of a slide is background. The border is wider than any hole, or it would itself count as one around a single
+    # nucleus.
     border = max(hole + rule.smooth_radius + 2, contour.context_px if contour else 0)
     box = content(mask, border)
     mask = fill_small_holes(np.ascontiguousarray(mask[box.slices]), round(cut.hole_um2 / mpp**2), hole)
@@ -194,8 +196,8 @@ def _nuclei(
 
 @dataclass(frozen=True)
 class OutlineScoring:
-    """How outlines are moved and cells are scored; ``search``: what one step of each plane of the maps (c, h, w) counts
-    in the density that outlines are searched in, in 64ths.
+    """How outlines are moved and cells are scored; ``search``: weight, in 64ths, of each plane of the maps (c, h, w) in
+    the density in which outlines are searched.
     """
 
     rule: OutlineRule
@@ -210,11 +212,11 @@ class OutlineScoring:
         min_area: int,
         inner: Box | None = None,
     ) -> Contours:
-        """The labels (h, w) with their outlines where the stain falls steepest; ``inner``: see ``refine``."""
+        """The labels (h, w) with outlines moved to where the stain drops most steeply; ``inner``: see ``refine``."""
         return refine(labels, searched(maps, self.search), self.rule.at(mpp), min_area, inner)
 
 
 def _places(mask: BoolArray) -> Int32Array:
-    """Where a mask (h, w) is set: (K, 2), (y, x); OpenCV looks it through several times faster than NumPy."""
+    """Positions where a mask (h, w) is set: (K, 2), (y, x); OpenCV is several times faster than NumPy at this."""
     found = cv2.findNonZero(mask.view(np.uint8))
     return np.zeros((0, 2), np.int32) if found is None else np.asarray(found, np.int32).reshape(-1, 2)[:, ::-1]

@@ -1,4 +1,4 @@
-"""What models run on, a processor and a precision: chosen from this machine, or from the workers of a cluster."""
+"""The device and precision of models: chosen for this machine, or for the workers of a cluster."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from pathlib import Path
 from wsiproc.choices import DeviceType
 from wsiproc.errors import SettingsError
 from wsiproc.executors import WorkerPool, available_cores
-from wsiproc.models.base import InWholeNumbers, Model
+from wsiproc.models.base import Model, SupportsInt8
 
-# Releases of PyTorch whose operators on bytes have passed the tests: there loading it, which takes a second, is spared.
+# PyTorch releases whose int8 operators passed the tests: for these, importing PyTorch, which takes a second, is
+# avoided.
 _TRIED_INT8 = ("2.13",)
 _GPU_PRECISIONS = ("float32", "bfloat16", "float16")
 _CPU_PRECISIONS = ("float32", "bfloat16", "int8")
@@ -22,44 +23,43 @@ _CPU_PRECISIONS = ("float32", "bfloat16", "int8")
 
 @dataclass(frozen=True)
 class Device:
-    """``name``: ``cpu`` or ``cuda``; ``precision``: in what networks compute, the name of a PyTorch type.
+    """``name``: ``cpu`` or ``cuda``; ``precision``: that of networks, the name of a PyTorch dtype.
 
-    ``otherwise``: the precision for networks that cannot be computed in int8, None where int8 was asked for; ``note``:
-    why the precision is wider than this processor would have it.
+    ``fallback``: the precision for networks that cannot run in int8, None if int8 was requested; ``note``: why the
+    precision is higher than this processor would allow.
     """
 
     name: DeviceType = "cpu"
     precision: str = "float32"
-    otherwise: str | None = field(default="float32", compare=False)
+    fallback: str | None = field(default="float32", compare=False)
     note: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         return f"{self.name} in {self.precision}"
 
     def suited(self, model: Model) -> Device:
-        """The same, but in a wider precision where the model needs that.
+        """The same device, with a higher precision if the model needs it.
 
-        Raises SettingsError where int8 was asked for and the model's network cannot be computed so.
+        Raises SettingsError if int8 was requested and the model's network cannot run in it.
         """
-        able = isinstance(model, InWholeNumbers) and model.int8
+        able = isinstance(model, SupportsInt8) and model.int8
         if not model.half_precision:
             return Device(self.name)
         if self.precision != "int8":
             return self if able or not self.note else Device(self.name, self.precision)
         if able:
             return self
-        if self.otherwise is None:
-            raise SettingsError(
-                f"precision is int8, but model {model.name!r} cannot be computed so; use --precision auto"
-            )
-        return Device(self.name, self.otherwise)
+        if self.fallback is None:
+            raise SettingsError(f"precision is int8, but model {model.name!r} cannot run in int8; use --precision auto")
+        return Device(self.name, self.fallback)
 
 
 @dataclass(frozen=True)
 class DeviceProbe:
-    """What a machine has: free memory of its GPU, None without one; what its CPU is fast at multiplying.
+    """Capabilities of a machine: free memory of its GPU, None without one; number formats that its CPU is fast at.
 
-    ``no_int8``: why not bytes, empty where it is; ``broken``: whether the CPU could, but its PyTorch does not.
+    ``no_int8``: why int8 is unavailable, empty if it is available; ``broken``: whether the CPU supports it but PyTorch
+    fails.
     """
 
     gpu_bytes: int | None
@@ -70,7 +70,7 @@ class DeviceProbe:
 
 @dataclass(frozen=True)
 class Cluster:
-    """The workers of a cluster: device that inference runs on, its free memory, tasks that run side by side."""
+    """The workers of a cluster: device of inference, its free memory, number of concurrent tasks."""
 
     device: Device
     gpu_bytes: int
@@ -78,9 +78,9 @@ class Cluster:
 
 
 def choose_device(choice: str, precision: str = "auto") -> Device:
-    """The device of this machine, as the settings ask.
+    """The device of this machine, according to the settings.
 
-    Raises SettingsError where CUDA is asked for and not there, or a precision that the device has not.
+    Raises SettingsError if CUDA is requested and missing, or a precision that the device does not support.
     """
     if _has_gpu(choice):
         return _gpu(precision)
@@ -98,18 +98,18 @@ def _has_gpu(choice: str) -> bool:
 
 
 def _may_have_gpu() -> bool:
-    """Whether it is worth loading PyTorch, which takes a second, to ask for a GPU; on Linux its driver has a device."""
+    """Whether to import PyTorch, which takes a second, to look for a GPU; on Linux a driver has a device file."""
     drivers = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
     return sys.platform != "linux" or any(Path(path).exists() for path in drivers)
 
 
 def _gpu(choice: str) -> Device:
-    """A GPU, with half the bits unless told otherwise."""
+    """A GPU, in half precision by default."""
     return Device("cuda", "float16" if choice == "auto" else _known(choice, "cuda", _GPU_PRECISIONS))
 
 
 def _cpu(choice: str, machines: Collection[DeviceProbe]) -> Device:
-    """CPUs, with as few bits as all of them are fast at unless told otherwise."""
+    """CPUs, by default in the lowest precision that all of them are fast at."""
     reasons = [machine.no_int8 for machine in machines if machine.no_int8]
     if choice == "int8":
         if reasons:
@@ -128,24 +128,24 @@ def _cpu(choice: str, machines: Collection[DeviceProbe]) -> Device:
 def _known(precision: str, name: str, precisions: Sequence[str]) -> str:
     if precision not in precisions:
         raise SettingsError(
-            f"precision is {precision}, which networks on {name} are not computed in; choose one of auto, "
+            f"precision is {precision}, which networks on {name} do not support; choose one of auto, "
             f"{', '.join(precisions)}"
         )
     return precision
 
 
 def _cpu_of(precision: str = "auto") -> DeviceProbe:
-    """What the CPU of this process is fast at, as far as it matters for a choice."""
+    """What the CPU of this process is fast at, as far as it matters for ``precision``."""
     if precision not in ("auto", "int8"):
         return DeviceProbe(None, False, "")
     if not fast_int8():
-        return DeviceProbe(None, fast_bfloat16(), "this processor does not multiply bytes exactly (no VNNI)")
+        return DeviceProbe(None, fast_bfloat16(), "this processor does not multiply int8 exactly (no VNNI)")
     why = int8_failure()
     return DeviceProbe(None, fast_bfloat16(), why, broken=bool(why))
 
 
 def int8_failure() -> str:
-    """Why PyTorch computes nothing in bytes here that can be used; empty where it does."""
+    """Why int8 in PyTorch is unusable here; empty if it works."""
     if "torch" not in sys.modules and _torch_release() in _TRIED_INT8:
         return ""
     from wsiproc.models.networks.int8 import self_test
@@ -161,12 +161,12 @@ def _torch_release() -> str:
 
 
 def fast_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 numbers; others take several times as long for them as for float32."""
+    """Whether this CPU multiplies bfloat16 in hardware; others take several times as long as for float32."""
     return _has("avx512bf16")
 
 
 def fast_int8() -> bool:
-    """Whether this CPU multiplies bytes and adds up the products exactly; others let sums of two of them overflow."""
+    """Whether this CPU multiplies int8 and sums the products exactly; on others sums of two products overflow."""
     return _has("avx512vnni") or _has("avxvnni")
 
 
@@ -177,7 +177,7 @@ def _has(feature: str) -> bool:
 
 
 def use_allowed_cores() -> None:
-    """Have PyTorch start no more threads than may run; by itself it does not know the quota of a container."""
+    """Limit PyTorch's threads to the cores that may be used; by itself it ignores the quota of a container."""
     import torch
 
     torch.set_num_threads(min(torch.get_num_threads(), available_cores()))
@@ -190,25 +190,25 @@ def free_gpu_bytes() -> int | None:
     return int(torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else None
 
 
-def look() -> DeviceProbe:
-    """What the machine of this process has."""
+def probe_device() -> DeviceProbe:
+    """Capabilities of the machine of this process."""
     return dataclasses.replace(_cpu_of(), gpu_bytes=free_gpu_bytes())
 
 
-def cluster_facts(workers: WorkerPool, choice: str, precision: str) -> Cluster:
-    """What the workers of a cluster are; inference runs on those with the resource ``GPU``, else on any.
+def probe_cluster(workers: WorkerPool, choice: str, precision: str) -> Cluster:
+    """The capabilities of a cluster; inference runs on the workers with the resource ``GPU``, else on any.
 
-    ``choice`` and ``precision`` as in the settings. Raises SettingsError where CUDA is asked for and some have none,
-    and where some have it and some not: a slide is done on one kind of device, for the other gives slightly other maps.
+    ``choice`` and ``precision`` as in the settings. Raises SettingsError if CUDA is requested and some have none, and
+    if only some have it: a slide is processed on one kind of device, since another gives slightly different maps.
     """
-    device, gpu_bytes = common_device(workers.ask(look), choice, precision)
+    device, gpu_bytes = common_device(workers.ask(probe_device), choice, precision)
     return Cluster(device, gpu_bytes, workers.workers)
 
 
 def common_device(found: Mapping[str, DeviceProbe], choice: str, precision: str = "auto") -> tuple[Device, int]:
-    """Device and least free memory of workers, whose machines are given by name; raises as ``cluster_facts``.
+    """Device and least free memory of workers, given the probe of each by name; raises like ``probe_cluster``.
 
-    Fewer bits on CPUs only where all are fast at them, for the same reason.
+    For the same reason, a lower precision is chosen on CPUs only if all are fast at it.
     """
     without = sorted(name for name, machine in found.items() if machine.gpu_bytes is None)
     if choice == "cpu" or (choice == "auto" and len(without) == len(found)):
@@ -216,7 +216,7 @@ def common_device(found: Mapping[str, DeviceProbe], choice: str, precision: str 
     if without:
         raise SettingsError(
             f"{len(without)} of {len(found)} workers for inference find no CUDA device: {', '.join(without[:5])}. "
-            "Start those with a GPU, and no others, as `dask worker … --resources GPU=1`, or use --device cpu"
+            "Start those with a GPU, and only those, with `dask worker … --resources GPU=1`, or use --device cpu"
         )
     least = min(machine.gpu_bytes for machine in found.values() if machine.gpu_bytes is not None)
     return _gpu(precision), least

@@ -1,7 +1,8 @@
-"""The model folder: ``model.toml`` (facts), ``weights.safetensors``, ``README.md`` (the model card).
+"""The model folder: ``model.toml`` (configuration), ``weights.safetensors``, ``README.md`` (the model card).
 
-Nothing in a folder is ever executed: facts are checked against the dataclasses below, weights are plain numbers, and
-no fact names a file. The hash of the weights stands among the facts, so the two cannot be mixed up unnoticed.
+Nothing in a folder is ever executed: the configuration is validated against the dataclasses below, weights are plain
+numbers, and no key names a file. The configuration contains the hash of the weights, so the two cannot be mixed up
+unnoticed.
 """
 
 from __future__ import annotations
@@ -32,18 +33,18 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 FORMAT = 1
-FACTS, WEIGHTS, CARD = "model.toml", "weights.safetensors", "README.md"
+CONFIG_FILE, WEIGHTS, CARD = "model.toml", "weights.safetensors", "README.md"
 _SHALLOW_BLOCKS = 2  # in layer1 of a ShallowResNet
 _OPTIONAL = {
-    "int8_peaks",  # without them a model is slower, and no other one
+    "int8_peaks",  # without it a model is slower, but finds the same
     "cut.object_dab",
     "split.smallest_dab_um2",
-    "network.fold",  # without these it is one of those that came before them
+    "network.fold",  # absent in models of earlier versions
     "outline",
     "score",
 }
-_MOST_APART = 0.3  # standard deviations of logits in bytes from those in float32; 0.02 is usual
-HINTS = 4  # planes that a folded network is told besides colours, see wsiproc.models.builtin.hints
+_MOST_APART = 0.3  # deviation of int8 logits from float32, in standard deviations; 0.02 is usual
+HINTS = 4  # input planes of a folded network besides colours, see wsiproc.models.builtin.hints
 _PICKLES = {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"}
 
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
@@ -56,10 +57,9 @@ _Spread = Annotated[float, Gt(0)]
 
 @dataclass(frozen=True)
 class UNetNumbers:
-    """What builds a ``wsiproc.models.networks.unet.UNet``. ``outputs``: the nucleus, and its interior if
-    there are 2.
+    """Parameters of a ``wsiproc.models.networks.unet.UNet``. ``outputs``: the nucleus, and its interior if there are 2.
 
-    ``fold``: 2 for a network that sees 2 × 2 px as one, and is told hints, see ``wsiproc.models.builtin.hints``.
+    ``fold``: 2 for a network that takes 2 × 2 px as one, with hints, see ``wsiproc.models.builtin.hints``.
     """
 
     kind: Literal["unet"] = "unet"
@@ -69,12 +69,12 @@ class UNetNumbers:
 
     @property
     def stride(self) -> int:
-        """Sides of pictures must be multiples of it."""
+        """Image sides must be multiples of it."""
         return self.fold << (len(self.widths) - 1)
 
     @property
     def inputs(self) -> int:
-        """Channels that the network sees."""
+        """Input channels of the network."""
         return 3 if self.fold == 1 else 3 * self.fold**2 + HINTS
 
     def build(self) -> nn.Module:
@@ -86,14 +86,14 @@ class UNetNumbers:
 
 @dataclass(frozen=True)
 class ShallowNumbers:
-    """What builds a ``wsiproc.models.networks.unet.ShallowResNet``."""
+    """Parameters of a ``wsiproc.models.networks.unet.ShallowResNet``."""
 
     kind: Literal["shallow_resnet"] = "shallow_resnet"
     width: _Width = 16
 
     @property
     def stride(self) -> int:
-        """Sides of pictures must be multiples of it."""
+        """Image sides must be multiples of it."""
         return 2
 
     def build(self) -> nn.Module:
@@ -105,10 +105,10 @@ class ShallowNumbers:
 
 @dataclass(frozen=True)
 class InputNumbers:
-    """How pixels become the network's input: √(optical density × the slide's gain), less ``mean``, over ``std``.
+    """How pixels become the network's input: (√(optical density × the slide's gain) − ``mean``) ÷ ``std``.
 
-    ``mean``, ``std``: red, green, blue. ``od99``: what the gain makes of the 99th percentile, over tissue, of optical
-    density summed over the channels.
+    ``mean``, ``std``: red, green, blue. ``od99``: the 99th percentile, over tissue, of optical density summed over the
+    channels, after the gain.
     """
 
     mean: _Three = (0.0, 0.0, 0.0)
@@ -118,7 +118,7 @@ class InputNumbers:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """What every model folder says. ``training``: free-form, shown and never used.
+    """Configuration of every model folder. ``training``: free-form, displayed and never used.
 
     ``weights_sha256`` is empty until the weights are written.
     """
@@ -139,7 +139,7 @@ class ModelConfig:
     training: dict[str, Any] = field(repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse a window that the network cannot halve often enough."""
+        """Reject a window that the network cannot downsample often enough."""
         side = self.window + 2 * self.halo
         if side % self.network.stride:
             raise ValueError(f"window + 2 halo is {side} px; the network needs a multiple of {self.network.stride}")
@@ -147,11 +147,11 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DistilledConfig(ModelConfig):
-    """Facts of a trained segmenter, see ``wsiproc.models.builtin.distilled``.
+    """Configuration of a trained segmenter, see ``wsiproc.models.builtin.distilled``.
 
-    ``int8_peaks``: see ``wsiproc.models.networks.int8``; without them the network is not computed in whole numbers.
-    ``outline``: how outlines are moved; without it they stay where the probability is cut. ``score``: what a cell's
-    score is made of; without it, its mean probability.
+    ``int8_peaks``: see ``wsiproc.models.networks.int8``; the activation ranges; without them the network does not run
+    in int8. ``outline``: how outlines are moved; without it they stay at the threshold of the probability. ``score``:
+    how a cell is scored; without it, by its mean probability.
     """
 
     kind: Literal["distilled"] = "distilled"
@@ -161,7 +161,7 @@ class DistilledConfig(ModelConfig):
     int8_peaks: tuple[Annotated[float, Gt(0), Le(1e6)], ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse peaks of another network."""
+        """Reject activation ranges of another network."""
         super().__post_init__()
         layers = 4 * len(self.network.widths) - 2
         if self.int8_peaks and len(self.int8_peaks) != layers:
@@ -170,7 +170,7 @@ class DistilledConfig(ModelConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationConfig(ModelConfig):
-    """Facts of the direct engine, see ``wsiproc.models.builtin.activation``."""
+    """Configuration of the direct engine, see ``wsiproc.models.builtin.activation``."""
 
     kind: Literal["activation"] = "activation"
     network: ShallowNumbers = field(default_factory=ShallowNumbers)
@@ -178,7 +178,7 @@ class ActivationConfig(ModelConfig):
     clusters: Clusters
 
     def __post_init__(self) -> None:
-        """Refuse a readout of another network."""
+        """Reject a readout of another network."""
         super().__post_init__()
         sizes = [len(row) for row in self.readout.weights]
         if sizes != [self.network.width] * _SHALLOW_BLOCKS:
@@ -192,65 +192,67 @@ CONFIGS: dict[str, type[ModelConfig]] = {"distilled": DistilledConfig, "activati
 
 
 def read_folder(folder: Path) -> ModelConfig:
-    """The facts of a model folder, checked: format, kind, keys, types, ranges, hash of the weights.
+    """The validated configuration of a model folder: format, kind, keys, types, ranges, hash of the weights.
 
-    Raises ModelError that names the file and the remedy.
+    Raises ModelError, which names the file and the remedy.
     """
-    path = _facts_path(folder)
+    path = _config_path(folder)
     try:
         table = tomllib.loads(_content(path).decode())
     except FileNotFoundError as error:
-        raise ModelError(f"{folder} is no model folder: it has no {FACTS}") from error
+        raise ModelError(f"{folder} is not a model folder: it has no {CONFIG_FILE}") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from error
-    facts = _check_facts(path, table)
-    weights_bytes(folder, facts.weights_sha256)
-    return facts
+    config = _check_config(path, table)
+    weights_bytes(folder, config.weights_sha256)
+    return config
 
 
-def _facts_path(folder: Path) -> Path:
-    """Where the facts are; refuses what is no folder."""
+def _config_path(folder: Path) -> Path:
+    """The path of the configuration; raises ModelError if ``folder`` is not a folder."""
     if folder.is_file():
         kind = "a pickle, which could run any code" if folder.suffix in _PICKLES else "a file"
-        raise ModelError(f"{folder} is {kind}; a model is a folder with {FACTS} and {WEIGHTS}")
+        raise ModelError(f"{folder} is {kind}; a model is a folder with {CONFIG_FILE} and {WEIGHTS}")
     if not folder.is_dir():
         raise ModelError(f"{folder}: no such model folder")
-    return folder / FACTS
+    return folder / CONFIG_FILE
 
 
 def _content(path: Path) -> bytes:
-    """A file of a model folder; ``OSError`` for a pipe or device too, which could be waited for or read for ever."""
+    """Read a file of a model folder; ``OSError`` also for a pipe or device, which could block or never end."""
     if path.exists() and not (path.is_file() or path.is_dir()):
-        raise OSError("a pipe, socket or device where a file should be")
+        raise OSError("a pipe, socket or device instead of a file")
     return path.read_bytes()
 
 
-def _check_facts(path: Path, table: dict[str, Any]) -> ModelConfig:
-    """The facts in a parsed ``model.toml``."""
+def _check_config(path: Path, table: dict[str, Any]) -> ModelConfig:
+    """Validate the configuration in a parsed ``model.toml``."""
     number, kind = table.pop("format", None), table.get("kind")
     if isinstance(number, int) and number > FORMAT:
-        raise ModelError(f"{path} has format {number}; this wsiproc reads up to {FORMAT}. A newer wsiproc is needed")
+        raise ModelError(f"{path} has format {number}; this wsiproc reads up to {FORMAT}. Upgrade wsiproc")
     if number != FORMAT:
         raise ModelError(f"{path}: format is {number!r}; it should be {FORMAT}")
     if not isinstance(kind, str) or kind not in CONFIGS:
         raise ModelError(f"{path}: unknown kind {kind!r}; known are {', '.join(CONFIGS)}")
     if isinstance(table.get("cut"), dict):
-        table["cut"].pop("positive_dab_od", None)  # of earlier versions: which cells are positive is the run's matter
+        table["cut"].pop(
+            "positive_dab_od", None
+        )  # of earlier versions; which cells are positive is now decided by the run
     try:
-        # Through JSON, whose arrays may become tuples where nothing else is converted.
-        facts: ModelConfig = TypeAdapter(CONFIGS[kind]).validate_json(json.dumps(table, default=str))
+        # Through JSON, in which strict validation accepts arrays as tuples.
+        config: ModelConfig = TypeAdapter(CONFIGS[kind]).validate_json(json.dumps(table, default=str))
     except ValidationError as error:
         raise ModelError(f"{path}: {first_problem(error.errors(include_url=False))}") from error
-    missing = _missing(dataclasses.asdict(facts) | {"training": {}}, table)
+    missing = _missing(dataclasses.asdict(config) | {"training": {}}, table)
     if missing:
-        raise ModelError(f"{path}: {', '.join(missing)} missing; without a value, what the model does is not told")
-    return facts
+        raise ModelError(f"{path}: {', '.join(missing)} missing; every key needs a value")
+    return config
 
 
-def _missing(facts: Mapping[str, Any], table: Mapping[str, Any], within: str = "") -> list[str]:
-    """Names of facts that the table does not hold."""
+def _missing(config: Mapping[str, Any], table: Mapping[str, Any], within: str = "") -> list[str]:
+    """Names of keys missing in the table."""
     names = []
-    for name, value in facts.items():
+    for name, value in config.items():
         if within + name in _OPTIONAL:
             continue
         if name not in table:
@@ -261,7 +263,7 @@ def _missing(facts: Mapping[str, Any], table: Mapping[str, Any], within: str = "
 
 
 def weights_bytes(folder: Path, sha256: str) -> bytes:
-    """The weights file as it is, its hash checked."""
+    """The content of the weights file, its hash verified."""
     path = folder / WEIGHTS
     try:
         content = _content(path)
@@ -279,136 +281,141 @@ def weights_bytes(folder: Path, sha256: str) -> bytes:
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
         raise ModelError(
-            f"{path} is not the file that {FACTS} describes: its SHA-256 is {found}, expected {sha256 or 'none'}. Copy "
-            "the whole model folder again"
+            f"{path} is not the file that {CONFIG_FILE} describes: its SHA-256 is {found}, expected "
+            f"{sha256 or 'none'}. Copy the whole model folder again"
         )
     return content
 
 
 @lru_cache(maxsize=4)
 def load_network(folder: Path, sha256: str, device: str) -> nn.Module:
-    """The network of a folder on ``device``, for use only, loaded once a process. Raises ModelError."""
+    """The network of a folder on ``device``, for inference only, loaded once per process. Raises ModelError."""
     import torch
 
     from wsiproc.models.networks.unet import fuse_batch_norms
 
-    facts = read_folder(folder)
-    if facts.weights_sha256 != sha256:
-        raise ModelError(f"{folder} holds another model than when the run began; start the run anew")
-    with torch.device("meta"):  # no memory, and no random numbers taken, for what is replaced at once
-        network = facts.network.build()
-    load_weights(folder, facts, network)
+    config = read_folder(folder)
+    if config.weights_sha256 != sha256:
+        raise ModelError(f"{folder} contains a different model than when the run began; start a new run")
+    with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
+        network = config.network.build()
+    load_weights(folder, config, network)
     fused = fuse_batch_norms(network.requires_grad_(False)).to(device)
     for weights in fused.parameters():
-        if weights.ndim == 4:  # channels last: a quarter faster on a CPU, and what tensor cores want
+        if weights.ndim == 4:  # channels last: a quarter faster on a CPU, and preferred by tensor cores
             weights.data = weights.data.contiguous(memory_format=torch.channels_last)
     return fused
 
 
 @lru_cache(maxsize=4)
 def load_int8_network(folder: Path, sha256: str) -> nn.Module:
-    """The network of a folder in whole numbers, for CPUs, made once a process.
+    """The network of a folder in int8, for CPUs, quantised once per process.
 
-    Raises ModelError, also where this PyTorch computes something else: it has no public name for such layers.
+    Raises ModelError, also if this PyTorch computes something different: its operators for such layers are private.
     """
     import torch
 
     from wsiproc.models.networks.int8 import Int8UNet, difference
     from wsiproc.models.networks.unet import UNet
 
-    network, facts = load_network(folder, sha256, "cpu"), read_folder(folder)
+    network, config = load_network(folder, sha256, "cpu"), read_folder(folder)
     assert isinstance(network, UNet)
-    assert isinstance(facts, DistilledConfig)
+    assert isinstance(config, DistilledConfig)
     try:
-        whole = Int8UNet(network, facts.int8_peaks)
-        apart = difference(network, whole)
+        quantised = Int8UNet(network, config.int8_peaks)
+        difference_std = difference(network, quantised)
     except (AttributeError, RuntimeError) as error:
         raise ModelError(
-            f"PyTorch {torch.__version__} cannot compute {facts.name!r} in bytes ({error}): use --precision float32, "
-            "or a newer PyTorch"
+            f"PyTorch {torch.__version__} cannot run {config.name!r} in int8 ({error}): use --precision float32, or a "
+            "newer PyTorch"
         ) from error
-    if apart > _MOST_APART:
+    if difference_std > _MOST_APART:
         raise ModelError(
-            f"{folder}: in bytes the network gives something else (logits {apart:.2f} standard deviations off, at most "
-            f"{_MOST_APART:g} expected). Use --precision float32; if it is your own model, its int8_peaks may be wrong"
+            f"{folder}: in int8 the network gives different results (logits off by {difference_std:.2f} standard "
+            f"deviations, at most {_MOST_APART:g} expected). Use --precision float32; if it is your own model, its "
+            "int8_peaks may be wrong"
         )
-    return whole
+    return quantised
 
 
-def load_weights(folder: Path, facts: ModelConfig, network: nn.Module) -> None:
-    """Put the weights of a folder into a network built on the meta device; names and shapes must agree exactly."""
+def load_weights(folder: Path, config: ModelConfig, network: nn.Module) -> None:
+    """Load the weights of a folder into a network built on the meta device; names and shapes must match exactly."""
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load
 
     path = folder / WEIGHTS
     try:
-        tensors = load(weights_bytes(folder, facts.weights_sha256))
+        tensors = load(weights_bytes(folder, config.weights_sha256))
     except SafetensorError as error:
-        raise ModelError(f"{path} is damaged or no safetensors file: {error}. Copy the model folder again") from error
+        raise ModelError(
+            f"{path} is damaged or not a safetensors file: {error}. Copy the model folder again"
+        ) from error
     tensors = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
     broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if broken:
-        raise ModelError(f"{path}: {broken[0]} holds numbers that are not finite; the model must be trained again")
+        raise ModelError(f"{path}: {broken[0]} contains numbers that are not finite; train the model again")
     try:
         network.load_state_dict(tensors, assign=True)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise ModelError(f"{path} does not fit the network that {FACTS} describes: {reason}") from error
+        raise ModelError(f"{path} does not fit the network that {CONFIG_FILE} describes: {reason}") from error
 
 
 def write_folder(
     folder: Path,
-    facts: ModelConfig,
+    config: ModelConfig,
     tensors: Mapping[str, Tensor],
     card: str,
-    pictures: Mapping[str, bytes] = MappingProxyType({}),
+    images: Mapping[str, bytes] = MappingProxyType({}),
 ) -> ModelConfig:
-    """Write a model folder, whole or not at all; the facts with the hash of the weights.
+    """Write a model folder atomically; returns the configuration with the hash of the weights.
 
-    ``tensors``: the network's ``state_dict``; ``card``: Markdown; ``pictures``: files that it shows, by name. An older
-    model folder of that name is replaced. Raises ModelError as ``check_place`` does.
+    ``tensors``: the network's ``state_dict``; ``card``: Markdown; ``images``: files that the card shows, by name. An
+    existing model folder is replaced. Raises ModelError like ``check_replaceable``.
     """
     from safetensors.torch import save
 
     weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-    facts = dataclasses.replace(facts, weights_sha256=hashlib.sha256(weights).hexdigest())
-    check_place(folder, facts)
+    config = dataclasses.replace(config, weights_sha256=hashlib.sha256(weights).hexdigest())
+    check_replaceable(folder, config)
     new, old = (folder.with_name(f".{folder.name}.{part}-{os.getpid()}") for part in ("new", "old"))
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     (new / WEIGHTS).write_bytes(weights)
-    (new / FACTS).write_text(_facts_text(facts), encoding="utf-8")
+    (new / CONFIG_FILE).write_text(_config_text(config), encoding="utf-8")
     (new / CARD).write_text(card, encoding="utf-8")
-    for name, content in pictures.items():
+    for name, content in images.items():
         (new / name).write_bytes(content)
     if folder.exists():
         os.replace(folder, old)
     os.replace(new, folder)
     shutil.rmtree(old, ignore_errors=True)
-    return facts
+    return config
 
 
-def check_place(folder: Path, facts: ModelConfig) -> None:
-    """Refuse, before work is done for it, what ``write_folder`` would refuse: ModelError.
+def check_replaceable(folder: Path, config: ModelConfig) -> None:
+    """Raise ModelError, before any work is done, if ``write_folder`` would.
 
-    That is a folder that holds something other than a model, and facts that ``read_folder`` would not accept.
+    That is for a folder with anything but a model in it, and for a configuration that ``read_folder`` would reject.
     """
     if not _replaceable(folder):
-        raise ModelError(f"{folder} is there and holds something other than a model; choose another place")
-    _check_facts(folder / FACTS, tomllib.loads(_facts_text(facts)))
+        raise ModelError(f"{folder} exists and contains something other than a model; choose another folder")
+    _check_config(folder / CONFIG_FILE, tomllib.loads(_config_text(config)))
 
 
-def _facts_text(facts: ModelConfig) -> str:
-    table = {name: value for name, value in dataclasses.asdict(facts).items() if value is not None}
+def _config_text(config: ModelConfig) -> str:
+    table = {name: value for name, value in dataclasses.asdict(config).items() if value is not None}
     return tomli_w.dumps({"format": FORMAT, **table, "training": table.pop("training")})
 
 
 def _replaceable(folder: Path) -> bool:
-    """Whether nothing but models would be lost: a model folder, with others of them in it, or an empty one, or none."""
+    """Whether only models would be lost: a model folder, possibly with others in it, an empty folder, or none."""
     if not folder.exists():
         return True
     if not folder.is_dir():
         return False
     inside = list(folder.iterdir())
-    return not inside or ((folder / FACTS).is_file() and all(_replaceable(path) for path in inside if path.is_dir()))
+    return not inside or (
+        (folder / CONFIG_FILE).is_file() and all(_replaceable(path) for path in inside if path.is_dir())
+    )

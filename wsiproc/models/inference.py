@@ -1,4 +1,4 @@
-"""Windows through a model, batch after batch, on a CPU or a GPU, in the precision of the device."""
+"""Inference on windows, batch by batch, on a CPU or a GPU, in the precision of the device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from wsiproc.core.types import UInt8Array
-from wsiproc.models.base import InWholeNumbers, Model
+from wsiproc.models.base import Model, SupportsInt8
 from wsiproc.models.device import Device
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-# Batches on their way to a GPU, in it, or on their way back, before the first is waited for.
+# Batches in flight on a GPU (being copied or computed) before waiting for the first.
 _ON_THE_WAY = 2
 
 
@@ -28,16 +28,16 @@ def predict(model: Model, windows: UInt8Array, device: Device) -> UInt8Array:
 
 
 def predict_each(model: Model, batches: Iterable[UInt8Array], device: Device) -> Iterator[tuple[UInt8Array, float]]:
-    """Maps (b, c, h, w) of each batch of windows with halo (b, h, w, 3), in order, and seconds that the device took.
+    """Maps (b, c, h, w) of each batch of windows with halo (b, h, w, 3), in order, and seconds of device time.
 
-    A GPU computes while the next batch is taken from ``batches``, which may read it, and while maps come back.
+    A GPU computes while the next batch is taken from ``batches``, which may read it, and while maps are copied back.
     """
     if device.name == "cpu":
         yield from (_on_cpu(model, windows, device) for windows in batches)
         return
     import torch
 
-    torch.backends.cudnn.allow_tf32 = False  # else PyTorch computes convolutions in 19 bits of float32's 32
+    torch.backends.cudnn.allow_tf32 = False  # otherwise PyTorch computes convolutions in TF32, 19 bits of float32's 32
     gpu, waiting = _Gpu(), deque[_Pending]()
     for windows in batches:
         waiting.append(gpu.submit(model, windows, device))
@@ -55,11 +55,11 @@ def _on_cpu(model: Model, windows: UInt8Array, device: Device) -> tuple[UInt8Arr
 
 
 def _maps(model: Model, windows: Tensor, device: Device) -> Tensor:
-    """The maps of windows that are where the model shall run; a batch that is too large for a GPU is halved."""
+    """The maps of windows already on the device; a batch too large for a GPU is split in half."""
     import torch
 
     if device.precision == "int8":
-        assert isinstance(model, InWholeNumbers)
+        assert isinstance(model, SupportsInt8)
         with torch.inference_mode():
             return model.predict_int8(windows)
     half = device.precision != "float32"
@@ -69,13 +69,13 @@ def _maps(model: Model, windows: Tensor, device: Device) -> Tensor:
     except torch.cuda.OutOfMemoryError:
         if len(windows) == 1:
             raise
-    torch.cuda.empty_cache()  # outside the handler, which holds what did not fit
+    torch.cuda.empty_cache()  # outside the handler, which keeps alive what did not fit
     return torch.cat([_maps(model, part, device) for part in windows.chunk(2)])
 
 
 @dataclass(frozen=True)
 class _Pending:
-    """A batch that a GPU has been given: where its maps will be, and events that tell when."""
+    """A batch submitted to a GPU: the buffer of its maps, and events for start and end."""
 
     maps: Tensor
     began: torch.cuda.Event
@@ -90,7 +90,7 @@ class _Pending:
 
 
 class _Gpu:
-    """Streams for both ways beside the one that computes; batches travel from and to page-locked memory."""
+    """Streams for copies in both directions besides the compute stream; host buffers are page-locked."""
 
     def __init__(self) -> None:
         import torch
@@ -98,7 +98,7 @@ class _Gpu:
         self._there, self._back = torch.cuda.Stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
     def submit(self, model: Model, windows: UInt8Array, device: Device) -> _Pending:
-        """Have a batch computed as soon as the GPU comes to it."""
+        """Queue a batch on the GPU."""
         import torch
 
         locked = torch.from_numpy(windows).pin_memory()

@@ -1,4 +1,4 @@
-"""What every model of stained slides shares: its sampled pixels, optical density, stain planes and class."""
+"""Shared by all models of stained slides: sampled pixels, optical density, stain planes and class."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from wsiproc.array.stains import Stains, unmixing
 from wsiproc.core.palette import RGB
 from wsiproc.core.types import UInt8Array, Vector
 from wsiproc.models.base import OD_STEP, Channel
-from wsiproc.models.networks.byte_values import as_bytes, of_each_byte
+from wsiproc.models.networks.byte_values import as_uint8, by_lookup_table
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-TISSUE_OD = 0.13  # sum over the channels (log10); paler is glass
-_FEWEST = 100  # pixels of tissue that say something
+TISSUE_OD = 0.13  # sum over the channels (log10); paler is background
+_FEWEST = 100  # minimum number of tissue pixels
 _GAINS = 0.7, 1.5
 NUCLEUS = ("Nucleus",)
-"""The classes of models that tell nuclei from all else: which are positive by DAB is a matter of the run."""
+"""The classes of models that only find nuclei: which are DAB-positive is decided by the run."""
 _COLOURS: dict[str, RGB] = {"hematoxylin": (70, 70, 255), "eosin": (255, 80, 170), "dab": (200, 130, 50)}
 
 
 def sample_pixels(samples: Sequence[UInt8Array], mpp: float) -> UInt8Array:
-    """(N, 3) pixels of sampled windows (h, w, 3), means of blocks of about 1 µm: single noisy pixels decide nothing."""
+    """(N, 3) pixels of sampled windows (h, w, 3), means of blocks of about 1 µm, which suppress noise."""
     step = max(1, round(1.0 / mpp))
     return np.concatenate([_shrink(sample, step).reshape(-1, 3) for sample in samples])
 
@@ -42,7 +42,7 @@ def _shrink(picture: UInt8Array, step: int) -> UInt8Array:
 
 def optical_density(windows: Tensor, white: Vector) -> Tensor:
     """(b, h, w, 3) uint8 → (b, 3, h, w) float32, log10 of ``white`` ÷ pixel, never negative."""
-    return of_each_byte(partial(_optical_density, white=white), windows)
+    return by_lookup_table(partial(_optical_density, white=white), windows)
 
 
 def _optical_density(windows: Tensor, white: Vector) -> Tensor:
@@ -54,11 +54,11 @@ def _optical_density(windows: Tensor, white: Vector) -> Tensor:
 
 
 def find_gain(pixels: UInt8Array, stains: Stains, od99: float) -> float:
-    """What brings the stains of a slide, sampled as ``pixels`` (N, 3), to one strength.
+    """The gain that normalises the stain strength of a slide, sampled as ``pixels`` (N, 3).
 
-    The 99th percentile over tissue of optical density summed over the channels × the gain is ``od99``, but for
-    slides far off: a pale slide may be a pale tissue, and strong gains would make nuclei of its noise. With DAB it is
-    1, since that percentile tells how much DAB there is, and nothing of the pale blue nuclei beside it.
+    The 99th percentile over tissue of optical density summed over the channels × the gain is ``od99``, within limits: a
+    pale slide may be a pale tissue, and strong gains would turn its noise into nuclei. With DAB it is 1, since that
+    percentile reflects the amount of DAB rather than the pale blue nuclei.
     """
     od = np.maximum(-np.log10(np.maximum(pixels, 1) / np.array(stains.white)), 0.0).sum(axis=1)
     tissue = od[od > TISSUE_OD]
@@ -70,8 +70,8 @@ def find_gain(pixels: UInt8Array, stains: Stains, od99: float) -> float:
 def stained_maps(nucleus: Tensor, od: Tensor, stains: Stains, *others: Tensor) -> Tensor:
     """The maps of a model: (b, 3 + len(others), h, w) uint8.
 
-    ``nucleus`` and ``others``: probabilities (b, h, w) in [0, 1]; ``od``: (b, 3, h, w), which is unmixed into both
-    stains. The order is nucleus, first stain, second stain, others.
+    ``nucleus`` and ``others``: probabilities (b, h, w) in [0, 1]; ``od``: (b, 3, h, w), unmixed into both stains. The
+    order is nucleus, first stain, second stain, others.
     """
     import torch
 
@@ -79,19 +79,19 @@ def stained_maps(nucleus: Tensor, od: Tensor, stains: Stains, *others: Tensor) -
     red, green, blue = od.unbind(1)
     amounts = [torch.addcmul(red * row[0], green, row[1]).addcmul_(blue, row[2]) for row in matrix / OD_STEP]
     planes = [nucleus * 255, *amounts, *(other * 255 for other in others)]
-    return as_bytes(torch.stack(planes, 1).round_().clamp_(0, 255))
+    return as_uint8(torch.stack(planes, 1).round_().clamp_(0, 255))
 
 
 def stained_channels(stains: Stains) -> tuple[Channel, ...]:
-    """What the first three planes of ``stained_maps`` are."""
+    """The first three planes of ``stained_maps``."""
     return (
         Channel("nucleus", (255, 255, 255)),
         *(Channel(name, _COLOURS[name], stain=True) for name in stains.names),
     )
 
 
-def stain_facts(stains: Stains) -> dict[str, object]:
-    """The stains of a slide for ``run.json``."""
+def stains_as_dict(stains: Stains) -> dict[str, object]:
+    """The stains of a slide, for ``run.json``."""
     return {
         "stain": stains.kind,
         "vectors": [list(vector) for vector in stains.vectors],

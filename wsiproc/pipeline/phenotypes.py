@@ -15,7 +15,7 @@ import numpy as np
 from wsiproc.array.kmeans import standardised_kmeans
 from wsiproc.array.nuclei.measure import label_sums
 from wsiproc.core.geometry import Box
-from wsiproc.core.palette import kind_colours
+from wsiproc.core.palette import phenotype_colours
 from wsiproc.core.phenotypes import Phenotypes, by_ratio, comparable
 from wsiproc.core.types import Float32Array, OnProgress, UInt8Array
 from wsiproc.errors import PlanError, SettingsError, sentence
@@ -99,7 +99,7 @@ def _discover(
     ordered = centres[np.argsort(centres[:, _leading(features)], kind="stable")]
     phenotypes = Phenotypes(
         names=tuple(f"Kind {number}" for number in range(1, count + 1)),
-        colours=kind_colours(count),
+        colours=phenotype_colours(count),
         features=features,
         scale=tuple(_short(value) for value in scale),
         centres=tuple(tuple(_short(value) for value in centre) for centre in ordered),

@@ -17,7 +17,7 @@ import wsiproc.pipeline.stages.seams  # noqa: F401 - with all that tasks import
 from wsiproc.array.nuclei.measure import centroids, label_sums, measure, measurement_names
 from wsiproc.array.nuclei.outline import fill, trace
 from wsiproc.array.nuclei.ring import ring_sums
-from wsiproc.array.pyramid import halve_mean, halve_mode
+from wsiproc.array.pyramid import downsample_mean, downsample_mode
 from wsiproc.core.cells import CellTable
 from wsiproc.io.geojson.write import features_bytes
 from wsiproc.models.base import OD_STEP
@@ -43,9 +43,9 @@ def _rehearse() -> None:
     ids, phenotypes = np.zeros((64, 64), np.uint32), np.zeros((64, 64), np.uint8)
     fill(ids, rings.offsets, rings.vertices, np.array([1], np.uint32), 0, 0)
     fill(phenotypes, rings.offsets, rings.vertices, np.array([1], np.uint8), 0, 0)
-    halve_mode(ids)
-    halve_mode(phenotypes)
-    halve_mean(maps)
+    downsample_mode(ids)
+    downsample_mode(phenotypes)
+    downsample_mean(maps)
 
 
 _rehearse()

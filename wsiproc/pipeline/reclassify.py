@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from wsiproc.array.tissue import left_out_masks, tell_apart
+from wsiproc.array.tissue import classify_overview, left_out_masks
 from wsiproc.core.cells import CellTable
 from wsiproc.core.geometry import Box, Grid, Region
 from wsiproc.core.immuno import checked_cuts
 from wsiproc.core.numbers import slide_numbers
 from wsiproc.core.types import BoolArray, UInt8Array, UInt32Array
 from wsiproc.errors import OutputError, SettingsError, SlideError
-from wsiproc.io.atomic import remove_unfinished, write_json
+from wsiproc.io.atomic import remove_leftovers, write_json
 from wsiproc.io.cells.parquet import CellReader, write_classes
 from wsiproc.io.geojson.write import GeoJsonWriter, Piece, features_bytes
 from wsiproc.io.ome_zarr import image as ngff
@@ -154,7 +154,7 @@ def _stage(folder: Path, run: dict[str, Any], new: dict[str, Any], scoring: Slid
     overview = ngff.read_all(folder / "slide.ome.zarr").transpose(1, 2, 0)
     cohort = f"../{HTML}" if has_cohort(folder.parent) else None
     write_report(staged / _REPORT, new, overview, tissue, _left_out(new, overview), sums, crops, cohort)
-    remove_unfinished(staged)
+    remove_leftovers(staged)
     write_json(staged / RUN, new)
     return warnings
 
@@ -164,7 +164,7 @@ def _left_out(run: dict[str, Any], overview: UInt8Array) -> dict[str, BoolArray]
     if not any(run.get("left_out_mm2", {}).values()):
         return {}
     mpp = float(np.mean(run["slide"]["mpp"])) * run["slide"]["shape"][1] / overview.shape[1]
-    return left_out_masks(tell_apart(overview, mpp))
+    return left_out_masks(classify_overview(overview, mpp))
 
 
 def _blocks(reader: CellReader) -> Iterator[tuple[UInt32Array, CellTable]]:

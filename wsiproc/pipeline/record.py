@@ -76,7 +76,7 @@ def run_facts(plan: Plan, settings: Settings, found: FoundCells, cells: CellCoun
         "slide": plan.slide,
         "model": _model_facts(job.model),
         "classes": {name: list(colour) for name, colour in job.classes.items()},
-        "kinds": None if job.phenotypes is None else job.phenotypes.facts(),
+        "kinds": None if job.phenotypes is None else job.phenotypes.as_dict(),
         "immuno": None if plan.scoring is None else plan.scoring.facts(),
         "settings": {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(settings).items()},
         "device": job.device.name,

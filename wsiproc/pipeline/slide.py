@@ -31,7 +31,7 @@ from wsiproc.errors import MemoryLimitError, OutputError
 from wsiproc.executors import Measured, Task, WorkerPool, trim_heap
 from wsiproc.executors.limits import GB
 from wsiproc.executors.memory import MemoryWatch, enforced_bytes
-from wsiproc.io.atomic import remove_unfinished, write_json
+from wsiproc.io.atomic import remove_leftovers, write_json
 from wsiproc.io.cells.parquet import read_part
 from wsiproc.pipeline.planning.plan import Plan, choose_model, device_for, plan_slide, run_identity, slide_source
 from wsiproc.pipeline.progress import Event, OnEvent, Outcome
@@ -328,6 +328,6 @@ def _report(plan: Plan, table: _Table, context: _Context, run: dict[str, Any]) -
 
 def _finish(job: Job, run: dict[str, Any]) -> None:
     """``run.json`` by rename, the mark of completion; before it go temporary files that killed workers left."""
-    remove_unfinished(job.folder)
+    remove_leftovers(job.folder)
     write_json(job.folder / RUN, run)
     shutil.rmtree(job.work)

@@ -10,7 +10,8 @@ from typing import Self
 
 from wsiproc.errors import WorkerError
 from wsiproc.executors import WorkerPool, worker_pool
-from wsiproc.models.device import Cluster, cluster_facts
+from wsiproc.executors.task import CLOSED
+from wsiproc.models.device import Cluster, probe_cluster
 from wsiproc.pipeline.planning.plan import Plan
 from wsiproc.pipeline.settings import Settings
 
@@ -33,7 +34,7 @@ class SharedWorkers:
         with self._change:
             settings = self._settings
             if self._cluster is None and settings.scheduler is not None:
-                self._cluster = cluster_facts(self._started(None), settings.device, settings.precision)
+                self._cluster = probe_cluster(self._started(None), settings.device, settings.precision)
             return self._cluster
 
     @contextmanager
@@ -73,7 +74,7 @@ class SharedWorkers:
 
     def _started(self, size: int | None) -> WorkerPool:
         if self._closed:
-            raise WorkerError("the workers have been dismissed")
+            raise WorkerError(CLOSED)
         if self._pool is None:
             settings = self._settings
             self._pool = self._open.enter_context(worker_pool(settings.executor, size, settings.scheduler))

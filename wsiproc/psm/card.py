@@ -1,4 +1,4 @@
-"""The model card: what a model learned from, how, with which settings, its curves and examples as pictures."""
+"""The model card: training data, method, settings, training curves and example images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PLOT = 260, 900  # px (h, w)
 
 @dataclass(frozen=True)
 class FitSummary:
-    """What a fit ends with: its recipe, its tissue, the examples of its last round, the network, its curves."""
+    """The result of a fit: its recipe, tissue, examples of the last round, network and training curves."""
 
     recipe: dict[str, Any]
     sources: tuple[Tiles, ...]
@@ -35,24 +35,24 @@ class FitSummary:
     curve: LossCurve
 
 
-def model_card(learned: FitSummary, mpp: float) -> tuple[str, dict[str, bytes]]:
-    """Markdown, and the pictures beside it by name."""
+def model_card(summary: FitSummary, mpp: float) -> tuple[str, dict[str, bytes]]:
+    """The card as Markdown, and its images by file name."""
     rows = [
         f"| {s.name} | {len(s.pixels)} | {sum(p.shape[0] * p.shape[1] for p in s.pixels) / 1e6:.1f} | {s.stains.kind} |"
-        for s in learned.sources
+        for s in summary.sources
     ]
-    accepted = sum(len(e.palette.nuclei) for e in learned.examples)
-    weights = sum(p.numel() for p in learned.net.parameters())
+    accepted = sum(len(e.palette.nuclei) for e in summary.examples)
+    weights = sum(p.numel() for p in summary.net.parameters())
     text = f"""# Model card
 
-A network that finds cell nuclei in brightfield slides, learned by `wsiproc fit` **without a single label**.
+A network that finds cell nuclei in brightfield slides, trained by `wsiproc fit` **without a single label**.
 
 - **Use**: `wsiproc run SLIDE --model THIS_FOLDER`; haematoxylin and eosin, or haematoxylin and DAB, 0.2 to 0.6 µm/px.
-- **Not for**: diagnosis. Fluorescence and cytology were never seen.
+- **Not for**: diagnosis. The model never saw fluorescence or cytology.
 - **Network**: U-Net of {weights:,} weights at {mpp:g} µm/px, outputs nucleus and interior of a nucleus.
 - **Learned from**: the slides below; from {accepted:,} nuclei that were found in them without labels and that the
-  pictures support, and from nuclei and other things pasted into them.
-- **How**: the method is described in `docs/method.md` of wsiproc. The numbers that computing in bytes needs
+  images support, and from nuclei and other objects pasted into them.
+- **How**: the method is described in `docs/method.md` of wsiproc. The activation ranges for int8
   (`int8_peaks`) were found on two tiles of each source.
 
 ## What it learned from
@@ -61,7 +61,7 @@ A network that finds cell nuclei in brightfield slides, learned by `wsiproc fit`
 |---|---|---|---|
 {chr(10).join(rows)}
 
-Orange: what was believed to be a nucleus. Darkened: left out, since nobody was sure.
+Orange: accepted as a nucleus. Darkened: ignored, since uncertain.
 
 ![examples](examples.png)
 
@@ -73,17 +73,17 @@ Loss of each stage, each from its first step to its last.
 
 ## Settings
 
-{_settings(learned.recipe)}
+{_settings(summary.recipe)}
 """
-    return text, {"examples.png": _png(_examples(learned.examples)), "curves.png": _png(_plot(learned.curve))}
+    return text, {"examples.png": _png(_examples(summary.examples)), "curves.png": _png(_plot(summary.curve))}
 
 
 def direct_card(name: str, recipe: dict[str, Any]) -> str:
-    """Markdown for the direct engine."""
+    """The card of the direct engine, as Markdown."""
     return f"""# Model card: {name}
 
-The self-activation map of a network that learned one question about whole pictures, read with fixed weights, and the
-clusters of its pixels. No label was used, and no second network. Use: `wsiproc run SLIDE --model THIS_FOLDER`.
+The self-activation map of a network trained on a pretext task about whole images, read with fixed weights, and the
+clusters of its pixels. No labels were used, and no second network. Use: `wsiproc run SLIDE --model THIS_FOLDER`.
 
 Learned from: {", ".join(source["name"] for source in recipe["sources"])}.
 
@@ -103,7 +103,7 @@ def _png(pixels: UInt8Array) -> bytes:
 
 
 def _examples(examples: Sequence[Example]) -> UInt8Array:
-    """A sheet of pictures with what was believed, from as many groups as there are."""
+    """A sheet of tiles with accepted nuclei, from as many groups as possible."""
     first: dict[str, Example] = {}
     for example in examples:
         first.setdefault(example.group, example)
@@ -114,7 +114,7 @@ def _examples(examples: Sequence[Example]) -> UInt8Array:
 
 
 def _drawn(example: Example) -> UInt8Array:
-    """The middle of a tile: believed nuclei outlined, ignored pixels darkened."""
+    """The centre of a tile: accepted nuclei outlined, ignored pixels darkened."""
     h, w = example.pixels.shape[:2]
     y, x = max(0, (h - _SIDE) // 2), max(0, (w - _SIDE) // 2)
     part = (slice(y, y + _SIDE), slice(x, x + _SIDE))
@@ -128,7 +128,7 @@ def _drawn(example: Example) -> UInt8Array:
 
 
 def _plot(curve: LossCurve) -> UInt8Array:
-    """One panel a stage, side by side."""
+    """One panel per stage, side by side."""
     h, w = _PLOT
     sheet = np.full((h, w, 3), 255, np.uint8)
     panel = w // max(len(curve), 1)
@@ -138,7 +138,7 @@ def _plot(curve: LossCurve) -> UInt8Array:
 
 
 def _panel(area: UInt8Array, stage: str, points: Mapping[int, float]) -> None:
-    """A polyline of loss over steps with its ends written beside it; ``area`` is drawn into."""
+    """Plot loss over steps into ``area``, with the first and last value as text."""
     h, w = area.shape[:2]
     steps, losses = np.array(sorted(points)), np.array([points[s] for s in sorted(points)])
     smooth = np.convolve(np.pad(losses, 2, mode="edge"), np.ones(5) / 5, mode="valid")

@@ -1,4 +1,4 @@
-"""The direct engine of a fit: the activation map's readout and the clusters of its pixels, as a model of its own."""
+"""The direct engine of a fit: the activation map's readout and the clusters of its pixels, as a separate model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from wsiproc.models.folder import ActivationConfig, InputNumbers, ShallowNumbers
 from wsiproc.models.networks.readout import Readout
 from wsiproc.psm.activation.clustering import fit_model_clusters
 
-# The network sees the root of optical density × gain as a picture of 8 bits, of which this becomes white.
+# The network's input is the root of optical density × gain as an 8-bit image, in which this value becomes white.
 _TOP_ROOT = 1.7
 ACTIVATION_INPUT = InputNumbers((0.0, 0.0, 0.0), (_TOP_ROOT, _TOP_ROOT, _TOP_ROOT), od99=1.6)
 
@@ -22,12 +22,12 @@ _SCALE = (0.5, 1.0, 0.5, 0.5)
 
 
 def activation_pixels(od: Float32Array) -> UInt8Array:
-    """Optical density × gain (h, w, 3) as the picture (h, w, 3) that the activation network learns from."""
+    """Optical density × gain (h, w, 3) as the image (h, w, 3) on which the activation network is trained."""
     pixels: UInt8Array = np.clip(np.rint(np.sqrt(od) * (255 / _TOP_ROOT)), 0, 255).astype(np.uint8)
     return pixels
 
 
-def activation_facts(
+def activation_config(
     readout: Readout,
     width: int,
     maps: Sequence[Float32Array],
@@ -37,11 +37,11 @@ def activation_facts(
     name: str,
     training: dict[str, Any],
 ) -> ActivationConfig:
-    """Facts of the direct engine.
+    """Configuration of the direct engine.
 
     ``maps`` (h, w) and ``densities`` (h, w, 3): activation map and optical density × gain, smoothed, of tiles over all
-    sources; ``accepted`` (h, w): 1 nucleus, 0 none, else not known. Blue, brown, dark and pale nuclei are clusters of
-    their own, and it is what the witnesses and the rounds believe that names them.
+    sources; ``accepted`` (h, w): 1 nucleus, 0 background, else unknown. Blue, brown, dark and pale nuclei form separate
+    clusters, which are identified by the accepted pseudo-labels.
     """
     features = np.concatenate(
         [np.concatenate([m[..., None], od], axis=-1).reshape(-1, 4) for m, od in zip(maps, densities, strict=True)]

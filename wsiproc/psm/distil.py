@@ -1,7 +1,6 @@
-"""The last stage of a fit: the network that is shipped learns, at full resolution, what its teacher agrees on.
-
-The teacher and the classical model (``wsiproc.psm.teacher``) label the tissue; the network learns from what they
-believe, from pasted nuclei and from pasted negatives. What its scores mean is found by asking them once more.
+"""The last stage of a fit: the final network is trained at full resolution on labels of its teacher. The teacher and
+the classical model (``wsiproc.psm.teacher``) label the tissue; the network learns from the accepted labels, from pasted
+nuclei and from pasted negatives. Its scores are calibrated on their labels.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ _MATCH_IOU = 0.5
 
 @dataclass(frozen=True)
 class Tissue:
-    """One source at full resolution, with the classical model of it."""
+    """One source at full resolution, with its classical model."""
 
     tiles: Tiles
     classical: Classical
@@ -47,7 +46,7 @@ class Tissue:
 def read_tissue(
     sources: Sequence[Source], count: int, od99: float, on_progress: Callable[[int, int], None]
 ) -> list[Tissue]:
-    """The sources at ``DISTIL_MPP``, ``count`` windows a slide at most. Raises as ``read_tiles``."""
+    """The sources at ``DISTIL_MPP``, at most ``count`` windows per slide. Raises like ``read_tiles``."""
     found = []
     each = max(2, min(count, _MOST_TILES // len(sources)))
     for number, source in enumerate(sources, start=1):
@@ -64,7 +63,7 @@ def taught_examples(
     device: str,
     on_progress: Callable[[int, int], None],
 ) -> list[Example]:
-    """What is believed of all tissue, source by source; kept in ``work`` for a fit that is stopped."""
+    """Training examples from the accepted labels of all tissue, source by source; cached in ``work``."""
     examples: list[Example] = []
     total = sum(len(each.tiles.pixels) for each in tissue)
     for each in tissue:
@@ -83,10 +82,9 @@ def taught_examples(
 def find_scores(
     net: nn.Module, numbers: InputNumbers, tissue: Sequence[Tissue], examples: Sequence[Example]
 ) -> ScoreRule:
-    """What a cell's probability and outline say about whether it is believed: a logistic regression.
-
-    No label is used: *true* is what the teacher and the classical model believe, *false* all else that the network
-    finds, the doubtful too; on the last tile of each source.
+    """Calibrate scores: a logistic regression of whether a cell is accepted on its probability and outline. No label is
+    used: *true* are cells accepted by the teacher and the classical model, *false* all others that the network finds,
+    including doubtful ones; on the last tile of each source.
     """
     student, rows, wanted = Teacher(net, numbers), [], []
     last = {example.group: example.target for example in examples}
@@ -98,7 +96,7 @@ def find_scores(
 
 
 def _judged(student: Teacher, tissue: Tissue, number: int, target: UInt8Array) -> tuple[Float64Array, BoolArray]:
-    """Of each cell that the network finds in a tile: what speaks for it (N, 3), whether it is believed."""
+    """Evidence (N, 3) of each cell that the network finds in a tile, and whether it is accepted."""
     stained = density(tissue.tiles, number)
     logits = student.logits(stained, tissue.tiles, tissue.classical, "cpu", views=1)
     od = stained / np.float32(tissue.tiles.gain)
@@ -106,13 +104,13 @@ def _judged(student: Teacher, tissue: Tissue, number: int, target: UInt8Array) -
     searched = np.rint(np.clip(search_density(od) * 100, 0, 255)).astype(np.uint8)
     probe = OutlineScoring(OUTLINE, None, (0, 64))
     cells = cut_cells(np.stack([maps[0], searched]), CUT, SPLIT, DISTIL_MPP, interior=maps[1], outlines=probe)
-    labels, facts = cells.labels, cells.evidence
-    assert facts is not None
-    return np.stack(facts, axis=1), best_iou(labels, object_boxes(labels), _objects(target)) > _MATCH_IOU
+    labels, evidence = cells.labels, cells.evidence
+    assert evidence is not None
+    return np.stack(evidence, axis=1), best_iou(labels, object_boxes(labels), _objects(target)) > _MATCH_IOU
 
 
 def _objects(target: UInt8Array) -> Int32Array:
-    """Believed objects of a target (h, w, 2), touching ones told apart by their interiors."""
+    """Accepted objects of a target (h, w, 2); touching ones are separated by their interiors."""
     inside = (target[..., 0] == 1).astype(np.uint8) * 255
     return cut_cells(
         inside[None],
@@ -124,7 +122,7 @@ def _objects(target: UInt8Array) -> Int32Array:
 
 
 def _logistic(rows: Float64Array, wanted: BoolArray) -> ScoreRule:
-    """The rule that makes ``wanted`` (N,) of ``rows`` (N, 3) most likely, with a little shrinkage."""
+    """The rule for which ``wanted`` (N,) is most likely given ``rows`` (N, 3), slightly regularised."""
     if len(rows) == 0 or wanted.all() or not wanted.any():
         return ScoreRule(0.0, 1.0, 0.0, 0.0)
     given = np.column_stack([np.ones(len(rows)), rows])
@@ -139,7 +137,7 @@ def _logistic(rows: Float64Array, wanted: BoolArray) -> ScoreRule:
 
 
 def first_student(widths: tuple[int, ...], seed: int) -> nn.Module:
-    """A folded network of random weights by the seed."""
+    """A folded network with random weights from the seed."""
     from wsiproc.models.folder import UNetNumbers
 
     torch.manual_seed(seed)

@@ -35,7 +35,7 @@ from torch import nn
 from wsiproc._version import __version__
 from wsiproc.core.types import Float32Array
 from wsiproc.errors import ModelError, PlanError
-from wsiproc.io.atomic import whole_file
+from wsiproc.io.atomic import atomic_file
 from wsiproc.io.slides.fingerprint import fingerprint
 from wsiproc.models import load_model
 from wsiproc.models.builtin.classical import Classical
@@ -46,11 +46,11 @@ from wsiproc.models.folder import (
     DistilledConfig,
     InputNumbers,
     UNetNumbers,
-    check_place,
+    check_replaceable,
     load_weights,
     write_folder,
 )
-from wsiproc.models.networks.int8 import find_peaks
+from wsiproc.models.networks.int8 import find_activation_ranges
 from wsiproc.models.networks.readout import Clusters, Readout
 from wsiproc.models.networks.unet import UNet
 from wsiproc.psm import distil
@@ -59,33 +59,34 @@ from wsiproc.psm.activation.network import as_input, build_activation_network
 from wsiproc.psm.activation.objectives import OBJECTIVES
 from wsiproc.psm.activation.training import train_activation
 from wsiproc.psm.card import FitSummary, direct_card, model_card
-from wsiproc.psm.direct import activation_facts, activation_pixels
+from wsiproc.psm.direct import activation_config, activation_pixels
 from wsiproc.psm.distil import find_scores, first_student, read_tissue, taught_examples
-from wsiproc.psm.labels.labelling import classical_witness, density, make_example, network_labels, witness_labels
+from wsiproc.psm.labels.labelling import agreed_labels, classical_labels, density, make_example, network_labels
 from wsiproc.psm.segmenter import Example, Training, train_segmenter
 from wsiproc.psm.teacher import Teacher, folded_tissue
 from wsiproc.psm.tiles import Source, Tiles, read_tiles
 from wsiproc.psm.work import load_pseudo_labels, save_labels
 
 OnStage = Callable[[str, int, int], None]
-"""Called with the name of a stage, how much of it is done, and how much there is."""
+"""Called with the name of a stage, the steps done, and their total."""
 
 FIT_MPP = 0.5
 INPUT = InputNumbers((0.45, 0.45, 0.45), (0.25, 0.25, 0.25), od99=1.6)
 FOLD = 2
-TEACHER_THRESHOLD = 0.7  # chosen on the labelled pictures that docs/method.md names
+TEACHER_THRESHOLD = 0.7  # chosen on the labelled images named in docs/method.md
 CUT, SPLIT = CutRule(threshold=0.6), SplitLengths(smooth_um=0.75)
 _MOST_TILES = 400
 _READOUT_TILES = 12
 _CROP_PX, _BATCH = 128, 16
-_LONGEST_NAME = 60  # so that " psm" can follow
+_LONGEST_NAME = 60  # leaves room for a suffix such as " psm"
 
 
 @dataclass(frozen=True)
 class FitSettings:
-    """What a fit does. ``rounds``: steps of each round of the teacher, whose levels have ``teacher_widths`` channels;
-    ``student``: steps of the network that is shipped, and ``widths``; ``tiles``: windows a slide; ``base``: a model
-    that teaches, instead of one that is learned first; where it is of the same kind, its weights are begun with too.
+    """Settings of a fit. ``rounds``: steps of each round of the teacher, whose levels have ``teacher_widths`` channels;
+    ``student``, ``widths``: steps and channels of the final network; ``tiles``: windows per slide; ``base``: an
+    existing model as teacher, instead of training one first; if it has the same architecture, training also starts from
+    its weights.
     """
 
     sources: tuple[Source, ...]
@@ -104,7 +105,7 @@ class FitSettings:
 
     @property
     def work(self) -> Path:
-        """Files of an unfinished fit."""
+        """The work folder of an unfinished fit."""
         return self.out.with_name(f".{self.out.name}.fit")
 
 
@@ -114,49 +115,49 @@ def quick_settings(settings: FitSettings) -> FitSettings:
 
 
 def fit(settings: FitSettings, on_progress: OnStage = lambda *_: None) -> DistilledConfig:
-    """Learn a model and write its folder. Goes on from what an earlier call with the same settings left.
+    """Train a model and write its folder. Resumes an earlier call with the same settings.
 
     Raises SlideError, ResolutionError, PlanError for sources, ModelError for ``base`` and for an output folder that
-    holds something else.
+    contains something else.
     """
     settings = replace(settings, out=Path(os.path.abspath(settings.out)))
     base = _base_model(settings)
-    if base is not None and base.facts.network.fold == FOLD:
-        settings = replace(settings, widths=base.facts.network.widths)
+    if base is not None and base.config.network.fold == FOLD:
+        settings = replace(settings, widths=base.config.network.widths)
     recipe = _recipe(settings, base)
-    check_place(settings.out, _facts(settings, recipe, CUT))
+    check_replaceable(settings.out, _config(settings, recipe, CUT))
     work = _open_work(settings, recipe)
     teacher, write_teacher = _first_teacher(settings, base, recipe, work, on_progress)
     student = _first_student(settings, base)
     tissue = read_tissue(settings.sources, settings.tiles, INPUT.od99, partial(on_progress, "reading tissue in full"))
-    examples = taught_examples(tissue, teacher, work, settings.device, partial(on_progress, "asking the teacher"))
+    examples = taught_examples(tissue, teacher, work, settings.device, partial(on_progress, "labelling by the teacher"))
     student = _train_student(settings, student, examples, work, on_progress)
     sources = tuple(each.tiles for each in tissue)
-    learned = FitSummary(recipe, sources, tuple(examples), student, read_curve(work / "curve.csv"))
-    facts = _write(settings, learned, find_scores(student.cpu().eval(), INPUT, tissue, examples))
+    summary = FitSummary(recipe, sources, tuple(examples), student, read_curve(work / "curve.csv"))
+    config = _write(settings, summary, find_scores(student.cpu().eval(), INPUT, tissue, examples))
     write_teacher()
     shutil.rmtree(work)
-    return facts
+    return config
 
 
 def _first_teacher(
     settings: FitSettings, base: Distilled | None, recipe: dict[str, Any], work: Path, on_progress: OnStage
 ) -> tuple[Teacher, Callable[[], None]]:
-    """The network that teaches, that of ``base`` or one that is learned now; what writes it and the direct engine."""
+    """The teacher, from ``base`` or trained now, and a function that writes it and the direct engine."""
     if base is not None:
         return Teacher(_loaded(base), INPUT), lambda: None
     sources = _read_sources(settings, on_progress)
     activation = _fit_activation(settings, sources, work, on_progress)
-    examples = _witnessed(settings, sources, activation, work, on_progress)
+    examples = _pseudo_label(settings, sources, activation, work, on_progress)
     net = _random_network(settings)
     for number, steps in enumerate(settings.rounds, start=1):
         if number > 1:
-            examples = _labelled_again(settings, sources, net, number, work, on_progress)
+            examples = _relabel(settings, sources, net, number, work, on_progress)
         net = _round(settings, net, examples, number, steps, work, on_progress)
 
     def write() -> None:
-        learned = FitSummary(recipe, tuple(sources), tuple(examples), net, read_curve(work / "curve.csv"))
-        _write_teacher(settings, learned)
+        summary = FitSummary(recipe, tuple(sources), tuple(examples), net, read_curve(work / "curve.csv"))
+        _write_teacher(settings, summary)
         _write_direct(settings, recipe, activation, sources, examples)
 
     return Teacher(net, INPUT), write
@@ -164,14 +165,14 @@ def _first_teacher(
 
 def _loaded(model: Distilled) -> nn.Module:
     """The network of a model folder, in evaluation mode."""
-    net = model.facts.network.build()
-    load_weights(model.folder, model.facts, net)
+    net = model.config.network.build()
+    load_weights(model.folder, model.config, net)
     return net.eval()
 
 
 def _first_student(settings: FitSettings, base: Distilled | None) -> nn.Module:
-    """The weights of ``base`` where they fit, random ones by the seed otherwise."""
-    if base is not None and base.facts.network.fold == FOLD:
+    """The weights of ``base`` if they fit, otherwise random ones from the seed."""
+    if base is not None and base.config.network.fold == FOLD:
         return _loaded(base)
     return first_student(settings.widths, settings.seed)
 
@@ -179,7 +180,7 @@ def _first_student(settings: FitSettings, base: Distilled | None) -> nn.Module:
 def _train_student(
     settings: FitSettings, net: nn.Module, examples: Sequence[Example], work: Path, on_progress: OnStage
 ) -> nn.Module:
-    """The network that is shipped, trained on what the teacher believes."""
+    """The final network, trained on the teacher's accepted labels."""
     training = Training(settings.student, distil.DISTIL_MPP, 2 * _CROP_PX, _BATCH, seed=settings.seed, folded=True)
     return train_segmenter(
         net, examples, training, INPUT, device=settings.device, checkpoint=work / "student.pt",
@@ -188,35 +189,37 @@ def _train_student(
 
 
 def _base_model(settings: FitSettings) -> Distilled | None:
-    """The model to begin with. ModelError where it cannot be adapted."""
+    """The model to start from. Raises ModelError if it cannot be adapted."""
     if settings.base is None:
         return None
     base = load_model(settings.base)
     kinds = {(FIT_MPP, 1), (distil.DISTIL_MPP, FOLD)}
     if (
         not isinstance(base, Distilled)
-        or (base.mpp, base.facts.network.fold) not in kinds
-        or (base.facts.network.outputs, base.facts.input) != (2, INPUT)
+        or (base.mpp, base.config.network.fold) not in kinds
+        or (base.config.network.outputs, base.config.input) != (2, INPUT)
     ):
-        raise ModelError(f"{settings.base} cannot be adapted; give a model that `wsiproc fit` wrote")
+        raise ModelError(f"{settings.base} cannot be adapted; pass a model written by `wsiproc fit`")
     if base.folder == settings.out:
-        raise ModelError(f"{settings.base} would be replaced by what begins with it; choose another output folder")
+        raise ModelError(
+            f"{settings.base} would be replaced by the model adapted from it; choose another output folder"
+        )
     return base
 
 
 def _recipe(settings: FitSettings, base: Distilled | None) -> dict[str, Any]:
-    """All that decides the result, as plain values."""
-    facts = asdict(settings) | {"version": __version__}
-    facts["sources"] = [
+    """Everything that determines the result, as plain values."""
+    recipe = asdict(settings) | {"version": __version__}
+    recipe["sources"] = [
         {"name": s.name} | {k: v for k, v in (("mpp", s.mpp), ("dab_outside_nuclei", s.dab_outside_nuclei)) if v}
         for s in settings.sources
     ]
-    facts["base"] = base and {"name": base.name, "weights_sha256": base.weights_sha256}
-    return {key: value for key, value in facts.items() if key not in {"out", "name", "device"} and value is not None}
+    recipe["base"] = base and {"name": base.name, "weights_sha256": base.weights_sha256}
+    return {key: value for key, value in recipe.items() if key not in {"out", "name", "device"} and value is not None}
 
 
 def _open_work(settings: FitSettings, recipe: dict[str, Any]) -> Path:
-    """The work folder of this very fit; one of other settings or other slides is emptied."""
+    """The work folder of this fit; one of other settings or slides is cleared."""
     work = settings.work
     files = {source.name: fingerprint(source.path) for source in settings.sources}
     wanted = json.dumps({"recipe": recipe, "files": files}, indent=1, sort_keys=True)
@@ -224,7 +227,7 @@ def _open_work(settings: FitSettings, recipe: dict[str, Any]) -> Path:
     if work.exists() and not (marker.exists() and marker.read_text(encoding="utf-8") == wanted):
         shutil.rmtree(work)
     work.mkdir(parents=True, exist_ok=True)
-    with whole_file(marker) as temporary:
+    with atomic_file(marker) as temporary:
         temporary.write_text(wanted, encoding="utf-8")
     return work
 
@@ -249,7 +252,7 @@ class TrainedActivation:
 def _fit_activation(
     settings: FitSettings, sources: Sequence[Tiles], work: Path, on_progress: OnStage
 ) -> TrainedActivation:
-    """Train the activation network, or take the one that was trained before the stop; calibrate its readout."""
+    """Train the activation network, or load the one trained before an interruption; calibrate its readout."""
     torch.manual_seed(settings.seed)
     objective = OBJECTIVES[settings.objective]()
     net = build_activation_network("small", objective.outputs)
@@ -264,7 +267,7 @@ def _fit_activation(
             seed=settings.seed, device=settings.device, lr=1e-3,
             on_step=_on_step("activation network", settings.activation_steps, work, on_progress),
         )  # fmt: skip
-        with whole_file(path) as temporary:
+        with atomic_file(path) as temporary:
             save_file(trained.cpu().state_dict(), temporary)
     trained.eval()
     chosen = [(s, i) for i in range(2) for s in sources if i < len(s.pixels)][:_READOUT_TILES]
@@ -275,7 +278,7 @@ def _fit_activation(
 
 
 def _even(picture: torch.Tensor) -> torch.Tensor:
-    """The picture (1, 3, h, w) without what the stride of the map does not divide."""
+    """The image (1, 3, h, w) cropped to multiples of the map's stride."""
     h, w = (side // 16 * 16 for side in picture.shape[2:])
     return picture[..., :h, :w]
 
@@ -290,37 +293,37 @@ def activation_map(activation: TrainedActivation, od: Float32Array) -> Float32Ar
     return found[:h, :w]
 
 
-def _witnessed(
+def _pseudo_label(
     settings: FitSettings, sources: Sequence[Tiles], activation: TrainedActivation, work: Path, on_progress: OnStage
 ) -> list[Example]:
-    """Examples by agreement of the three witnesses."""
+    """Examples on which all three pseudo-labellers agree."""
     total = sum(len(source.pixels) for source in sources)
     examples: list[Example] = []
     for source in sources:
-        path = work / f"witnesses-{source.name}.npz"
+        path = work / f"pseudo-labels-{source.name}.npz"
         labels = load_pseudo_labels(path)
         if labels is None:
-            classical = classical_witness(source, FIT_MPP)
+            classical = classical_labels(source, FIT_MPP)
             labels = []
             for number, seen in enumerate(classical):
                 od = density(source, number)
-                labels.append(witness_labels(od, seen, activation_map(activation, od), FIT_MPP))
+                labels.append(agreed_labels(od, seen, activation_map(activation, od), FIT_MPP))
             save_labels(path, labels)
         examples += [make_example(source, i, *found, FIT_MPP) for i, found in enumerate(labels)]
-        on_progress("asking the witnesses", len(examples), total)
+        on_progress("pseudo-labelling", len(examples), total)
     if not any(len(example.palette.colours) for example in examples):
         names = ", ".join(source.name for source in sources)
         raise PlanError(
-            f"{names}: no nuclei to begin with. Are these slides stained with haematoxylin, sharp, and is their µm per "
-            "pixel right? (wsiproc info tells it, --mpp replaces it)"
+            f"{names}: no nuclei to start from. Are these slides stained with haematoxylin and in focus, and is their "
+            "µm per pixel right? (wsiproc info shows it, --mpp replaces it)"
         )
     return examples
 
 
-def _labelled_again(
+def _relabel(
     settings: FitSettings, sources: Sequence[Tiles], net: nn.Module, number: int, work: Path, on_progress: OnStage
 ) -> list[Example]:
-    """Examples for a later round: what the network found and the picture supports."""
+    """Examples for a later round: nuclei that the network finds and the image supports."""
     total = sum(len(source.pixels) for source in sources)
     examples: list[Example] = []
     net = net.to(settings.device).eval()
@@ -332,12 +335,12 @@ def _labelled_again(
             labels = [network_labels(net, od, INPUT, CUT, SPLIT, FIT_MPP, settings.device) for od in densities]
             save_labels(path, labels)
         examples += [make_example(source, i, *found, FIT_MPP) for i, found in enumerate(labels)]
-        on_progress(f"looking again {number}", len(examples), total)
+        on_progress(f"relabelling {number}", len(examples), total)
     return examples
 
 
 def _random_network(settings: FitSettings) -> nn.Module:
-    """A teacher of random weights by the seed."""
+    """A teacher with random weights from the seed."""
     torch.manual_seed(settings.seed)
     return UNetNumbers(widths=settings.teacher_widths, outputs=2).build()
 
@@ -351,7 +354,7 @@ def _round(
     work: Path,
     on_progress: OnStage,
 ) -> nn.Module:
-    """One round of the segmenter; a later one starts from the weights of the one before."""
+    """One round of the segmenter; later ones start from the weights of the previous one."""
     training = Training(steps, FIT_MPP, _CROP_PX, _BATCH, seed=settings.seed, round=number)
     return train_segmenter(
         net, examples, training, INPUT, device=settings.device, checkpoint=work / f"round-{number}.pt",
@@ -360,7 +363,7 @@ def _round(
 
 
 def _on_step(stage: str, steps: int, work: Path, on_progress: OnStage) -> Callable[[int, float], None]:
-    """Keep the curve, and tell how far it is."""
+    """Record the training curve and report progress."""
 
     def note(step: int, loss: float) -> None:
         if step % 10 == 0 or step == steps:
@@ -372,7 +375,7 @@ def _on_step(stage: str, steps: int, work: Path, on_progress: OnStage) -> Callab
 
 
 def read_curve(path: Path) -> dict[str, dict[int, float]]:
-    """Stage → step → loss; steps that were done twice, before and after a stop, count once."""
+    """Stage → step → loss; steps done twice, before and after an interruption, count once."""
     curve: dict[str, dict[int, float]] = {}
     with path.open(newline="") as file:
         for stage, step, loss in csv.reader(file):
@@ -387,7 +390,7 @@ def _write_direct(
     sources: Sequence[Tiles],
     examples: Sequence[Example],
 ) -> None:
-    """The direct engine, a model folder inside the model folder; from the first tile of each source."""
+    """Write the direct engine, a model folder inside the model folder, from the first tile of each source."""
     first = {example.group: example.target[..., 0] for example in reversed(examples)}
     tiles = [density(source, 0) for source in sources]
     maps = [activation_map(activation, od) for od in tiles]
@@ -396,9 +399,9 @@ def _write_direct(
     width = len(activation.readout.weights[0])
     name = f"{(settings.name or settings.out.name)[:_LONGEST_NAME]} psm"
     accepted = [first[source.name] for source in sources]
-    facts = activation_facts(activation.readout, width, maps, smooth, accepted, FIT_MPP, name, recipe)
+    config = activation_config(activation.readout, width, maps, smooth, accepted, FIT_MPP, name, recipe)
     card = direct_card(name, recipe)
-    write_folder(settings.out / "psm", facts, _shallow_weights(activation.net), card)
+    write_folder(settings.out / "psm", config, _shallow_weights(activation.net), card)
 
 
 def _shallow_weights(net: nn.Module) -> dict[str, torch.Tensor]:
@@ -406,17 +409,17 @@ def _shallow_weights(net: nn.Module) -> dict[str, torch.Tensor]:
     return {name: t for name, t in net.state_dict().items() if name.startswith(("stem.", "layer1."))}
 
 
-def _write(settings: FitSettings, learned: FitSummary, score: ScoreRule) -> DistilledConfig:
-    """The model folder, with its card and pictures."""
+def _write(settings: FitSettings, summary: FitSummary, score: ScoreRule) -> DistilledConfig:
+    """Write the model folder, with its card and images."""
     cut = replace(distil.CUT, object=distil.LEAST_SCORE)
-    facts = replace(_facts(settings, learned.recipe, cut), int8_peaks=_peaks(learned), score=score)
-    return _write_network(settings.out, facts, learned)
+    config = replace(_config(settings, summary.recipe, cut), int8_peaks=_activation_ranges(summary), score=score)
+    return _write_network(settings.out, config, summary)
 
 
-def _write_teacher(settings: FitSettings, learned: FitSummary) -> None:
-    """The teacher, a model folder inside the model folder: at half the resolution, and several times as fast."""
-    facts = replace(
-        _facts(settings, learned.recipe, replace(CUT, threshold=TEACHER_THRESHOLD)),
+def _write_teacher(settings: FitSettings, summary: FitSummary) -> None:
+    """Write the teacher, a model folder inside the model folder: at half the resolution, and several times as fast."""
+    config = replace(
+        _config(settings, summary.recipe, replace(CUT, threshold=TEACHER_THRESHOLD)),
         name=f"{(settings.name or settings.out.name)[:_LONGEST_NAME]} fast",
         mpp=FIT_MPP,
         window=512,
@@ -424,30 +427,32 @@ def _write_teacher(settings: FitSettings, learned: FitSummary) -> None:
         network=UNetNumbers(widths=settings.teacher_widths, outputs=2),
         split=SPLIT,
         outline=None,
-        int8_peaks=_peaks(learned),
+        int8_peaks=_activation_ranges(summary),
     )
-    _write_network(settings.out / "fast", facts, learned)
+    _write_network(settings.out / "fast", config, summary)
 
 
-def _write_network(folder: Path, facts: DistilledConfig, learned: FitSummary) -> DistilledConfig:
-    facts.training["tiles_read"] = sum(len(source.pixels) for source in learned.sources)
-    card, pictures = model_card(learned, facts.mpp)
-    written = write_folder(folder, facts, learned.net.cpu().state_dict(), card, pictures)
+def _write_network(folder: Path, config: DistilledConfig, summary: FitSummary) -> DistilledConfig:
+    config.training["tiles_read"] = sum(len(source.pixels) for source in summary.sources)
+    card, pictures = model_card(summary, config.mpp)
+    written = write_folder(folder, config, summary.net.cpu().state_dict(), card, pictures)
     assert isinstance(written, DistilledConfig)
     return written
 
 
-def _peaks(learned: FitSummary) -> tuple[float, ...]:
-    """How large values in the network get, on two tiles of each source."""
-    net = learned.net.cpu().eval()
+def _activation_ranges(summary: FitSummary) -> tuple[float, ...]:
+    """Activation ranges of the network, on two tiles of each source."""
+    net = summary.net.cpu().eval()
     assert isinstance(net, UNet)
-    classical = {example.group: example.classical for example in learned.examples}
-    tiles = ((source, number) for source in learned.sources for number in sorted({0, len(source.pixels) // 2}))
-    return find_peaks(net, (_seen(net, source, number, classical[source.name]) for source, number in tiles))
+    classical = {example.group: example.classical for example in summary.examples}
+    tiles = ((source, number) for source in summary.sources for number in sorted({0, len(source.pixels) // 2}))
+    return find_activation_ranges(
+        net, (_network_input(net, source, number, classical[source.name]) for source, number in tiles)
+    )
 
 
-def _seen(net: UNet, tiles: Tiles, number: int, classical: Classical) -> torch.Tensor:
-    """What a network sees of a tile, cut to sides that it can halve."""
+def _network_input(net: UNet, tiles: Tiles, number: int, classical: Classical) -> torch.Tensor:
+    """A network's input for a tile, cropped to sides that it can downsample."""
     od, side = density(tiles, number), net.fold * net.stride
     h, w = (length // side * side for length in od.shape[:2])
     picture = torch.from_numpy(np.ascontiguousarray(od[:h, :w])).permute(2, 0, 1)[None]
@@ -456,8 +461,8 @@ def _seen(net: UNet, tiles: Tiles, number: int, classical: Classical) -> torch.T
     return folded_tissue(picture, tiles, classical, INPUT)
 
 
-def _facts(settings: FitSettings, recipe: dict[str, Any], cut: CutRule) -> DistilledConfig:
-    """What the model folder says."""
+def _config(settings: FitSettings, recipe: dict[str, Any], cut: CutRule) -> DistilledConfig:
+    """Configuration of the model folder."""
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
     return DistilledConfig(
         name=settings.name or settings.out.name,

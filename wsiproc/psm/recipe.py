@@ -1,4 +1,4 @@
-"""What a fit is told: the command line's arguments and a TOML file become ``FitSettings``."""
+"""From the command line's arguments and a TOML file to ``FitSettings``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from wsiproc.errors import SettingsError, first_problem
 from wsiproc.io.slides.list import list_slides
 from wsiproc.psm.activation.objectives import OBJECTIVES
 from wsiproc.psm.fit import FitSettings, quick_settings
-from wsiproc.psm.tiles import Source, check_sources, is_picture_folder, named_apart
+from wsiproc.psm.tiles import Source, check_sources, is_image_folder, with_distinct_names
 
 _Count = Annotated[int, Ge(1)]
 
@@ -59,14 +59,14 @@ def fit_settings(
     seed: int | None,
     device: str,
 ) -> FitSettings:
-    """Settings from a file, then from the arguments that were given. Raises SettingsError."""
+    """Settings from a file, overridden by the given arguments. Raises SettingsError."""
     table = _read(config) if config else _Table()
     named = [
         Source(path, entry.mpp, entry.dab_outside_nuclei)
         for entry in table.sources
-        for path in list_slides([entry.path], entry.mpp, out, is_picture_folder).slides
+        for path in list_slides([entry.path], entry.mpp, out, is_image_folder).slides
     ]
-    sources = named_apart([*named, *(Source(path, mpp) for path in paths)])
+    sources = with_distinct_names([*named, *(Source(path, mpp) for path in paths)])
     check_sources(sources)
     given: dict[str, Any] = {name: value for name, value in vars(table).items() if value is not None}
     settings = FitSettings(**{"base": base} | given | {"sources": sources, "out": out, "device": device})
@@ -80,7 +80,7 @@ def fit_settings(
 
 
 def _read(path: Path) -> _Table:
-    """The file's values, names and types checked."""
+    """The file's values, with names and types validated."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -88,7 +88,7 @@ def _read(path: Path) -> _Table:
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise SettingsError(f"{path}: settings cannot be read: {error}") from error
     try:
-        # Through JSON, whose arrays may become tuples where nothing else is converted.
+        # Through JSON, in which strict validation accepts arrays as tuples.
         table: _Table = TypeAdapter(_Table).validate_json(json.dumps(values, default=str))
     except ValidationError as error:
         raise SettingsError(f"{path}: {first_problem(error.errors(include_url=False))}") from error

@@ -1,7 +1,7 @@
 """Training of the small network that runs on every slide: crops, augmentation in optical density, loss, checkpoints.
 
-Each step draws its random numbers from (seed, round, step) alone, so that a training that was killed goes on from its
-checkpoint as if nothing had happened.
+Each step draws its random numbers from (seed, round, step) alone, so an interrupted training resumes from its
+checkpoint with identical results.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from wsiproc.array.stains import STANDARD, Stains
 from wsiproc.core.types import Float32Array, UInt8Array
-from wsiproc.io.atomic import whole_file
+from wsiproc.io.atomic import atomic_file
 from wsiproc.models.builtin.classical import Classical
-from wsiproc.models.builtin.hints import folded_input, halved_density, hints
+from wsiproc.models.builtin.hints import folded_input, half_resolution_density, hints
 from wsiproc.models.builtin.learned import network_input
 from wsiproc.models.device import fast_bfloat16
 from wsiproc.models.folder import HINTS, InputNumbers
@@ -33,13 +33,13 @@ from wsiproc.psm.labels.negatives import paste_negatives
 from wsiproc.psm.labels.restain import restain
 from wsiproc.psm.labels.targets import IGNORE
 
-_SCALES = 0.75, 1.3  # of crops: nuclei of other sizes, slides whose µm per pixel is a little wrong
+_SCALES = 0.75, 1.3  # of crops: nuclei of other sizes, slides whose µm per pixel is slightly wrong
 _SHARE_PASTED, _SHARE_PASTED_FOLDED = 0.95, 0.6
 _SHARE_COARSE = 0.35  # of folded crops: scanned at half the resolution
-_SHARE_UNHEARD = 0.15  # of folded crops: without the classical model
+_SHARE_WITHOUT_CLASSICAL = 0.15  # of folded crops: without the classical model
 _SHARE_RESTAINED = 0.3  # of crops without DAB
-_DARKEST_OD = 1.4  # what scanners still tell from black
-_SHARE_DAB = 0.35  # of crops, where there are slides with DAB and without
+_DARKEST_OD = 1.4  # darkest value that scanners distinguish from black
+_SHARE_DAB = 0.35  # of crops, if there are slides with and without DAB
 _POSITIVE_WEIGHT, _INTERIOR_WEIGHT = 1.5, 0.5
 _WARM_UP, _CHECKPOINT_STEPS = 50, 100
 _AVERAGE = 0.99  # of the weights over the steps
@@ -48,9 +48,9 @@ _LONGEST_GRADIENT = 5.0
 
 @dataclass(frozen=True)
 class Example:
-    """One tile to learn from: pixels (h, w, 3) uint8, optical density of each grey level (256, 3) with the slide's gain
-    in it, target (h, w, 2), what can be pasted. ``group``: the slide or cohort, all of which are drawn equally often;
-    ``classical``: that model, calibrated on it.
+    """One training tile: pixels (h, w, 3) uint8, optical density of each grey level (256, 3) including the slide's
+    gain, target (h, w, 2), palette for pasting. ``group``: the slide or cohort; all are sampled equally often;
+    ``classical``: the classical model, calibrated on it.
     """
 
     pixels: UInt8Array
@@ -62,7 +62,7 @@ class Example:
     classical: Classical = field(default_factory=Classical)
 
     def cut(self, y: int, x: int, side: int) -> tuple[Float32Array, UInt8Array]:
-        """A square as optical density and target, copied."""
+        """A square crop as optical density and target, copied."""
         part = (slice(y, y + side), slice(x, x + side))
         pixels = self.pixels[part]
         od = np.stack([self.density[pixels[..., c], c] for c in range(3)], axis=-1)
@@ -71,9 +71,8 @@ class Example:
 
 @dataclass(frozen=True)
 class Training:
-    """Numbers of one round: crops of ``crop_px`` at ``mpp``, ``batch`` of them a step, peak learning rate ``lr``.
-
-    ``folded``: the network is told hints, see ``wsiproc.models.builtin.hints``; then negatives are pasted too.
+    """Parameters of one round: ``batch`` crops of ``crop_px`` at ``mpp`` per step, peak learning rate ``lr``.
+    ``folded``: the network gets hints, see ``wsiproc.models.builtin.hints``; then negatives are pasted too.
     """
 
     steps: int
@@ -87,12 +86,12 @@ class Training:
 
     @property
     def share_pasted(self) -> float:
-        """Of crops with pasted nuclei."""
+        """Share of crops with pasted nuclei."""
         return _SHARE_PASTED_FOLDED if self.folded else _SHARE_PASTED
 
     @property
     def positive_weight(self) -> float:
-        """Of pixels of nuclei in the loss."""
+        """Weight of nuclear pixels in the loss."""
         return 1.0 if self.folded else _POSITIVE_WEIGHT
 
 
@@ -108,8 +107,8 @@ def train_segmenter(
 ) -> nn.Module:
     """A trained copy of ``net``, its weights averaged over the steps, in evaluation mode.
 
-    Goes on from ``checkpoint`` where it exists, and writes it. The same seed gives the same weights on one device with
-    one number of threads.
+    Resumes from ``checkpoint`` if it exists, and writes it. The same seed gives the same weights on the same device
+    with the same number of threads.
     """
     net = copy.deepcopy(net).to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     average = copy.deepcopy(net)
@@ -119,12 +118,12 @@ def train_segmenter(
         for step in range(done + 1, training.steps + 1):
             for group in optimiser.param_groups:
                 group["lr"] = training.lr * _schedule(step, training.steps)
-            od, target, told = draw_batch(examples, training, step)
+            od, target, hint_planes = draw_batch(examples, training, step)
             seed = int(np.random.SeedSequence([training.seed, training.round, step, 1]).generate_state(1)[0])
             generator = torch.Generator(device).manual_seed(seed)
             seen = network_input(jitter(od.to(device), generator), 1.0, numbers)
             if training.folded:
-                seen = folded_input(seen, jitter_hints(told.to(device), generator))
+                seen = folded_input(seen, jitter_hints(hint_planes.to(device), generator))
             with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=computes_bfloat16(device)):
                 logits = net(seen)
             loss = segmentation_loss(logits.float(), target.to(device), training.positive_weight)
@@ -142,7 +141,7 @@ def train_segmenter(
 
 @contextmanager
 def _denormals_flushed() -> Iterator[None]:
-    """Averages and moments that fade to nothing would slow a CPU tenfold; other code may count on small numbers."""
+    """Flush denormals: averages and moments that decay would slow a CPU tenfold. Restored afterwards for other code."""
     torch.set_flush_denormal(True)
     try:
         yield
@@ -158,7 +157,7 @@ def computes_bfloat16(device: str) -> bool:
 
 
 def _schedule(step: int, steps: int) -> float:
-    """Share of the peak learning rate: a short rise, then half a cosine."""
+    """Share of the peak learning rate: a short warm-up, then half a cosine."""
     return min(1.0, step / _WARM_UP) * (0.5 + 0.5 * math.cos(math.pi * (step - 1) / steps))
 
 
@@ -172,19 +171,19 @@ def _average(average: nn.Module, net: nn.Module, keep: float) -> None:
 
 
 def _save(path: Path, net: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> None:
-    """All that the next step depends on, written atomically."""
+    """Save all that the next step depends on, atomically."""
     state = {
         "net": net.state_dict(),
         "average": average.state_dict(),
         "optimiser": optimiser.state_dict(),
         "step": step,
     }
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         torch.save(state, temporary)
 
 
 def _resume(path: Path, net: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer) -> int:
-    """Steps done before, with everything put back; 0 where there is no checkpoint. Nothing in it is executed."""
+    """Restore the state; returns the steps done, 0 without a checkpoint. Nothing in it is executed."""
     if not path.exists():
         return 0
     state = torch.load(path, map_location="cpu", weights_only=True)
@@ -205,7 +204,7 @@ def draw_batch(examples: Sequence[Example], training: Training, step: int) -> tu
         crops.append(_draw_crop(group[rng.integers(len(group))], training, rng))
     od = torch.from_numpy(np.stack([crop for crop, _, _ in crops])).permute(0, 3, 1, 2)
     target = torch.from_numpy(np.stack([target for _, target, _ in crops])).permute(0, 3, 1, 2)
-    return od, target, torch.cat([told for _, _, told in crops])
+    return od, target, torch.cat([hint_planes for _, _, hint_planes in crops])
 
 
 def _groups(examples: Sequence[Example]) -> list[list[Example]]:
@@ -219,7 +218,7 @@ def _groups(examples: Sequence[Example]) -> list[list[Example]]:
 def _draw_crop(
     example: Example, training: Training, rng: np.random.Generator
 ) -> tuple[Float32Array, UInt8Array, Tensor]:
-    """A square of random place, scale and turn, often with nuclei pasted into it, and its hints."""
+    """A square at a random position, scale and rotation, often with pasted nuclei, and its hints."""
     size = training.crop_px
     side = min(round(size / rng.uniform(*_SCALES)), *example.pixels.shape[:2])
     y, x = (int(rng.integers(length - side + 1)) for length in example.pixels.shape[:2])
@@ -246,30 +245,32 @@ def _draw_crop(
 
 
 def _hints(od: Float32Array, example: Example, restained: bool) -> Tensor:
-    """What the network is told of a crop (h, w, 3) with the slide's gain in it."""
+    """Hints for a crop (h, w, 3) that includes the slide's gain."""
     given = torch.from_numpy(np.ascontiguousarray(od)).permute(2, 0, 1)[None]
     if not restained:
-        return hints(halved_density(given / example.gain), example.gain, example.palette.stains, example.classical)
-    halved = halved_density(given)
+        return hints(
+            half_resolution_density(given / example.gain), example.gain, example.palette.stains, example.classical
+        )
+    halved = half_resolution_density(given)
     stains = Stains("H-DAB", STANDARD["H-DAB"])
     return hints(halved, 1.0, stains, replace(example.classical, stains=stains).calibrate_density([halved]))
 
 
-def jitter_hints(told: Tensor, generator: torch.Generator) -> Tensor:
-    """Hints (b, HINTS, h, w) as another calibration might have given them; sometimes without the classical model."""
+def jitter_hints(hint_planes: Tensor, generator: torch.Generator) -> Tensor:
+    """Hints (b, HINTS, h, w) varied like those of other calibrations; sometimes without the classical model."""
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
-        drawn = torch.rand(len(told), *shape, generator=generator, device=told.device)
+        drawn = torch.rand(len(hint_planes), *shape, generator=generator, device=hint_planes.device)
         return drawn * (high - low) + low
 
-    amounts = told[:, :3] * torch.exp(uniform(-0.12, 0.12, 3, 1, 1))
-    heard = (uniform(0, 1, 1, 1, 1) > _SHARE_UNHEARD).float()
-    classical = (told[:, 3:] * uniform(0.6, 1.4, 1, 1, 1) + uniform(-0.25, 0.25, 1, 1, 1)) * heard
+    amounts = hint_planes[:, :3] * torch.exp(uniform(-0.12, 0.12, 3, 1, 1))
+    kept = (uniform(0, 1, 1, 1, 1) > _SHARE_WITHOUT_CLASSICAL).float()
+    classical = (hint_planes[:, 3:] * uniform(0.6, 1.4, 1, 1, 1) + uniform(-0.25, 0.25, 1, 1, 1)) * kept
     return torch.cat([amounts, classical], 1)
 
 
 def jitter(od: Tensor, generator: torch.Generator) -> Tensor:
-    """Optical density (b, 3, h, w) as other laboratories and scanners might have made it.
+    """Optical density (b, 3, h, w) varied like that of other laboratories and scanners.
 
     Strength of all stains and of each colour, a little mixing of the colours, haze, blur or sharpening, noise.
     """
@@ -289,7 +290,7 @@ def jitter(od: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def segmentation_loss(logits: Tensor, target: Tensor, positive_weight: float = _POSITIVE_WEIGHT) -> Tensor:
-    """Cross-entropy of nucleus and interior, (b, 2, h, w) both; ignored pixels weigh nothing, nuclei a little more."""
+    """Cross-entropy of nucleus and interior, (b, 2, h, w) both; ignored pixels weigh 0, nuclei more."""
     total = logits.new_zeros(())
     for plane, share in ((0, 1.0), (1, _INTERIOR_WEIGHT)):
         wanted = target[:, plane]

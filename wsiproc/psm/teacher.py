@@ -1,8 +1,8 @@
-"""What the finished network learns from: a teacher, asked from eight sides, and the classical model compete.
+"""Labels for the final network: proposals of a teacher, averaged over eight views, and of the classical model compete.
 
-Their logits are mixed with several weights and cut at several thresholds, outlines are moved to where the stain falls
-steepest, and the proposals compete (``wsiproc.psm.labels.consensus``). What wins clearly is nucleus, what nobody
-proposes is background, and so is what has no nucleus' colour; all else is ignored.
+Their logits are mixed with several weights and thresholded at several levels, outlines are moved to where the stain
+drops most steeply, and the proposals compete (``wsiproc.psm.labels.consensus``). Clear winners are nuclei; pixels in no
+proposal, or without the colour of a nucleus, are background; everything else is ignored.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from wsiproc.array.nuclei.contour import ContourRule, refine
 from wsiproc.array.stains import Stains, unmixing
 from wsiproc.core.types import BoolArray, Float32Array, FloatArray, Int32Array, UInt8Array
 from wsiproc.models.builtin.classical import Classical
-from wsiproc.models.builtin.hints import folded_input, halved_density, hints
+from wsiproc.models.builtin.hints import folded_input, half_resolution_density, hints
 from wsiproc.models.builtin.learned import network_input
 from wsiproc.models.cells import CutRule, SplitLengths, cut_cells
 from wsiproc.models.folder import InputNumbers
@@ -31,33 +31,33 @@ from wsiproc.psm.segmenter import Example, computes_bfloat16
 from wsiproc.psm.tiles import Tiles
 
 ACCEPTED_SCORE = 0.5
-"""Least score of an object that is learned from."""
+"""Minimum score of an object used for training."""
 MIXES = (0.0, 0.4, 0.8)
-"""Shares of the classical model in the logits that are cut."""
+"""Weights of the classical model in the mixed logits."""
 THRESHOLDS = (0.4, 0.55, 0.7)
 _REJECTED_SCORE = 0.35
 _RING_UM, _APART_UM = 1.5, 0.5
-_NOBODY = 0.3  # mean probability below which nobody sees a nucleus
-_PALE_OD = 0.10  # haematoxylin and the second stain together, below which colour says nothing
-_ODD = 1.0  # per cent of pixels of believed nuclei that have less haematoxylin for their density
+_NOBODY = 0.3  # mean probability below which there is no nucleus
+_PALE_OD = 0.10  # sum of haematoxylin and the second stain below which colour is unreliable
+_ODD = 1.0  # per cent of pixels of accepted nuclei that have less haematoxylin for their density
 _SMALLEST_UM2 = 10.0
 _HALO = 64
 _BROWN_OD, _BLUE_SHARE = (
     0.15,
     0.35,
-)  # from which on, and up to which share of haematoxylin, something is DAB and no nucleus
+)  # from which density, and up to which share of haematoxylin, a pixel is DAB outside nuclei
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A network that proposes, and what it sees: pixels of twice the tiles' µm/px, or, folded, the tiles themselves."""
+    """A network and its input: pixels at twice the tiles' µm/px or, folded, the tiles themselves."""
 
     net: nn.Module
     numbers: InputNumbers
 
     def logits(self, od: Float32Array, tiles: Tiles, classical: Classical, device: str, views: int = 8) -> Float32Array:
-        """Mean logits (2, h, w) of nucleus and interior over so many views, turned and mirrored, of a tile (h, w, 3) of
-        optical density × gain.
+        """Mean logits (2, h, w) of nucleus and interior over ``views`` rotated and mirrored views of a tile (h, w, 3)
+        of optical density × gain.
         """
         h, w = od.shape[:2]
         padded = np.pad(od, ((_HALO, _HALO + -h % _HALO), (_HALO, _HALO + -w % _HALO), (0, 0)), mode="reflect")
@@ -76,7 +76,7 @@ class Teacher:
             torch.autocast(od.device.type, torch.bfloat16, enabled=computes_bfloat16(od.device.type)),
         ):
             if self.net.fold == 1:
-                seen = network_input(halved_density(od), 1.0, self.numbers)
+                seen = network_input(half_resolution_density(od), 1.0, self.numbers)
             else:
                 seen = folded_tissue(od, tiles, classical, self.numbers)
             found: Tensor = self.net(seen).float()
@@ -86,9 +86,9 @@ class Teacher:
 
 
 def folded_tissue(od: Tensor, tiles: Tiles, classical: Classical, numbers: InputNumbers) -> Tensor:
-    """What a folded network sees of tissue of a source, (1, 3, h, w) optical density × gain."""
-    told = hints(halved_density(od) / tiles.gain, tiles.gain, tiles.stains, classical)
-    return folded_input(network_input(od, 1.0, numbers), told)
+    """Input of a folded network for tissue of a source, (1, 3, h, w) optical density × gain."""
+    hint_planes = hints(half_resolution_density(od) / tiles.gain, tiles.gain, tiles.stains, classical)
+    return folded_input(network_input(od, 1.0, numbers), hint_planes)
 
 
 def _seen_from(picture: Tensor, view: int) -> Tensor:
@@ -101,11 +101,11 @@ def _unseen_from(found: Tensor, view: int) -> Tensor:
 
 
 def classical_logits(od: Float32Array, tiles: Tiles, classical: Classical) -> Float32Array:
-    """Logit (h, w) by the classical model, at half the resolution of the tile of optical density × gain, enlarged."""
+    """Logit (h, w) by the classical model, at half the resolution of a tile of optical density × gain, upsampled."""
     h, w = od.shape[:2]
     reach = 2 * classical.halo
     padded = np.pad(od, ((reach, reach + h % 2), (reach, reach + w % 2), (0, 0)), mode="reflect")
-    half = halved_density(torch.from_numpy(padded / np.float32(tiles.gain)).permute(2, 0, 1)[None])
+    half = half_resolution_density(torch.from_numpy(padded / np.float32(tiles.gain)).permute(2, 0, 1)[None])
     logit = nn.functional.interpolate(classical.logit(half)[:, None], scale_factor=2, mode="bilinear")[0, 0]
     found: Float32Array = logit[reach : reach + h, reach : reach + w].numpy()
     return found
@@ -114,14 +114,14 @@ def classical_logits(od: Float32Array, tiles: Tiles, classical: Classical) -> Fl
 def calibrated_classical(tiles: Tiles, mpp: float) -> Classical:
     """The classical model of a source whose tiles have ``mpp`` µm/px, working at twice that."""
     halves = [
-        halved_density(torch.from_numpy(density(tiles, i) / np.float32(tiles.gain)).permute(2, 0, 1)[None])
+        half_resolution_density(torch.from_numpy(density(tiles, i) / np.float32(tiles.gain)).permute(2, 0, 1)[None])
         for i in range(len(tiles.pixels))
     ]
     return Classical(stains=tiles.stains, mpp=2 * mpp).calibrate_density(halves)
 
 
 def search_density(od: FloatArray) -> Float32Array:
-    """(h, w) where borders of nuclei are looked for in optical density (h, w, 3): mostly red, a little green."""
+    """(h, w) density in which nuclear borders are searched, from optical density (h, w, 3): mostly red, some green."""
     found: Float32Array = (od[..., 0] + 0.3 * od[..., 1]).astype(np.float32)
     return found
 
@@ -129,7 +129,7 @@ def search_density(od: FloatArray) -> Float32Array:
 def propose(
     classical: Float32Array, network: Float32Array, od: Float32Array, split: SplitLengths, mpp: float
 ) -> Agreed:
-    """Objects that win, from the logits of both, (h, w) and (2, h, w), over optical density (h, w, 3) without gain."""
+    """Winning objects from the logits of both, (h, w) and (2, h, w), over optical density (h, w, 3) without gain."""
     searched = search_density(od)
     steps = np.rint(np.clip(searched * 100, 0, 255)).astype(np.uint8)
     inside = _bytes(network[1])
@@ -151,7 +151,7 @@ def _bytes(logit: Float32Array) -> UInt8Array:
 def make_teacher_target(
     agreed: Agreed, classical: Float32Array, network: Float32Array, od: Float32Array, stains: Stains, mpp: float
 ) -> tuple[Int32Array, UInt8Array]:
-    """Believed objects (h, w) and the target (h, w, 2) of one tile; see the module's text for the rules."""
+    """Accepted objects (h, w) and the target (h, w, 2) of one tile; see the module docstring for the rules."""
     score = np.concatenate([[0.0], agreed.scores])[agreed.labels]
     accepted = np.where(score >= ACCEPTED_SCORE, agreed.labels, 0).astype(np.int32)
     somebody = (1 / (1 + np.exp(-np.maximum(network[0], classical * 0.5 + network[0] * 0.5)))) > _NOBODY
@@ -160,7 +160,7 @@ def make_teacher_target(
     background = (~near) | (ring & (agreed.labels == 0))
     if stains.kind == "H&E":
         background |= _not_a_nucleus_colour(od, stains, accepted) & (score < _REJECTED_SCORE)
-    else:  # pale blue nuclei are easily missed beside brown ones
+    else:  # pale blue nuclei are easily missed next to brown ones
         background &= ~maybe_blue(od, mpp)
         background |= ring & (agreed.labels == 0)
     target = np.full((*accepted.shape, 2), IGNORE, np.uint8)
@@ -177,9 +177,7 @@ def _disc(radius: float) -> UInt8Array:
 
 
 def _not_a_nucleus_colour(od: Float32Array, stains: Stains, accepted: Int32Array) -> BoolArray:
-    """Pixels (h, w) that are stained, and have a smaller share of haematoxylin than nearly all pixels of believed
-    nuclei.
-    """
+    """Stained pixels (h, w) with a smaller share of haematoxylin than nearly all pixels of accepted nuclei."""
     smooth = np.asarray(cv2.GaussianBlur(od, (0, 0), 2.0), np.float32)
     amounts = np.maximum(smooth @ unmixing(stains)[:, :2].astype(np.float32), 0)
     total = amounts.sum(axis=2)
@@ -194,9 +192,8 @@ def _not_a_nucleus_colour(od: Float32Array, stains: Stains, accepted: Int32Array
 def teach(
     tiles: Tiles, teacher: Teacher, classical: Classical, split: SplitLengths, mpp: float, device: str
 ) -> list[tuple[Int32Array, UInt8Array]]:
-    """Believed objects and target of each tile of a source at ``mpp`` µm/px.
-
-    Where the source says that its DAB lies outside of nuclei, they are looked for in the haematoxylin alone.
+    """Accepted objects and target of each tile of a source at ``mpp`` µm/px. If the source declares DAB outside nuclei,
+    they are searched in the haematoxylin alone.
     """
     found = []
     for number in range(len(tiles.pixels)):
@@ -216,7 +213,7 @@ def teach(
 
 
 def without_dab(od: Float32Array, stains: Stains) -> tuple[Float32Array, BoolArray]:
-    """Optical density (h, w, 3) of the haematoxylin alone, and where there is little but DAB (h, w)."""
+    """Optical density (h, w, 3) of the haematoxylin alone, and mask (h, w) of pixels that are mostly DAB."""
     amounts = np.maximum(od @ unmixing(stains)[:, :2].astype(np.float32), 0)
     blue, dab = amounts[..., 0], np.asarray(cv2.GaussianBlur(amounts[..., 1], (0, 0), 1.0), np.float32)
     brown: BoolArray = (dab > _BROWN_OD) & (blue < _BLUE_SHARE * (blue + dab))
@@ -227,7 +224,7 @@ def without_dab(od: Float32Array, stains: Stains) -> tuple[Float32Array, BoolArr
 def taught_example(
     tiles: Tiles, number: int, accepted: Int32Array, target: UInt8Array, classical: Classical, mpp: float
 ) -> Example:
-    """What one tile teaches the finished network."""
+    """The training example of one tile for the final network."""
     stained = (
         without_dab(density(tiles, number), tiles.stains)[0] if tiles.dab_outside_nuclei else density(tiles, number)
     )

@@ -1,4 +1,4 @@
-"""Tissue to learn from: windows of slides, or whole pictures of folders, at the model's resolution."""
+"""Training tissue: windows of slides, or whole images from folders, at the model's resolution."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from wsiproc.errors import PlanError, SettingsError, SlideError
 from wsiproc.io.slides.list import SLIDE_SUFFIXES
 from wsiproc.io.slides.open import open_slide, read_overview
 from wsiproc.io.slides.readers.tiff_directories import largest_image_side
-from wsiproc.io.slides.texture import read_grain
+from wsiproc.io.slides.texture import read_texture
 from wsiproc.models.staining import find_gain, sample_pixels
 
 TRAINING_TILE_PX = 512
 _TIFFS = {".tif", ".tiff"}
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp"} | _TIFFS
-SMALLEST_TILE_PX = 170  # below it no crop fits in
-LARGEST_PX = 8192  # of a picture in a folder, which is read whole
-MOST_PICTURES = 400  # of a folder
+SMALLEST_TILE_PX = 170  # smaller tiles cannot contain a crop
+LARGEST_PX = 8192  # of an image in a folder, which is read whole
+MOST_IMAGES = 400  # per folder
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where tiles come from: a slide, or a folder of pictures of one slide; ``mpp`` where the files do not say it.
+    """Source of tiles: a slide, or a folder of images of one slide; ``mpp`` if the files do not state it.
 
-    ``dab_outside_nuclei``: what is brown is membrane or cytoplasm; nuclei are blue. ``called``: its name, where that of
-    the file or folder is another's too.
+    ``dab_outside_nuclei``: brown is membrane or cytoplasm; nuclei are blue. ``called``: its name, if that of the file
+    or folder is not unique.
     """
 
     path: Path
@@ -46,13 +46,13 @@ class Source:
 
     @property
     def name(self) -> str:
-        """Of the file or folder itself, however its path is written."""
+        """The name of the file or folder itself, however its path is written."""
         return self.called or os.path.basename(os.path.abspath(self.path))
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """Tissue of one source: pixels (h, w, 3) uint8 each, and what is calibrated on all of them together."""
+    """Tissue of one source: pixels (h, w, 3) uint8 each, and the calibration on all of them together."""
 
     name: str
     pixels: tuple[UInt8Array, ...]
@@ -69,19 +69,18 @@ class Tiles:
 
 
 def read_tiles(source: Source, mpp: float, count: int, od99: float) -> Tiles:
-    """Tissue of a source at ``mpp`` µm/px: ``count`` windows of a slide; the pictures of a folder, not more than
-    ``MOST_PICTURES`` of them.
+    """Tissue of a source at ``mpp`` µm/px: ``count`` windows, or at most ``MOST_IMAGES`` images of a folder.
 
-    Raises SlideError, ResolutionError, or PlanError where there is nothing to learn from.
+    Raises SlideError, ResolutionError, or PlanError if there is nothing to train on.
     """
-    pixels = _pictures(source, mpp) if is_picture_folder(source.path) else _windows(source, mpp, count)
+    pixels = _pictures(source, mpp) if is_image_folder(source.path) else _windows(source, mpp, count)
     sample = sample_pixels(pixels, mpp)
     stains = estimate_stains(sample)
     return Tiles(source.name, tuple(pixels), stains, find_gain(sample, stains, od99), source.dab_outside_nuclei)
 
 
-def is_picture_folder(path: Path) -> bool:
-    """Whether a folder holds pictures of one slide, and not slides: no file of a scanner, no TIFF as large as one."""
+def is_image_folder(path: Path) -> bool:
+    """Whether a folder contains images of one slide rather than slides: no scanner file, no TIFF as large as one."""
     if not path.is_dir():
         return False
     found = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
@@ -93,27 +92,27 @@ def is_picture_folder(path: Path) -> bool:
 
 
 def _pictures(source: Source, mpp: float) -> list[UInt8Array]:
-    """Pictures of a folder, whole, evenly chosen where there are very many; those that are too small are left out."""
+    """Whole images of a folder, a regular sample if there are very many; those that are too small are left out."""
     paths = sorted(path for path in source.path.iterdir() if path.suffix.lower() in PICTURES)
-    chosen = np.linspace(0, len(paths) - 1, min(MOST_PICTURES, len(paths))).round().astype(int)
+    chosen = np.linspace(0, len(paths) - 1, min(MOST_IMAGES, len(paths))).round().astype(int)
     found = [pixels for i in chosen if (pixels := _picture(paths[i], source.mpp, mpp)) is not None]
     if not found:
         raise PlanError(
-            f"{source.path}: none of its {len(chosen)} pictures has {SMALLEST_TILE_PX} px a side at {mpp:g} µm/px; "
-            "larger ones are needed to learn from"
+            f"{source.path}: none of its {len(chosen)} images has {SMALLEST_TILE_PX} px on a side at {mpp:g} µm/px; "
+            "training needs larger ones"
         )
     return found
 
 
 def _picture(path: Path, own_mpp: float | None, mpp: float) -> UInt8Array | None:
-    """A whole picture, None where it is too small."""
+    """A whole image, None if it is too small."""
     with open_slide(path, own_mpp) as slide:
         h, w = grid_shape(slide.shape, slide.mpp, mpp)
         if min(h, w) < SMALLEST_TILE_PX:
             return None
         if max(h, w) > LARGEST_PX:
             raise PlanError(
-                f"{path} has {(h, w)} px at {mpp:g} µm/px, too many for a tile; name the file itself, as a slide"
+                f"{path} has {(h, w)} px at {mpp:g} µm/px, too many for a tile; pass the file itself, as a slide"
             )
         pixels = slide.read(Box(0, 0, h, w), mpp)
     _refuse_fluorescence(path, pixels)
@@ -122,23 +121,23 @@ def _picture(path: Path, own_mpp: float | None, mpp: float) -> UInt8Array | None
 
 def _refuse_fluorescence(path: Path, pixels: UInt8Array) -> None:
     if looks_fluorescent(pixels):
-        raise SlideError(f"{path} looks like fluorescence; cells are learned from brightfield stains")
+        raise SlideError(f"{path} looks like fluorescence; models are trained on brightfield stains")
 
 
 def _windows(source: Source, mpp: float, count: int) -> list[UInt8Array]:
-    """Windows spread over the tissue of a slide; of one narrower than a window, all of it."""
+    """Windows spread over the tissue of a slide; the whole slide if it is narrower than a window."""
     with open_slide(source.path, source.mpp) as slide:
         grid = grid_shape(slide.shape, slide.mpp, mpp)
         if min(grid) < SMALLEST_TILE_PX:
             raise PlanError(
-                f"{source.path} has {grid} px at {mpp:g} µm/px; at least {SMALLEST_TILE_PX} a side are needed"
+                f"{source.path} has {grid} px at {mpp:g} µm/px; at least {SMALLEST_TILE_PX} on a side are needed"
             )
         seen = read_overview(slide)
         _refuse_fluorescence(source.path, seen.pixels)
         slide.fill = find_fill(seen.pixels)
-        tissue = find_tissue(seen.pixels, sum(seen.mpp) / 2, read_grain(slide, seen))
+        tissue = find_tissue(seen.pixels, sum(seen.mpp) / 2, read_texture(slide, seen))
         if not tissue.any():
-            raise PlanError(f"{source.path}: no tissue found, so there is nothing to learn from")
+            raise PlanError(f"{source.path}: no tissue found, so there is nothing to train on")
         if min(grid) < TRAINING_TILE_PX:
             return [slide.read(Box(0, 0, *grid), mpp)]
         boxes = sample_windows(tissue, grid, TRAINING_TILE_PX, count)
@@ -146,7 +145,7 @@ def _windows(source: Source, mpp: float, count: int) -> list[UInt8Array]:
 
 
 def _whole_window(box: Box, grid: tuple[int, int]) -> Box:
-    """A window that the slide's edge cuts off, moved inwards: no crop fits into a sliver."""
+    """A window cut off by the slide's edge, moved inwards, since no crop fits into a sliver."""
     return Box(
         min(box.y, grid[0] - TRAINING_TILE_PX),
         min(box.x, grid[1] - TRAINING_TILE_PX),
@@ -155,8 +154,8 @@ def _whole_window(box: Box, grid: tuple[int, int]) -> Box:
     )
 
 
-def named_apart(sources: Sequence[Source]) -> tuple[Source, ...]:
-    """The sources; those whose names are the same called by what differs in their paths too."""
+def with_distinct_names(sources: Sequence[Source]) -> tuple[Source, ...]:
+    """The sources; names that are not unique are extended by the differing parts of their paths."""
     names = [source.name for source in sources]
     folders = [Path(os.path.abspath(source.path)).parent.parts for source in sources]
     apart = []
@@ -168,12 +167,12 @@ def named_apart(sources: Sequence[Source]) -> tuple[Source, ...]:
 
 
 def check_sources(sources: Sequence[Source]) -> None:
-    """SettingsError where there are none, or one is missing or given twice."""
+    """Raise SettingsError if there are none, or one is missing or given twice."""
     if not sources:
-        raise SettingsError("nothing to learn from: name slides, or folders of pictures")
+        raise SettingsError("nothing to train on: give slides, or folders of images")
     names = [source.name for source in sources]
     for source in sources:
         if not source.path.exists():
-            raise SettingsError(f"{source.path}: there is no such slide or folder of pictures")
+            raise SettingsError(f"{source.path}: there is no such slide or folder of images")
         if names.count(source.name) > 1:
-            raise SettingsError(f"{source.name} is given twice; learn from each slide or folder once")
+            raise SettingsError(f"{source.name} is given twice; use each slide or folder once")

@@ -1,4 +1,4 @@
-"""Labels of an unfinished fit, kept as files in its work folder."""
+"""Labels of an unfinished fit, cached in its work folder."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from wsiproc.core.types import Int32Array, UInt8Array
-from wsiproc.io.atomic import whole_file
+from wsiproc.io.atomic import atomic_file
 
 
 def load_pseudo_labels(path: Path) -> list[tuple[Int32Array, UInt8Array]] | None:
-    """Labels and targets of a source's tiles from an earlier call; None where there are none."""
+    """Labels and targets of a source's tiles from an earlier call; None if there are none."""
     if not path.exists():
         return None
     with np.load(path) as arrays:
@@ -21,8 +21,8 @@ def load_pseudo_labels(path: Path) -> list[tuple[Int32Array, UInt8Array]] | None
 
 
 def save_labels(path: Path, found: Sequence[tuple[Int32Array, UInt8Array]]) -> None:
-    """Keep labels and targets of a source's tiles."""
+    """Save labels and targets of a source's tiles."""
     arrays: dict[str, Any] = {f"labels{i}": labels for i, (labels, _) in enumerate(found)}
     arrays |= {f"target{i}": target for i, (_, target) in enumerate(found)}
-    with whole_file(path) as temporary, temporary.open("wb") as file:  # numpy would put its own ending to a name
+    with atomic_file(path) as temporary, temporary.open("wb") as file:  # numpy would append its own suffix to a name
         np.savez_compressed(file, **arrays)

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from wsiproc.core.addresses import viewer_address
 from wsiproc.core.numbers import mm2_text, slide_numbers
 from wsiproc.core.palette import css_colour
-from wsiproc.io.atomic import whole_file
+from wsiproc.io.atomic import atomic_file
 from wsiproc.io.ome_zarr import image as ngff
 from wsiproc.results.report.figures import Ranking, data_uri, ranked, shrink
 from wsiproc.results.report.render import render
@@ -117,7 +117,7 @@ def _csv(rows: Sequence[CohortRow], classes: Sequence[str]) -> str:
 
 
 def _replace(path: Path, text: str) -> None:
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
 
 

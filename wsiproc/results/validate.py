@@ -401,9 +401,9 @@ def _check_omero(ome: dict[str, Any], channels: int) -> Iterator[str]:
 
 def _check_halving(arrays: list[Any]) -> Iterator[str]:
     """Each level is the 2×2 mean or mode of the one below, in windows along the diagonal."""
-    from wsiproc.array.pyramid import halve_mean, halve_mode
+    from wsiproc.array.pyramid import downsample_mean, downsample_mode
 
-    halve = halve_mean if arrays[0].ndim == 3 else halve_mode
+    halve = downsample_mean if arrays[0].ndim == 3 else downsample_mode
     for level, (below, above) in enumerate(itertools.pairwise(arrays), start=1):
         h, w = above.shape[-2:]
         for part in (0.25, 0.5, 0.75):

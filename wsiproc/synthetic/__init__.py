@@ -1,7 +1,7 @@
-"""Slides with known truth, for tests, demonstrations and benchmarks.
+"""Synthetic slides with known ground truth, for tests, demonstrations and benchmarks.
 
-``world``: where the tissue and the nuclei are; ``paint``: pixels of them; ``debris``: what is no tissue; ``scene``:
-the three as pictures, labels and tables of any box; ``tiff``: a picture as a pyramidal file; ``slide``: all of it.
+``world``: positions of tissue and nuclei; ``paint``: their pixels; ``debris``: everything but tissue; ``scene``:
+images, labels and tables of any box; ``tiff``: pyramidal files; ``slide``: the complete slide with its truth.
 """
 
 from wsiproc.synthetic.scene import CLASSES, LOOKS, Scene, Truth

@@ -1,4 +1,4 @@
-"""What lies on real slides and is no tissue: pen strokes, air bubbles, dust. Transmissions to multiply a picture by."""
+"""Debris on slides: pen strokes, air bubbles, dust; as transmissions to multiply an image by."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _INKS = ((0.10, 0.25, 0.70), (0.12, 0.55, 0.25), (0.12, 0.12, 0.14))
 
 @dataclass(frozen=True)
 class Debris:
-    """One object: its box (slide px), and three numbers in [0, 1) that vary its form."""
+    """One object: its box (slide px), and three numbers in [0, 1) that vary its shape."""
 
     kind: DebrisKind
     box: Box
@@ -32,7 +32,7 @@ class Debris:
         return out
 
     def _pen(self, y: Float64Array, x: Float64Array, mpp: float) -> Float64Array:
-        """A wavy vertical line that fills half of the box's width, streaked along its way."""
+        """A wavy vertical line that fills half of the box's width, with streaks along it."""
         a, b, c = self.draws
         off = (x - 0.5 - 0.22 * np.sin(2 * np.pi * (y * (0.6 + b) + a))) / 0.25
         body = np.clip((1 - np.abs(off)) * 12, 0, 1) * np.clip(np.minimum(y, 1 - y) * 30, 0, 1)
@@ -71,7 +71,7 @@ def _one(kind: DebrisKind, shape: tuple[int, int], mpp: float, rng: np.random.Ge
 
 
 def darken(rgb: UInt8Array, box: Box, mpp: float, objects: Sequence[Debris]) -> None:
-    """Draw the objects that touch ``box`` on its picture ``rgb`` (h, w, 3), in place."""
+    """Draw the objects that touch ``box`` into its image ``rgb`` (h, w, 3), in place."""
     for thing in objects:
         part = thing.box.intersect(box)
         if part.area:

@@ -48,14 +48,14 @@ def tissue_stains(
     bank: Float32Array,
     counterstain: float,
 ) -> Float32Array:
-    """(h, w, 3) amounts of the first stain, of the second, and cover (0 glass … 1 tissue), without nuclei.
+    """(h, w, 3) amounts of the first stain, of the second, and coverage (0 background … 1 tissue), without nuclei.
 
     ``fields`` are the border distance, zone and fibre phase every ``step`` px from (y0, x0); ``bank`` (p, p) periodic
     noise in [0, 1], p a power of two; ``counterstain`` the strength of the second stain.
     """
     out = np.empty((h, w, 3), np.float32)
     mask = bank.shape[0] - 1
-    streak = 0.1 * mpp / 0.25  # along a fibre the noise is read slowly, across it fast
+    streak = 0.1 * mpp / 0.25  # along a fibre the noise varies slowly, across it fast
     for i in range(h):
         ci, fy = i // step, np.float32((i % step) / step)
         gy = y0 + i
@@ -112,7 +112,7 @@ def nucleus_box(row: Float64Array, mpp: float, y0: int, x0: int, h: int, w: int)
 def paint_labels(nuclei: Float64Array, mpp: float, y0: int, x0: int, labels: UInt32Array) -> None:
     """Write the ids of ``nuclei`` (N, 14; by rising id) into ``labels`` (h, w) whose corner is (y0, x0) px."""
     h, w = labels.shape
-    for n in range(len(nuclei) - 1, -1, -1):  # the lowest id comes last and so stays on top
+    for n in range(len(nuclei) - 1, -1, -1):  # the lowest id comes last and so ends up on top
         row = nuclei[n]
         top, bottom, left, right = nucleus_box(row, mpp, y0, x0, h, w)
         for i in range(top, bottom):
@@ -126,7 +126,7 @@ def paint_nuclei(
     nuclei: Float64Array, channels: Int64Array, mpp: float, y0: int, x0: int, stains: Float32Array,
     bank: Float32Array,
 ) -> None:  # fmt: skip
-    """Write the nuclei's stain into ``stains`` (h, w, 3); ``channels`` (N,) the stain that each has taken."""
+    """Write the nuclei's stain into ``stains`` (h, w, 3); ``channels`` (N,) the stain of each."""
     h, w = stains.shape[:2]
     mask = bank.shape[0] - 1
     for n in range(len(nuclei) - 1, -1, -1):

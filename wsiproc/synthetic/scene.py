@@ -1,4 +1,4 @@
-"""A synthetic slide before it is a file: any box of it as a picture, as labels, as rows of truth."""
+"""A synthetic slide before it is written: any box of it as image, labels or table rows."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from wsiproc.synthetic.debris import Debris, darken, scatter
 SceneStain = Literal["HE", "HDAB"]
 
 RECIPE: Final = 1
-"""Raised whenever the same scene would give other pixels, so that old files are not read with a new recipe."""
+"""Incremented whenever the same scene would give different pixels, so that old files are not read with a new recipe."""
 
 STEP_PX: Final = 16
-"""Spacing of the points at which the slow fields are computed; between them they are linear."""
+"""Spacing of the points at which slowly varying fields are computed; between them they are linear."""
 
 SYNTHETIC_STAINS: Final[dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]]] = {
     "HE": ((0.5626, 0.7201, 0.4062), (0.2159, 0.8012, 0.5581)),  # Macenko et al., ISBI 2009
@@ -37,7 +37,7 @@ _COUNTERSTAIN: Final = {"HE": 0.85, "HDAB": 0.10}
 
 @dataclass(frozen=True)
 class SceneLook:
-    """What a scanner and a laboratory add: glass colour, stain strength, noise (grey levels), blur (px), JPEG."""
+    """Properties of scanner and laboratory: background colour, stain strength, noise (grey levels), blur (px), JPEG."""
 
     white: tuple[int, int, int]
     gain: tuple[float, float]
@@ -84,7 +84,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class Scene:
-    """All that determines a synthetic slide.
+    """All parameters of a synthetic slide.
 
     ``shape`` (h, w) px; ``mpp`` µm per px; ``tissue_fraction`` of the slide's area in (0, 1]; ``crowding`` 0 (most
     nuclei free) … 1 (dense clumps everywhere); ``positive_fraction`` of the nuclei of an HDAB slide;
@@ -104,7 +104,7 @@ class Scene:
     def __post_init__(self) -> None:
         self._require("shape", min(self.shape) >= 64, "both sides at least 64 px")
         self._require("mpp", 0.1 <= self.mpp <= 2.0, "between 0.1 and 2 µm per px")
-        self._require("seed", 0 <= self.seed < 2**62, "a whole number, not negative")
+        self._require("seed", 0 <= self.seed < 2**62, "a non-negative integer")
         self._require("tissue_fraction", 0 < self.tissue_fraction <= 1, "above 0 and at most 1")
         self._require("stain", self.stain in SYNTHETIC_STAINS, f"one of {', '.join(SYNTHETIC_STAINS)}")
         self._require("look", self.look in LOOKS, f"one of {', '.join(LOOKS)}")
@@ -112,7 +112,7 @@ class Scene:
         self._require("positive_fraction", 0 <= self.positive_fraction <= 1, "between 0 and 1")
         self._require("debris", 0 <= self.debris <= 1000, "between 0 and 1000 objects")
         cells = math.prod(side * self.mpp / world.PITCH_UM + 1 for side in self.shape)
-        self._require("shape", 2 * cells < 2**32, "small enough for ids of 32 bits (about 10 m² of glass)")
+        self._require("shape", 2 * cells < 2**32, "small enough for 32-bit ids (about 10 m² of slide)")
 
     def _require(self, name: str, good: bool, rule: str) -> None:
         if not good:
@@ -124,29 +124,29 @@ class Scene:
         return CLASSES[self.stain]
 
     @property
-    def glass(self) -> tuple[int, int, int]:
+    def background(self) -> tuple[int, int, int]:
         """RGB of the empty slide."""
         return LOOKS[self.look].white
 
     def to_json(self) -> str:
-        """One line from which :meth:`from_json` makes the same scene."""
+        """One line from which :meth:`from_json` recreates the scene."""
         return json.dumps({"recipe": RECIPE, **asdict(self)})
 
     @classmethod
     def from_json(cls, text: str) -> Scene:
-        """The scene written by :meth:`to_json`; SettingsError where it is of another recipe."""
+        """The scene written by :meth:`to_json`; raises SettingsError if it is of another recipe."""
         values: dict[str, Any] = json.loads(text)
         recipe = values.pop("recipe", None)
         if recipe != RECIPE or set(values) != {field.name for field in fields(cls)}:
             raise SettingsError(
-                f"synthetic slide of recipe {recipe}, but this version draws recipe {RECIPE}: the pixels would not "
-                "agree. Write the slide again with this version."
+                f"synthetic slide of recipe {recipe}, but this version renders recipe {RECIPE}: the pixels would "
+                "differ. Write the slide again with this version."
             )
         return cls(**{**values, "shape": tuple(values["shape"])})
 
     @cached_property
     def world(self) -> world.World:
-        """The scene as the compiled functions want it."""
+        """The scene in the form of the compiled functions."""
         h, w = self.shape
         border, cell_px = _border_map(self)
         ragged = min(25.0, 0.02 * min(self.shape) * self.mpp) if self.tissue_fraction < 1 else 0.0
@@ -169,17 +169,17 @@ class Scene:
         """Pen strokes, bubbles and dust."""
         return scatter(self.debris, self.shape, self.mpp, self.seed)
 
-    def is_glass(self, box: Box) -> bool:
-        """Whether there is surely nothing in ``box``: no tissue, nucleus or debris."""
+    def is_background(self, box: Box) -> bool:
+        """Whether ``box`` is certainly empty: no tissue, nucleus or debris."""
         if any(thing.box.intersect(box).area for thing in self.debris_objects):
             return False
         near = box.pad(2 * STEP_PX)
         rows, cols = -(-near.h // STEP_PX) + 1, -(-near.w // STEP_PX) + 1
         border = world.fields(self.world, near.y, near.x, rows, cols, STEP_PX)[..., 0]
-        return bool(border.max() < -(4 + STEP_PX * self.mpp))  # µm: grain of the border and spacing of the points
+        return bool(border.max() < -(4 + STEP_PX * self.mpp))  # µm: texture of the border and spacing of the points
 
     def render(self, box: Box) -> UInt8Array:
-        """(h, w, 3) uint8 RGB of any box; the pattern goes on beyond the slide."""
+        """(h, w, 3) uint8 RGB of any box; the pattern continues beyond the slide."""
         look, halo = LOOKS[self.look], STEP_PX
         y0, x0 = (box.y - halo) // STEP_PX * STEP_PX, (box.x - halo) // STEP_PX * STEP_PX
         h, w = box.y1 + halo - y0, box.x1 + halo - x0
@@ -205,7 +205,7 @@ class Scene:
         return out
 
     def truth(self, box: Box) -> Truth:
-        """The nuclei whose (unoccluded) centre lies in ``box``, each measured whole, by rising id."""
+        """The nuclei whose (unoccluded) centre lies in ``box``, each measured as a whole, by ascending id."""
         around = box.pad(math.ceil(world.REACH_UM / self.mpp) + 1)
         nuclei = world.nuclei_near(self.world, around.y, around.x, around.h, around.w)
         labels = np.zeros(around.shape, np.uint32)
@@ -239,7 +239,7 @@ def _unit_noise(rng: np.random.Generator, size: tuple[int, int], sigma_px: float
 def _border_map(scene: Scene) -> tuple[Float32Array, float]:
     """Coarse map of the distance (µm) to the tissue's border, positive inside, and the side of its cells (px).
 
-    A few overlapping ellipses, cut at the height that covers ``tissue_fraction`` of the slide.
+    A few overlapping ellipses, thresholded so that they cover ``tissue_fraction`` of the slide.
     """
     h, w = scene.shape
     cell_px = max(h, w) / 512

@@ -1,4 +1,4 @@
-"""Write a synthetic slide with its truth, and read the truth back."""
+"""Write a synthetic slide with its ground truth, and read the truth back."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _ROW_GROUP = 65536
 
 @dataclass(frozen=True)
 class SyntheticTruth:
-    """What was written: the slide, its table, the label image (None unless asked for), the scene, cells a class."""
+    """The result: the slide, its table, the label image (None unless requested), the scene, cells per class."""
 
     path: Path
     table_path: Path
@@ -63,7 +63,7 @@ def write_synthetic_slide(
     The other arguments are those of :class:`Scene`; the same ones give the same pixels and the same truth.
     ``workers`` threads (default: all cores that may be used); ``progress(tiles done, tiles)``. Memory is a few rows of
     tiles.
-    SettingsError for impossible arguments, OSError where a file cannot be written.
+    Raises SettingsError for impossible arguments, OSError if a file cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() not in {".tif", ".tiff"}:
@@ -71,7 +71,7 @@ def write_synthetic_slide(
     scene = Scene(shape, mpp, seed, tissue_fraction, stain, look, crowding, positive_fraction, debris)
     workers = workers or available_cores()
     path.parent.mkdir(parents=True, exist_ok=True)
-    encoder = Encoder(scene.glass, LOOKS[look].jpeg_quality)
+    encoder = Encoder(scene.background, LOOKS[look].jpeg_quality)
     write_tiff_pyramid(path, shape, mpp, partial(_draw, scene), encoder, scene.to_json(), workers, progress)
     counts = _write_table(_table_path(path), scene, workers)
     labels_path = path.with_name(f"{path.stem}.labels.tif") if labels else None
@@ -81,7 +81,7 @@ def write_synthetic_slide(
 
 
 def read_scene(path: str | Path) -> Scene:
-    """The scene of a synthetic slide, from the slide or from its truth table; SettingsError where it is neither."""
+    """The scene of a synthetic slide, from the slide or from its truth table; raises SettingsError if it is neither."""
     path = Path(path)
     text: str | None = None
     if path.suffix == ".parquet":
@@ -90,12 +90,12 @@ def read_scene(path: str | Path) -> Scene:
         with tifffile.TiffFile(path) as tif:
             text = tif.pages.first.description
     if not text or not text.startswith('{"recipe"'):
-        raise SettingsError(f"{path}: neither a slide nor a truth table that wsiproc synth has written")
+        raise SettingsError(f"{path}: neither a slide nor a truth table written by wsiproc synth")
     return Scene.from_json(text)
 
 
 def truth_labels(source: str | Path | Scene, box: Box) -> UInt32Array:
-    """(h, w) uint32 true ids in ``box`` (slide px), drawn anew from the scene; 0 is background."""
+    """(h, w) uint32 true ids in ``box`` (slide px), rendered from the scene; 0 is background."""
     scene = source if isinstance(source, Scene) else read_scene(source)
     return scene.labels(box)
 
@@ -105,12 +105,12 @@ def _table_path(path: Path) -> Path:
 
 
 def _draw(scene: Scene, box: Box) -> UInt8Array | None:
-    """The picture of a box; None where nothing but glass is in it, which is cheap to find out."""
-    return None if scene.is_glass(box) else scene.render(box)
+    """The image of a box; None if it is only background, which is cheap to find out."""
+    return None if scene.is_background(box) else scene.render(box)
 
 
 def _write_table(path: Path, scene: Scene, workers: int) -> dict[str, int]:
-    """Write the truth in row groups, region by region in raster order; cells a class."""
+    """Write the truth in row groups, region by region in raster order; returns the cells per class."""
     counts = np.zeros(len(scene.classes), np.int64)
     schema = _schema(scene)
     part = path.with_name(f".{path.name}.part")
@@ -123,12 +123,12 @@ def _write_table(path: Path, scene: Scene, workers: int) -> dict[str, int]:
 
 
 def _batches(scene: Scene, workers: int) -> Iterator[Truth]:
-    """All nuclei, gathered until a batch fills a row group."""
+    """All nuclei, collected into batches that fill a row group."""
     boxes = (region.box for region in Grid(scene.shape, _TRUTH_STEP_PX))
     waiting: list[Truth] = []
     with ThreadPoolExecutor(workers) as pool:
-        busy = (box for box in boxes if not scene.is_glass(box))
-        for truth in in_order((partial(scene.truth, box) for box in busy), pool, ahead=2 * workers):
+        busy = (box for box in boxes if not scene.is_background(box))
+        for truth in in_order((partial(scene.truth, box) for box in busy), pool, prefetch=2 * workers):
             waiting.append(truth)
             if sum(map(len, waiting)) >= _ROW_GROUP:
                 yield Truth.concat(waiting)

@@ -1,4 +1,4 @@
-"""Pyramidal tiled TIFF written as a stream: memory is one strip of tiles a level, whatever the slide's size."""
+"""Streaming writer of pyramidal tiled TIFF: memory is one strip of tiles per level, whatever the slide's size."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from wsiproc.core.types import OnProgress, UInt8Array
 
 TIFF_TILE_PX = 256
 CHUNK_TILES = 4
-"""Tiles side by side that one task draws: enough that the shared margin is cheap, few enough to balance threads."""
+"""Adjacent tiles rendered by one task: enough that the shared margin is cheap, few enough to balance threads."""
 SMALLEST_LEVEL_PX = 512
 """Levels are added until both sides are at most this."""
 
@@ -32,7 +32,7 @@ R = TypeVar("R")
 
 
 def tiff_level_shapes(shape: tuple[int, int]) -> list[tuple[int, int]]:
-    """(h, w) of all levels, each half of the one before, rounded down."""
+    """(h, w) of all levels, each half of the previous one, rounded down."""
     shapes = [shape]
     while max(shapes[-1]) > SMALLEST_LEVEL_PX:
         h, w = shapes[-1]
@@ -40,12 +40,12 @@ def tiff_level_shapes(shape: tuple[int, int]) -> list[tuple[int, int]]:
     return shapes
 
 
-def in_order(tasks: Iterator[Callable[[], R]], pool: ThreadPoolExecutor, ahead: int) -> Iterator[R]:
-    """Results of ``tasks`` in their order, at most ``ahead`` of them under way."""
+def in_order(tasks: Iterator[Callable[[], R]], pool: ThreadPoolExecutor, prefetch: int) -> Iterator[R]:
+    """Results of ``tasks`` in order, with at most ``prefetch`` in flight."""
     waiting: deque[Future[R]] = deque()
     for task in tasks:
         waiting.append(pool.submit(task))
-        if len(waiting) > ahead:
+        if len(waiting) > prefetch:
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
@@ -53,18 +53,18 @@ def in_order(tasks: Iterator[Callable[[], R]], pool: ThreadPoolExecutor, ahead: 
 
 @dataclass
 class Encoder:
-    """RGB tiles to JPEG; empty glass is encoded once."""
+    """RGB tiles to JPEG; empty background is encoded once."""
 
-    glass: tuple[int, int, int]
+    background: tuple[int, int, int]
     quality: int
     empty: bytes = field(init=False)
 
     def __post_init__(self) -> None:
-        self.empty = self._encode(np.full((TIFF_TILE_PX, TIFF_TILE_PX, 3), self.glass, np.uint8))
+        self.empty = self._encode(np.full((TIFF_TILE_PX, TIFF_TILE_PX, 3), self.background, np.uint8))
 
     def __call__(self, tile: UInt8Array) -> bytes:
         """JPEG of one tile (256, 256, 3)."""
-        if tile[0, 0, 0] == self.glass[0] and (tile == np.asarray(self.glass, np.uint8)).all():
+        if tile[0, 0, 0] == self.background[0] and (tile == np.asarray(self.background, np.uint8)).all():
             return self.empty
         return self._encode(np.ascontiguousarray(tile))
 
@@ -77,14 +77,14 @@ class Encoder:
 
 
 class _Level:
-    """One reduced level: collects a strip of tiles, spools it as JPEG, hands its half to the next level."""
+    """One reduced level: collects a strip of tiles, spools it as JPEG, passes it downsampled to the next level."""
 
     def __init__(self, shape: tuple[int, int], encoder: Encoder, pool: ThreadPoolExecutor, spool: IO[bytes]) -> None:
         self.shape, self.lengths = shape, list[int]()
         self._encoder, self._pool, self._spool = encoder, pool, spool
         self._tiles = -(-shape[1] // TIFF_TILE_PX)
         self._strip = np.empty((TIFF_TILE_PX, self._tiles * TIFF_TILE_PX, 3), np.uint8)
-        self._strip[:] = encoder.glass
+        self._strip[:] = encoder.background
         self._rows = 0
         self._touched = np.zeros(self._tiles, bool)
         self.above: _Level | None = None
@@ -96,13 +96,13 @@ class _Level:
         self._touched[x // TIFF_TILE_PX : -(-(x + part.shape[1]) // TIFF_TILE_PX)] = True
 
     def advance(self, rows: int) -> None:
-        """Count ``rows`` as filled; a full strip is encoded and starts anew."""
+        """Count ``rows`` as filled; a full strip is encoded and a new one started."""
         self._rows += rows
         if self._rows >= TIFF_TILE_PX:
             self.flush()
 
     def flush(self) -> None:
-        """Encode what there is of the strip and pass its half upwards."""
+        """Encode the current strip and pass it downsampled to the next level."""
         wanted = -(-self.shape[0] // TIFF_TILE_PX) * self._tiles
         if self._rows == 0 or len(self.lengths) >= wanted:
             return
@@ -116,13 +116,13 @@ class _Level:
             for c in busy:
                 self.above.put(self.above._rows, c.start // 2, half(self._strip[:, c]))
             self.above.advance(TIFF_TILE_PX // 2)
-        self._strip[:] = self._encoder.glass
+        self._strip[:] = self._encoder.background
         self._touched[:] = False
         self._rows = 0
 
     def tiles(self) -> Iterator[bytes]:
         """The spooled tiles in raster order."""
-        self._spool.seek(0)  # flushes what was written
+        self._spool.seek(0)  # flushes pending writes
         return (self._spool.read(length) for length in self.lengths)
 
 
@@ -135,9 +135,8 @@ def write_tiff_pyramid(
     path: Path, shape: tuple[int, int], mpp: float, draw: Draw, encoder: Encoder, description: str, workers: int,
     progress: OnProgress | None = None,
 ) -> None:  # fmt: skip
-    """Write the picture that ``draw`` gives for boxes (None: empty glass) as BigTIFF with levels 1, 2, 4, …
-
-    The file appears under its name only when it is complete. OSError where it cannot be written.
+    """Write the image that ``draw`` renders for boxes (None: background) as BigTIFF with levels 1, 2, 4, … The file is
+    written atomically. Raises OSError if it cannot be written.
     """
     part = path.with_name(f".{path.name}.part")
     with ThreadPoolExecutor(workers) as pool, tempfile.TemporaryDirectory(dir=path.parent, prefix=".levels-") as folder:
@@ -165,7 +164,7 @@ def _base_tiles(
     shape: tuple[int, int], draw: Draw, encoder: Encoder, levels: list[_Level], pool: ThreadPoolExecutor, workers: int,
     progress: OnProgress | None,
 ) -> Iterator[bytes]:  # fmt: skip
-    """Encoded tiles of level 0 in raster order; fills ``levels`` on the way."""
+    """Encoded tiles of level 0 in raster order; fills ``levels`` in passing."""
     rows, cols = -(-shape[0] // TIFF_TILE_PX), -(-shape[1] // TIFF_TILE_PX)
     step = TIFF_TILE_PX * CHUNK_TILES
 
@@ -177,7 +176,7 @@ def _base_tiles(
         return [encoder(rgb[:, i * TIFF_TILE_PX : (i + 1) * TIFF_TILE_PX]) for i in range(count)], half(rgb)
 
     places = [(row, x) for row in range(rows) for x in range(0, cols * TIFF_TILE_PX, step)]
-    results = in_order((partial(chunk, *place) for place in places), pool, ahead=2 * workers)
+    results = in_order((partial(chunk, *place) for place in places), pool, prefetch=2 * workers)
     for (row, x), (tiles, reduced) in zip(places, results, strict=True):
         if levels and reduced is not None:
             levels[0].put(row % 2 * TIFF_TILE_PX // 2, x // 2, reduced)
@@ -186,7 +185,7 @@ def _base_tiles(
                 levels[0].advance(TIFF_TILE_PX // 2)
             if progress:
                 progress((row + 1) * cols, rows * cols)
-        yield from tiles  # last: the reader stops at the last tile and never comes back
+        yield from tiles  # last: the consumer stops at the last tile and never resumes
 
 
 def _write_level(

@@ -1,8 +1,7 @@
-"""The synthetic tissue as a pure function of position: where there is tissue, of which kind, and every nucleus.
-
-Nothing here is stored for the whole slide but a coarse map of distances to the tissue's border. All random numbers
-are hashes of (seed, place), so any box can be made on its own, in any order, and neighbours agree to the last bit.
-All lengths below are µm unless a name says px.
+"""The synthetic tissue as a pure function of position: where there is tissue, of which type, and every nucleus. Only a
+coarse map of distances to the tissue's border is stored for the whole slide. All random numbers are hashes of (seed,
+position), so any box can be generated on its own, in any order, and neighbours agree to the last bit. All lengths below
+are in µm unless a name says px.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ import numpy as np
 from wsiproc.core.types import Float32Array, Float64Array
 
 PITCH_UM = 7.0
-"""Side of the jittered grid of candidates: each cell offers a nucleus and, touching it, a partner."""
+"""Side of the jittered grid of candidates: each cell proposes a nucleus and, touching it, a partner."""
 REACH_UM = 8.0
-"""No pixel of a nucleus is farther from its centre."""
+"""Maximum distance of a pixel of a nucleus from its centre."""
 _REACH_CELLS = 4
-"""Cells that a nucleus, partner offset included, may reach out of its own: (REACH_UM + 7) / PITCH_UM + 1."""
+"""Cells by which a nucleus, including the partner offset, may extend beyond its own: (REACH_UM + 7) / PITCH_UM + 1."""
 _CONFLICT_CELLS = 3
 """Cells between which two nuclei may collide: 12 µm between centres and two partner offsets."""
 
@@ -38,7 +37,7 @@ _UNIT = 1.0 / (1 << 53)
 
 
 class World(NamedTuple):
-    """What the compiled functions need to know of a scene."""
+    """Parameters of a scene for the compiled functions."""
 
     seed: int
     mpp: float
@@ -49,12 +48,12 @@ class World(NamedTuple):
     positive: float  # share of positive nuclei; negative for a stain without classes
     border: Float32Array  # distance to the tissue's border, positive inside, a coarse grid
     border_px: float  # side of a cell of that grid
-    ragged: float  # amplitude by which the border is roughened
+    ragged: float  # amplitude of the border's roughness
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def unit_hash(seed: int, y: int, x: int, salt: int) -> float:
-    """A number in [0, 1) that looks random; the finaliser of SplitMix64 (Steele et al., 2014), three rounds."""
+    """A pseudo-random number in [0, 1); the finaliser of SplitMix64 (Steele et al., 2014), three rounds."""
     z = np.uint64(seed) + _GOLD
     for key in (y, x, salt):
         z = (z ^ np.uint64(key)) * _GOLD
@@ -67,7 +66,7 @@ def unit_hash(seed: int, y: int, x: int, salt: int) -> float:
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def smooth_noise(seed: int, y: float, x: float, salt: int) -> float:
-    """Value noise in [0, 1) with one lattice point a unit."""
+    """Value noise in [0, 1) with one lattice point per unit."""
     iy, ix = math.floor(y), math.floor(x)
     fy, fx = y - iy, x - ix
     fy, fx = fy * fy * (3 - 2 * fy), fx * fx * (3 - 2 * fx)
@@ -79,7 +78,7 @@ def smooth_noise(seed: int, y: float, x: float, salt: int) -> float:
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def zone(seed: int, y_um: float, x_um: float) -> float:
-    """Which tissue: low is stroma, middle epithelium, high lumen."""
+    """Type of tissue: low is stroma, middle epithelium, high lumen."""
     broad = smooth_noise(seed, y_um / 210, x_um / 210, 1)
     middle = smooth_noise(seed, y_um / 85, x_um / 85, 2)
     fine = smooth_noise(seed, y_um / 24, x_um / 24, 3)
@@ -205,7 +204,7 @@ def _candidate(world: World, pair: Float64Array, y: int, x: int) -> None:
     kind = _kind(world, one[CY], one[CX], unit_hash(world.seed, y, x, 12))
     if kind == 0:
         return
-    if kind == 4:  # closer to a regular packing, or too many would give way
+    if kind == 4:  # closer to a regular packing, or too many would be removed
         one[CY] = (y + 0.12 + 0.76 * unit_hash(world.seed, y, x, 10)) * PITCH_UM
         one[CX] = (x + 0.12 + 0.76 * unit_hash(world.seed, y, x, 11)) * PITCH_UM
     two[CY], two[CX] = one[CY], one[CX]
@@ -213,7 +212,7 @@ def _candidate(world: World, pair: Float64Array, y: int, x: int) -> None:
     _shape(world, two, kind, y, x, 1)
     angle = 2 * math.pi * unit_hash(world.seed, y, x, 13)
     dy, dx = math.sin(angle), math.cos(angle)
-    two[GAP] = min(one[GAP], 0.92)  # a little less than the pair is apart, or it would collide with itself
+    two[GAP] = min(one[GAP], 0.92)  # slightly less than the distance of the pair, or it would collide with itself
     apart = 1.02 * two[GAP] * (radius(one, dy, dx) + radius(two, dy, dx))
     two[CY], two[CX] = one[CY] + dy * apart, one[CX] + dx * apart
     partner = unit_hash(world.seed, y, x, 14) < (0.9 if kind == 4 else 0.35 * world.crowding)
@@ -234,9 +233,8 @@ def _collides(a: Float64Array, b: Float64Array) -> bool:
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _yields(cells: Float64Array, i: int, j: int, slot: int) -> bool:
-    """Whether a candidate gives way to one of lower id, itself placed or not (thinning of Matérn's second kind).
-
-    Asking only about candidates keeps the rule local: no chain of decisions runs through the slide.
+    """Whether a candidate is removed in favour of one with a lower id, placed or not (Matérn type II thinning).
+    Comparing only candidates keeps the rule local: no chain of decisions runs through the slide.
     """
     row = cells[i, j, slot]
     for a in range(max(0, i - _CONFLICT_CELLS), i + 1):
@@ -250,7 +248,7 @@ def _yields(cells: Float64Array, i: int, j: int, slot: int) -> bool:
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def nuclei_near(world: World, y0: int, x0: int, h: int, w: int) -> Float64Array:
-    """(N, 14) every nucleus that may have a pixel in the box (px), by rising id."""
+    """(N, 14) every nucleus that may have a pixel in the box (px), by ascending id."""
     pitch = PITCH_UM / world.mpp
     edge = _REACH_CELLS + _CONFLICT_CELLS
     row0, col0 = max(0, int(y0 // pitch) - edge), max(0, int(x0 // pitch) - edge)

@@ -243,7 +243,7 @@ def test_series_of_an_ome_zarr_are_named(tmp_path: Path, small: Picture) -> None
     group.attrs["bioformats2raw.layout"] = 3
     for name in ("0", "1"):
         add_multiscale(group.create_group(name), small.transpose(2, 0, 1), "cyx")
-    assert "another picture, series 1, scan, which is left out" in warnings_of(tmp_path / "a.zarr")
+    assert "another image, series 1, scan, which is left out" in warnings_of(tmp_path / "a.zarr")
     assert np.array_equal(pixels_of(tmp_path / "a.zarr"), small)
     assert np.array_equal(pixels_of(tmp_path / "a.zarr" / "1"), small)
 
@@ -334,7 +334,7 @@ def test_what_openslide_knows_and_cannot_decode_is_handed_over(
     with open_slide(path) as slide:
         assert (slide.mpp, slide.objective) == (0.5, 20.0)
         assert np.array_equal(slide.read(Box(0, 0, 300, 400), MPP), small)
-        assert "read by tifffile, since another reader cannot. OpenSlide: " in slide.warnings[0]
+        assert "read by tifffile, since another reader failed. OpenSlide: " in slide.warnings[0]
         assert describe(slide)["reader"] == "tifffile"
 
 
@@ -431,8 +431,8 @@ def test_resolution_units(tmp_path: Path, small: Picture, unit: str, per: float)
         (0.25, 40, ""),
         (0.46, 20, ""),
         (0.17, 40, ""),
-        (0.25, 20, "its pixel size, 0.25 µm, does not go with its objective, 20x (about 0.5 is usual"),
-        (0.5, 40, "its pixel size, 0.5 µm, does not go with its objective, 40x"),
+        (0.25, 20, "its pixel size, 0.25 µm, does not match its objective, 20x (about 0.5 is usual"),
+        (0.5, 40, "its pixel size, 0.5 µm, does not match its objective, 40x"),
         (2.5, 40, "0.25 is likely"),
         (2.5, None, ""),
     ],
@@ -448,7 +448,7 @@ def test_objective_and_pixel_size_that_contradict(mpp: float, objective: float |
 def test_a_contradiction_is_told_of_a_real_file(tmp_path: Path, small: Picture) -> None:
     text = "Aperio Image Library v12\n400x300 [0,0 400x300] (128x128)|AppMag = 40|MPP = 2.5"
     path = write_pages(tmp_path / "a.svs", [(small, {"description": text})])
-    assert "its pixel size, 2.5 µm, does not go with its objective, 40x (0.25 is likely)" in warnings_of(path)
+    assert "its pixel size, 2.5 µm, does not match its objective, 40x (0.25 is likely)" in warnings_of(path)
 
 
 @pytest.mark.parametrize(
@@ -479,4 +479,4 @@ def test_a_picture_of_several_frames(tmp_path: Path, small: Picture) -> None:
     frames = [Image.fromarray(each) for each in (small, 255 - small)]
     frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
     with open_slide(tmp_path / "a.png", MPP) as slide:
-        assert "2 pictures; the first one is used" in slide.warnings[0]
+        assert "2 images; the first one is used" in slide.warnings[0]

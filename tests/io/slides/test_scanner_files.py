@@ -134,10 +134,10 @@ def edit_ini(folder: Path, old: str, new: str) -> None:
         ("HIER_0_COUNT = 3", "HIER_0_COUNT = 2000000000", "2,000,000,000 levels"),
         ("FILE_COUNT = 1", "FILE_COUNT = 2000000000", "2,000,000,000 data files"),
         ("DIGITIZER_WIDTH = 128", "DIGITIZER_WIDTH = 2000000000", "px in an image"),
-        ("OVERLAP_X = 0", "OVERLAP_X = 128", "said to overlap by 128"),
-        ("OVERLAP_X = 0", "OVERLAP_X = nan", "said to overlap by inf"),
-        ("FILE_0 = Data0000.dat", "FILE_0 = ../other/Data0000.dat", "no name of a file in a/"),
-        ("INDEXFILE = Index.dat", "INDEXFILE = /dev/zero", "no name of a file in a/"),
+        ("OVERLAP_X = 0", "OVERLAP_X = 128", "declared to overlap by 128"),
+        ("OVERLAP_X = 0", "OVERLAP_X = nan", "declared to overlap by inf"),
+        ("FILE_0 = Data0000.dat", "FILE_0 = ../other/Data0000.dat", "not the name of a file in a/"),
+        ("INDEXFILE = Index.dat", "INDEXFILE = /dev/zero", "not the name of a file in a/"),
         ("IMAGE_CONCAT_FACTOR = 1", "IMAGE_CONCAT_FACTOR = 31", "halvings"),
         ("SLIDE_ID = 0", "SLIDE_ID = 1", "OpenSlide recognises the format and cannot read"),
     ],
@@ -159,10 +159,10 @@ def test_places_of_mirax_that_cannot_be(tmp_path: Path, tissue: Picture) -> None
     table = struct.pack("<bii", 0, 0, 0) + struct.pack("<bii", 0, TILE, 0)
     place = content.index(table) + 9
     data.write_bytes(content[:place] + struct.pack("<bii", 0, 2**30, 0) + content[place + 9 :])
-    with pytest.raises(SlideError, match="image 1 is said to lie at x 1073741824"):
+    with pytest.raises(SlideError, match="image 1 is declared at x 1073741824"):
         open_slide(path)
     data.write_bytes(content[: place + 30])
-    with pytest.raises(SlideError, match="places of its images are said to be 180 bytes"):
+    with pytest.raises(SlideError, match="positions of its images are declared as 180 bytes"):
         open_slide(path)
 
 
@@ -171,7 +171,7 @@ def test_a_pipe_in_a_mirax_slide_is_not_waited_for(tmp_path: Path, tissue: Pictu
     scanners.write_mrxs(path, tissue)
     (tmp_path / "a" / "Data0000.dat").unlink()
     os.mkfifo(tmp_path / "a" / "Data0000.dat")
-    with pytest.raises(SlideError, match="is no file"):
+    with pytest.raises(SlideError, match="is not a file"):
         open_slide(path)
 
 
@@ -235,7 +235,7 @@ def test_a_pipe_beside_dicom_files_is_not_waited_for(tmp_path: Path, tissue: Pic
 
 def test_a_folder_of_other_dicom_files_is_no_slide(tmp_path: Path) -> None:
     (tmp_path / "a.dcm").write_bytes(bytes(128) + b"DICM" + bytes(100))
-    with pytest.raises(SlideError, match="a folder that is no slide"):
+    with pytest.raises(SlideError, match="a folder that is not a slide"):
         open_slide(tmp_path)
 
 
@@ -250,7 +250,7 @@ def test_focal_planes_of_an_ndpi_are_told_and_the_middle_one_is_read(
     with open_slide(tmp_path / "a.ndpi") as slide:
         facts = describe(slide)
         found = slide.read(Box(0, 0, *slide.shape), slide.mpp).astype(int)
-    told = f"it holds {len(planes)} focal planes; the middle one is used"
+    told = f"it contains {len(planes)} focal planes; the middle one is used"
     assert facts.get("warning") == (told if len(planes) > 1 else None)
     assert facts["reader"] == "OpenSlide"
     assert np.abs(found - tissue[: found.shape[0], : found.shape[1]]).mean() < 10

@@ -46,12 +46,12 @@ def test_garbage(tmp_path: Path, content: bytes) -> None:
 
 def test_folder_that_is_no_slide(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("hello")
-    refused(tmp_path, "a folder that is no slide")
+    refused(tmp_path, "a folder that is not a slide")
 
 
 def test_folder_with_zarr_that_is_no_picture(tmp_path: Path) -> None:
     (tmp_path / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group", "attributes": {}}')
-    refused(tmp_path, "no OME-Zarr picture")
+    refused(tmp_path, "not an OME-Zarr image")
 
 
 def test_broken_link(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_missing_mpp_names_the_remedy(tmp_path: Path, picture: Picture) -> None:
 def test_missing_mpp_tells_the_objective(tmp_path: Path, picture: Picture) -> None:
     from wsiproc.io.slides.resolution import resolve_mpp
 
-    with pytest.raises(ResolutionError, match=r"objective is 20x, where many scanners have about 0\.5"):
+    with pytest.raises(ResolutionError, match=r"objective is 20x, for which many scanners have about 0\.5"):
         resolve_mpp(tmp_path, None, None, 20.0)
 
 

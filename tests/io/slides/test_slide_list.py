@@ -50,7 +50,7 @@ def dicom(path: Path, series: str) -> None:
 def test_a_folder_stands_for_the_slides_in_it_and_says_what_else_is_there(slides: Path) -> None:
     found = list_slides([slides])
     assert names(slides, found.slides) == ["a.svs", "case 1/HE.tif", "case 2/HE.tif"]
-    assert found.notes == (f"{slides}: 2 files are not taken for slides: notes.txt, preview.png",)
+    assert found.notes == (f"{slides}: 2 files are not recognised as slides: notes.txt, preview.png",)
     assert "preview.png" in names(slides, list_slides([slides], mpp=0.25).slides)
 
 
@@ -117,7 +117,7 @@ def test_the_same_slide_by_several_ways_is_taken_once_and_said(slides: Path) -> 
     found = list_slides(given)
     assert found.slides == (slides / "a.svs",)
     also = f"{slides / 'hard.svs'}, {slides / 'link.svs'}"
-    assert found.notes == (f"{slides / 'a.svs'}: given 4 times, also as {also}; taken once",)
+    assert found.notes == (f"{slides / 'a.svs'}: given 4 times, also as {also}; used once",)
 
 
 def test_dicom_files_of_one_slide_are_one_slide(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_dicom_files_of_one_slide_are_one_slide(tmp_path: Path) -> None:
         dicom(tmp_path / "two" / f"{name}.dcm", series)
     found = list_slides(sorted((tmp_path / "one").iterdir()))
     assert names(tmp_path, found.slides) == ["one/label.dcm"]
-    assert found.notes == (f"{tmp_path / 'one' / 'label.dcm'}: 4 DICOM files of one slide; taken once",)
+    assert found.notes == (f"{tmp_path / 'one' / 'label.dcm'}: 4 DICOM files of one slide; used once",)
     assert list_slides([tmp_path / "one"]).slides == (tmp_path / "one",)
     assert names(tmp_path, list_slides([tmp_path / "two"]).slides) == ["two/a.dcm", "two/c.dcm"]
     assert len(list_slides([tmp_path / "one", tmp_path / "one" / "level 0.dcm"]).slides) == 1

@@ -12,7 +12,7 @@ from wsiproc.array.tissue import find_tissue
 from wsiproc.core.geometry import Box
 from wsiproc.errors import SlideReadError, SlideTimeoutError
 from wsiproc.io.slides.open import Overview, Slide, SlideSource, read_overview
-from wsiproc.io.slides.texture import read_grain
+from wsiproc.io.slides.texture import read_texture
 
 Picture = npt.NDArray[np.uint8]
 
@@ -26,14 +26,14 @@ def pale(data: Path) -> Path:
 def tissue(slide: Slide, max_px: int, *, near: bool = True) -> tuple[Overview, npt.NDArray[np.bool_]]:
     """An overview and its tissue; ``near``: with the grain that is seen from near."""
     seen = read_overview(slide, max_px)
-    return seen, find_tissue(seen.pixels, sum(seen.mpp) / 2, read_grain(slide, seen) if near else None)
+    return seen, find_tissue(seen.pixels, sum(seen.mpp) / 2, read_texture(slide, seen) if near else None)
 
 
 @pytest.mark.parametrize("times_coarser", [2, 4])
 def test_tissue_is_the_same_on_coarser_overviews(pale: Path, times_coarser: int) -> None:
     with SlideSource(pale).open() as slide:
         usual, expected = tissue(slide, 3072)
-        assert read_grain(slide, usual) is None
+        assert read_texture(slide, usual) is None
         coarse, found = tissue(slide, 3072 // times_coarser)
         _, blind = tissue(slide, 3072 // times_coarser, near=False)
     area = np.prod(usual.mpp) * expected.sum()
@@ -44,9 +44,9 @@ def test_tissue_is_the_same_on_coarser_overviews(pale: Path, times_coarser: int)
 def test_strips_leave_no_trace(pale: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with SlideSource(pale).open() as slide:
         seen = read_overview(slide, 768)
-        whole = read_grain(slide, seen)
+        whole = read_texture(slide, seen)
         monkeypatch.setattr("wsiproc.io.slides.texture._STRIP_PX", 1_000_000)
-        strips = read_grain(slide, seen)
+        strips = read_texture(slide, seen)
     assert whole is not None
     assert strips is not None
     assert np.allclose(whole, strips, atol=1e-5)
@@ -69,10 +69,10 @@ def test_what_cannot_be_read_from_near_is_judged_from_afar(pale: Path, monkeypat
     monkeypatch.setattr("wsiproc.io.slides.texture._STRIP_PX", 1_000_000)
     with SlideSource(pale).open() as slide:
         seen = read_overview(slide, 768)
-        near = read_grain(slide, seen)
-        found = read_grain(Damaged(slide, SlideReadError), seen)  # type: ignore[arg-type]
+        near = read_texture(slide, seen)
+        found = read_texture(Damaged(slide, SlideReadError), seen)  # type: ignore[arg-type]
         with pytest.raises(SlideTimeoutError):
-            read_grain(Damaged(slide, SlideTimeoutError), seen)  # type: ignore[arg-type]
+            read_texture(Damaged(slide, SlideTimeoutError), seen)  # type: ignore[arg-type]
     assert near is not None
     assert found is not None
     differs = (near != found).any(axis=1)

@@ -17,7 +17,7 @@ def test_what_comes_in_time_comes_as_it_is() -> None:
 def test_what_hangs_is_named_after_the_time_and_left_behind() -> None:
     release = threading.Event()
     started = time.monotonic()
-    with pytest.raises(SlideTimeoutError, match=r"a\.svs: a read did not end within 0\.1 s.*--read-timeout"):
+    with pytest.raises(SlideTimeoutError, match=r"a\.svs: a read did not finish within 0\.1 s.*--read-timeout"):
         call_with_timeout(0.1, lambda: release.wait(30), "a.svs")
     assert time.monotonic() - started < 10
     (left,) = [thread for thread in threading.enumerate() if thread.name == "read a.svs"]

@@ -45,7 +45,7 @@ def crops(palette: Palette, count: int = 60, mpp: float = MPP, **start: float) -
 @settings(max_examples=30)
 @given(st.lists(st.floats(3, 8), min_size=1, max_size=4), st.integers(0, 3))
 def test_a_palette_holds_every_believed_nucleus_and_its_mean_colour(radii: list[float], missing: int) -> None:
-    """Also at the border of the tile, and where a number is missing since its object was not believed."""
+    """Also at the border of the tile, and where a number is missing since its object was not accepted."""
     masks = [ellipse(SIDE, (32 * (i // 2), 4 + 36 * (i % 2)), radius) for i, radius in enumerate(radii)]
     labels = numbered(*masks)
     labels[labels == missing] = 0
@@ -136,7 +136,7 @@ def texture(od: Floats, target: UInt8Array) -> list[tuple[float, float]]:
 
 
 def test_drawn_nuclei_are_even_or_clumped_and_some_have_a_pale_middle_in_a_dark_rim() -> None:
-    """The last are what the witnesses lose."""
+    """The last are what the pseudo-labellers miss."""
     spread, middle = np.array([fact for crop in crops(one_colour(), 40, strength=0.0) for fact in texture(*crop)]).T
     assert np.mean(spread < 0.1) > 0.05
     assert np.mean(spread > 0.25) > 0.15
@@ -181,7 +181,7 @@ def test_clouds_of_stain_are_pasted_and_are_no_nuclei() -> None:
 
 
 def real_nuclei() -> Palette:
-    """Four believed nuclei of 14 px, equal and longish."""
+    """Four accepted nuclei of 14 px, equal and longish."""
     labels = numbered(*(ellipse(SIDE, (16 + 32 * (i // 2), 16 + 32 * (i % 2)), 7, 0.7, 0.5) for i in range(4)))
     return collect_palette(stained(labels > 0), labels, HE, 0.5)
 

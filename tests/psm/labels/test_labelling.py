@@ -16,13 +16,13 @@ from wsiproc.models.cells import CutRule, SplitLengths
 from wsiproc.models.folder import InputNumbers
 from wsiproc.models.networks.unet import UNet
 from wsiproc.psm.labels.labelling import (
-    classical_witness,
+    agreed_labels,
+    classical_labels,
     density,
     make_example,
     mean_of_views,
     network_labels,
     stands_out,
-    witness_labels,
 )
 from wsiproc.psm.labels.targets import IGNORE
 from wsiproc.psm.tiles import Tiles
@@ -36,7 +36,8 @@ def tiles_of(*pictures: npt.NDArray[np.uint8], stains: Stains | None = None, gai
     return Tiles("drawn", pictures, stains or Stains(white=(243.0, 243.0, 245.0)), gain)
 
 
-# --- what the witnesses are asked ------------------------------------------------------------------------------------
+# --- what the pseudo-labellers find
+# ------------------------------------------------------------------------------------
 
 
 def test_density_is_that_of_the_tile_with_the_gain_in_it(drawn: Drawn) -> None:
@@ -47,7 +48,7 @@ def test_density_is_that_of_the_tile_with_the_gain_in_it(drawn: Drawn) -> None:
 
 def test_the_classical_model_answers_for_every_pixel_of_every_tile(drawn: Drawn) -> None:
     picture, truth = drawn
-    found = classical_witness(tiles_of(picture[:131, :117], picture[:70]), MPP)
+    found = classical_labels(tiles_of(picture[:131, :117], picture[:70]), MPP)
     assert [labels.shape for labels, _ in found] == [(131, 117), (70, 192)]
     assert [probability.shape for _, probability in found] == [(131, 117), (70, 192)]
     assert iou(found[0][1] > 127, truth[:131, :117] > 0) > 0.6
@@ -57,8 +58,8 @@ def test_all_tiles_have_one_threshold(drawn: Drawn) -> None:
     """Half a tile is answered as it is in the whole, away from the cut, though one half has more nuclei."""
     picture = drawn[0].copy()
     picture[:, 96:] = picture[:, 96:] // 3 + 160
-    ((_, whole),) = classical_witness(tiles_of(picture), MPP)
-    (_, left), (_, right) = classical_witness(tiles_of(picture[:, :96], picture[:, 96:]), MPP)
+    ((_, whole),) = classical_labels(tiles_of(picture), MPP)
+    (_, left), (_, right) = classical_labels(tiles_of(picture[:, :96], picture[:, 96:]), MPP)
     for half, same in ((left[:, :64], whole[:, :64]), (right[:, 32:], whole[:, 128:])):
         assert np.abs(half.astype(int) - same).max() <= 2
 
@@ -67,14 +68,14 @@ def test_all_tiles_have_one_threshold(drawn: Drawn) -> None:
 def asked(drawn: Drawn) -> tuple[Floats, tuple[Int32Array, npt.NDArray[np.uint8]], Mask]:
     """Optical density of synthetic tissue, what the classical model says, the true mask."""
     tiles = tiles_of(drawn[0])
-    return density(tiles, 0), classical_witness(tiles, MPP)[0], drawn[1] > 0
+    return density(tiles, 0), classical_labels(tiles, MPP)[0], drawn[1] > 0
 
 
-def test_what_all_three_witnesses_see_is_nearly_always_a_nucleus(
+def test_what_all_three_pseudo_labellers_see_is_nearly_always_a_nucleus(
     asked: tuple[Floats, tuple[Int32Array, npt.NDArray[np.uint8]], Mask], drawn: Drawn
 ) -> None:
     od, classical, nuclei = asked
-    accepted, target = witness_labels(od, classical, nuclei.astype(np.float32), MPP)
+    accepted, target = agreed_labels(od, classical, nuclei.astype(np.float32), MPP)
     numbers = np.unique(accepted[accepted > 0])
     true = [max(iou(accepted == n, drawn[1] == k) for k in np.unique(drawn[1][accepted == n])[-2:]) for n in numbers]
     assert len(numbers) > 15
@@ -84,15 +85,15 @@ def test_what_all_three_witnesses_see_is_nearly_always_a_nucleus(
     assert 0.01 < np.mean(target[..., 0] == IGNORE) < 0.4
 
 
-def test_each_witness_can_say_no(asked: tuple[Floats, tuple[Int32Array, npt.NDArray[np.uint8]], Mask]) -> None:
+def test_each_pseudo_labeller_can_say_no(asked: tuple[Floats, tuple[Int32Array, npt.NDArray[np.uint8]], Mask]) -> None:
     """What only some of them saw is neither nucleus nor background."""
     od, (labels, probability), nuclei = asked
     activation = nuclei.astype(np.float32)
     silent = (np.zeros_like(labels), np.zeros_like(probability))
     answers = (
-        witness_labels(od, (labels, probability), 1 - activation, MPP),
-        witness_labels(od, silent, activation, MPP),
-        witness_labels(od * 0, (labels, probability), activation, MPP),
+        agreed_labels(od, (labels, probability), 1 - activation, MPP),
+        agreed_labels(od, silent, activation, MPP),
+        agreed_labels(od * 0, (labels, probability), activation, MPP),
     )
     for accepted, target in answers:
         assert not accepted.any()
@@ -213,7 +214,7 @@ def test_an_example_is_the_tile_with_what_was_believed_in_it(drawn: Drawn) -> No
 
 
 def test_where_there_is_dab_tissue_that_absorbs_is_no_background() -> None:
-    """A pale blue nucleus is easily missed beside brown ones; bare ground stays background."""
+    """A pale blue nucleus is easily missed next to brown ones; bare ground stays background."""
     brown, pale = ellipse(96, (30, 30), 9), ellipse(96, (66, 66), 9)
     od = np.where(brown[..., None], 1.2 * BROWN, np.where(pale[..., None], 0.4 * BLUE, 0.0))
     picture = (243 * 10.0**-od).astype(np.uint8)

@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from tests.psm.shapes import Mask, ellipse, iou, numbered
 from wsiproc.core.types import Int32Array
-from wsiproc.psm.labels.targets import IGNORE, agreeing, interior, make_target, network_background, witness_background
+from wsiproc.psm.labels.targets import IGNORE, agreed_background, agreeing, interior, make_target, network_background
 
 SIDE = 48
 
@@ -30,7 +30,9 @@ def discs(*places: tuple[int, int, float]) -> Int32Array:
 
 
 @given(coarse, coarse, st.sampled_from([0.0, 0.3, 0.5, 0.6, 0.9]))
-def test_an_object_stays_if_the_other_witness_has_its_match(one: Int32Array, other: Int32Array, least: float) -> None:
+def test_an_object_stays_if_the_other_pseudo_labeller_has_its_match(
+    one: Int32Array, other: Int32Array, least: float
+) -> None:
     kept = agreeing(one, other, least)
     for number in np.unique(one[one > 0]):
         best = max((iou(one == number, other == k) for k in np.unique(other[other > 0])), default=0.0)
@@ -54,7 +56,7 @@ def test_a_target_says_nucleus_background_or_nothing(blocks: Int32Array, elsewhe
     target = make_target(accepted, background)
     inside = accepted > 0
     assert np.array_equal(accepted, before)
-    assert (target[inside, 0] == 1).all(), "a believed nucleus is one, whatever the background says"
+    assert (target[inside, 0] == 1).all(), "an accepted nucleus is one, whatever the background says"
     assert (target[background & ~inside] == 0).all()
     assert (target[~background & ~inside] == IGNORE).all()
     assert np.array_equal(target[inside, 1] == 1, interior(accepted)[inside])
@@ -90,9 +92,9 @@ def test_no_objects_have_no_interior() -> None:
 # --- background ------------------------------------------------------------------------------------------------------
 
 
-def test_background_is_what_no_witness_sees() -> None:
+def test_background_is_what_no_pseudo_labeller_sees() -> None:
     first, second, third = discs((12, 12, 6)), discs((12, 36, 6)), discs((36, 12, 6)) > 0
-    background = witness_background(first, second, np.where(third, 200, 0).astype(np.uint8), 0.5)
+    background = agreed_background(first, second, np.where(third, 200, 0).astype(np.uint8), 0.5)
     assert not background[(first > 0) | (second > 0) | third].any()
     assert background[36, 36]
     assert background[0].all()
@@ -104,7 +106,7 @@ def test_the_pale_middle_of_a_dark_rim_is_no_background(pale_um: float, left_out
     for mpp in (0.5, 0.25):
         middle, rim = (ellipse(128, (64, 64), um / mpp) for um in (pale_um, pale_um + 1.5))
         nothing = np.zeros((128, 128), np.int32)
-        found = witness_background(nothing, nothing, np.where(rim & ~middle, 90, 10).astype(np.uint8), mpp)
+        found = agreed_background(nothing, nothing, np.where(rim & ~middle, 90, 10).astype(np.uint8), mpp)
         assert found[64, 64] != left_out
         assert found[4, 4]
 
@@ -118,6 +120,6 @@ def test_what_a_network_calls_none_is_background_except_where_it_saw_something(l
     assert not background[labels > 0].any()
     assert background[44, 4] == (np.float32(level) < below)
     ring = (ndimage.binary_dilation(labels == 1, np.ones((3, 3))) & (labels == 0), labels == 1)
-    assert background[ring[0]].all(), "the border of a believed object is learned, however sure the network was"
+    assert background[ring[0]].all(), "the border of an accepted object is learned, however sure the network was"
     doubted = ndimage.binary_dilation(labels == 2, np.ones((3, 3)))
-    assert not background[doubted].any(), "around an object that is not believed nothing is"
+    assert not background[doubted].any(), "around an object that is not accepted nothing is"

@@ -1,6 +1,6 @@
-"""What is connected in a picture, told by stretches of pixels along its rows; and what is near what, by boxes.
+"""Connected components from runs of pixels along rows; and proximity by bounding boxes.
 
-A stretch stands for many pixels, so all this costs little beside finding the stretches.
+A run covers many pixels, so all this is cheap compared to finding the runs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from wsiproc.core.types import BoolArray, IntArray
 
 
 def objects_at(mask: BoolArray, inner: Box, px: int, rounds: int, within: int) -> None:
-    """Clear all of the mask (h, w) but the objects that are ``related`` to a box. Objects are whole, 8-connected."""
+    """Clear the mask (h, w) except for whole, 8-connected objects that are ``related`` to a box."""
     runs, roots = _runs(mask.view(np.uint8), True)
     boxes, numbers = _boxes(runs, roots)
     _clear(mask, runs, related(boxes, inner, px, rounds, within)[numbers])
@@ -21,21 +21,21 @@ def objects_at(mask: BoolArray, inner: Box, px: int, rounds: int, within: int) -
 
 def related(boxes: IntArray, inner: Box, px: int, rounds: int, within: int = 0) -> BoolArray:
     """Which ``boxes`` (N, 4), (y, x, h, w), come within ``px`` of ``inner``; which of the others come within twice that
-    of these; and so on for so many ``rounds``; at last, which come ``within`` so many px of any of them: (N,).
+    of these; and so on for ``rounds``; finally, which come ``within`` px of any of them: (N,).
     """
     corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1).astype(np.int64)
     around = inner.pad(px)
     met = (corners[:, :2] < (around.y1, around.x1)) & (corners[:, 2:] > (around.y, around.x))
     found = np.asarray(met.all(axis=1), np.bool_)
-    deep = inner.pad(-max(2 * px, within))  # what lies in it is near nothing that was not found at once
+    deep = inner.pad(-max(2 * px, within))  # boxes inside it are near nothing that was not found in the first round
     outer = ~((corners[:, :2] >= (deep.y, deep.x)) & (corners[:, 2:] <= (deep.y1, deep.x1))).all(axis=1)
     for apart in [2 * px] * rounds + [within]:
-        found |= _beside(corners, found, found & outer, apart)
+        found |= _within_reach(corners, found, found & outer, apart)
     return found
 
 
 @njit(cache=True, nogil=True)
-def _beside(corners, found, some, px):  # type: ignore[no-untyped-def]
+def _within_reach(corners, found, some, px):  # type: ignore[no-untyped-def]
     """Which boxes (N, 4), (y, x, y1, x1), that are not ``found`` come within ``px`` of ``some``."""
     beside = np.zeros(len(corners), np.bool_)
     others = corners[some]
@@ -52,8 +52,8 @@ def _beside(corners, found, some, px):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _runs(labels, diagonal):  # type: ignore[no-untyped-def]
-    """Stretches of one label along rows in raster order: (N, 3) (y, x, x1) int32; and (N,) the first stretch that each
-    is connected with, over corners too if ``diagonal``.
+    """Runs of one label along rows in raster order: (N, 3) (y, x, x1) int32; and (N,) the first run that each is
+    connected to, also diagonally if ``diagonal``.
     """
     h, w = labels.shape
     count = 0
@@ -82,13 +82,13 @@ def _runs(labels, diagonal):  # type: ignore[no-untyped-def]
             n += 1
         above = first
     for i in range(n):
-        roots[i] = roots[roots[i]]  # which is done already, since no root comes later
+        roots[i] = roots[roots[i]]  # already done, since no root comes later
     return runs, roots
 
 
 @njit(cache=True, nogil=True)
 def _unite(roots, i, k):  # type: ignore[no-untyped-def]
-    """Give two stretches, and all that they are connected with, the first root of both."""
+    """Give two runs, and all that they are connected to, the smaller root of both."""
     while roots[i] != i:
         roots[i] = roots[roots[i]]
         i = roots[i]
@@ -100,7 +100,7 @@ def _unite(roots, i, k):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _boxes(runs, roots):  # type: ignore[no-untyped-def]
-    """Boxes (N, 4), (y, x, h, w), of what is connected, and the number, from 0, of each stretch's."""
+    """Boxes (N, 4), (y, x, h, w), of connected components, and the component, from 0, of each run."""
     numbers = np.empty(len(runs), np.int64)
     corners = np.empty((len(runs), 4), np.int64)
     count = 0
@@ -121,7 +121,7 @@ def _boxes(runs, roots):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _clear(mask, runs, kept):  # type: ignore[no-untyped-def]
-    """Take the stretches that are not ``kept`` (N,) out of the mask."""
+    """Remove the runs that are not ``kept`` (N,) from the mask."""
     for i in range(len(runs)):
         if not kept[i]:
             mask[runs[i, 0], runs[i, 1] : runs[i, 2]] = False
@@ -155,13 +155,13 @@ def seeded_parts(labels, seeds, n):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _holed(labels, runs, n):  # type: ignore[no-untyped-def]
-    """Which of ``n`` labels have a hole, which is 4-connected background; ``runs``: the stretches of all.
+    """Which of ``n`` labels have a hole, that is, enclosed 4-connected background; ``runs``: the runs of all.
 
-    By the Euler number: stretches, less pairs of them that meet in rows one below the other, over corners too, are
-    connected parts, here one a label, less holes.
+    By the Euler number: runs minus pairs of runs that touch in adjacent rows, also diagonally, equals connected parts,
+    here one per label, minus holes.
     """
     euler = np.zeros(n, np.int64)
-    above, first = 0, 0  # of the row before, of this one
+    above, first = 0, 0  # of the previous row, of this one
     for i in range(len(runs)):
         y, x, x1 = runs[i, 0], runs[i, 1], runs[i, 2]
         if runs[first, 0] < y:
@@ -179,7 +179,7 @@ def _holed(labels, runs, n):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _run_at(runs, y, x):  # type: ignore[no-untyped-def]
-    """The last of the stretches, in raster order, that begins at a pixel or before it."""
+    """The last run, in raster order, that begins at or before a pixel."""
     low, high = 0, len(runs)
     while high - low > 1:
         middle = (low + high) // 2

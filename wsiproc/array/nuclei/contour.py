@@ -1,10 +1,10 @@
-"""Outlines moved to where the stain falls steepest, by a rule that is strictly local and exact.
+"""Outlines moved to where the stain drops most steeply, by a rule that is strictly local and exact.
 
-From the middle of each object rays go out, as in star-convex models (Schmidt et al., MICCAI 2018). Along each ray the
-optical density falls where the nucleus ends; a closed path of one radius per ray is found that follows the steepest
-fall, stays near the outline that was given, and does not jump from ray to ray: dynamic programming, as for active
-contours (Amini et al., PAMI 1990). All of it is integer arithmetic on offsets from the middle, so that every cut-out of
-a slide that holds an object and ``ContourRule.margin`` px around it gives the same pixels.
+Rays start at the centre of each object, as in star-convex models (Schmidt et al., MICCAI 2018). Along each ray the
+optical density drops where the nucleus ends; a closed path of one radius per ray is found that follows the steepest
+drop, stays near the given outline, and does not jump from ray to ray: dynamic programming, as for active contours
+(Amini et al., PAMI 1990). Everything is integer arithmetic on offsets from the centre, so every crop of a slide that
+contains an object and ``ContourRule.margin`` px around it gives the same pixels.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from wsiproc.core.geometry import Box
 from wsiproc.core.types import Float64Array, Int8Array, Int32Array, Int64Array, UInt8Array
 
 RAYS = 32
-_SUB = 64  # parts of a pixel in which offsets are counted
+_SUB = 64  # subdivisions of a pixel for offsets
 _PER_OD = 100 * 64
-"""Units of the density that is searched: steps of 0.01 optical density, 64 for each."""
+"""Units of the searched density: steps of 0.01 optical density, 64 for each."""
 
 
 @dataclass(frozen=True)
 class ContourRule:
     """How far an outline may move, in px. Costs are in optical density.
 
-    ``inwards``, ``outwards``: most that each ray may move; ``across``: half the distance over which the fall is
-    measured; ``stay``: cost of moving, times the square of the px moved; ``bend``: cost of each px between neighbouring
-    rays; ``reach``: longest ray; ``steep``: fall from which on a ray is said to end at a border.
+    ``inwards``, ``outwards``: how far each ray may move; ``across``: half the distance over which the drop is measured;
+    ``stay``: cost of moving, times the square of the px moved; ``bend``: cost of each px between neighbouring rays;
+    ``reach``: longest ray; ``steep``: drop from which a ray counts as ending at a border.
     """
 
     reach: int
@@ -48,24 +48,24 @@ class ContourRule:
 
     @property
     def margin(self) -> int:
-        """Px around an object that its new outline can depend on: neighbours that reach for the same pixels, whole."""
+        """Px around an object that its new outline can depend on: whole neighbours that claim the same pixels."""
         return 2 * (self.reach + self.outwards + 2) + _SMOOTH // 2
 
     @property
     def beyond(self) -> int:
-        """Px beyond an object, at most, to which its outline may move, with one for rounding."""
+        """Px by which an outline may extend beyond its object, with one for rounding."""
         return self.outwards + 2
 
     @property
     def context_px(self) -> int:
-        """Px beyond an object whose density says where its outline goes."""
+        """Px beyond an object whose density determines its outline."""
         return self.beyond + ceil(self.across) + _SMOOTH // 2 + 1
 
 
 @dataclass(frozen=True)
 class Contours:
     """Result: ``labels`` (h, w) int32, 1…N, each 4-connected and without holes; ``source`` (N,) index of the object
-    that each was; ``closed`` (N,) share of the outline with a fall, in [0, 1]; ``fall`` (N,) mean fall of optical
+    that each was; ``closed`` (N,) share of the outline with a drop, in [0, 1]; ``fall`` (N,) mean drop in optical
     density across it.
     """
 
@@ -79,7 +79,7 @@ _SMOOTH = 5  # px, side of the Gaussian (sigma 1) on the density
 
 
 def searched(planes: UInt8Array, shares: tuple[int, ...]) -> UInt8Array:
-    """(h, w) sum of as many ``planes`` (c, h, w) as there are shares, each times its share in 64ths; at most 255."""
+    """(h, w) sum of ``planes`` (c, h, w), as many as there are shares, weighted by shares in 64ths; at most 255."""
     return _searched(planes, np.array(shares, np.int32))  # type: ignore[no-any-return]
 
 
@@ -102,12 +102,11 @@ def _searched(planes, shares):  # type: ignore[no-untyped-def]
 def refine(
     labels: Int32Array, density: UInt8Array, rule: ContourRule, min_area: int, inner: Box | None = None
 ) -> Contours:
-    """Objects 1…N of ``labels`` (h, w) with their outlines moved; those smaller than ``min_area`` px after it are
-    dropped.
+    """Objects 1…N of ``labels`` (h, w) with their outlines moved; those then under ``min_area`` px are dropped.
 
-    ``density``: (h, w) what is searched, in steps of 0.01 optical density. Objects that do not hold their own middle
-    keep their outline. ``inner``: objects that cannot matter to those whose middle comes to lie in it are left out;
-    these depend on what reaches for the same px, and that may have lost some to a third.
+    ``density``: (h, w) density to search, in steps of 0.01 optical density. Objects that do not contain their own
+    centre keep their outline. ``inner``: objects that cannot affect those centred in it are left out; these depend on
+    objects that claim the same px, which may have lost some to a third.
     """
     count = int(labels.max(initial=0))
     sums = label_sums(labels, count, np.zeros((1, *labels.shape), np.uint8))
@@ -128,7 +127,7 @@ def refine(
 @lru_cache(maxsize=8)
 def _rays(reach: int) -> tuple[Int32Array, Int8Array]:
     """(RAYS, 2·reach + 1, 2) offsets (y, x) in ``_SUB`` of a pixel for each half px of radius, and the sector, between
-    one ray and the next, of each pixel around the middle (2·reach + 1, 2·reach + 1).
+    adjacent rays, of each pixel around the centre (2·reach + 1, 2·reach + 1).
     """
     angles = 2 * np.pi * np.arange(RAYS) / RAYS
     radii = np.arange(2 * reach + 1) * (_SUB / 2)
@@ -140,7 +139,7 @@ def _rays(reach: int) -> tuple[Int32Array, Int8Array]:
 
 @njit(cache=True, nogil=True)
 def _sample(density, y, x):  # type: ignore[no-untyped-def]
-    """Bilinear value at (y, x), both in 1/64 px from the first pixel's centre; beyond the edge the nearest pixel's."""
+    """Bilinear value at (y, x), in 1/64 px from the first pixel's centre; beyond the edge the nearest pixel's."""
     h, w = density.shape
     y0, x0 = y >> 6, x >> 6
     fy, fx = np.int64(y & 63), np.int64(x & 63)
@@ -153,7 +152,7 @@ def _sample(density, y, x):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _exits(labels, number, cy, cx, offsets, exits):  # type: ignore[no-untyped-def]
-    """The last half px of each ray that is still inside the object, gaps of up to 2 px allowed."""
+    """The last half px of each ray inside the object, allowing gaps of up to 2 px."""
     h, w = labels.shape
     for k in range(offsets.shape[0]):
         last = 0
@@ -168,7 +167,7 @@ def _exits(labels, number, cy, cx, offsets, exits):  # type: ignore[no-untyped-d
 
 @njit(cache=True, nogil=True)
 def _costs(labels, density, number, cy, cx, offsets, exits, numbers, costs, falls):  # type: ignore[no-untyped-def]
-    """Cost and fall of each radius that each ray may end at."""
+    """Cost and drop for each possible radius of each ray."""
     h, w = labels.shape
     inwards, outwards, across, stay = numbers[0], numbers[1], numbers[2], numbers[3]
     longest = offsets.shape[1] - 1
@@ -193,7 +192,7 @@ def _costs(labels, density, number, cy, cx, offsets, exits, numbers, costs, fall
 
 @njit(cache=True, nogil=True)
 def _closed_path(costs, bend, back, chosen):  # type: ignore[no-untyped-def]
-    """The cheapest radius of each ray, one px at most between neighbours: twice around, the middle turn is kept."""
+    """The cheapest radius of each ray, at most one px apart between neighbours; the middle one of several turns."""
     rays, steps = costs.shape
     total, turn = np.empty(steps, np.int64), np.empty(steps, np.int64)
     total[:] = costs[0]
@@ -219,7 +218,7 @@ def _closed_path(costs, bend, back, chosen):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _fit(labels, wanted, density, middles, offsets, numbers):  # type: ignore[no-untyped-def]
-    """Radius (N, RAYS) in half px, 0 for objects that keep their outline or are not ``wanted`` (N,); sum of the falls
+    """Radius (N, RAYS) in half px, 0 for objects that keep their outline or are not ``wanted`` (N,); sum of the drops
     and number of steep rays (N,).
     """
     n, rays = len(middles), offsets.shape[0]
@@ -244,9 +243,8 @@ def _fit(labels, wanted, density, middles, offsets, numbers):  # type: ignore[no
 
 @njit(cache=True, nogil=True)
 def _fill(labels, wanted, middles, radii, offsets, sector, boxes):  # type: ignore[no-untyped-def]
-    """The new outlines of ``wanted`` objects, filled, and a pixel inside of each (flat index, −1 where there is none).
-
-    No object takes pixels that another had; of free ones that two reach for, the nearer middle's gets them.
+    """The new outlines of ``wanted`` objects, filled, and a pixel inside each (flat index, −1 if there is none). No
+    object takes pixels of another; free ones claimed by two go to the nearer centre.
     """
     h, w = labels.shape
     reach = sector.shape[0] // 2

@@ -1,11 +1,11 @@
 """Splitting a mask of touching nuclei into single ones, by a rule that is strictly local.
 
-The usual seeded watershed floods from a global queue: far-away pixels decide ties, and two cut-outs of one slide may
-disagree. Here each pixel climbs the smoothed distance to the background, one neighbour at a time, to a peak; a
-peak joins a higher one nearby when the straight ridge between them hardly dips. Every decision looks at a bounded
-neighbourhood and ties are broken by position, so any cut-out that contains a nucleus and ``split_margin`` px around
-it gives the same pixels. A pixel farther than ``reach`` from its peak belongs to no nucleus, which bounds the
-largest one; such pixels are counted.
+The usual seeded watershed floods from a global queue: distant pixels decide ties, and two crops of one slide may
+disagree. Here each pixel climbs the smoothed distance to the background, one neighbour at a time, to a peak; a peak
+joins a higher one nearby when the straight ridge between them hardly dips. Every decision looks at a bounded
+neighbourhood and ties are broken by position, so any crop that contains a nucleus and ``SplitRule.margin`` px around it
+gives the same pixels. A pixel further than ``reach`` from its peak belongs to no nucleus, which bounds the largest one;
+such pixels are counted.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from wsiproc.array.nuclei.connected import seeded_parts
 from wsiproc.core.geometry import Box
 from wsiproc.core.types import BoolArray, Int32Array, Int64Array, UInt8Array, UInt16Array
 
-# Distances are kept as integers, so that smoothing is exact whatever the cut-out.
+# Distances are kept as integers, so that smoothing is exact for every crop.
 _STEPS_PER_PX = 64
 
 
 @dataclass(frozen=True)
 class SplitRule:
-    """How touching nuclei are told apart; lengths in px of the maps.
+    """How touching nuclei are separated; lengths in px of the maps.
 
     ``reach``: largest distance of a pixel from its nucleus' peak; ``merge``: peaks closer than this may be one
     nucleus; ``saddle``: they are when the ridge between them keeps this share of the lower peak's height;
@@ -51,14 +51,14 @@ class SplitRule:
 
     @property
     def smooth_radius(self) -> int:
-        """Where the Gaussian on the distance map ends."""
+        """Radius of the Gaussian kernel on the distance map."""
         return int(np.ceil(2.5 * self.smooth))
 
 
 @dataclass(frozen=True)
 class ClumpSplit:
     """Result of a split: ``labels`` (h, w) int32, 1…``count``, each 4-connected and without holes; ``clipped`` mask of
-    foreground that lies beyond the reach of every peak; ``small`` (K, 2) centres (y, x) of objects dropped as small.
+    foreground beyond the reach of every peak; ``small`` (K, 2) centres (y, x) of objects dropped as small.
     """
 
     labels: Int32Array
@@ -70,7 +70,7 @@ class ClumpSplit:
 def split_clumps(mask: BoolArray, rule: SplitRule, interior: UInt8Array | None = None) -> ClumpSplit:
     """Single nuclei in ``mask`` (h, w).
 
-    The peaks of the smoothed distance transform are the seeds; see the module's text for the rule. ``interior``
+    The peaks of the smoothed distance transform are the seeds; see the module docstring for the rule. ``interior``
     (h, w), 255 well inside a nucleus and 0 at its border, lowers the distance where it is low.
     """
     height = _height(mask, rule, interior)
@@ -82,10 +82,10 @@ def split_clumps(mask: BoolArray, rule: SplitRule, interior: UInt8Array | None =
 
 
 def clean_labels(labels: Int32Array, seeds: Int32Array, min_area: int) -> tuple[Int32Array, Int64Array]:
-    """Each label's 4-connected part around its seed, holes filled, without those under ``min_area`` px.
+    """Each label's 4-connected part around its seed, with holes filled; those under ``min_area`` px are dropped.
 
-    ``seeds``: (N,) flat index of a pixel of labels 1…N, negative for none. Labels (h, w) numbered anew, 1…M, and the
-    index (M,) of what each was.
+    ``seeds``: (N,) flat index of a pixel of labels 1…N, negative for none. Returns relabelled (h, w) 1…M, and the
+    original index (M,) of each.
     """
     kept, _, _, number = _clean(labels, seeds, min_area)
     source = np.flatnonzero(number)
@@ -112,7 +112,7 @@ def _fill_holes(mask, places, area, side):  # type: ignore[no-untyped-def]
     pixels = np.empty((area + 1, 2), np.int64)
     for p in places:
         y, x = p // w, p % w
-        # Most of such pixels lie beside a nucleus, where the background goes on for long.
+        # Most such pixels are next to a nucleus, where the background continues far.
         if mask[y, x] or _run(mask, y, x, 0, 1, side) > side or _run(mask, y, x, 1, 0, side) > side:
             continue
         _fill_hole(mask, y, x, area, side, pixels)
@@ -120,7 +120,7 @@ def _fill_holes(mask, places, area, side):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _run(mask, y, x, dy, dx, most):  # type: ignore[no-untyped-def]
-    """Pixels of background from one on in a direction, counted up to one more than ``most``."""
+    """Number of background pixels from a pixel in one direction, counted up to ``most`` + 1."""
     n = 0
     while n <= most and y < mask.shape[0] and x < mask.shape[1] and not mask[y, x]:
         y, x, n = y + dy, x + dx, n + 1
@@ -155,9 +155,8 @@ def _fill_hole(mask, y, x, area, side, pixels):  # type: ignore[no-untyped-def]
 
 
 def content(mask: BoolArray, pad: int) -> Box:
-    """The smallest box with all of the mask (h, w) in it and ``pad`` px around it, as far as there are any.
-
-    Of an empty mask, the same around its first pixel.
+    """The bounding box of the mask (h, w), padded by ``pad`` px within the image. For an empty mask, that of its first
+    pixel.
     """
     rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     inner = Box(0, 0, 1, 1)
@@ -167,7 +166,7 @@ def content(mask: BoolArray, pad: int) -> Box:
 
 
 def open_disc(mask: BoolArray, radius: float) -> BoolArray:
-    """The mask without what no disc of ``radius`` px fits into; decided within twice the radius."""
+    """The mask without parts into which no disc of ``radius`` px fits; local within twice the radius."""
     reach = int(radius)
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     disc = (y**2 + x**2 <= radius**2).astype(np.uint8)
@@ -215,7 +214,7 @@ def _steps(mask, apart, reach, interior):  # type: ignore[no-untyped-def]
                 continue
             nearest = min(np.int64(apart[y, x]) ** 2, reach * reach)
             k = 1
-            while k * k < nearest:  # nothing farther along the row can be nearer
+            while k * k < nearest:  # nothing further along the row can be nearer
                 if x >= k:
                     nearest = min(nearest, k * k + np.int64(apart[y, x - k]) ** 2)
                 if x + k < w:
@@ -223,7 +222,7 @@ def _steps(mask, apart, reach, interior):  # type: ignore[no-untyped-def]
                 k += 1
             height = np.uint32(np.rint(np.sqrt(np.float32(nearest)) * np.float32(_STEPS_PER_PX)))
             if interior is not None:
-                # Down to a fifth, never to nothing: a plateau of zeros would have no way up. In integers, so exact.
+                # Down to a fifth, never to zero: a plateau of zeros could not be climbed. In integers, so exact.
                 height = height * (64 + np.uint32(interior[y, x])) // (64 + 255)
             steps[y, x] = height
     return steps
@@ -233,8 +232,8 @@ def _steps(mask, apart, reach, interior):  # type: ignore[no-untyped-def]
 def _climb(mask, height):  # type: ignore[no-untyped-def]
     """Each pixel's best neighbour as a flat index (itself at a peak), and the peaks in raster order.
 
-    Higher wins, then the smaller position. A diagonal step needs a foreground pixel beside it, so that nuclei that
-    touch at a corner stay apart.
+    Higher wins, then the smaller position. A diagonal step needs an adjacent foreground pixel, so that nuclei that
+    touch at a corner stay separate.
     """
     h, w = mask.shape
     parent = np.full(h * w, -1, np.int32)
@@ -302,7 +301,7 @@ def _join_peaks(height, parent, peaks, merge, saddle):  # type: ignore[no-untype
 
 @njit(cache=True, nogil=True)
 def _follow(mask, parent, peaks, reach):  # type: ignore[no-untyped-def]
-    """Label of the peak that each pixel climbs to; none where the way leads farther than ``reach`` px."""
+    """Label of the peak that each pixel climbs to; none if the path leads further than ``reach`` px."""
     h, w = mask.shape
     labels = np.zeros((h, w), np.int32)
     clipped = np.zeros((h, w), np.bool_)
@@ -331,7 +330,7 @@ def _follow(mask, parent, peaks, reach):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _outside(kept, label, box, reached, stack):  # type: ignore[no-untyped-def]
-    """Mark in ``reached`` what lies 4-connected to the outside of a label within its box grown by one pixel."""
+    """Mark in ``reached`` what is 4-connected to the outside of a label within its box padded by one pixel."""
     y0, x0 = box[0] - 1, box[1] - 1
     bh, bw = box[2] - box[0] + 3, box[3] - box[1] + 3
     reached[: bh * bw] = False
@@ -355,9 +354,8 @@ def _outside(kept, label, box, reached, stack):  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True)
 def _clean(labels, peaks, min_area):  # type: ignore[no-untyped-def]
     """Each label's part around its peak, its holes filled, without small ones: labels 1…count, count, small ones, and
-    what each label became.
-
-    A nucleus that lies wholly inside another one's hole is part of that one. Small objects are found after that.
+    the new number of each label. A nucleus entirely inside a hole of another becomes part of it. Small objects are
+    found after that.
     """
     w = labels.shape[1]
     seeds = np.array(
@@ -385,7 +383,7 @@ def _clean(labels, peaks, min_area):  # type: ignore[no-untyped-def]
                 for x in range(box[1], box[3] + 1):
                     if kept[y, x] != label and not reached[(y - box[0] + 1) * bw + x - box[1] + 1]:
                         holed[label] = True
-                        if fill:  # holes of labels that are not absorbed have nothing in common
+                        if fill:  # holes of labels that are not absorbed are disjoint
                             kept[y, x] = label
                             areas[label] += 1
                         elif kept[y, x] > 0:

@@ -1,4 +1,4 @@
-"""Measurements of labelled objects, from integer sums only, so that no cut-out changes a digit."""
+"""Measurements of labelled objects, from integer sums only, so that results are identical for every crop."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class LabelSums:
 def label_sums(labels: Int32Array, count: int, maps: UInt8Array) -> LabelSums:
     """Sums over labels 1…``count`` of ``labels`` (h, w) and of ``maps`` (c, h, w)."""
     boxes, areas, first, second, values, squares = _sums(labels, count, maps)
-    # From the picture's corner to the box's: in integers, so exact.
+    # From the image's corner to the box's: in integers, so exact.
     y0, x0 = boxes[:, 0], boxes[:, 1]
     y, x = first.T
     shifted = [
@@ -46,7 +46,7 @@ def label_sums(labels: Int32Array, count: int, maps: UInt8Array) -> LabelSums:
 
 @njit(cache=True, nogil=True)
 def _sums(labels, count, maps):  # type: ignore[no-untyped-def]
-    """First and last row and column (inclusive), area, moments from the picture's corner, and channel sums."""
+    """First and last row and column (inclusive), area, moments about the image's corner, and channel sums."""
     n, c = count, maps.shape[0]
     boxes = np.empty((n, 4), np.int64)
     boxes[:, :2] = max(labels.shape)
@@ -105,10 +105,9 @@ def ellipse_axes(sums: LabelSums) -> tuple[Float64Array, Float64Array]:
 def perimeters_and_solidities(rings: Rings) -> tuple[Float64Array, Float64Array]:
     """Length (px) of each outline, and its area ÷ the area of its convex hull: two (N,) arrays.
 
-    Both of the outline with each corner cut at half a pixel from it: an outline along pixel edges is a staircase;
-    through the midpoints of its unit edges it is the border that marching squares would draw, and the solidity of a
-    digital disc is near 1. A border of such steps is too long on average over all directions; 0.948 makes it right
-    (Proffitt and Rosen 1979).
+    Both use the outline with each corner cut half a pixel from it: an outline along pixel edges is a staircase; through
+    the midpoints of its unit edges it is the contour of marching squares, and the solidity of a digital disc is near 1.
+    Such a contour is too long on average over all directions; 0.948 corrects it (Proffitt and Rosen 1979).
     """
     lengths, areas, hulls = _cut_corners(rings.offsets, rings.vertices)
     return 0.948 * lengths, areas / hulls
@@ -121,8 +120,8 @@ _NOWHERE = 2**40  # beyond any slide
 def _cut_corners(offsets, vertices):  # type: ignore[no-untyped-def]
     """Length, area and area of the convex hull of each outline with its corners cut: three (N,); areas times eight.
 
-    GEOS would take most of the time that cells are measured in for hulls of any points. These lie on rows of half
-    pixels, so that nothing needs sorting, and areas are whole numbers.
+    General convex hulls by GEOS would take most of the measuring time. These points lie on rows of half pixels, so
+    nothing needs sorting, and areas are integers.
     """
     count = len(offsets) - 1
     lengths, areas, hulls = np.empty(count), np.empty(count, np.int64), np.empty(count, np.int64)
@@ -130,9 +129,9 @@ def _cut_corners(offsets, vertices):  # type: ignore[no-untyped-def]
         ring = vertices[offsets[i] : offsets[i + 1]].astype(np.int64)
         top = 2 * ring[:, 0].min()
         left = np.full(2 * ring[:, 0].max() - top + 1, _NOWHERE)
-        right = left.copy()  # mirrored, so that it is a left side too
+        right = left.copy()  # mirrored, so that it is also a left side
         length, area = 0.0, 0
-        y, x = 2 * ring[0] - np.sign(ring[0] - ring[-1])  # the last point, which comes before the first
+        y, x = 2 * ring[0] - np.sign(ring[0] - ring[-1])  # the last point, which precedes the first
         for j in range(len(ring)):
             here, there = ring[j], ring[j + 1 if j + 1 < len(ring) else 0]
             step = np.sign(there - here)
@@ -157,7 +156,7 @@ def _under_envelope(side):  # type: ignore[no-untyped-def]
         while kept >= 2:
             y0, y1 = rows[kept - 2], rows[kept - 1]
             if (side[y1] - side[y0]) * (row - y0) < (side[row] - side[y0]) * (y1 - y0):
-                break  # it bends outwards
+                break  # it is convex there
             kept -= 1
         rows[kept], kept = row, kept + 1
     twice = 0
@@ -167,7 +166,7 @@ def _under_envelope(side):  # type: ignore[no-untyped-def]
 
 
 def measurement_names(stains: Sequence[str]) -> list[str]:
-    """Columns that ``measure`` gives, units in the names."""
+    """Columns of ``measure``, with units in the names."""
     shape = ["area_um2", "perimeter_um", "solidity", "eccentricity", "major_axis_um", "minor_axis_um"]
     return shape + [f"{stain}_od_{value}" for stain in stains for value in ("mean", "std")]
 

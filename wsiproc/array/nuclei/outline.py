@@ -29,7 +29,7 @@ def trace(labels: Int32Array, wanted: Int64Array) -> Rings:
 
 
 def as_polygons(points: Float64Array, offsets: Int64Array) -> ObjectArray:
-    """Rings as shapely polygons: (N,). ``points`` (P, 2): open rings in a row, from ``offsets`` (N + 1,)."""
+    """Rings as shapely polygons: (N,). ``points`` (P, 2): concatenated open rings, from ``offsets`` (N + 1,)."""
     count = len(offsets) - 1
     closed = offsets + np.arange(count + 1)
     coordinates = np.empty((closed[-1], 2))
@@ -43,15 +43,15 @@ def as_polygons(points: Float64Array, offsets: Int64Array) -> ObjectArray:
 
 
 MOST_COMPARED = 128
-"""Corners of the longest ring that ``is_simple`` looks at: it compares each edge with each other one."""
+"""Corners of the longest ring that ``is_simple`` checks: it compares all pairs of edges."""
 
 
 @njit(cache=True, nogil=True)
 def is_simple(offsets, points):  # type: ignore[no-untyped-def]
     """Which closed rings (last point = first) are certainly simple polygons along pixel edges: (N,).
 
-    Edges along the axes, each at a right angle to the one before, none touching another one but its neighbours. Of
-    other rings, and of long ones, it says False, which means nothing. ``points`` (P, 2) from ``offsets`` (N + 1,).
+    Edges are parallel to the axes, each at a right angle to the previous one, none touching any but its neighbours. For
+    other rings, and for long ones, the result is False, meaning unknown. ``points`` (P, 2) from ``offsets`` (N + 1,).
     """
     simple = np.zeros(len(offsets) - 1, np.bool_)
     for i in range(len(simple)):
@@ -68,13 +68,13 @@ def _edges_apart(ring):  # type: ignore[no-untyped-def]
         k = i + 1 if i + 1 < n else 0
         along, then = ring[i, 0] == ring[i + 1, 0], ring[k, 0] == ring[k + 1, 0]
         across, thence = ring[i, 1] == ring[i + 1, 1], ring[k, 1] == ring[k + 1, 1]
-        if along in (across, then) or then == thence:  # slanting or of no length; straight on or back
+        if along in (across, then) or then == thence:  # oblique or of zero length; straight on or back
             return False
     for i in range(n):
         y0, y1 = min(ring[i, 0], ring[i + 1, 0]), max(ring[i, 0], ring[i + 1, 0])
         x0, x1 = min(ring[i, 1], ring[i + 1, 1]), max(ring[i, 1], ring[i + 1, 1])
         for j in range(i + 2, n if i else n - 1):
-            # Two edges along the axes meet where their boxes do.
+            # Two edges parallel to the axes meet if their boxes do.
             beside = min(ring[j, 0], ring[j + 1, 0]) > y1 or max(ring[j, 0], ring[j + 1, 0]) < y0
             if not (beside or min(ring[j, 1], ring[j + 1, 1]) > x1 or max(ring[j, 1], ring[j + 1, 1]) < x0):
                 return False
@@ -96,15 +96,14 @@ def _first_pixels(labels, count):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _is(labels, label, y, x):  # type: ignore[no-untyped-def]
-    """Whether the pixel exists and carries ``label``."""
+    """Whether the pixel exists and has ``label``."""
     return 0 <= y < labels.shape[0] and 0 <= x < labels.shape[1] and labels[y, x] == label
 
 
 @njit(cache=True, nogil=True)
 def _walk(labels, label, first, buffer, at):  # type: ignore[no-untyped-def]
-    """Follow one outline with the label on the right hand; write its corners from row ``at``; rows written.
-
-    Writing stops at the end of ``buffer``, counting goes on, so that the caller can enlarge it.
+    """Follow one outline with the label on the right; write its corners from row ``at``; returns the rows written.
+    Writing stops at the end of ``buffer`` but counting continues, so that the caller can enlarge it.
     """
     w = labels.shape[1]
     y, x = first // w, first % w
@@ -154,9 +153,9 @@ def _trace(labels, wanted, firsts):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def fill(canvas, offsets, vertices, values, y0, x0):  # type: ignore[no-untyped-def]
-    """Fill rings into ``canvas`` (h, w), whose first pixel is (y0, x0) of the rings' frame; parts outside are cut.
+    """Fill rings into ``canvas`` (h, w), whose first pixel is (y0, x0) of the rings' frame; parts outside are clipped.
 
-    ``values``: one number a ring, the pixel value to write. Even–odd rule on vertical edges, exact for pixel corners.
+    ``values``: one pixel value per ring. Even–odd rule on vertical edges, exact for pixel corners.
     """
     h, w = canvas.shape
     for i in range(len(offsets) - 1):

@@ -1,4 +1,4 @@
-"""How a stain lies around nuclei: in a ring around each, from integer sums only, so that no cut-out changes a digit."""
+"""Stain around nuclei: in a ring around each, from integer sums only, so that results are identical for every crop."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from wsiproc.array.nuclei.measure import LabelSums
 from wsiproc.core.types import Float64Array, Int32Array, Int64Array, UInt8Array
 
 RING_UM = 2.0
-"""How far the ring reaches from the nucleus."""
+"""Width of the ring around the nucleus."""
 SECTORS = 12
-_NUCLEUS = 128  # of 255; a pixel that is as likely as this to lie in a nucleus lies in no ring
+_NUCLEUS = 128  # of 255; a pixel with at least this probability of a nucleus belongs to no ring
 
 
 @dataclass(frozen=True)
 class RingSums:
-    """Integer sums over the rings of labels 1…N, in sectors around each label's middle.
+    """Integer sums over the rings of labels 1…N, in sectors around each label's centre.
 
     ``counts``: (N, 12) px; ``values``: (N, 12) sums of the stain.
     """
@@ -28,7 +28,7 @@ class RingSums:
     values: Int64Array
 
     def means(self) -> Float64Array:
-        """Mean of the stain over each ring (N,); NaN where a nucleus has no room for one."""
+        """Mean of the stain over each ring (N,); NaN if a nucleus has no room for one."""
         counts = self.counts.sum(axis=1)
         mean: Float64Array = np.where(counts > 0, self.values.sum(axis=1) / np.maximum(counts, 1), np.nan)
         return mean
@@ -51,9 +51,9 @@ def ring_sums(
 ) -> RingSums:
     """Sums of ``stain`` (h, w) over the ring of each label of ``labels`` (h, w), whose ``sums`` are.
 
-    A ring holds what is at most 2 µm away from the nucleus and lies in none by its probability ``nucleus`` (h, w). The
-    border between two cells counts for both. ``corner``: where the labels lie in the frame of the sums. A ring depends
-    on its own label and on pixels within 2 µm of it alone.
+    A ring contains pixels at most 2 µm from the nucleus that lie in no nucleus by their probability ``nucleus`` (h, w).
+    The border between two cells counts for both. ``corner``: position of the labels in the frame of the sums. A ring
+    depends only on its own label and on pixels within 2 µm of it.
     """
     reach = max(1, round(RING_UM / mpp))
     count = len(sums.areas)
@@ -64,7 +64,7 @@ def ring_sums(
     near = cv2.dilate((labels > 0).view(np.uint8), disc.astype(np.uint8))
     places = (near > 0) & (nucleus < _NUCLEUS)
     origin = sums.boxes[:, :2] - np.array(corner)
-    # The middle times the area: whole numbers, whatever the cut-out.
+    # The centre times the area: integers, identical for every crop.
     middles = sums.first + sums.areas[:, None] * origin
     offsets = np.argwhere(disc) - reach
     return RingSums(*_ring_sums(labels, places, stain, offsets, middles, sums.areas))

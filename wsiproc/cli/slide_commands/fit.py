@@ -57,11 +57,11 @@ def fit_command(
     from wsiproc.models.device import choose_device, use_allowed_cores
     from wsiproc.psm.fit import fit as learn
     from wsiproc.psm.recipe import fit_settings
-    from wsiproc.psm.tiles import is_picture_folder
+    from wsiproc.psm.tiles import is_image_folder
     from wsiproc.results.run_log import net
 
     chosen = choose_device(chosen_settings(None, device=device).device, "float32").name
-    paths = listed(sources, mpp, out, is_picture_folder) if sources else ()
+    paths = listed(sources, mpp, out, is_image_folder) if sources else ()
     settings = fit_settings(config, paths, out, mpp=mpp, quick=quick, base=base, seed=seed, device=chosen)
     use_allowed_cores()
     with net("fit", out.parent), fit_progress(quiet) as on_progress:

@@ -1,4 +1,4 @@
-"""The cells of a finished slide, block by block: what a view needs, and no more of the table than that."""
+"""The cells of a finished slide, block by block: reads only the part of the table that a view needs."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ import pyarrow.parquet
 from wsiproc.core.cells import DrawnCells, Rings
 from wsiproc.core.geometry import Box
 from wsiproc.core.types import Float32Array, Float64Array, UInt8Array
-from wsiproc.io.cells.parquet import class_codes, numbers, read_outlines, read_row, table_facts
+from wsiproc.io.cells.parquet import class_codes, numbers, read_outlines, read_row, table_metadata
 
-# Of all slides together: outlines of blocks, some 7 MB each in dense tissue; centres, 9 bytes a cell; columns, 4 bytes.
+# For all slides together: outlines of blocks, some 7 MB each in dense tissue; centres, 9 bytes per cell; columns, 4.
 _BLOCKS_KEPT, _CENTRES_KEPT, _COLUMNS_KEPT = 16, 2, 6
 SCORE = "score"
-"""The column that every table has; the others are its measurements."""
+"""A column of every table; the others are its measurements."""
 
 
 class CellBlocks:
-    """``cells.parquet`` by its row groups, each of which is a square of the slide. Reads lazily; any thread may ask."""
+    """``cells.parquet`` by its row groups, each of which covers a square of the slide. Lazy and thread-safe."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         file = pyarrow.parquet.ParquetFile(path)
         groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
         self._ends = np.cumsum([group.num_rows for group in groups])
-        facts = table_facts(file)
-        self._bounds = _bounds(groups) / np.tile(facts["scale"], 2)
-        self.measurements: list[str] = [SCORE, *facts["measurements"]]
+        metadata = table_metadata(file)
+        self._bounds = _bounds(groups) / np.tile(metadata["scale"], 2)
+        self.measurements: list[str] = [SCORE, *metadata["measurements"]]
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -42,17 +42,17 @@ class CellBlocks:
         return range(len(self._ends))
 
     def touching(self, box: Box) -> list[int]:
-        """Numbers of the blocks with cells that may touch ``box`` (grid px)."""
+        """Numbers of the blocks whose cells may touch ``box`` (grid px)."""
         low, high = self._bounds[:, :2], self._bounds[:, 2:]
         near = (high > (box.y, box.x)) & (low < (box.y1, box.x1))
         return [int(number) for number in np.flatnonzero(near.all(axis=1))]
 
     def rows(self, block: int) -> slice:
-        """Where a block lies in the arrays of ``centres``."""
+        """The rows of a block in the arrays of ``centres``."""
         return slice(int(self._ends[block - 1]) if block else 0, int(self._ends[block]))
 
     def cell(self, number: int) -> tuple[dict[str, Any], Rings] | None:
-        """The cell with this id: its columns (slide frame) and its outline (grid frame); None where there is none."""
+        """The columns (slide frame) and outline (grid frame) of the cell with this id; None if there is none."""
         if not 1 <= number <= len(self):
             return None
         block = int(np.searchsorted(self._ends, number - 1, side="right"))
@@ -60,7 +60,7 @@ class CellBlocks:
         return read_row(self._path, block, row)
 
     def block(self, number: int) -> DrawnCells:
-        """What is drawn of a block's cells (grid frame)."""
+        """Classes and outlines of a block's cells (grid frame), for drawing."""
         return _read_block(self._path, number)
 
     def centres(self) -> tuple[Float32Array, UInt8Array]:
@@ -85,14 +85,14 @@ def _read_block(path: Path, number: int) -> DrawnCells:
 @lru_cache(maxsize=_CENTRES_KEPT)
 def _read_centres(path: Path) -> tuple[Float32Array, UInt8Array]:
     file = pyarrow.parquet.ParquetFile(path)
-    facts = table_facts(file)
+    metadata = table_metadata(file)
     table = file.read(columns=["centroid_y", "centroid_x", "class"])
     centres = np.empty((len(table), 2), np.float32)
     for axis, name in enumerate(("centroid_y", "centroid_x")):
-        centres[:, axis] = numbers(table[name]) / facts["scale"][axis]
+        centres[:, axis] = numbers(table[name]) / metadata["scale"][axis]
     if not len(table):
         return centres, np.zeros(0, np.uint8)
-    return centres, class_codes(table, facts["classes"])
+    return centres, class_codes(table, metadata["classes"])
 
 
 @lru_cache(maxsize=_COLUMNS_KEPT)

@@ -1,4 +1,4 @@
-"""``cells.parquet`` as tables in memory: pandas, GeoPandas and CSV, read in pieces so that a million cells fit."""
+"""``cells.parquet`` as pandas and GeoPandas tables and as CSV, in batches so that a million cells fit in memory."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Bounds = tuple[float, float, float, float]
 class Selection:
     """Which cells and columns to read; None takes all.
 
-    ``bbox``: (xmin, ymin, xmax, ymax) in level-0 px, takes the cells whose bounding box shares a point with it, as
+    ``bbox``: (xmin, ymin, xmax, ymax) in level-0 px, selects the cells whose bounding box shares a point with it, as
     GeoPandas does; ``classes``: names; ``ids``: as in the column ``id``.
     """
 
@@ -59,40 +59,40 @@ class Selection:
 class CellFile:
     """``cells.parquet``: its columns, classes and measurements by name, and its rows.
 
-    Raises ``OutputError`` where there is no such file, or one that ``wsiproc run`` did not write.
+    Raises ``OutputError`` if the file is missing or was not written by ``wsiproc run``.
     """
 
     def __init__(self, path: Path) -> None:
         try:
             self._dataset = pyarrow.dataset.dataset(path, format="parquet")
-            facts = json.loads(self._dataset.schema.metadata[b"wsiproc"])
+            metadata = json.loads(self._dataset.schema.metadata[b"wsiproc"])
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise OutputError(
-                f"{path}: no table of cells that can be read ({type(error).__name__}: {error}); "
-                "wsiproc run --overwrite writes it again"
+                f"{path}: not a readable table of cells ({type(error).__name__}: {error}); "
+                "write it again with wsiproc run --overwrite"
             ) from error
         self._path = path
         self.columns: list[str] = self._dataset.schema.names
-        self.classes: list[str] = facts["classes"]
-        self.measurements: list[str] = facts["measurements"]
+        self.classes: list[str] = metadata["classes"]
+        self.measurements: list[str] = metadata["measurements"]
 
     def __len__(self) -> int:
         return int(self._dataset.count_rows())
 
     def frame(self, chosen: Selection) -> pandas.DataFrame:
-        """A row a cell, all columns but ``bbox`` and ``geometry`` unless others are asked for."""
+        """One row per cell, with all columns except ``bbox`` and ``geometry`` unless others are chosen."""
         columns = [name for name in self._columns(chosen) if name != GEOMETRY]
         return self._pandas(list(self._batches(chosen, columns)), columns)
 
     def geoframe(self, chosen: Selection) -> geopandas.GeoDataFrame:
-        """The same with the outlines (level-0 px, x to the right, y down; no coordinate reference system)."""
+        """The same with outlines (level-0 px, x to the right, y down; no coordinate reference system)."""
         import geopandas
 
         columns = [name for name in self._columns(chosen) if name != GEOMETRY]
         polygons: list[Any] = [np.zeros(0, object)]
         batches = []
         for batch in self._batches(chosen, [*columns, GEOMETRY]):
-            # Decoded at once: as text and as polygons together, the outlines of all cells would need twice the memory.
+            # Decoded batch by batch: holding all outlines as WKB and as polygons would need twice the memory.
             polygons.append(shapely.from_wkb(batch.column(GEOMETRY).to_numpy(zero_copy_only=False)))
             batches.append(batch.select(columns))
         return geopandas.GeoDataFrame(self._pandas(batches, columns), geometry=np.concatenate(polygons))
@@ -102,20 +102,20 @@ class CellFile:
         yield from self._batches(Selection(), list(columns))
 
     def _columns(self, chosen: Selection) -> list[str]:
-        """Names of the columns; ``SettingsError`` for columns or classes that are not there."""
+        """Names of the columns; raises ``SettingsError`` for unknown columns or classes."""
         for what, asked, known in (
             ("column", chosen.columns, self.columns),
             ("class", chosen.classes, self.classes),
         ):
             if isinstance(asked, str):
-                raise SettingsError(f"{asked!r} is a text where a list of {what} names is expected: [{asked!r}]")
+                raise SettingsError(f"{asked!r} is a string where a list of {what} names is expected: [{asked!r}]")
             unknown = [name for name in asked or () if name not in known]
             if unknown:
                 raise SettingsError(f"{self._path} has no {what} {unknown[0]!r}; it has {', '.join(known)}")
         return list(chosen.columns) if chosen.columns is not None else [n for n in self.columns if n != BBOX]
 
     def _batches(self, chosen: Selection, columns: list[str]) -> Iterator[Any]:
-        # Arrow holds the whole file and sixteen batches ahead unless told otherwise.
+        # By default Arrow holds the whole file and prefetches sixteen batches.
         options = pyarrow.dataset.ParquetFragmentScanOptions(pre_buffer=False)
         yield from self._dataset.to_batches(
             columns=columns,
@@ -136,23 +136,23 @@ class CellFile:
 
 
 def write_cells_csv(source: Path, target: Path, mpp: float) -> None:
-    """All cells as gzipped CSV, a row a cell: id, class, score, centroid in level-0 px and in µm, measurements.
+    """All cells as gzipped CSV, one row per cell: id, class, score, centroid in level-0 px and in µm, measurements.
 
-    ``mpp``: µm per level-0 px. Memory is that of a few thousand cells.
+    ``mpp``: µm per level-0 px. Holds a few thousand cells in memory.
     """
     from pyarrow import csv
 
     cells = CellFile(source)
-    places = ["centroid_x", "centroid_y"]
-    columns = ["id", CLASS, "score", *places, *cells.measurements]
-    names = [*columns[:5], *(f"{name}_um" for name in places), *cells.measurements]
+    centroid = ["centroid_x", "centroid_y"]
+    columns = ["id", CLASS, "score", *centroid, *cells.measurements]
+    names = [*columns[:5], *(f"{name}_um" for name in centroid), *cells.measurements]
     options = csv.WriteOptions(quoting_style="needed")
     writer = None
     with pa.output_stream(target, compression="gzip") as stream:
         for batch in cells.batches(columns):
             rows = [batch.column(name) for name in columns]
             rows[1] = rows[1].cast(pa.string())
-            rows[5:5] = [pc.multiply(batch.column(name), mpp) for name in places]
+            rows[5:5] = [pc.multiply(batch.column(name), mpp) for name in centroid]
             table = pa.table(rows, names=names)
             writer = writer or csv.CSVWriter(stream, table.schema, write_options=options)
             writer.write(table)

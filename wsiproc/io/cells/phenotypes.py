@@ -1,4 +1,4 @@
-"""``classes.toml``: discovered kinds of cells in a file that people edit."""
+"""``classes.toml``: discovered phenotypes of cells, in a file that people edit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pydantic.types import StringConstraints
 from wsiproc.core.palette import RGB, css_colour
 from wsiproc.core.phenotypes import FEWEST_PHENOTYPES, MOST_PHENOTYPES, Phenotypes, by_ratio
 from wsiproc.errors import SettingsError, first_problem
-from wsiproc.io.atomic import whole_file
+from wsiproc.io.atomic import atomic_file
 
 _BACKGROUND = "Background"  # what labels/classes calls the value 0
 
@@ -49,26 +49,28 @@ class _File:
     kind: Annotated[list[_Kind], Len(FEWEST_PHENOTYPES, MOST_PHENOTYPES)]
 
     def __post_init__(self) -> None:
-        """Refuse kinds that cannot be told apart or compared."""
+        """Reject phenotypes that cannot be distinguished or compared."""
         names = [kind.name for kind in self.kind]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"more than one kind is called {twice[0]!r}; give each a name of its own")
+            raise ValueError(f"more than one phenotype is called {twice[0]!r}; give each its own name")
         if _BACKGROUND in names:
-            raise ValueError(f"no kind can be called {_BACKGROUND!r}; the label image calls the value 0 so")
+            raise ValueError(
+                f"a phenotype cannot be called {_BACKGROUND!r}, which is the name of value 0 in the label image"
+            )
         for kind in self.kind:
             if kind.centre.keys() != self.scale.keys():
                 raise ValueError(
-                    f"the centre of {kind.name!r} has {', '.join(kind.centre)}; it needs what [scale] has: "
+                    f"the centre of {kind.name!r} has {', '.join(kind.centre)}; it must have the same as [scale]: "
                     f"{', '.join(self.scale)}"
                 )
             for name, value in kind.centre.items():
                 if by_ratio(name) and value <= 0:
-                    raise ValueError(f"the centre of {kind.name!r} has {name} = {value:g}; an area is more than 0")
+                    raise ValueError(f"the centre of {kind.name!r} has {name} = {value:g}; an area must be above 0")
 
 
 def write_phenotypes(path: Path, phenotypes: Phenotypes, found_in: str) -> None:
-    """Write the file, whole or not at all. ``found_in``: for the reader, which cells they were found in."""
+    """Write the file atomically. ``found_in`` says, for readers, which cells the phenotypes were found in."""
     head = {
         "format": 1,
         "model": {"name": phenotypes.model, "mpp": phenotypes.mpp, "weights_sha256": phenotypes.weights_sha256 or ""},
@@ -82,23 +84,24 @@ def write_phenotypes(path: Path, phenotypes: Phenotypes, found_in: str) -> None:
     for name, colour, centre in zip(phenotypes.names, phenotypes.colours, phenotypes.centres, strict=True):
         text += f"\n[[kind]]\n{tomli_w.dumps({'name': name, 'colour': css_colour(colour)})}"
         text += f"\n[kind.centre]\n{tomli_w.dumps(dict(zip(phenotypes.features, centre, strict=True)))}"
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def read_phenotypes(path: Path) -> Phenotypes:
-    """The kinds in a file, checked for what an edit may have broken; SettingsError names the file and the place."""
+    """The phenotypes in a file, validated since users edit it; SettingsError names the file and the key."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise SettingsError(f"cannot read kinds of cells from {path}: {error}") from error
+        raise SettingsError(f"cannot read phenotypes from {path}: {error}") from error
     try:
-        # Through JSON, as TOML's dates and times then become plain text that is no number.
+        # Through JSON, so that TOML's dates and times become strings, which are not numbers.
         file = TypeAdapter(_File).validate_json(json.dumps(table, default=str))
     except ValidationError as error:
         problem = first_problem(error.errors(include_url=False))
         raise SettingsError(
-            f"{path}: {problem}. Names and colours may be changed; the rest stays as `wsiproc run --classes` wrote it"
+            f"{path}: {problem}. Only names and colours may be changed; leave the rest as `wsiproc run --classes` "
+            "wrote it"
         ) from error
     return _kinds(file)
 

@@ -1,4 +1,4 @@
-"""Areas of a slide as QuPath reads them: annotations with a name, a class, a colour and measurements."""
+"""Areas of a slide as QuPath reads them: annotations each with a name, a class, a colour and measurements."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from scipy import ndimage
 
 from wsiproc.core.palette import RGB
 from wsiproc.core.types import BoolArray, Int32Array
-from wsiproc.io.atomic import whole_file
+from wsiproc.io.atomic import atomic_file
 from wsiproc.io.geojson.outlines import SNAP_DECIMALS
 
 
 @dataclass(frozen=True)
 class Area:
-    """An annotation: ``shape`` is a polygon, or several, in level-0 px (x, y)."""
+    """An annotation; ``shape``: a polygon or multipolygon in level-0 px (x, y)."""
 
     shape: Any
     name: str
@@ -32,34 +32,34 @@ class Area:
 def mask_shape(mask: BoolArray, scale: tuple[float, float], corner: tuple[int, int] = (0, 0)) -> Any:
     """The polygons along the pixel edges of a mask (h, w), with their holes, in level-0 px (x, y).
 
-    ``scale`` (sy, sx): level-0 px per px; ``corner`` (y, x): px of the mask's first one, where it was cut out.
+    ``scale`` (sy, sx): level-0 px per px; ``corner`` (y, x): px of the mask's top-left px, if it is a crop.
     """
     sides = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
     (row, start), (_, end) = np.nonzero(sides == 1), np.nonzero(sides == -1)
     (sy, sx), (y0, x0) = scale, corner
     runs = shapely.box((start + x0) * sx, (row + y0) * sy, (end + x0) * sx, (row + y0 + 1) * sy)
-    # Simplifying by nothing leaves out the corners on straight sides.
+    # Simplifying with tolerance 0 drops the vertices on straight sides.
     return shapely.union_all(runs).simplify(0)
 
 
 def mask_mm2(mask: BoolArray, slide: tuple[int, int], mpp: float, region: Any | None = None) -> float:
-    """Area of a mask (h, w) over a slide of ``slide`` (h, w) level-0 px of ``mpp`` µm; of it what lies in a region."""
+    """Area of a mask (h, w) over a slide of ``slide`` (h, w) level-0 px of ``mpp`` µm, within ``region`` if given."""
     scale = (slide[0] / mask.shape[0], slide[1] / mask.shape[1])
     px = mask.sum() * scale[0] * scale[1] if region is None else region.intersection(mask_shape(mask, scale)).area
     return float(px * mpp**2 / 1e6)
 
 
 def label_pieces(mask: BoolArray) -> Int32Array:
-    """The pieces of a mask (h, w) as labels from 1 on; pixels that touch at a corner are of one piece."""
+    """The 8-connected pieces of a mask (h, w) as labels from 1."""
     return np.asarray(ndimage.label(mask, np.ones((3, 3)))[0], np.int32)
 
 
 def piece_shapes(
     pieces: Int32Array, slide: tuple[int, int], region: Any | None = None, most: int | None = None
 ) -> Iterator[tuple[int, Any]]:
-    """Label and outline (level-0 px) of the pieces, of each what lies in a region; the largest first, ``most`` of them.
+    """Label and outline (level-0 px) of at most ``most`` pieces, clipped to ``region`` if given, largest first.
 
-    ``slide``: shape (h, w) that the labels (h, w) cover.
+    ``slide``: shape (h, w) that the labels cover.
     """
     scale = (slide[0] / pieces.shape[0], slide[1] / pieces.shape[1])
     windows = ndimage.find_objects(pieces)
@@ -74,12 +74,12 @@ def piece_shapes(
 
 
 def _polygons(shape: Any) -> Any:
-    """The areas of a geometry, without the lines and points at which areas touch."""
+    """The polygons of a geometry, without lines and points where areas merely touch."""
     return shapely.union_all([part for part in shapely.get_parts(shape) if part.geom_type == "Polygon"])
 
 
 def region_of(run: Mapping[str, Any]) -> Any | None:
-    """The region of interest that a run was restricted to, level-0 px (x, y), as ``run.json`` keeps it."""
+    """The region of interest that a run was restricted to, level-0 px (x, y), from ``run.json``."""
     return None if run.get("roi") is None else shapely.from_geojson(orjson.dumps(run["roi"]))
 
 
@@ -89,14 +89,14 @@ def as_geojson(shape: Any) -> Any:
 
 
 def write_areas(path: Path, areas: Iterable[Area]) -> None:
-    """A GeoJSON file of annotations, an area a line."""
+    """Write a GeoJSON file of annotations, one area per line."""
     lines = [orjson.dumps(_feature(area)) for area in areas]
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         temporary.write_bytes(b'{"type":"FeatureCollection","features":[\n' + b",\n".join(lines) + b"\n]}\n")
 
 
 def _feature(area: Area) -> dict[str, Any]:
-    # QuPath 0.6 and later snap to this grid and refuse what is invalid there; this is valid on it.
+    # QuPath 0.6 and later snap to this grid and reject what is invalid there; the result is valid on it.
     shape = shapely.set_precision(area.shape, 10.0**-SNAP_DECIMALS)
     return {
         "type": "Feature",

@@ -1,4 +1,4 @@
-"""JSON as QuPath and other programs write it: with NaN and Infinity among the numbers, which the standard has not."""
+"""JSON as QuPath and other programs write it: with NaN and Infinity, which the standard does not allow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import orjson
 
 
 def parse_json(content: bytes) -> Any:
-    """The value of a JSON text (UTF-8). Raises ValueError where it is none; RecursionError for nesting without end."""
+    """Parse JSON (UTF-8). Raises ValueError if it is invalid, RecursionError if it is nested too deeply."""
     try:
         return orjson.loads(content)
     except orjson.JSONDecodeError:

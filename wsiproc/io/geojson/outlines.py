@@ -1,4 +1,4 @@
-"""Outlines as files hold them: closed rings in level-0 px, (x, y), rounded first, then simplified, then checked."""
+"""Outlines as written to files: closed rings in level-0 px, (x, y), rounded, then simplified, then validated."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from wsiproc.array.nuclei.outline import is_simple
 from wsiproc.core.cells import Rings
 from wsiproc.core.types import BoolArray, Float64Array, Int64Array, IntArray, ObjectArray
 
-# QuPath 0.6 and later snap to this grid (px) and refuse what is invalid there.
+# QuPath 0.6 and later snap to this grid (px) and reject what is invalid there.
 SNAP_DECIMALS = 2
 _POINTS = 4  # of the smallest closed ring, a triangle
 
 
 @dataclass(frozen=True)
 class Outlines:
-    """Closed rings: ring *i* is ``points[offsets[i]:offsets[i + 1]]``, its last point the first.
+    """Closed rings: ring *i* is ``points[offsets[i]:offsets[i + 1]]``, its last point equal to its first.
 
     ``offsets``: (N + 1,) int64; ``points``: (P, 2) float64, (x, y) in level-0 px, rounded to 0.01.
     """
@@ -59,7 +59,7 @@ class Outlines:
         return found
 
     def writable(self) -> BoolArray:
-        """Which rings are valid polygons with an area: (N,). Of the others, one costs QuPath the whole file."""
+        """Which rings are valid polygons with an area: (N,). QuPath rejects the whole file for one that is not."""
         good: BoolArray = is_simple(self.offsets, self.points)
         others = np.flatnonzero(~good)
         if len(others):
@@ -77,14 +77,14 @@ class Outlines:
         """Rings with fewer corners, at most ``tolerance_px`` from the old line; and which (N,) stayed as they were.
 
         Douglas and Peucker (1973), as GEOS does it with the topology kept. A ring that would become invalid, or lose
-        its area, once rounded to 0.01 px, stays as it was: no cell is lost by it.
+        its area, once rounded to 0.01 px is left as it was, so no cell is lost.
         """
         before = self.polygons()
         after = shapely.simplify(before, tolerance_px, preserve_topology=True)
         # GEOS then drops the first corner if that is near the *simplified* line: up to twice the tolerance in all.
         far = np.flatnonzero(shapely.hausdorff_distance(before, after) > tolerance_px)
         after[far] = shapely.simplify(before[far], tolerance_px / 2, preserve_topology=True)
-        # A ring that touches itself may come back in parts or with a hole; we write one ring.
+        # A ring that touches itself may become several polygons or get a hole; only one ring is written.
         one = (shapely.get_type_id(after) == shapely.GeometryType.POLYGON) & (
             shapely.get_num_interior_rings(after) == 0
         )

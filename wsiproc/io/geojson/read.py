@@ -1,6 +1,6 @@
-"""Objects that QuPath exported as GeoJSON, to be compared with the cells that were found.
+"""Read objects that QuPath exported as GeoJSON, to compare them with the cells found.
 
-Files of one object a line, as ``export-corrections.groovy`` writes them, are read line by line; others as a whole.
+Files of one object per line, as ``export-corrections.groovy`` writes them, are streamed; others are parsed whole.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ UNCLASSIFIED = "Unclassified"
 """What QuPath calls an object without a class."""
 _HELP = "export it from QuPath with export-corrections.groovy, or with File > Export objects as GeoJSON"
 _HEAD = b'{"type":"FeatureCollection","features":['
-_MOST_BYTES = 2 << 30  # of a file that must be read as a whole; its tree takes several times that
+_MOST_BYTES = 2 << 30  # of a file that must be parsed whole; the parsed tree takes several times that
 _LINE_BYTES = 64 << 20
 _BATCH = 10_000
 
@@ -36,8 +36,8 @@ _BATCH = 10_000
 class Objects:
     """Some objects of a file, in order; columns of N.
 
-    ``first``: place of the first in the file, from 1; ``ids``: (N, 16) uint8, UUIDs, zeros where there is none;
-    ``kinds``: object types, in small letters; ``names``: what the user called them, or ""; ``classes``: names of their
+    ``first``: position of the first in the file, from 1; ``ids``: (N, 16) uint8, UUIDs, zeros where there is none;
+    ``kinds``: object types in lower case; ``names``: given by the user, or ""; ``classes``: names of their
     classes; ``colours``: of the classes, or None; ``polygons``: shapely geometries in level-0 px, (x, y), None where
     the file has none that can be read.
     """
@@ -57,7 +57,7 @@ class Objects:
 def read_objects(path: Path) -> Iterator[Objects]:
     """The objects of a GeoJSON file in batches: a FeatureCollection, a Feature or a list of them, plain or gzipped.
 
-    Raises ``OutputError`` for what is no such file, and for coordinates that the file says are on a map.
+    Raises ``OutputError`` for any other file, and for one whose coordinates are declared to be on a map.
     """
     features = _features(path)
     first = 1
@@ -66,7 +66,7 @@ def read_objects(path: Path) -> Iterator[Objects]:
             yield _objects(first, some)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise OutputError(
-                f"{path}: objects {first} to {first + len(some) - 1} are not as QuPath writes them: "
+                f"{path}: objects {first} to {first + len(some) - 1} are not in the form that QuPath writes: "
                 f"{type(error).__name__}: {error}; {_HELP}"
             ) from error
         first += len(some)
@@ -77,7 +77,7 @@ def _features(path: Path) -> Iterator[dict[str, Any]]:
     try:
         with path.open("rb") as raw:
             zipped = raw.read(2) == b"\x1f\x8b"
-        # gzip.open and open are one kind of file to us: lines of bytes.
+        # Both gzip.open and open yield lines of bytes.
         with cast("IO[bytes]", gzip.open(path, "rb") if zipped else path.open("rb")) as file:
             head = file.readline(_LINE_BYTES).removeprefix(b"\xef\xbb\xbf")
             yield from _lines(file, path) if head.rstrip() == _HEAD else _whole(file, head, path)
@@ -87,7 +87,7 @@ def _features(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _lines(file: IO[bytes], path: Path) -> Iterator[dict[str, Any]]:
-    """Features of a file of one a line, after its head."""
+    """Features of a file with one per line, after its first line."""
     for number in itertools.count(2):
         line = file.readline(_LINE_BYTES).strip()
         if line == b"]}":
@@ -96,7 +96,7 @@ def _lines(file: IO[bytes], path: Path) -> Iterator[dict[str, Any]]:
             raise OutputError(f"{path}: cut off in line {number}: copy or export it again")
         feature = _parsed(line.removesuffix(b","), path)
         if not isinstance(feature, dict):
-            raise OutputError(f"{path}, line {number}: no feature; {_HELP}")
+            raise OutputError(f"{path}, line {number}: not a feature; {_HELP}")
         yield feature
 
 
@@ -105,21 +105,21 @@ def _whole(file: IO[bytes], head: bytes, path: Path) -> Iterator[dict[str, Any]]
     content = head + file.read(_MOST_BYTES + 1 - len(head))
     if len(content) > _MOST_BYTES:
         raise OutputError(
-            f"{path}: more than {_MOST_BYTES >> 30} GiB in one piece; export-corrections.groovy writes an object a "
-            "line, which can be read however long it is"
+            f"{path}: more than {_MOST_BYTES >> 30} GiB on one line; export-corrections.groovy writes one object per "
+            "line, which can be read at any size"
         )
     document = _parsed(content, path)
     if isinstance(document, dict) and document.get("crs") is not None:
         raise OutputError(
-            f"{path}: its coordinates are in the system {str(document['crs'])[:80]}, a place on a map; cells have "
-            f"level-0 pixels of the slide; {_HELP}"
+            f"{path}: its coordinates are in the system {str(document['crs'])[:80]}, a location on a map; cells are "
+            f"in level-0 pixels of the slide; {_HELP}"
         )
     if isinstance(document, dict) and document.get("type") == "FeatureCollection":
         document = document.get("features")
     elif isinstance(document, dict) and document.get("type") == "Feature":
         document = [document]
     if not isinstance(document, list) or not all(isinstance(feature, dict) for feature in document):
-        raise OutputError(f"{path}: no FeatureCollection of objects; {_HELP}")
+        raise OutputError(f"{path}: not a FeatureCollection of objects; {_HELP}")
     yield from document
 
 
@@ -127,14 +127,14 @@ def _parsed(text: bytes, path: Path) -> Any:
     try:
         return parse_json(text)
     except (ValueError, RecursionError) as error:
-        raise OutputError(f"{path}: no valid JSON: {error}; {_HELP}") from error
+        raise OutputError(f"{path}: not valid JSON: {error}; {_HELP}") from error
 
 
 def _objects(first: int, features: list[dict[str, Any]]) -> Objects:
     """A batch of features as columns."""
     properties = [feature.get("properties") or {} for feature in features]
     classes = [each.get("classification") for each in properties]
-    # A cell of QuPath has two outlines; ours are of nuclei.
+    # A cell in QuPath has two outlines; ours are outlines of nuclei.
     outlines = [feature.get("nucleusGeometry") or feature.get("geometry") for feature in features]
     return Objects(
         first,
@@ -148,9 +148,9 @@ def _objects(first: int, features: list[dict[str, Any]]) -> Objects:
 
 
 def _geometries(outlines: list[Any]) -> ObjectArray:
-    """GeoJSON geometries as shapely's, None for those that are none.
+    """GeoJSON geometries as shapely geometries, None for invalid ones.
 
-    Polygons of one ring, which nearly all are, are made at once: some ten times faster than from text.
+    Polygons of one ring, nearly all, are built in one call: some ten times faster than from text.
     """
     rings = [_ring(each) for each in outlines]
     found: ObjectArray = np.full(len(outlines), None, object)
@@ -169,7 +169,7 @@ def _geometries(outlines: list[Any]) -> ObjectArray:
 
 
 def _ring(outline: Any) -> list[Any]:
-    """The closed ring of a polygon without holes; nothing where it is anything else."""
+    """The closed ring of a polygon without holes; empty for anything else."""
     if not isinstance(outline, dict) or outline.get("type") != "Polygon":
         return []
     rings = outline.get("coordinates")
@@ -180,7 +180,7 @@ def _ring(outline: Any) -> list[Any]:
 
 
 def _points(rings: list[list[Any]]) -> Float64Array | None:
-    """All points of some rings, (P, 2); None where one of them is no pair of finite numbers."""
+    """All points of some rings, (P, 2); None if one of them is not a pair of finite numbers."""
     try:
         points = np.array(list(itertools.chain.from_iterable(rings)), np.float64).reshape(-1, 2)
     except (TypeError, ValueError, OverflowError):
@@ -198,7 +198,7 @@ def _id(text: Any) -> bytes:
 
 
 def _class_name(classification: Any) -> str:
-    """``Tumor``, or ``Tumor: Positive`` of a class with parts, which later versions of QuPath list as ``names``."""
+    """``Tumor``, or ``Tumor: Positive`` for a derived class, whose parts later versions of QuPath list as ``names``."""
     if not isinstance(classification, dict):
         return UNCLASSIFIED
     names = classification.get("names")

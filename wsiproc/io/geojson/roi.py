@@ -19,45 +19,46 @@ from wsiproc.io.geojson.lenient_json import parse_json
 _log = logging.getLogger(__name__)
 
 _HELP = "export annotations from QuPath (File > Export objects as GeoJSON)"
-# What QuPath calls the objects that programs make; a user's own are annotations.
+# Object types that programs create in QuPath; a user draws annotations.
 _NO_ANNOTATIONS = {"detection", "cell", "tile", "tma_core"}
 _IGNORED = "Ignore*"
-# Far beyond any slide, and far below where squares of coordinates overflow.
+# Far beyond any slide, and far below the point where squared coordinates overflow.
 _FARTHEST_PX = 1e8
 _OUTSIDE_SHARE = 0.05
 _MOST_BYTES = 512 << 20
 
 
 def read_roi(path: Path, slide_shape: tuple[int, int]) -> shapely.MultiPolygon:
-    """The union of the areas in a GeoJSON file, cut to the slide of ``slide_shape`` (h, w) level-0 px.
+    """The union of the areas in a GeoJSON file, clipped to the slide of ``slide_shape`` (h, w) level-0 px.
 
-    The coordinates are (x, y) as in the file and as shapely has them: level-0 px, origin at the top-left corner of
-    the top-left px. Takes a FeatureCollection, a Feature, a bare geometry or a list of them, plain or gzipped.
-    Areas of the class ``Ignore*`` are left out, from others that they lie in too, as QuPath does. Detections, cells,
-    points and lines in the file do not count; invalid polygons are repaired, and how many is logged, as is a region
-    that reaches far over the slide's edge. Raises ``SettingsError`` for a file that cannot be read, whose coordinates
-    are no pixels, or that marks nothing on the slide.
+    Coordinates are (x, y), as in the file and in shapely: level-0 px, origin at the top-left corner of the top-left px.
+    Accepts a FeatureCollection, a Feature, a bare geometry or a list of them, plain or gzipped. Areas of the class
+    ``Ignore*`` are excluded, also from others that contain them, as in QuPath. Detections, cells, points and lines are
+    ignored; invalid polygons are repaired and their number is logged, as is a region that extends far beyond the
+    slide's edge. Raises ``SettingsError`` for a file that cannot be read, whose coordinates are not pixels, or that
+    marks nothing on the slide.
     """
     document = _load(path)
     _refuse_crs(path, document)
     try:
         drawn = [(shape, ignored) for geometry, ignored in _geometries(document) for shape in _polygons(geometry)]
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, shapely.errors.ShapelyError) as error:
-        raise SettingsError(f"{path}: not the GeoJSON of a region: {type(error).__name__}: {error}; {_HELP}") from error
+        raise SettingsError(f"{path}: not GeoJSON of a region: {type(error).__name__}: {error}; {_HELP}") from error
     shapes, ignored = ([shape for shape, left_out in drawn if left_out is kind] for kind in (False, True))
     if drawn and not shapes:
         raise SettingsError(
-            f"{path}: all its areas are of the class {_IGNORED}, and left out; draw one to work in, and {_HELP}"
+            f"{path}: all its areas are of the class {_IGNORED} and therefore excluded; draw an area to process, and "
+            f"{_HELP}"
         )
     if not shapes:
         raise SettingsError(
-            f"{path}: no polygon to take as region of interest (points, lines and detections do not count); {_HELP}"
+            f"{path}: no polygon to use as region of interest (points, lines and detections are ignored); {_HELP}"
         )
     farthest = max(abs(value) for shape, _ in drawn for value in shape.bounds)
     if not farthest < _FARTHEST_PX:
         raise SettingsError(
-            f"{path}: its coordinates reach {farthest:.3g}, which is no pixel of a slide; they must be level-0 pixels, "
-            f"x before y; {_HELP}"
+            f"{path}: its coordinates reach {farthest:.3g}, far beyond any slide; they must be level-0 pixels, x "
+            f"before y; {_HELP}"
         )
     repaired = sum(not shape.is_valid for shape, _ in drawn)
     if repaired:
@@ -73,25 +74,27 @@ def read_roi(path: Path, slide_shape: tuple[int, int]) -> shapely.MultiPolygon:
         x0, y0, x1, y1 = (round(each) for each in area.bounds)
         raise SettingsError(
             f"{path}: the region (x {x0} … {x1}, y {y0} … {y1}) lies outside the slide of {w} × {h} px (x, y); it "
-            "must be in level-0 pixels of this slide: is it of another slide, or in µm?"
+            "must be in level-0 pixels of this slide: was it drawn on another slide, or is it in µm?"
         )
     outside = 1 - inside.area / area.area
     if outside > _OUTSIDE_SHARE:
         _log.warning(
-            "%s: %.2f %% of the region lies outside the slide of %d × %d px (x, y) and is left out; is it of this one?",
+            "%s: %.2f %% of the region lies outside the slide of %d × %d px (x, y) and is ignored; was it drawn on "
+            "this slide?",
             *(path, 100 * outside, w, h),
         )
     return inside
 
 
 def _refuse_crs(path: Path, document: Any) -> None:
-    """Raise ``SettingsError`` where the file itself says that its coordinates are degrees or metres on a map."""
+    """Raise ``SettingsError`` if the file declares coordinates on a map, in degrees or metres."""
     crs = document.get("crs") if isinstance(document, dict) else None
     if crs is not None:
         name = crs.get("properties", {}).get("name", crs) if isinstance(crs, dict) else crs
         raise SettingsError(
-            f"{path}: its coordinates are in the system {str(name)[:80]!r}, a place on a map; a region of interest has "
-            f'level-0 pixels of the slide. If they are, take the member "crs" out of the file; else {_HELP}'
+            f"{path}: its coordinates are in the system {str(name)[:80]!r}, a location on a map; a region of interest "
+            'must be in level-0 pixels of the slide. If it is, remove the member "crs" from the file; otherwise '
+            f"{_HELP}"
         )
 
 
@@ -106,15 +109,17 @@ def _load(path: Path) -> Any:
         reason = getattr(error, "strerror", None) or error
         raise SettingsError(f"{path}: the region of interest cannot be read: {reason}; {_HELP}") from error
     if len(content) > _MOST_BYTES:
-        raise SettingsError(f"{path}: more than {_MOST_BYTES >> 20} MiB of GeoJSON, too much for a region; {_HELP}")
+        raise SettingsError(
+            f"{path}: more than {_MOST_BYTES >> 20} MiB of GeoJSON, too large for a region of interest; {_HELP}"
+        )
     try:
         return parse_json(content.removeprefix(b"\xef\xbb\xbf"))
     except (ValueError, RecursionError) as error:
-        raise SettingsError(f"{path}: no valid JSON: {error}; {_HELP}") from error
+        raise SettingsError(f"{path}: not valid JSON: {error}; {_HELP}") from error
 
 
 def _geometries(document: Any, ignored: bool = False) -> Iterator[tuple[shapely.Geometry, bool]]:
-    """The geometries of a GeoJSON document that a user drew, and whether each is to be left out."""
+    """The geometries that a user drew in a GeoJSON document, and whether each is to be excluded."""
     if isinstance(document, list):
         for part in document:
             yield from _geometries(part)
@@ -130,7 +135,7 @@ def _geometries(document: Any, ignored: bool = False) -> Iterator[tuple[shapely.
 
 
 def _is_ignored(classification: Any) -> bool:
-    """Whether a classification as QuPath writes it, of one name or several, is ``Ignore*`` or derived from it."""
+    """Whether a QuPath classification, with one name or several, is ``Ignore*`` or derived from it."""
     if not isinstance(classification, dict):
         return False
     names = classification.get("names") or [classification.get("name")]

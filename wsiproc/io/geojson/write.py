@@ -1,7 +1,7 @@
 """GeoJSON as QuPath reads it: detections with class, measurements and outline, in level-0 pixels (x, y).
 
-QuPath loses the *whole* import over one bad feature, so outlines are rounded first, then checked, then written, and
-``find_geojson_problems`` knows every rule, with the QuPath versions that enforce it.
+One bad feature makes QuPath reject the *whole* import, so outlines are rounded, then validated, then written, and
+``find_geojson_problems`` knows every rule and the QuPath versions that enforce it.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from wsiproc.core.cells import CellTable
 from wsiproc.core.palette import RGB
 from wsiproc.core.types import Float64Array, FloatArray, Int64Array, IntArray, UInt8Array
 from wsiproc.errors import OutputError
-from wsiproc.io.atomic import WholeFileWriter, whole_file
+from wsiproc.io.atomic import AtomicFileWriter, atomic_file
 from wsiproc.io.geojson.outlines import SNAP_DECIMALS, Outlines
 
-# One feature a line: a line is then read, checked and forgotten, whatever the size of the file.
+# One feature per line, so that a file of any size can be checked line by line.
 _HEAD = b'{"type":"FeatureCollection","features":[\n'
 _SEPARATOR = b",\n"
 _TAIL = b"\n]}\n"
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
-_DIGITS = 7  # significant ones of a measurement
+_DIGITS = 7  # significant digits of a measurement
 
 _PIECE_HEADER = struct.Struct("<IQQ")
 _RAW = -15  # window bits that ask for deflate without a container
@@ -55,7 +55,7 @@ _UNITS = {"_um2": " µm^2", "_um": " µm", "_od_mean": " OD mean", "_od_std": " 
 
 
 def measurement_label(name: str) -> str:
-    """Name of a measurement column as QuPath's own detectors write it.
+    """Name of a measurement column in the style of QuPath's own detectors.
 
     ``area_um2`` → ``Area µm^2``, ``major_axis_um`` → ``Major axis µm``, ``hematoxylin_od_std`` →
     ``Hematoxylin OD std dev``, ``solidity`` → ``Solidity``.
@@ -75,11 +75,11 @@ def features_bytes(
     colours: Sequence[RGB],
     scale: tuple[float, float],
 ) -> tuple[bytes, int]:
-    """A block of cells as GeoJSON features separated by commas, and how many were left out.
+    """A block of cells as GeoJSON features separated by commas, and the number left out.
 
-    Left out are outlines that QuPath refuses: with no area, or invalid, once rounded to 0.01 px. ``first_id`` is the
-    id of the block's first cell, ``scale`` (sy, sx) level-0 px per grid px. A pure function: blocks may be formatted
-    anywhere and concatenated in order.
+    Outlines that QuPath rejects are left out: those without area, or invalid, once rounded to 0.01 px. ``first_id`` is
+    the id of the block's first cell, ``scale`` (sy, sx) level-0 px per grid px. A pure function: blocks may be
+    formatted anywhere and concatenated in order.
     """
     ids = np.arange(first_id, first_id + len(cells))
     return outlined_features(cells, ids, Outlines.of(cells.rings, scale), fingerprint, classes, colours)
@@ -93,7 +93,7 @@ def outlined_features(
     classes: Sequence[str],
     colours: Sequence[RGB],
 ) -> tuple[bytes, int]:
-    """As ``features_bytes``, of cells with any ids (N,) and with ``outlines`` (N) other than their own."""
+    """Like ``features_bytes``, for cells with any ids (N,) and with ``outlines`` (N) that replace their own."""
     kept = np.flatnonzero(outlines.writable())
     some = outlines if len(kept) == len(outlines) else outlines.take(kept)
     kinds = [{"name": name, "color": colour} for name, colour in zip(classes, colours, strict=True)]
@@ -104,7 +104,7 @@ def outlined_features(
         _measurements(cells, kept, ids[kept]),
         strict=True,
     )
-    text = io.BytesIO()  # a list of a block's lines would take as much memory again
+    text = io.BytesIO()  # a list of lines would take as much memory again
     for raw, ring, kind, measurements in features:
         text.write(_SEPARATOR if text.tell() else b"")
         text.write(_feature(uuid.UUID(bytes=raw), ring, kinds[kind], measurements))
@@ -124,7 +124,7 @@ def _feature(identity: uuid.UUID, ring: orjson.Fragment, kind: dict[str, Any], m
 
 
 def _rings(outlines: Outlines) -> Iterator[orjson.Fragment]:
-    """Each outline as JSON, ``[[x,y],…]``; whole numbers carry no point."""
+    """Each outline as JSON, ``[[x,y],…]``; integers have no decimal point."""
     for start, end in itertools.pairwise(outlines.offsets.tolist()):
         text = orjson.dumps(outlines.points[start:end], option=orjson.OPT_SERIALIZE_NUMPY)
         yield orjson.Fragment(text.replace(b".0,", b",").replace(b".0]", b"]"))
@@ -133,8 +133,8 @@ def _rings(outlines: Outlines) -> Iterator[orjson.Fragment]:
 def cell_uuids(fingerprint: str, ids: IntArray) -> UInt8Array:
     """``uuid5(uuid5(NAMESPACE_OID, fingerprint), str(id)).bytes`` for each id: (N, 16).
 
-    RFC 9562 § 5.5, several times faster than ``uuid.uuid5``: the hash of the namespace is shared, version and variant
-    bits are set for all rows at once.
+    RFC 9562 § 5.5, several times faster than ``uuid.uuid5``: the namespace is hashed once, and version and variant bits
+    are set for all rows at once.
     """
     namespace = hashlib.sha1(uuid.uuid5(uuid.NAMESPACE_OID, fingerprint).bytes, usedforsecurity=False)
 
@@ -150,7 +150,7 @@ def cell_uuids(fingerprint: str, ids: IntArray) -> UInt8Array:
 
 
 def _measurements(cells: CellTable, kept: Int64Array, ids: IntArray) -> Iterator[dict[str, float]]:
-    """Flat name → number for each kept cell; QuPath 0.4 takes no number that is not finite, so those are left out."""
+    """Flat name → number for each kept cell; those that are not finite are left out, since QuPath 0.4 rejects them."""
     columns = {PROBABILITY: cells.scores, **{measurement_label(k): v for k, v in cells.measurements.items()}}
     table = np.stack([_seven_digits(column[kept]) for column in columns.values()], axis=1)
     for number, row in zip(ids.tolist(), table.tolist(), strict=True):
@@ -159,7 +159,7 @@ def _measurements(cells: CellTable, kept: Int64Array, ids: IntArray) -> Iterator
 
 
 def _seven_digits(values: FloatArray) -> Float64Array:
-    """Numbers in the range of float32 rounded to seven significant digits, about as many as QuPath keeps; no -0."""
+    """Numbers in the range of float32 rounded to seven significant digits, about as many as QuPath keeps; never -0."""
     exact = values.astype(np.float64)
     size = np.abs(exact)
     power = np.floor(np.log10(size, out=np.zeros_like(size), where=(size > 0) & (size < np.inf)))
@@ -170,9 +170,9 @@ def _seven_digits(values: FloatArray) -> Float64Array:
 
 @dataclass(frozen=True)
 class Piece:
-    """Some text of the file as raw deflate that ends on a byte: pieces made anywhere can be joined in order.
+    """Part of the file's text as raw deflate that ends on a byte boundary: pieces of any process can be concatenated.
 
-    ``crc`` and ``length`` are those of the text; ``dropped`` counts outlines left out of it.
+    ``crc`` and ``length`` are of the uncompressed text; ``dropped`` counts outlines left out.
     """
 
     deflated: bytes
@@ -182,28 +182,28 @@ class Piece:
 
     @classmethod
     def of(cls, text: bytes, dropped: int = 0, last: bool = False) -> Piece:
-        """The text compressed; ``last`` ends the stream."""
+        """Compress the text; ``last`` ends the stream."""
         deflate = isal_zlib.compressobj(isal_zlib.ISAL_DEFAULT_COMPRESSION, isal_zlib.DEFLATED, _RAW)
         end = isal_zlib.Z_FINISH if last else isal_zlib.Z_FULL_FLUSH
         return cls(deflate.compress(text) + deflate.flush(end), isal_zlib.crc32(text), len(text), dropped)
 
     def save(self, path: Path) -> None:
-        """Keep the piece in a file, whole or not at all."""
-        with whole_file(path) as temporary:
+        """Write the piece to a file atomically."""
+        with atomic_file(path) as temporary:
             temporary.write_bytes(_PIECE_HEADER.pack(self.crc, self.length, self.dropped) + self.deflated)
 
     @classmethod
     def load(cls, path: Path) -> Piece:
-        """The piece that ``save`` kept."""
+        """Read a piece that ``save`` wrote."""
         data = path.read_bytes()
         return cls(data[_PIECE_HEADER.size :], *_PIECE_HEADER.unpack_from(data))
 
 
-class GeoJsonWriter(WholeFileWriter):
-    """``cells.geojson.gz`` from pieces of features, in order; the file gets its name when it is whole.
+class GeoJsonWriter(AtomicFileWriter):
+    """``cells.geojson.gz`` from pieces of features, in order; written atomically.
 
-    One gzip member, which every reader takes, although its pieces may have been compressed by many processes.
-    ``dropped`` counts the outlines that QuPath would refuse.
+    It is a single gzip member, which every reader accepts, although many processes may have compressed its pieces.
+    ``dropped`` counts the outlines that QuPath would reject.
     """
 
     def __init__(self, path: Path) -> None:
@@ -215,7 +215,7 @@ class GeoJsonWriter(WholeFileWriter):
         self._put(Piece.of(_HEAD))
 
     def append(self, features: Piece) -> None:
-        """Append a block that ``features_bytes`` formatted."""
+        """Append a block formatted by ``features_bytes``."""
         self.dropped += features.dropped
         if features.length:
             if not self._empty:
@@ -235,15 +235,15 @@ class GeoJsonWriter(WholeFileWriter):
         self._file.close()
 
     def abandon(self) -> None:
-        """Close the file as it is."""
+        """Close the incomplete file."""
         self._file.close()
 
 
 def iter_features(path: Path) -> Iterator[Any]:
-    """The features of a GeoJSON file (plain, or gzip if its name ends so), one after the other.
+    """The features of a GeoJSON file (plain, or gzip if its name ends in .gz), one after the other.
 
-    Files written here are read a line at a time; others are parsed whole. Raises ``OutputError`` where QuPath's parser
-    would stop: not JSON, truncated, not a ``FeatureCollection``, a comma after the last feature.
+    Files written by this module are read line by line; others are parsed whole. Raises ``OutputError`` where QuPath's
+    parser would fail: not JSON, truncated, not a ``FeatureCollection``, a comma after the last feature.
     """
     opened = gzip.open if path.suffix == ".gz" else open
     try:
@@ -255,7 +255,7 @@ def iter_features(path: Path) -> Iterator[Any]:
 
 
 def _lines(lines: Any, path: Path) -> Iterator[Any]:
-    """Features of a file of one feature a line, after its head; checks that commas and the end are right."""
+    """Features of a file with one feature per line, after its first line; checks commas and the end."""
     comma, ended = False, False
     for number, line in enumerate(lines, start=2):
         if ended or (line == _TAIL.lstrip() and comma):
@@ -290,17 +290,17 @@ def _parsed(text: bytes, path: Path) -> Any:
 
 @dataclass(frozen=True)
 class _Shell:
-    """A feature's number and polygon, waiting to be checked together with others."""
+    """A feature's number and polygon, to be validated together with others."""
 
     number: int
     polygon: Any
 
 
 def find_geojson_problems(path: Path, limit: int = 20) -> list[str]:
-    """What in a GeoJSON file would make QuPath 0.4 to 0.7 lose the import or misread it; at most ``limit`` lines.
+    """Problems of a GeoJSON file that make QuPath 0.4 to 0.7 reject or misread it; at most ``limit`` lines.
 
-    Memory is bounded for files with one feature a line. Rules measured on QuPath's own reader; each line names the
-    versions.
+    Memory is bounded for files with one feature per line. The rules were measured on QuPath's own reader; each line
+    names the versions.
     """
     problems: list[str] = []
     shells: list[_Shell] = []

@@ -1,4 +1,4 @@
-"""The coarse levels of pyramids, which no region fills by itself: a task a shard, each level made of the one before."""
+"""The lower levels of pyramids, which no single region fills: one task per shard, each level made from the last."""
 
 from __future__ import annotations
 
@@ -19,18 +19,17 @@ def downsample_tasks(
     touched: Sequence[Region],
     levels: int | None = None,
 ) -> list[Task]:
-    """Tasks for the levels of pyramids of ``shape`` that no shard of level 0 could fill.
+    """Tasks for the levels of pyramids of ``shape`` that cannot be filled along with a shard of level 0.
 
-    ``touched``: what was written at level 0, in shards of side ``shard``; ``levels``: how many there are, where
-    not as many as ``level_count`` says. Labels are drawn by tasks of the same list, so each of these comes after those
-    that it is made of.
+    ``touched``: the shards written at level 0, of side ``shard``; ``levels``: number of levels, if not ``level_count``.
+    Labels are rendered by tasks of the same list, so each task depends on those that write its source.
     """
     tasks: list[Task] = []
     filled = ngff.direct_levels(shard)
     below = [(f"{name} 0 {region.key}", region.box) for region in touched] if name == "labels" else []
     boxes = [region.box for region in touched]
     for level in range(filled, level_count(shape) if levels is None else levels):
-        # Boxes in the px of level 0 for the first of these levels, then in those of the level before.
+        # Boxes are in px of level 0 for the first of these levels, then in px of the previous level.
         shrink = level if level == filled else 1
         grid = Grid(level_shape(shape, level), ngff.SHARD)
         here = sorted({region for box in boxes for region in grid.touching(_shrunk(box, shrink))})
@@ -45,13 +44,13 @@ def downsample_tasks(
 
 
 def _shrunk(box: Box, levels: int) -> Box:
-    """The box at a level so much coarser."""
+    """The box, that many levels further down."""
     y, x = box.y >> levels, box.x >> levels
     return Box(y, x, -(-box.y1 >> levels) - y, -(-box.x1 >> levels) - x)
 
 
 @measured
 def downsample(folders: Sequence[Path], level: int, shard: Box) -> None:
-    """Fill one shard of a level of some pyramids."""
+    """Fill one shard at one level of several pyramids."""
     for folder in folders:
         ngff.downsample_shard(folder, level, shard)

@@ -1,7 +1,7 @@
-"""OME-Zarr 0.5: multiscale images and labels, written shard by shard, each shard whole and once.
+"""OME-Zarr 0.5: multiscale images and labels, written shard by shard, each shard completely and once.
 
-A writer never touches part of a shard: two processes that write disjoint parts of one shard lose pixels. Arrays of
-zeros leave no file, so glass costs nothing on disk.
+A writer never writes part of a shard: two processes that write disjoint parts of one shard lose pixels. Shards of zeros
+are not stored, so background takes no disk space.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsiproc.array.pyramid import halve_mean, halve_mode, level_shape
+from wsiproc.array.pyramid import downsample_mean, downsample_mode, level_shape
 from wsiproc.core.geometry import Box
 from wsiproc.core.palette import RGB
 from wsiproc.core.types import UInt8Array
@@ -36,10 +36,10 @@ def create_image(
     shard: int = SHARD,
     name: str | None = None,
 ) -> None:
-    """An empty uint8 image (c, h, w) pyramid with ``omero`` channel names and colours.
+    """Create an empty uint8 image (c, h, w) pyramid with ``omero`` channel names and colours.
 
-    ``mpp`` (y, x) in µm per px and ``shard``, the side of a shard in px, are those of level 0; ``name``: what the
-    picture is, for people; the folder's name if it is not given.
+    ``mpp`` (y, x) in µm per px and ``shard``, the side of a shard in px, are those of level 0; ``name``: display name;
+    defaults to the folder's name.
     """
     attributes = image_metadata(name or folder.name.removesuffix(".ome.zarr"), mpp, levels, channels)
     _create(folder, attributes, ("c", "y", "x"), (len(channels), *shape), levels, "uint8", shard)
@@ -54,60 +54,63 @@ def create_labels(
     dtype: str,
     values: Mapping[int, tuple[str, RGB, int]] | None = None,
 ) -> None:
-    """An empty label pyramid (h, w) under ``image``/labels.
+    """Create an empty label pyramid (h, w) under ``image``/labels.
 
-    ``values``: value → (name, colour, opacity 0–255) for maps of few values, 0 included. Per-cell labels go without:
-    a colour for each breaks viewers above some 100,000 entries.
+    ``values``: value → (name, colour, opacity 0–255) for maps of few values, including 0. Labels of single cells have
+    none: more than some 100,000 colours break viewers.
     """
     attributes = label_metadata(name, mpp, levels, values)
     _create(image / "labels" / name, attributes, ("y", "x"), shape, levels, dtype, SHARD)
 
 
 def create_labels_group(image: Path, names: Sequence[str]) -> None:
-    """The group that lists the labels of ``image``."""
+    """Create the group that lists the labels of ``image``."""
     import zarr
 
     zarr.create_group(image / "labels", attributes=labels_metadata(names), overwrite=True)
 
 
 def direct_levels(shard: int) -> int:
-    """How many levels ``write_pyramid`` fills for shards of this side at level 0.
+    """Number of levels that ``write_pyramid`` fills for shards of this side at level 0.
 
-    There a shard is half as wide at each level as at the one before, so that it covers the same square of the slide and
-    one task can write it whole at all of them; the coarser rest, which is small, is left to ``downsample_shard``.
+    At these levels a shard is half as wide as at the previous level, so it covers the same square of the slide and one
+    task can write it completely at all of them; the remaining lower levels, which are small, are left to
+    ``downsample_shard``.
     """
     chunks = shard // CHUNK
-    return (chunks & -chunks).bit_length()  # halvings that leave whole chunks, and level 0
+    return (chunks & -chunks).bit_length()  # levels that consist of whole chunks, including level 0
 
 
 def shard_at(level: int, shard: int) -> int:
-    """Side of the shards of a level, where those of level 0 have ``shard`` px."""
+    """Side of the shards of a level, if those of level 0 have ``shard`` px."""
     return shard >> level if level < direct_levels(shard) else SHARD
 
 
 def part_to_write(box: Box, inside: Box, shard: int) -> Box:
-    """The smallest part of a shard (``inside``, its side ``shard`` px) that holds ``box`` and can be written alone."""
+    """The smallest part of a shard (``inside``, side ``shard`` px) that contains ``box`` and can be written alone."""
     step = 1 << (direct_levels(shard) - 1)
     y, x = box.y // step * step, box.x // step * step
     return Box(y, x, -(-box.y1 // step) * step - y, -(-box.x1 // step) * step - x).intersect(inside)
 
 
 def write_pyramid(folder: Path, box: Box, pixels: npt.NDArray[Any], shard: int) -> None:
-    """Write ``pixels`` (…, h, w) at ``box``, all of a shard of level 0 that is not zero; and their halves, directly.
+    """Write ``pixels`` (…, h, w) at ``box``, all of a shard of level 0 that is not zero, and the levels made from them.
 
-    The box is a whole shard or, since zeros are mostly what tissue leaves of it, the ``part_to_write``.
+    The box is a whole shard or, since much of a shard may be background, its ``part_to_write``.
     """
     for level in range(direct_levels(shard)):
         if level:
-            if not (folder / str(level)).exists():  # a small picture has few; zarr-python takes milliseconds to tell
+            if not (
+                folder / str(level)
+            ).exists():  # a small image has few levels; asking zarr-python takes milliseconds
                 break
             pixels = _halve(pixels)
         _write(folder, level, Box(box.y >> level, box.x >> level, *pixels.shape[-2:]), pixels)
 
 
 def _halve(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The mean for images (c, h, w), the commonest value for labels (h, w)."""
-    return halve_mean(pixels) if pixels.ndim == 3 else halve_mode(pixels)
+    """Mean of 2×2 px for images (c, h, w), the most common value for labels (h, w)."""
+    return downsample_mean(pixels) if pixels.ndim == 3 else downsample_mode(pixels)
 
 
 def read_box(folder: Path, level: int, box: Box) -> npt.NDArray[Any]:
@@ -116,13 +119,13 @@ def read_box(folder: Path, level: int, box: Box) -> npt.NDArray[Any]:
 
 
 def read_all(folder: Path) -> npt.NDArray[Any]:
-    """All pixels (…, h, w) of level 0 of a small picture."""
+    """All pixels (…, h, w) of level 0 of a small image."""
     array = _array(folder, 0)
     return _read(array, Box(0, 0, *array.shape[-2:]))
 
 
 def read_small(image: Path, longest_px: int) -> UInt8Array:
-    """A picture (h, w, c) in small: the coarsest level whose longer side has so many px, or the finest there is."""
+    """A small version (h, w, c): the lowest level whose longer side has at least ``longest_px``, or else level 0."""
     shapes = level_shapes(image)
     level = max(k for k, shape in enumerate(shapes) if k == 0 or max(shape) >= longest_px)
     h, w = shapes[level][-2:]
@@ -130,9 +133,9 @@ def read_small(image: Path, longest_px: int) -> UInt8Array:
 
 
 def downsample_shard(folder: Path, level: int, box: Box) -> None:
-    """Fill ``box`` of ``level`` from the level before: the mean for images, the commonest value for labels.
+    """Fill ``box`` of ``level`` from the previous level: the mean for images, the most common value for labels.
 
-    Works in pieces, so that memory is that of one shard and not of the four it is made of.
+    Works piecewise, so that memory is that of one shard rather than of the four it is made from.
     """
     source = _array(folder, level - 1)
     height, width = source.shape[-2:]
@@ -167,7 +170,7 @@ def channels(folder: Path) -> list[tuple[str, RGB]]:
 
 
 def _array(folder: Path, level: int) -> Any:
-    """A level as tensorstore opens it, which reads and writes shards several times faster than zarr-python."""
+    """A level opened by tensorstore, which reads and writes shards several times faster than zarr-python."""
     import tensorstore
 
     spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(folder / str(level))}}
@@ -177,7 +180,7 @@ def _array(folder: Path, level: int) -> Any:
 
 @cache
 def _context() -> Any:
-    """One thread, like everything that a worker does; a shard gets its name when it is whole, as everything else."""
+    """A single thread, as in all of a worker; tensorstore writes shards atomically."""
     import tensorstore
 
     one = {"limit": 1}
@@ -192,7 +195,7 @@ def _read(array: Any, box: Box) -> npt.NDArray[Any]:
 
 
 def _write(folder: Path, level: int, box: Box, pixels: npt.NDArray[Any]) -> None:
-    """Write a box of a level: whole shards, each of them one file."""
+    """Write a box of a level, made of whole shards, one file each."""
     array = _array(folder, level)
     with _storage_errors():
         array[(..., *box.slices)].write(pixels).result()
@@ -200,13 +203,13 @@ def _write(folder: Path, level: int, box: Box, pixels: npt.NDArray[Any]) -> None
 
 @contextmanager
 def _storage_errors() -> Iterator[None]:
-    """Raise what the system refused as the OSError that it is: tensorstore has the number in the text only."""
+    """Re-raise system errors as OSError: tensorstore has the error number in its message only."""
     try:
         yield
     except ValueError as error:
-        told = re.search(r"os_error_code='(\d+)'", str(error))
-        if told is not None:
-            raise OSError(int(told[1]), str(error)) from error
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        if code is not None:
+            raise OSError(int(code[1]), str(error)) from error
         if str(error).startswith("NOT_FOUND"):
             raise FileNotFoundError(errno.ENOENT, str(error)) from error
         raise
@@ -221,7 +224,7 @@ def _create(
     dtype: str,
     shard: int,
 ) -> None:
-    """The group, its metadata and its empty arrays."""
+    """Create the group, its metadata and its empty arrays."""
     import zarr
     from zarr.codecs import ZstdCodec
 

@@ -1,8 +1,7 @@
-"""What OME-Zarr 0.5 says of images and labels, built and checked by the models of ome-zarr-models.
-
-The origin is the corner of the slide, so that images of different resolution, the overview and the labels, lie on one
-another: a level's translation is where the centre of its first pixel lies. Measured from the centre of a level's own
-first pixel they would be apart by half an overview pixel.
+"""Metadata of OME-Zarr 0.5 images and labels, built and validated by ome-zarr-models. The origin is the corner of the
+slide, so that images of different resolution, such as overview and labels, align: a level's translation is the position
+of the centre of its first pixel. With the origin at the centre of each level's first pixel they would be off by half an
+overview pixel.
 """
 
 from __future__ import annotations
@@ -23,18 +22,18 @@ VERSION = "0.5"
 def image_metadata(
     name: str, mpp: tuple[float, float], levels: int, channels: Sequence[tuple[str, RGB]]
 ) -> dict[str, Any]:
-    """Of an image (c, y, x) with named and coloured channels, ``mpp`` (y, x) µm/px at level 0."""
+    """Metadata of an image (c, y, x) with named and coloured channels, ``mpp`` (y, x) µm/px at level 0."""
     from ome_zarr_models.common.omero import Channel, Omero, Window
     from ome_zarr_models.v05.image import ImageAttrs
 
     window = Window(min=0, max=255, start=0, end=255)
-    shown = [
+    listed = [
         Channel.model_validate(
             {"label": label, "color": "{:02X}{:02X}{:02X}".format(*rgb), "active": True, "window": window}
         )
         for label, rgb in channels
     ]
-    omero = Omero.model_validate({"channels": shown, "rdefs": {"model": "color"}})
+    omero = Omero.model_validate({"channels": listed, "rdefs": {"model": "color"}})
     multiscale = _multiscale(name, ("c", "y", "x"), mpp, levels, "2x2 mean")
     return _plain(ImageAttrs.model_validate({"version": VERSION, "multiscales": [multiscale], "omero": omero}))
 
@@ -42,7 +41,7 @@ def image_metadata(
 def label_metadata(
     name: str, mpp: tuple[float, float], levels: int, values: Mapping[int, tuple[str, RGB, int]] | None
 ) -> dict[str, Any]:
-    """Of a label map (y, x); ``values``: value → (name, colour, opacity 0–255), or None for no names and colours."""
+    """Metadata of a label map (y, x); ``values``: value → (name, colour, opacity 0–255), None for neither."""
     from ome_zarr_models.v05.image_label import ImageLabelAttrs
 
     label: dict[str, Any] = {"version": VERSION, "source": {"image": "../../"}}
@@ -55,7 +54,7 @@ def label_metadata(
 
 
 def labels_metadata(names: Sequence[str]) -> dict[str, Any]:
-    """Of the group that lists the labels of an image."""
+    """Metadata of the group that lists the labels of an image."""
     from ome_zarr_models.v05.labels import LabelsAttrs
 
     return _plain(LabelsAttrs.model_validate({"version": VERSION, "labels": list(names)}))
@@ -86,5 +85,5 @@ def _multiscale(name: str, axes: Sequence[str], mpp: tuple[float, float], levels
 
 
 def _plain(model: BaseModel) -> dict[str, Any]:
-    """As ``zarr.json`` holds it, under ``ome``."""
+    """The model as in ``zarr.json``, under ``ome``."""
     return {"ome": model.model_dump(mode="json", by_alias=True, exclude_none=True)}

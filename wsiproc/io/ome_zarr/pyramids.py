@@ -1,4 +1,4 @@
-"""Multiscale pictures of a result as dask arrays: nothing is read before it is computed."""
+"""Multiscale images of a result as lazy dask arrays."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 
 from wsiproc.errors import OutputError
 
-# Side of a dask chunk in px: four chunks of the file, so that a task is worth its overhead and fits any memory.
+# Side of a dask chunk in px: four chunks of the file, so that a task is worth its overhead and fits in memory.
 _CHUNK = 1024
 
 
 @dataclass(frozen=True)
 class Pyramid:
-    """A picture at several resolutions.
+    """An image at several resolutions.
 
-    ``levels``: dask arrays, (c, h, w) for images and (h, w) for labels, the finest first, each half as wide as the one
-    before; ``mpp``: µm per px (y, x) of each level; ``channels``: names, none for labels; ``values``: name → value of
+    ``levels``: dask arrays, (c, h, w) for images and (h, w) for labels, finest first, each half as wide as the one
+    before; ``mpp``: µm per px (y, x) of each level; ``channels``: names, empty for labels; ``values``: (name, value) of
     labels that have names.
     """
 
@@ -33,7 +33,7 @@ class Pyramid:
 
 
 def read_pyramid(folder: Path) -> Pyramid:
-    """The multiscale group at ``folder``; ``OutputError`` where there is none."""
+    """The multiscale group at ``folder``; raises ``OutputError`` if there is none."""
     import dask.array
     import zarr
 
@@ -44,8 +44,8 @@ def read_pyramid(folder: Path) -> Pyramid:
         arrays: list[Any] = [group[entry["path"]] for entry in multiscale["datasets"]]
     except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
         raise OutputError(
-            f"{folder}: no OME-Zarr picture that can be read ({type(error).__name__}: {error}); "
-            "wsiproc run --overwrite writes it again"
+            f"{folder}: not a readable OME-Zarr image ({type(error).__name__}: {error}); "
+            "write it again with wsiproc run --overwrite"
         ) from error
     scales = [entry["coordinateTransformations"][0]["scale"] for entry in multiscale["datasets"]]
     return Pyramid(

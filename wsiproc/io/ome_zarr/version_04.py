@@ -1,6 +1,6 @@
-"""OME-Zarr 0.4 (zarr v2) from what the run wrote as 0.5: for QuPath, TIAToolbox and other readers that stay with it.
+"""OME-Zarr 0.4 (zarr v2) copied from the 0.5 that the run wrote: for QuPath, TIAToolbox and other readers that need it.
 
-The same pixels and metadata; without shards, so that there is a file a chunk. Chunks of zeros leave no file.
+The same pixels and metadata, without shards, so one file per chunk. Chunks of zeros are not stored.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import numpy as np
 from wsiproc.errors import OutputError
 
 VERSION_04 = "0.4"
-_PIECE = 4096  # side of what is copied at once: a shard of the source
+_PIECE = 4096  # side of the squares copied at a time: a shard of the source
 
 
 def write_as_04(source: Path, target: Path) -> None:
-    """Copy a multiscale group, with its labels, to ``target``, which must not exist. Memory is that of a shard.
+    """Copy a multiscale group, with its labels, to ``target``, which must not exist. Holds one shard in memory.
 
-    Raises ``OutputError`` for a source that cannot be read.
+    Raises ``OutputError`` if the source cannot be read.
     """
     import zarr
 
@@ -33,8 +33,8 @@ def write_as_04(source: Path, target: Path) -> None:
         names = _label_names(source)
     except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
         raise OutputError(
-            f"{source}: no OME-Zarr picture that can be read ({type(error).__name__}: {error}); "
-            "wsiproc run --overwrite writes it again"
+            f"{source}: not a readable OME-Zarr image ({type(error).__name__}: {error}); "
+            "write it again with wsiproc run --overwrite"
         ) from error
     if names:
         zarr.create_group(target / "labels", zarr_format=2, attributes={"labels": names})
@@ -52,7 +52,7 @@ def _label_names(source: Path) -> list[str]:
 
 
 def _attributes(ome: Mapping[str, Any]) -> dict[str, Any]:
-    """The metadata of 0.5 where 0.4 has it: without the key ``ome``, each part with the version."""
+    """Metadata of 0.5 converted to 0.4: without the key ``ome``, each part with the version."""
     parts = {name: value for name, value in ome.items() if name != "version"}
     parts["multiscales"] = [{**multiscale, "version": VERSION_04} for multiscale in ome["multiscales"]]
     for name in {"omero", "image-label"} & parts.keys():

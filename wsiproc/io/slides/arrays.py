@@ -1,4 +1,4 @@
-"""A slide's own pixels as dask arrays: read from its file when they are computed, never copied before."""
+"""A slide's own pixels as lazy dask arrays: read from its file when computed, never copied before."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wsiproc.core.types import UInt8Array
 from wsiproc.io.ome_zarr.pyramids import Pyramid
 from wsiproc.io.slides.open import Slide, SlideSource
 
-# Side of a dask chunk in px: 3 MB, which is some tiles of any file.
+# Side of a dask chunk in px: 3 MB, a few tiles of any file.
 _CHUNK = 1024
 # Slides that stay open in a process.
 _OPEN = 4
@@ -22,7 +22,7 @@ _OPEN = 4
 def slide_pyramid(source: SlideSource) -> Pyramid:
     """The slide as (3, h, w) uint8 arrays, level 0 of the file first and each level half as wide as the one before.
 
-    Whoever computes them reads the file, in any process of any machine that has it. Raises as ``source.open`` does.
+    The process that computes them reads the file, on any machine that has it. Raises like ``source.open``.
     """
     slide = opened(source)
     levels = [
@@ -39,7 +39,7 @@ def slide_pyramid(source: SlideSource) -> Pyramid:
 
 @lru_cache(maxsize=_OPEN)
 def opened(source: SlideSource) -> Slide:
-    """The slide, opened once in each process. Raises as ``open_slide`` does."""
+    """The slide, opened once per process. Raises like ``open_slide``."""
     return source.open()
 
 

@@ -9,15 +9,15 @@ from pathlib import Path
 from wsiproc.io.slides.folders import is_dicom, is_zarr, series_files, series_in
 
 _BLOCK_BYTES = 64 * 1024
-# Blocks sampled over the whole: enough that two scans never agree, read in milliseconds even from a network disk.
+# Blocks sampled in total: enough that no two scans agree, read in milliseconds even from a network disk.
 _BLOCKS = 16
 
 
 def slide_files(path: Path) -> list[Path]:
     """All files that belong to the slide at ``path``: itself, or those in its folder, sorted by name.
 
-    Of DICOM, they are those of the series, whichever of them, or their folder, is given; they may be links, as archives
-    make them. An OME-Zarr holds its files itself.
+    For DICOM, these are the files of the series, given by any of them or by their folder; they may be links, as in some
+    archives. Links in an OME-Zarr are not followed.
     """
     if path.is_dir():
         if not is_zarr(path) and (series := series_in(path)):
@@ -26,7 +26,7 @@ def slide_files(path: Path) -> list[Path]:
     if is_dicom(path):
         return series_files(path)
     data_folder = path.with_suffix("")
-    if path.suffix.lower() == ".mrxs" and data_folder.is_dir():  # MIRAX keeps its pixels beside the named file
+    if path.suffix.lower() == ".mrxs" and data_folder.is_dir():  # MIRAX keeps its pixels in a folder next to the file
         return [path, *slide_files(data_folder)]
     return [path]
 
@@ -34,8 +34,8 @@ def slide_files(path: Path) -> list[Path]:
 def fingerprint(path: Path) -> str:
     """SHA-256 (hex) of the sizes of the slide's files and of 64 kB blocks sampled from them.
 
-    Independent of the place, name and date of the slide. For a folder the relative names of its files count too, but
-    for those of DICOM.
+    Independent of the location, name and date of the slide. For a folder, the relative names of its files count too,
+    except for DICOM.
     """
     files = slide_files(path)
     sizes = [file.stat().st_size for file in files]
@@ -51,7 +51,7 @@ def fingerprint(path: Path) -> str:
 
 
 def _hash_blocks(digest: hashlib._Hash, file: Path, size: int, blocks: int) -> None:
-    """Feed ``blocks`` evenly spaced blocks of a file, the first and the last among them."""
+    """Hash ``blocks`` evenly spaced blocks of a file, including the first and the last."""
     last = max(0, size - _BLOCK_BYTES)
     with file.open("rb") as stream:
         for offset in sorted({last * index // (blocks - 1) for index in range(blocks)}):

@@ -1,6 +1,6 @@
 """Folders that are slides: an OME-Zarr, or DICOM files.
 
-A DICOM slide is a series: a file or several for each level, and label and overview.
+A DICOM slide is a series: one or more files per level, plus label and overview.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def is_zarr(path: Path) -> bool:
 def is_dicom(path: Path) -> bool:
     """Whether a file begins as DICOM files do (PS3.10, 7.1)."""
     try:
-        if not path.is_file():  # a pipe would be waited for
+        if not path.is_file():  # opening a pipe would block
             return False
         with path.open("rb") as stream:
             return stream.read(132)[128:] == b"DICM"
@@ -31,7 +31,7 @@ def is_dicom(path: Path) -> bool:
 
 
 def dicom_series(path: Path) -> str | None:
-    """What the files of one slide have in common, the SeriesInstanceUID; None for other files and damaged ones."""
+    """The SeriesInstanceUID, which the files of one slide share; None for other or damaged files."""
     if not is_dicom(path):
         return None
     import pydicom
@@ -39,12 +39,12 @@ def dicom_series(path: Path) -> str | None:
     try:
         found = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"])
         return str(found.SeriesInstanceUID)
-    except Exception:  # of a damaged file anything may come; the reader will say what is wrong with it
+    except Exception:  # a damaged file may raise anything; the reader will report what is wrong
         return None
 
 
 def series_in(folder: Path) -> dict[str, list[Path]]:
-    """The DICOM files right in a folder by their series, both sorted by name. They may have any suffix, or none."""
+    """The DICOM files directly in a folder by series, both sorted by name. They may have any suffix, or none."""
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         if (series := dicom_series(path)) is not None:
@@ -59,14 +59,13 @@ def series_files(path: Path) -> list[Path]:
 
 
 def check_dicom(path: Path) -> None:
-    """Raise ``SlideError`` where what lies beside a DICOM file would make OpenSlide wait, or end the process.
-
-    It opens all that is there, pipes too, and believes where a table says that the frames are.
+    """Raise ``SlideError`` if files next to a DICOM file would make OpenSlide block, or crash the process. It opens
+    every file there, including pipes, and trusts the table of frame offsets.
     """
     for other in path.parent.iterdir():
         if other.exists() and not other.is_file() and not other.is_dir():
             raise SlideError(
-                f"{path}: {other.name} beside it is a pipe, socket or device, for which a reader of DICOM would wait; "
+                f"{path}: {other.name} next to it is a pipe, socket or device, on which a DICOM reader would block; "
                 "move the DICOM files to a folder of their own"
             )
     for file in series_files(path):
@@ -74,7 +73,7 @@ def check_dicom(path: Path) -> None:
 
 
 def _check_frames(path: Path) -> None:
-    """Raise ``SlideError`` where the table of compressed frames (PS3.5, A.4) is out of order or leads elsewhere."""
+    """Raise ``SlideError`` if the offset table of compressed frames (PS3.5, A.4) is unsorted or points elsewhere."""
     import pydicom
 
     size = path.stat().st_size
@@ -90,7 +89,7 @@ def _check_frames(path: Path) -> None:
             table = struct.unpack(f"<{length // 4}I", stream.read(length // 4 * 4)) if length <= size else (size,)
             stream.seek(start)
             first = stream.read(4)
-    except Exception:  # OpenSlide says what is wrong with it
+    except Exception:  # OpenSlide will report what is wrong
         return
     in_order = not table or (table[0] == 0 and all(a < b for a, b in itertools.pairwise(table)))
     if (
@@ -99,4 +98,4 @@ def _check_frames(path: Path) -> None:
         or not in_order
         or (table and (len(table) != frames or start + table[-1] >= size))
     ):
-        raise SlideError(f"{path}: the table of its frames is damaged: copy or export the slide again")
+        raise SlideError(f"{path}: its table of frame offsets is damaged: copy or export the slide again")

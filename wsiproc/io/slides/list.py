@@ -1,7 +1,7 @@
-"""Which slides a call means: files, folders that hold slides, patterns that no shell expanded, lists in a file.
+"""Which slides the arguments refer to: files, folders of slides, patterns that no shell expanded, lists in a file.
 
-Nothing is opened but lists and the heads of files whose names say little; what turns out to be no slide is named when
-its turn comes.
+Only lists are opened, and the headers of files whose names say little; a file that turns out not to be a slide is
+reported when it is processed.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ SLIDE_SUFFIXES = (
     ".svs", ".tif", ".tiff", ".btf", ".tf8", ".ndpi", ".vms", ".vmu", ".scn", ".mrxs", ".svslide", ".bif", ".czi",
     ".dcm", ".zarr",
 )  # fmt: skip
-# They rarely know their pixel size; those in a folder of slides are mostly previews of them.
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
+# Plain images rarely state their pixel size; in a folder of slides they are mostly previews.
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 _RESULT = ("run.json", "cells.parquet", "slide.ome.zarr", ".work", "model.toml")
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _MOST_LIST_BYTES = 64 << 20
-_NAMED = 3  # of what was left out in a folder
+_MOST_NAMED = 3  # files left out of a folder that a note names
 
 
 @dataclass(frozen=True)
 class SlideList:
-    """The slides of a call, each once and in the order given; ``notes``: sentences about what was left out."""
+    """The slides, each once and in the order given; ``notes``: sentences about what was left out."""
 
     slides: tuple[Path, ...]
     notes: tuple[str, ...] = ()
@@ -41,15 +41,15 @@ def list_slides(
     given: Iterable[str | PathLike[str]],
     mpp: float | None = None,
     out: Path | None = None,
-    is_one: Callable[[Path], bool] | None = None,
+    counts_as_slide: Callable[[Path], bool] | None = None,
 ) -> SlideList:
-    """The slides that ``given`` means: paths, patterns such as ``*.svs``, and ``@list.txt`` with a path a line.
+    """The slides that ``given`` refers to: paths, patterns such as ``*.svs``, and ``@list.txt`` with one path per line.
 
-    A folder that is no slide itself stands for those in it and below, pictures among them where ``mpp`` is given;
-    one of which ``is_one`` is true stands for itself; results in ``out`` and elsewhere are not slides. What is not
-    there stays in the list. Raises SettingsError for a list that cannot be read, and for what can be no path.
+    A folder that is not itself a slide stands for the slides in it and below, including plain images if ``mpp`` is
+    given; a folder for which ``counts_as_slide`` is true is kept as it is; results in ``out`` and elsewhere are not
+    slides. Missing files stay in the list. Raises SettingsError for a list that cannot be read and for invalid paths.
     """
-    found = _Found(mpp is not None, out, is_one)
+    found = _Found(mpp is not None, out, counts_as_slide)
     for path in given:
         found.add(os.fspath(path), Path.cwd())
     slides, notes = _once(found.paths)
@@ -58,17 +58,17 @@ def list_slides(
 
 @dataclass
 class _Found:
-    """What was found so far."""
+    """What has been found so far."""
 
-    pictures: bool
+    images: bool
     out: Path | None
-    is_one: Callable[[Path], bool] | None
+    counts_as_slide: Callable[[Path], bool] | None
     paths: list[Path] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     entered: set[Path] = field(default_factory=set)
 
     def add(self, text: str, base: Path, from_list: bool = False) -> None:
-        """Add what one argument, or line of a list in the folder ``base``, means."""
+        """Add what one argument, or one line of a list in the folder ``base``, refers to."""
         path = absolute(base / os.path.expanduser(text) if text else text)
         if os.path.lexists(path):
             self._add_path(path)
@@ -86,22 +86,22 @@ class _Found:
         if not path.is_dir() or self._is_slide_folder(path):
             self.paths.append(path)
         elif self._is_result(path):
-            self.notes.append(f"{path}: left out, since it holds results of wsiproc")
+            self.notes.append(f"{path}: left out, since it contains results of wsiproc")
         else:
             before = len(self.paths)
             others = list(self._enter(path))
             if len(self.paths) == before and self._holds_results(path):
-                self.notes.append(f"{path}: left out, since it holds results of wsiproc and no slides")
+                self.notes.append(f"{path}: left out, since it contains results of wsiproc and no slides")
             elif len(self.paths) == before:
-                self.paths.append(path)  # its turn comes to be named as what it is
+                self.paths.append(path)  # it is reported when it is processed
             elif others:
-                named = ", ".join(other.relative_to(path).as_posix() for other in others[:_NAMED])
-                more = ", …" if len(others) > _NAMED else ""
+                named = ", ".join(other.relative_to(path).as_posix() for other in others[:_MOST_NAMED])
+                more = ", …" if len(others) > _MOST_NAMED else ""
                 files = "1 file is" if len(others) == 1 else f"{len(others):,} files are"
-                self.notes.append(f"{path}: {files} not taken for slides: {named}{more}")
+                self.notes.append(f"{path}: {files} not recognised as slides: {named}{more}")
 
     def _enter(self, folder: Path) -> Iterator[Path]:
-        """Take the slides in a folder and below; what else is there."""
+        """Add the slides in a folder and below; yields all other files."""
         real = folder.resolve()
         if real in self.entered:
             return
@@ -120,14 +120,14 @@ class _Found:
                 yield from self._enter(entry)
 
     def _is_slide_folder(self, folder: Path) -> bool:
-        is_one = self.is_one is not None and self.is_one(folder)
-        return _is_slide_folder(folder) or (is_one and not self._is_result(folder))
+        counts_as_slide = self.counts_as_slide is not None and self.counts_as_slide(folder)
+        return _is_slide_folder(folder) or (counts_as_slide and not self._is_result(folder))
 
     def _is_slide_file(self, path: Path) -> bool:
         suffix = path.suffix.lower()
-        if suffix in SLIDE_SUFFIXES or (suffix in PICTURE_SUFFIXES and self.pictures):
+        if suffix in SLIDE_SUFFIXES or (suffix in IMAGE_SUFFIXES and self.images):
             return True
-        return suffix not in PICTURE_SUFFIXES and _looks_like_slide(path)
+        return suffix not in IMAGE_SUFFIXES and _looks_like_slide(path)
 
     def _is_result(self, folder: Path) -> bool:
         is_out = self.out is not None and self.out.is_dir() and folder.samefile(self.out)
@@ -138,7 +138,7 @@ class _Found:
 
 
 def _is_slide_folder(folder: Path) -> bool:
-    """Whether a folder is a slide itself: an OME-Zarr, or the DICOM files of one."""
+    """Whether a folder is itself a slide: an OME-Zarr, or the DICOM files of one slide."""
     if folder.suffix.lower() == ".zarr" or is_zarr(folder):
         return True
     found = series_in(folder)
@@ -148,9 +148,9 @@ def _is_slide_folder(folder: Path) -> bool:
 
 
 def _looks_like_slide(path: Path) -> bool:
-    """Whether a file of any name begins as a TIFF or DICOM does."""
+    """Whether a file of any name begins like TIFF or DICOM."""
     try:
-        if not path.is_file():  # a pipe would be waited for
+        if not path.is_file():  # opening a pipe would block
             return False
         with path.open("rb") as stream:
             return stream.read(4) in _TIFF or is_dicom(path)
@@ -159,47 +159,47 @@ def _looks_like_slide(path: Path) -> bool:
 
 
 def _read_list(path: Path) -> list[str]:
-    """The paths in a list: one a line, without comments (lines that begin with #) and quotes around a path."""
+    """The paths in a list: one per line, without comments (lines that begin with #) and quotes around a path."""
     try:
         if path.stat().st_size > _MOST_LIST_BYTES:
-            raise SettingsError(f"{path}: too large for a list of slides; it should have a path a line")
+            raise SettingsError(f"{path}: too large for a list of slides; it should have one path per line")
         content = path.read_bytes()
         wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))  # as PowerShell writes
         text = content.decode("utf-16" if wide else "utf-8-sig")
     except OSError as error:
         raise SettingsError(f"{path}: the list of slides cannot be read: {error.strerror or error}") from error
     except UnicodeError as error:
-        raise SettingsError(f"{path}: a list of slides is UTF-8 text, a path a line: {error}") from error
+        raise SettingsError(f"{path}: a list of slides must be UTF-8 text with one path per line: {error}") from error
     lines = (line.strip() for line in text.splitlines())
     paths = [line[1:-1] if line[0] == line[-1] == '"' else line for line in lines if line and not line.startswith("#")]
     if not paths:
-        raise SettingsError(f"{path}: the list names no slide; write a path a line")
+        raise SettingsError(f"{path}: the list names no slides; write one path per line")
     return paths
 
 
 def _once(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
-    """Each slide once, under the first path that it was given by; sentences about the others."""
+    """Each slide once, under the first path given for it, and notes about the others."""
     first: dict[object, Path] = {}
     again: dict[Path, list[Path]] = {}
     for path in paths:
         known = first.setdefault(_identity(path), path)
         if known is not path:
             again.setdefault(known, []).append(path)
-    return list(first.values()), list(_told(again))
+    return list(first.values()), list(_duplicate_notes(again))
 
 
-def _told(again: Mapping[Path, Sequence[Path]]) -> Iterator[str]:
+def _duplicate_notes(again: Mapping[Path, Sequence[Path]]) -> Iterator[str]:
     for path, others in again.items():
         if is_dicom(path) and len({path, *others}) > 1:
-            yield f"{path}: {len({path, *others})} DICOM files of one slide; taken once"
+            yield f"{path}: {len({path, *others})} DICOM files of one slide; used once"
             continue
         names = sorted({str(other) for other in others if other != path})
-        also = f", also as {', '.join(names[:_NAMED])}" + ", …" * (len(names) > _NAMED) if names else ""
-        yield f"{path}: given {len(others) + 1} times{also}; taken once"
+        also = f", also as {', '.join(names[:_MOST_NAMED])}" + ", …" * (len(names) > _MOST_NAMED) if names else ""
+        yield f"{path}: given {len(others) + 1} times{also}; used once"
 
 
 def _identity(path: Path) -> object:
-    """The same for all ways to name a slide: through links, or by any of its DICOM files."""
+    """Equal for all paths to one slide: through links, or by any of its DICOM files."""
     try:
         if path.is_dir() and not is_zarr(path) and (found := series_in(path)):
             return path.resolve(), next(iter(found))
@@ -208,4 +208,6 @@ def _identity(path: Path) -> object:
         status = path.stat()
     except OSError:
         return path
-    return (status.st_dev, status.st_ino) if status.st_ino else path.resolve()  # some network drives number no files
+    return (
+        (status.st_dev, status.st_ino) if status.st_ino else path.resolve()
+    )  # some network drives have no inode numbers

@@ -1,6 +1,5 @@
-"""Open any slide: ``open_slide(path)`` gives an object that reads boxes of a grid at the resolution asked for.
-
-Which reader opens a file is found in ``wsiproc/io/slides/readers/select.py``.
+"""Open any slide: ``open_slide(path)`` gives an object that reads boxes of a grid at any requested resolution.
+``wsiproc/io/slides/readers/select.py`` selects the reader.
 """
 
 from __future__ import annotations
@@ -40,13 +39,14 @@ from wsiproc.io.slides.resolution import mpp_warnings, resolve_mpp
 from wsiproc.io.slides.timeout import call_with_timeout
 
 _NUCLEUS_UM = 5.0
-# Around a damaged place, an overview is given up in squares of less than twice this side; in larger ones where so much
-# is damaged that finding out costs more than it tells.
+# Around damage, an overview is left unread in squares of less than twice this side; in larger ones if there is so much
+# damage that locating it is not worth the time.
 _SMALLEST_UNREAD_PX, _MOST_FAILURES = 8, 200
 _SUFFIXES = re.compile(r"(\.ome)?\.(zarr|tiff?|btf|tf[28])$|\.[^.\s]{1,6}$", re.IGNORECASE)
-# What a file system refuses, a terminal obeys (control characters, changes of direction), or UTF-8 cannot write.
+# Characters that a file system refuses, a terminal interprets (control characters, changes of direction), or UTF-8
+# cannot encode.
 _NO_NAME = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]')
-# Names that are devices on Windows, whatever stands behind a dot.
+# Names that are devices on Windows, whatever follows after a dot.
 _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d) *", re.IGNORECASE)
 
 
@@ -76,7 +76,7 @@ class Slide(Protocol):
         """Hash of the content."""
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
 
     def __enter__(self) -> Slide: ...
 
@@ -87,8 +87,8 @@ class Slide(Protocol):
 
 @dataclass(frozen=True)
 class SlideSource:
-    """What a worker process needs to open a slide by itself. ``read_timeout_s``: None waits for ever; ``fill``: what is
-    read as glass.
+    """What a worker process needs to open a slide by itself. ``read_timeout_s``: None waits indefinitely; ``fill``:
+    colours that are read as background.
     """
 
     path: Path
@@ -115,9 +115,9 @@ def open_slide(path: Path | str, mpp: float | None = None, reader: Reader = "aut
     SlideError
         There is no slide at ``path``, or it cannot be read.
     ResolutionError
-        The pixel size is unknown and not given, or cannot be true.
+        The pixel size is unknown and not given, or impossible.
     MissingExtraError
-        ``reader`` is "tiatoolbox" and that is not installed.
+        ``reader`` is "tiatoolbox", which is not installed.
     """
     path = Path(path)
     if reader not in get_args(Reader):
@@ -132,60 +132,60 @@ def open_slide(path: Path | str, mpp: float | None = None, reader: Reader = "aut
             opened.close()
         if isinstance(error, WsiprocError):
             raise
-        # What a library makes of a damaged file need not be an error that it documents.
+        # A damaged file may raise errors that a library does not document.
         raise SlideError(
             f"{path}: cannot be opened: {type(error).__name__}: {error}; the file is damaged: copy or export it again"
         ) from error
 
 
 def slide_name(path: Path) -> str:
-    """The file's name without its type, fit for a folder on every system: ``a.ome.tif`` → ``a``."""
+    """The file's name without its suffix, valid as a folder name on every system: ``a.ome.tif`` → ``a``."""
     stem = _SUFFIXES.sub("", path.name) if path.suffix == ".zarr" or not path.is_dir() else path.name
     return plain_name(stem) or "slide"
 
 
 def plain_name(text: str) -> str:
-    """The text as a part of a path on every system; empty where nothing is left of it."""
+    """The text as a valid component of a path on every system; may be empty."""
     name = _NO_NAME.sub("_", text).rstrip(". ")
-    is_taken = _DEVICES.fullmatch(name.partition(".")[0]) or name.endswith(".__lock")  # that, tensorstore refuses
+    is_taken = _DEVICES.fullmatch(name.partition(".")[0]) or name.endswith(".__lock")  # tensorstore rejects those
     return f"{name}_" if is_taken else name
 
 
 def _assemble(path: Path, given_mpp: float | None, opened: Opened) -> PyramidSlide:
-    """The slide from its levels, its facts and the user's pixel size."""
-    facts = opened.facts
-    mpp = resolve_mpp(path, facts.mpp, given_mpp, facts.objective)
-    properties = dict(facts.properties)
+    """Assemble the slide from its levels, its metadata and the user's pixel size."""
+    metadata = opened.metadata
+    mpp = resolve_mpp(path, metadata.mpp, given_mpp, metadata.objective)
+    properties = dict(metadata.properties)
     if given_mpp is not None:
-        in_file = f"{facts.mpp[0]:g} × {facts.mpp[1]:g}" if facts.mpp else "none"
+        in_file = f"{metadata.mpp[0]:g} × {metadata.mpp[1]:g}" if metadata.mpp else "none"
         properties["wsiproc.mpp"] = f"{mpp:g} given by the user; in the file: {in_file}"
     check_shapes(path, [level.shape for level in opened.levels])
     h, w = opened.levels[0].shape
-    scanned = (facts.bounds or Box(0, 0, h, w)).clip((h, w))
+    scanned = (metadata.bounds or Box(0, 0, h, w)).clip((h, w))
     if scanned.area == 0:
         raise SlideError(
-            f"{path}: the scanned part {facts.bounds} lies outside the canvas of {w} × {h} px; the file is damaged: "
+            f"{path}: the scanned part {metadata.bounds} lies outside the canvas of {w} × {h} px; the file is damaged: "
             "copy or export it again"
         )
     if min(scanned.shape) * mpp < _NUCLEUS_UM:
         raise SlideKindError(
-            f"{path}: {scanned.w} × {scanned.h} px of {mpp:g} µm: narrower than a nucleus ({_NUCLEUS_UM:g} µm), so no "
-            "cell can be in it; choose the full-resolution file, or pass the right pixel size with --mpp"
+            f"{path}: {scanned.w} × {scanned.h} px of {mpp:g} µm: narrower than a nucleus ({_NUCLEUS_UM:g} µm), so it "
+            "cannot contain a cell; choose the full-resolution file, or pass the right pixel size with --mpp"
         )
     slide = PyramidSlide(
         path=path,
         name=slide_name(path),
-        format=facts.format,
+        format=metadata.format,
         shape=scanned.shape,
         mpp=mpp,
-        objective=facts.objective,
+        objective=metadata.objective,
         properties=properties,
         pyramid=opened.levels,
         reader=opened.reader,
         origin=(scanned.y, scanned.x),
-        background=facts.background,
-        warnings=(*facts.warnings, *mpp_warnings(mpp, facts.objective)),
-        remarks=dict(facts.remarks),
+        background=metadata.background,
+        warnings=(*metadata.warnings, *mpp_warnings(mpp, metadata.objective)),
+        remarks=dict(metadata.remarks),
         on_close=opened.close,
     )
     shape, _ = overview_grid(slide)
@@ -195,7 +195,7 @@ def _assemble(path: Path, given_mpp: float | None, opened: Opened) -> PyramidSli
 
 
 def _check_path(path: Path) -> None:
-    """Raise ``SlideError`` unless something readable and non-empty lies at ``path``."""
+    """Raise ``SlideError`` unless ``path`` is a readable, non-empty file or folder."""
     try:
         if path.is_symlink() and not path.exists():
             raise SlideError(f"{path}: a link to {os.readlink(path)}, which does not exist; copy the slide itself")
@@ -204,7 +204,7 @@ def _check_path(path: Path) -> None:
         if path.is_dir():
             next(path.iterdir(), None)
         elif not path.is_file():
-            raise SlideError(f"{path}: neither a file nor a folder (a socket, pipe or device); name a slide")
+            raise SlideError(f"{path}: neither a file nor a folder (a socket, pipe or device); give a slide")
         elif not first_bytes(path):
             raise SlideError(f"{path}: the file is empty (0 bytes); copy it again")
     except SlideError:
@@ -215,9 +215,9 @@ def _check_path(path: Path) -> None:
 
 @dataclass(frozen=True)
 class Overview:
-    """The whole slide in one small picture, (h, w, 3) uint8, of ``mpp`` (y, x) µm/px.
+    """The whole slide as one small image, (h, w, 3) uint8, of ``mpp`` (y, x) µm/px.
 
-    ``unread`` (h, w): places that the file cannot give, white in the picture; ``reason``: the first error there.
+    ``unread`` (h, w): pixels that could not be read, white in the image; ``reason``: the first error.
     """
 
     pixels: UInt8Array
@@ -227,20 +227,19 @@ class Overview:
 
 
 def overview_grid(slide: Slide, max_px: int = 3072, finest_mpp: float = 2.0) -> tuple[tuple[int, int], float]:
-    """Size (h, w) and µm/px of an overview; ``finest_mpp`` keeps those of small slides small."""
+    """Size (h, w) and µm/px of an overview; ``finest_mpp`` limits the resolution for small slides."""
     mpp = max(finest_mpp, slide.mpp, max(slide.shape) * slide.mpp / max_px)
     return grid_shape(slide.shape, slide.mpp, mpp), mpp
 
 
 def read_overview(slide: Slide, max_px: int = 3072, finest_mpp: float = 2.0) -> Overview:
-    """An overview whose longest side has at most ``max_px``, whatever places of the file are damaged.
-
-    The reading is piecewise, so memory stays bounded for files of a single huge level too. Raises ``SlideReadError``
-    where no place can be read, and SlideTimeoutError at the first read that hangs.
+    """An overview whose longest side has at most ``max_px``, even if parts of the file are damaged. Reads piecewise, so
+    memory is bounded even for a single huge level. Raises ``SlideReadError`` if nothing can be read, and
+    SlideTimeoutError at the first read that hangs.
     """
     shape, mpp = overview_grid(slide, max_px, finest_mpp)
     pixels, unread = np.full((*shape, 3), 255, np.uint8), np.zeros(shape, bool)
-    reason: str | None = None  # no error is kept: each would hold on to the handle that it broke
+    reason: str | None = None  # the message only: an exception would keep the broken handle alive
     waiting = deque([Box(0, 0, *shape)])
     failures = 0
     while waiting:
@@ -254,7 +253,7 @@ def read_overview(slide: Slide, max_px: int = 3072, finest_mpp: float = 2.0) -> 
             failures += 1
             side = -(-max(box.shape) // 2)
             if side >= _SMALLEST_UNREAD_PX and failures < _MOST_FAILURES:
-                # Cut down to where the damage is; the pieces have the same pixels as the whole.
+                # Narrow down the damage; pieces give the same pixels as the whole.
                 waiting += pieces(box, side)
             else:
                 unread[box.slices] = True
@@ -264,15 +263,13 @@ def read_overview(slide: Slide, max_px: int = 3072, finest_mpp: float = 2.0) -> 
     return Overview(pixels, factors, unread, reason)
 
 
-# Stands in for a pixel size that is not known; only what does not depend on it is told then.
+# Placeholder for an unknown pixel size; only what does not depend on it is then reported.
 _ANY_MPP = 1.0
 
 
 def describe_file(path: Path, mpp: float | None = None, reader: Reader = "auto") -> dict[str, Any]:
-    """What is known about the slide at ``path``, as ``describe`` tells it, even where its pixel size is not.
-
-    ``remedy`` says then what to do, and ``mpp`` and ``size_mm`` are None. Raises as ``open_slide`` does for all else,
-    and for an ``mpp`` that cannot be.
+    """What ``describe`` returns for the slide at ``path``, even if its pixel size is unknown. Then ``remedy`` says what
+    to do, and ``mpp`` and ``size_mm`` are None. Otherwise raises like ``open_slide``, also for an impossible ``mpp``.
     """
     try:
         with open_slide(path, mpp, reader) as slide:
@@ -283,15 +280,15 @@ def describe_file(path: Path, mpp: float | None = None, reader: Reader = "auto")
         with open_slide(path, _ANY_MPP, reader) as slide:
             made_up = mpp_warnings(_ANY_MPP, slide.objective)
             slide.warnings = tuple(warning for warning in slide.warnings if warning not in made_up)
-            facts = describe(slide)
-        return facts | {"mpp": None, "size_mm": None, "remedy": str(error).removeprefix(f"{path}: ")}
+            metadata = describe(slide)
+        return metadata | {"mpp": None, "size_mm": None, "remedy": str(error).removeprefix(f"{path}: ")}
 
 
 def describe(slide: Slide) -> dict[str, Any]:
-    """What is known about a slide without looking for cells; sizes are (h, w)."""
+    """Metadata of a slide, for ``wsiproc info``; sizes are (h, w)."""
     overview = read_overview(slide, max_px=1024)
     h, w = slide.shape
-    facts: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         "name": slide.name,
         "path": str(slide.path),
         "format": slide.format,
@@ -308,6 +305,8 @@ def describe(slide: Slide) -> dict[str, Any]:
         "looks_grey": looks_grey(overview.pixels),
     }
     if overview.reason is not None:
-        facts["damaged"] = f"{overview.unread.mean():.2%} of the overview; {overview.reason}"
-    facts |= {"warning" if number == 0 else f"warning {number + 1}": text for number, text in enumerate(slide.warnings)}
-    return facts
+        metadata["damaged"] = f"{overview.unread.mean():.2%} of the overview; {overview.reason}"
+    metadata |= {
+        "warning" if number == 0 else f"warning {number + 1}": text for number, text in enumerate(slide.warnings)
+    }
+    return metadata

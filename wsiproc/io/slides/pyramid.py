@@ -1,4 +1,4 @@
-"""The slide that all readers return: levels of a pyramid, and what is known about them."""
+"""The slide that all readers return: the levels of a pyramid, with metadata."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ WHITE: RGB = (255, 255, 255)
 
 @dataclass(frozen=True)
 class SlideMetadata:
-    """What a file says about itself; ``None`` where it is silent. ``mpp`` is (y, x) in µm/px.
+    """Metadata in a file; ``None`` for what it does not state. ``mpp`` is (y, x) in µm/px.
 
-    ``warnings``: what a user must know who trusts the cells, as scenes and focal planes that are left out; ``remarks``:
-    what else ``info`` shows, by name.
+    ``warnings``: what users of the cells must know, such as scenes or focal planes that are left out; ``remarks``: what
+    else ``info`` shows, by name.
     """
 
     format: str
@@ -45,7 +45,7 @@ class PyramidSlide:
     """A slide read through the levels of a pyramid.
 
     ``shape`` is (h, w) in level-0 px of the scanned part, whose corner is ``origin`` (y, x) on the levels' canvas.
-    ``fill``, where it is known, is read as glass; ``reader``: the library that reads the file.
+    ``fill``, if known, is read as background; ``reader``: the library that reads the file.
     """
 
     path: Path
@@ -73,12 +73,12 @@ class PyramidSlide:
     def read(self, box: Box, mpp: float) -> UInt8Array:
         """The (h, w, 3) uint8 pixels of ``box`` (grid px at ``mpp`` µm/px); background colour outside the slide.
 
-        Raises ``SlideReadError`` where the file cannot be decoded, SlideTimeoutError where that takes too long.
+        Raises ``SlideReadError`` if the file cannot be decoded, SlideTimeoutError if that takes too long.
         """
         return call_with_timeout(self.read_timeout_s, partial(self._read_unfilled, box, mpp), str(self.path))
 
     def _read_unfilled(self, box: Box, mpp: float) -> UInt8Array:
-        """The pixels of ``box`` with fill as glass: the same for every way to cut a picture into boxes."""
+        """The pixels of ``box`` with fill as background, independent of how an image is cut into boxes."""
         if self.fill is None:
             return self._read(box, mpp)
         around = box.pad(REACH_PX)
@@ -97,7 +97,7 @@ class PyramidSlide:
                 pixels[piece.relative_to(box).slices] = part
         except SlideReadError:
             raise
-        except Exception as error:  # what a library makes of a damaged file need not be an error that it documents
+        except Exception as error:  # a damaged file may raise undocumented errors
             raise SlideReadError(
                 f"{self.path}: cannot read {box.w} × {box.h} px at x {box.x}, y {box.y} ({mpp:g} µm/px): "
                 f"{type(error).__name__}: {error}; the file is damaged there: copy or export it again"
@@ -109,7 +109,7 @@ class PyramidSlide:
         return call_with_timeout(self.read_timeout_s, partial(fingerprint, self.path), str(self.path))
 
     def close(self) -> None:
-        """Give the file handle back; the slide cannot be read afterwards."""
+        """Close the file; the slide cannot be read afterwards."""
         if self.on_close is not None:
             self.on_close()
 

@@ -1,4 +1,4 @@
-"""Reads that may hang, as on a network drive that went away: wait for them so long and no longer."""
+"""A timeout for reads that may hang, as on a network drive that has disappeared."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ T = TypeVar("T")
 
 
 def call_with_timeout(seconds: float | None, read: Callable[[], T], what: str) -> T:
-    """The result of ``read()``, if it comes within so many seconds (None: whenever); else SlideTimeoutError.
-
-    ``what`` is read, for the error.
-
-    Nothing can end a read that hangs in the system; its thread is left behind, and does not keep the process alive.
+    """The result of ``read()`` within that many seconds (None: no limit); else raises SlideTimeoutError. ``what`` names
+    the source in the error. A read that hangs in the system cannot be ended; its thread is abandoned and does not keep
+    the process alive.
     """
     if seconds is None:
         return read()
@@ -26,7 +24,7 @@ def call_with_timeout(seconds: float | None, read: Callable[[], T], what: str) -
     def answer() -> None:
         try:
             future.set_result(read())
-        except BaseException as error:  # whatever it is, it belongs to the one who asked
+        except BaseException as error:  # any error is re-raised in the caller
             future.set_exception(error)
 
     Thread(target=answer, daemon=True, name=f"read {what}").start()
@@ -34,7 +32,8 @@ def call_with_timeout(seconds: float | None, read: Callable[[], T], what: str) -
         return future.result(seconds)
     except TimeoutError as error:
         if future.done():
-            raise  # the read itself says so
+            raise  # raised by the read itself
         raise SlideTimeoutError(
-            f"{what}: a read did not end within {seconds:g} s; is the drive slow or gone? --read-timeout allows more"
+            f"{what}: a read did not finish within {seconds:g} s; is the drive slow or disconnected? Allow more with "
+            "--read-timeout"
         ) from error

@@ -1,8 +1,8 @@
-"""The direct engine: the self-activation map and colour, and centres of clusters that were found once a model.
+"""The direct engine: the self-activation map and colour, and cluster centres that were found once per model.
 
-The map is read from the first layers of a network that learned without labels, by fixed channel weights instead of a
-gradient for each picture (see ``readout``). A pixel is a nucleus where its features are nearer to a nucleus' centre
-than to any other (after Chen et al. 2023, arXiv 2308.11144, who fit clusters to each picture).
+The map is read from the first layers of a network trained without labels, with fixed channel weights instead of a
+gradient for each image (see ``readout``). A pixel is a nucleus where its features are nearer to a nucleus' centre than
+to any other (after Chen et al. 2023, arXiv 2308.11144, who fit clusters to each image).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class Activation(LearnedModel):
     """A model folder of kind *activation*."""
 
-    facts: ActivationConfig
+    config: ActivationConfig
 
     @property
     def _extra_channels(self) -> tuple[Channel, ...]:
@@ -37,12 +37,12 @@ class Activation(LearnedModel):
 
     def _read(self, network: nn.Module, pictures: Tensor, od: Tensor) -> Sequence[Tensor]:
         blocks = cast("ShallowResNet", network).shallow(pictures)
-        activation = read_map(blocks, self.facts.readout, (od.shape[2], od.shape[3]))
-        clusters = self.facts.clusters
+        activation = read_map(blocks, self.config.readout, (od.shape[2], od.shape[3]))
+        clusters = self.config.clusters
         features = pixel_features(activation, od * self.gain, clusters.smooth_um / self.mpp)
         return nucleus_probability(features, clusters), activation
 
     def instances(self, maps: UInt8Array, inner: Box | None = None) -> Instances:
         """See ``Model``."""
         dab = self.stains.kind == "H-DAB"
-        return cut_cells(maps, self.facts.cut, self.facts.split, self.mpp, dab, inner=inner)
+        return cut_cells(maps, self.config.cut, self.config.split, self.mpp, dab, inner=inner)

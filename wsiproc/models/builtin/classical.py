@@ -1,7 +1,7 @@
-"""The model that learned nothing: nuclei are where the stain is denser than around them.
+"""The model without training: nuclei are where the stain is denser than around them.
 
-The evidence is a weighted optical density, smoothed, less its mean over the tissue within some micrometres; Otsu's
-threshold on it is found once a slide, from sampled tissue. It is the floor that every learned model must beat.
+The evidence is a weighted optical density, smoothed, minus its mean over the tissue within some micrometres; Otsu's
+threshold on it is found once per slide, from sampled tissue. It is the baseline that every trained model must beat.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from wsiproc.array.stains import Stain, Stains, estimate_stains
 from wsiproc.core.geometry import Box
 from wsiproc.core.types import Float32Array, UInt8Array
-from wsiproc.models.base import GRAIN, Channel, Instances
+from wsiproc.models.base import WINDOW_MULTIPLE, Channel, Instances
 from wsiproc.models.cells import CutRule, SplitLengths, cell_margin, cut_cells
 from wsiproc.models.networks.gaussian import gaussian
 from wsiproc.models.staining import (
@@ -23,9 +23,9 @@ from wsiproc.models.staining import (
     TISSUE_OD,
     optical_density,
     sample_pixels,
-    stain_facts,
     stained_channels,
     stained_maps,
+    stains_as_dict,
 )
 
 if TYPE_CHECKING:
@@ -37,10 +37,10 @@ _WEIGHTS = {"H&E": (1.0, -0.3), "H-DAB": (1.0, 0.0)}
 # Highest density that counts (log10), so that black DAB does not hide the pale blue nuclei around it.
 _CAP = {"H&E": 0.43, "H-DAB": 0.22}
 _FINE_UM, _COARSE_UM = 0.375, 1.0  # sigmas of the two Gaussians, mixed half and half: sharp borders, whole nuclei
-_CELL_UM, _AROUND_CELLS = 1.0, 6  # the local mean: pitch of its coarse grid, half width in cells of it
-_LOCAL = 0.7  # share of the local mean that is taken away
-_PRIOR = 0.05  # weight of the slide's own mean beside the tissue in the window, for windows with little tissue
-# Below this sum the evidence is pulled down, steeply: where the local mean is low, glass must not pass for nuclei.
+_CELL_UM, _AROUND_CELLS = 1.0, 6  # the local mean: pitch of its coarse grid, half width in cells of that grid
+_LOCAL = 0.7  # share of the local mean that is subtracted
+_PRIOR = 0.05  # weight of the slide's mean relative to the tissue in the window, for windows with little tissue
+# Below this sum the evidence is lowered steeply: where the local mean is low, background must not pass for nuclei.
 _GLASS_OD, _GLASS_SLOPE = 0.087, 5.0
 _WIDTH = 0.10  # slope of the probability, in distances between the two class means
 _SAMPLED_PX = 200_000
@@ -49,7 +49,7 @@ _CUT, _SPLIT = CutRule(), SplitLengths()
 
 @dataclass(frozen=True)
 class Cut:
-    """What is calibrated besides the stains: mean evidence of tissue, threshold and slope of the probability."""
+    """Calibrated in addition to the stains: mean evidence of tissue, threshold and slope of the probability."""
 
     level: float = 0.1
     threshold: float = 0.05
@@ -58,7 +58,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Classical:
-    """Stain evidence, a threshold a slide, and a local split."""
+    """Stain evidence, one threshold per slide, and a local split."""
 
     stains: Stains = field(default_factory=Stains)
     cut: Cut = field(default_factory=Cut)
@@ -72,8 +72,8 @@ class Classical:
 
     @property
     def window_multiple(self) -> int:
-        """Its filters take pictures of any size."""
-        return GRAIN
+        """Its filters accept any image size."""
+        return WINDOW_MULTIPLE
 
     @property
     def halo(self) -> int:
@@ -82,12 +82,12 @@ class Classical:
 
     @property
     def margin(self) -> int:
-        """What the cutting out of cells can depend on."""
+        """Px that the extraction of cells can depend on."""
         return cell_margin(_CUT, _SPLIT, self.mpp)
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """One: which nuclei are positive by DAB is a matter of the run."""
+        """A single class: which nuclei are DAB-positive is decided by the run."""
         return NUCLEUS
 
     @property
@@ -108,8 +108,8 @@ class Classical:
         return stained.calibrate_density([optical_density(picture, stained.stains.white) for picture in pictures])
 
     def calibrate_density(self, absorbed: Sequence[Tensor]) -> Classical:
-        """With level and threshold of the slide whose optical densities (1, 3, h, w) are ``absorbed``; stains as they
-        are.
+        """With level and threshold of the slide whose optical densities (1, 3, h, w) are ``absorbed``; stains are left
+        unchanged.
         """
         tissue = [od.sum(1) > TISSUE_OD for od in absorbed]
         inside = np.concatenate([self._density(od)[t].numpy() for od, t in zip(absorbed, tissue, strict=True)])
@@ -122,7 +122,7 @@ class Classical:
     def calibration(self) -> dict[str, object]:
         """Stains and threshold."""
         cut = {"level": self.cut.level, "threshold": self.cut.threshold, "width": self.cut.width}
-        return stain_facts(self.stains) | cut
+        return stains_as_dict(self.stains) | cut
 
     def predict(self, windows: Tensor) -> Tensor:
         """See ``Model``."""
@@ -141,15 +141,15 @@ class Classical:
         return (od[:, 0] * red).add_(od[:, 1], alpha=green).clamp_(max=_CAP[self.stains.kind])
 
     def _evidence(self, od: Tensor) -> Tensor:
-        """Smoothed density of optical density (b, 3, h, w), less what its surroundings explain: (b, h, w)."""
+        """Smoothed density of optical density (b, 3, h, w), minus what its surroundings explain: (b, h, w)."""
         density = self._density(od)[:, None]
         smooth = gaussian(density, _FINE_UM / self.mpp).add_(gaussian(density, _COARSE_UM / self.mpp)).mul_(0.5)
         return smooth.sub_(self._expected(density, od.sum(1, keepdim=True)))[:, 0]
 
     def _expected(self, density: Tensor, total: Tensor) -> Tensor:
-        """A share of the tissue's mean density within some micrometres, raised on glass: (b, 1, h, w).
+        """A share of the tissue's mean density within some micrometres, raised on background: (b, 1, h, w).
 
-        Found on a coarse grid and interpolated.
+        Computed on a coarse grid and interpolated.
         """
         import torch
         import torch.nn.functional as nn
@@ -192,7 +192,7 @@ def _find_cut(values: Float32Array, level: float) -> Cut:
 
 
 def _box_mean(picture: Tensor, radius: int) -> Tensor:
-    """Mean over a square of 2·radius + 1, over what lies inside the picture."""
+    """Mean over a square of side 2·radius + 1, within the image."""
     import torch.nn.functional as nn
 
     side = 2 * radius + 1

@@ -1,4 +1,4 @@
-"""A small network, trained on labels that nobody drew, that tells nuclei from all else."""
+"""A small network, trained on pseudo-labels, that distinguishes nuclei from everything else."""
 
 from __future__ import annotations
 
@@ -28,39 +28,41 @@ _GREEN = 0.3  # share of green optical density in what outlines are searched in,
 class Distilled(LearnedModel):
     """A model folder of kind *distilled*: a U-Net's first output is the logit of a nucleus.
 
-    A second one, where there is one, is the logit of its interior: high well inside, low at its border, so that it
-    tells touching nuclei apart. ``classical``: what a folded network is told by, calibrated on the slide.
+    The second, if there is one, is the logit of its interior: high well inside, low at its border, so that touching
+    nuclei can be separated. ``classical``: gives a folded network its hints; calibrated on the slide.
     """
 
-    facts: DistilledConfig
+    config: DistilledConfig
     classical: Classical | None = None
 
     @property
     def _extra_channels(self) -> tuple[Channel, ...]:
-        return (Channel("interior", (120, 255, 120)),) if self.facts.network.outputs == 2 else ()
+        return (Channel("interior", (120, 255, 120)),) if self.config.network.outputs == 2 else ()
 
     @property
     def int8(self) -> bool:
-        """Whether the folder tells how large the values between the layers are."""
-        return bool(self.facts.int8_peaks)
+        """Whether the folder contains the activation ranges."""
+        return bool(self.config.int8_peaks)
 
     @property
     def margin(self) -> int:
-        """What the cutting out of cells can depend on."""
-        return cell_margin(self.facts.cut, self.facts.split, self.mpp, self.facts.outline)
+        """Px that the extraction of cells can depend on."""
+        return cell_margin(self.config.cut, self.config.split, self.mpp, self.config.outline)
 
     def calibrate(self, samples: Sequence[UInt8Array], stain: Stain | None = None) -> Self:
-        """See ``LearnedModel``; with the classical model of the slide too, where the network is told of it."""
+        """See ``LearnedModel``; also calibrates the classical model, if the network gets hints from it."""
         calibrated = super().calibrate(samples, stain)
-        if self.facts.network.fold == 1:
+        if self.config.network.fold == 1:
             return calibrated
         import torch
 
-        from wsiproc.models.builtin.hints import halved_density
+        from wsiproc.models.builtin.hints import half_resolution_density
         from wsiproc.models.staining import optical_density
 
         halves = [
-            halved_density(optical_density(torch.from_numpy(np.ascontiguousarray(s))[None], calibrated.stains.white))
+            half_resolution_density(
+                optical_density(torch.from_numpy(np.ascontiguousarray(s))[None], calibrated.stains.white)
+            )
             for s in samples
             if min(s.shape[:2]) > 1
         ]
@@ -68,25 +70,25 @@ class Distilled(LearnedModel):
         return replace(calibrated, classical=classical.calibrate_density(halves))
 
     def calibration(self) -> dict[str, object]:
-        """Stains and gain, and the cut of the classical model where it is asked."""
+        """Stains and gain, and the threshold of the classical model if it is used."""
         found = super().calibration()
         return found | ({"classical": self.classical.calibration()} if self.classical else {})
 
     def network_sees(self, windows: Tensor, od: Tensor) -> Tensor:
-        """See ``LearnedModel``; folded, with its hints, where the network is."""
+        """See ``LearnedModel``; folded, with hints, if the network is."""
         pictures = super().network_sees(windows, od)
-        if self.facts.network.fold == 1:
+        if self.config.network.fold == 1:
             return pictures
         import torch
 
-        from wsiproc.models.builtin.hints import folded_input, halved_density, hints
+        from wsiproc.models.builtin.hints import folded_input, half_resolution_density, hints
 
         classical = self.classical or Classical(stains=self.stains, mpp=2 * self.mpp)
         with torch.autocast(od.device.type, enabled=False):  # the classical model needs full precision
-            return folded_input(pictures, hints(halved_density(od), self.gain, self.stains, classical))
+            return folded_input(pictures, hints(half_resolution_density(od), self.gain, self.stains, classical))
 
     def predict_int8(self, windows: Tensor) -> Tensor:
-        """See ``InWholeNumbers``."""
+        """See ``SupportsInt8``."""
         return self._predict(load_int8_network(self.folder, self.weights_sha256), windows)
 
     def _read(self, network: nn.Module, pictures: Tensor, od: Tensor) -> Sequence[Tensor]:
@@ -99,11 +101,11 @@ class Distilled(LearnedModel):
         """See ``Model``."""
         interior = maps[_INTERIOR] if self._extra_channels else None
         dab, outlines = self.stains.kind == "H-DAB", self._outlines
-        return cut_cells(maps, self.facts.cut, self.facts.split, self.mpp, dab, interior, outlines, inner)
+        return cut_cells(maps, self.config.cut, self.config.split, self.mpp, dab, interior, outlines, inner)
 
     @property
     def _outlines(self) -> OutlineScoring | None:
-        if self.facts.outline is None:
+        if self.config.outline is None:
             return None
         shares = (round(64 * (red + _GREEN * green)) for red, green, _ in self.stains.vectors)
-        return OutlineScoring(self.facts.outline, self.facts.score, (0, *shares))
+        return OutlineScoring(self.config.outline, self.config.score, (0, *shares))

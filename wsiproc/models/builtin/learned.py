@@ -1,4 +1,4 @@
-"""What models that come in a folder have in common: facts, calibration, and a network that sees optical density."""
+"""Common base of models in a folder: configuration, calibration, and a network whose input is optical density."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Self
 
 from wsiproc.array.stains import Stain, Stains, estimate_stains
 from wsiproc.core.types import UInt8Array
-from wsiproc.models.base import GRAIN, Channel
+from wsiproc.models.base import WINDOW_MULTIPLE, Channel
 from wsiproc.models.cells import cell_margin
 from wsiproc.models.folder import InputNumbers, ModelConfig, load_network
-from wsiproc.models.networks.byte_values import of_each_byte
+from wsiproc.models.networks.byte_values import by_lookup_table
 from wsiproc.models.staining import (
     NUCLEUS,
     find_gain,
     optical_density,
     sample_pixels,
-    stain_facts,
     stained_channels,
     stained_maps,
+    stains_as_dict,
 )
 
 if TYPE_CHECKING:
@@ -30,69 +30,73 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LearnedModel:
-    """A model folder, and what was calibrated on the slide; small, since the weights stay in the folder.
+    """A model folder with the calibration on the slide; small, since the weights stay in the folder.
 
-    Kinds say what the network's output means: ``_read``, ``_extra_channels`` and ``instances``.
+    Subclasses define the meaning of the network's output: ``_read``, ``_extra_channels`` and ``instances``.
     """
 
-    facts: ModelConfig
+    config: ModelConfig
     folder: Path = field(repr=False)
     stains: Stains = field(default_factory=Stains)
     gain: float = 1.0
 
     @property
     def name(self) -> str:
-        """As the folder says."""
-        return self.facts.name
+        """As in the folder's configuration."""
+        return self.config.name
 
     @property
     def mpp(self) -> float:
-        """As the folder says."""
-        return self.facts.mpp
+        """As in the folder's configuration."""
+        return self.config.mpp
 
     @property
     def window(self) -> int:
-        """As the folder says."""
-        return self.facts.window
+        """As in the folder's configuration."""
+        return self.config.window
 
     @property
     def window_multiple(self) -> int:
-        """What the network can halve often enough."""
-        return GRAIN if self.window % GRAIN == 0 == GRAIN % self.facts.network.stride else self.window
+        """A size that the network can downsample often enough."""
+        return (
+            WINDOW_MULTIPLE
+            if self.window % WINDOW_MULTIPLE == 0 == WINDOW_MULTIPLE % self.config.network.stride
+            else self.window
+        )
 
     @property
     def halo(self) -> int:
-        """As the folder says."""
-        return self.facts.halo
+        """As in the folder's configuration."""
+        return self.config.halo
 
     @property
     def weights_sha256(self) -> str:
-        """As the folder says."""
-        return self.facts.weights_sha256
+        """As in the folder's configuration."""
+        return self.config.weights_sha256
 
     @property
     def half_precision(self) -> bool:
-        """Yes: the networks find the same cells but for few, and all else is computed in full."""
+        """Yes: the networks find nearly the same cells, and everything else is computed in full precision."""
         return True
 
     @property
     def memory_bytes(self) -> int:
-        """Nothing worth counting: the networks are small."""
+        """Negligible: the networks are small."""
         return 0
 
     @property
     def margin(self) -> int:
-        """What the cutting out of cells can depend on."""
-        return cell_margin(self.facts.cut, self.facts.split, self.mpp)
+        """Px that the extraction of cells can depend on."""
+        return cell_margin(self.config.cut, self.config.split, self.mpp)
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """One: which nuclei are positive by DAB is a matter of the run."""
+        """A single class: which nuclei are DAB-positive is decided by the run."""
         return NUCLEUS
 
     @property
     def channels(self) -> tuple[Channel, ...]:
-        """Probability of a nucleus, both stains, and what the kind adds."""
+        """Probability of a nucleus, both stains, and the planes of the subclass."""
         return stained_channels(self.stains) + self._extra_channels
 
     @property
@@ -103,14 +107,14 @@ class LearnedModel:
         """With the stains and the gain of the slide that ``samples`` (h, w, 3) are from."""
         pixels = sample_pixels(samples, self.mpp)
         stains = estimate_stains(pixels, stain)
-        return replace(self, stains=stains, gain=find_gain(pixels, stains, self.facts.input.od99))
+        return replace(self, stains=stains, gain=find_gain(pixels, stains, self.config.input.od99))
 
     def calibration(self) -> dict[str, object]:
         """Stains and gain."""
-        return stain_facts(self.stains) | {"gain": self.gain}
+        return stains_as_dict(self.stains) | {"gain": self.gain}
 
     def predict(self, windows: Tensor) -> Tensor:
-        """See ``Model``. On a CPU one window at a time, since the size of a batch may change the last digit."""
+        """See ``Model``. On a CPU one window at a time, since the batch size may change the last digit."""
         return self._predict(load_network(self.folder, self.weights_sha256, str(windows.device)), windows)
 
     def _predict(self, network: nn.Module, windows: Tensor) -> Tensor:
@@ -125,24 +129,24 @@ class LearnedModel:
         return stained_maps(nucleus, od, self.stains, *others)
 
     def network_sees(self, windows: Tensor, od: Tensor) -> Tensor:
-        """What the network is given for windows (b, h, w, 3) uint8, whose optical density is ``od`` (b, 3, h, w)."""
-        return of_each_byte(self._coloured, windows)
+        """The network's input for windows (b, h, w, 3) uint8, whose optical density is ``od`` (b, 3, h, w)."""
+        return by_lookup_table(self._coloured, windows)
 
     def _coloured(self, windows: Tensor) -> Tensor:
-        return network_input(optical_density(windows, self.stains.white), self.gain, self.facts.input)
+        return network_input(optical_density(windows, self.stains.white), self.gain, self.config.input)
 
     @abstractmethod
     def _read(self, network: nn.Module, pictures: Tensor, od: Tensor) -> Sequence[Tensor]:
         """Probability of a nucleus, then the planes of ``_extra_channels``: (b, h, w) float32 in [0, 1] each.
 
-        ``pictures``: what the network sees; ``od``: (b, 3, h, w), before the gain.
+        ``pictures``: the network's input; ``od``: (b, 3, h, w), before the gain.
         """
 
 
 def network_input(od: Tensor, gain: float, numbers: InputNumbers) -> Tensor:
-    """Optical density (b, 3, h, w) as a learned network wants it, in training as in use.
+    """Optical density (b, 3, h, w) as network input, in training and inference alike.
 
-    Its square root: a pale blue nucleus must not vanish beside one that is ten times darker with DAB.
+    Takes the square root, so that a pale blue nucleus does not vanish next to one that is ten times darker with DAB.
     """
     import torch
 

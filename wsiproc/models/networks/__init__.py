@@ -1,1 +1,1 @@
-"""Networks, and what computes them."""
+"""Network architectures and their fast computation."""

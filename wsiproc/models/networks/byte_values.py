@@ -1,4 +1,4 @@
-"""Pictures of bytes to numbers and back, on a CPU several times faster than PyTorch does it by itself."""
+"""Conversion of uint8 images to numbers and back, on a CPU several times faster than in plain PyTorch."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def of_each_byte(function: Callable[[Tensor], Tensor], pictures: Tensor) -> Tensor:
-    """``function`` of pictures (b, h, w, 3) uint8, which gives (b, 3, h, w) float32 and looks at each byte alone.
-
-    On a CPU it is asked once for what becomes of each of the 256 bytes in each channel.
+def by_lookup_table(function: Callable[[Tensor], Tensor], pictures: Tensor) -> Tensor:
+    """Apply a pointwise ``function`` to images (b, h, w, 3) uint8: (b, 3, h, w) float32. On a CPU it is evaluated only
+    once for each of the 256 values of each channel, as a lookup table.
     """
     import torch
 
@@ -31,8 +30,8 @@ def of_each_byte(function: Callable[[Tensor], Tensor], pictures: Tensor) -> Tens
     return torch.from_numpy(values)
 
 
-def as_bytes(values: Tensor) -> Tensor:
-    """Values from 0 to 255 as uint8, what is behind the point cut off."""
+def as_uint8(values: Tensor) -> Tensor:
+    """Values from 0 to 255 as uint8, truncated."""
     import torch
 
     if values.device.type != "cpu":

@@ -1,4 +1,4 @@
-"""The Gaussian that models smooth with: the same sum for every pixel, wherever a window begins."""
+"""The Gaussian filter of models: sums in the same order for every pixel, wherever a window begins."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 
 def gaussian(picture: Tensor, sigma: float) -> Tensor:
-    """Separable Gaussian of (b, c, h, w) by shifted sums, edges repeated: the same sum for every pixel, and on a CPU
-    many times faster than a convolution of one channel.
+    """Separable Gaussian of (b, c, h, w) by shifted sums, edges repeated: the same order of summation for every pixel,
+    and on a CPU many times faster than a single-channel convolution.
     """
     import torch.nn.functional as nn
 

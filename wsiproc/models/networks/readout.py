@@ -1,7 +1,7 @@
 """The forward-only readout: the self-activation map as a weighted sum of shallow channels, and clusters of pixels.
 
-Grad-CAM (Selvaraju et al. 2017) weighs each channel by the mean of its gradient over the picture, anew for each
-picture. Here the weights are found once a model: then neighbouring windows agree, and no backward pass is needed.
+Grad-CAM (Selvaraju et al. 2017) weights each channel by the mean of its gradient over the image, separately for each
+image. Here the weights are found once per model, so neighbouring windows agree and no backward pass is needed.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ _Scale = Annotated[float, Ge(0)]
 
 @dataclass(frozen=True)
 class Readout:
-    """``weights``: a row of channel weights for each shallow block; the sums that become 0 (``low``) and 1 (``high``).
-
-    The sign is part of the weights: the map is high on nuclei.
+    """``weights``: a row of channel weights for each shallow block; ``low``, ``high``: sums that become 0 and 1. The
+    sign is part of the weights: the map is high on nuclei.
     """
 
     weights: Annotated[tuple[tuple[float, ...], ...], Len(1, 16)]
@@ -33,14 +32,14 @@ class Readout:
     high: float
 
     def __post_init__(self) -> None:
-        """Refuse an empty range."""
+        """Reject an empty range."""
         if self.high <= self.low:
             raise ValueError(f"readout.high is {self.high}; it must be above readout.low, {self.low}")
 
 
 @dataclass(frozen=True)
 class Clusters:
-    """Centres of pixels' features: the map, and optical density × gain of red, green and blue, a little smoothed.
+    """Centres of pixels' features: the map, and optical density × gain of red, green and blue, slightly smoothed.
 
     ``scale`` multiplies each feature's difference in the distance; ``nuclei``: rows of ``centres`` that are nuclei;
     ``softness``: squared distance that moves the probability by one logit; ``smooth_um``: sigma of the Gaussian on
@@ -54,7 +53,7 @@ class Clusters:
     smooth_um: Annotated[float, Ge(0), Le(5)] = 0.5
 
     def __post_init__(self) -> None:
-        """Refuse centres of nuclei alone, of none, or that are not there."""
+        """Reject indices that select none, all, or missing centres."""
         chosen = set(self.nuclei)
         if not chosen or len(chosen) >= len(self.centres) or max(chosen) >= len(self.centres):
             raise ValueError(
@@ -70,8 +69,8 @@ def read_map(blocks: Sequence[Tensor], readout: Readout, shape: tuple[int, int])
     import torch
 
     sums = [
-        (block.float() * torch.tensor(row, device=block.device)[:, None, None]).sum(1)  # no product of matrices, which
-        for block, row in zip(blocks, readout.weights, strict=True)  # would be done in half precision again
+        (block.float() * torch.tensor(row, device=block.device)[:, None, None]).sum(1)  # not a matrix product, which
+        for block, row in zip(blocks, readout.weights, strict=True)  # autocast would do in half precision
     ]
     total = torch.stack(sums, 1).sum(1, keepdim=True)
     return _enlarge(((total - readout.low) / (readout.high - readout.low)).clamp(0, 1), shape)[:, 0]
@@ -80,8 +79,8 @@ def read_map(blocks: Sequence[Tensor], readout: Readout, shape: tuple[int, int])
 def _enlarge(picture: Tensor, shape: tuple[int, int]) -> Tensor:
     """Bilinear (b, 1, h, w) of ``shape``, a multiple of the picture's.
 
-    A strided convolution with an odd kernel is centred on the first pixel of each step, so that is where its value
-    belongs; plain interpolation would shift the map by half a step.
+    A strided convolution with an odd kernel is centred on the first pixel of each step, which is the position of its
+    value; plain interpolation would shift the map by half a step.
     """
     import torch.nn.functional as nn
 
@@ -100,7 +99,7 @@ def pixel_features(activation: Tensor, od: Tensor, smooth_px: float) -> Tensor:
 
 
 def nucleus_probability(features: Tensor, clusters: Clusters) -> Tensor:
-    """(b, h, w) in [0, 1] of features (b, 4, h, w): one half where a nucleus' centre and another are equally near."""
+    """(b, h, w) in [0, 1] of features (b, 4, h, w): one half where a nuclear centre and another are equally near."""
     import torch
 
     scale = features.new_tensor(clusters.scale)[:, None, None]

@@ -1,4 +1,4 @@
-"""Network architectures in plain PyTorch, built by name and numbers, so that a model folder can say which one it holds.
+"""Network architectures in plain PyTorch, built from a name and parameters, so a model folder can specify its own.
 
 Both are small: they run on every pixel of every slide. Weights come from the model folder or from training.
 """
@@ -25,9 +25,9 @@ class UNet(nn.Module):
     """U-Net (Ronneberger et al. 2015): (b, ``inputs``, h, w) → (b, ``outputs``, h, w) logits; sides a multiple of
     ``stride``.
 
-    ``widths``: channels at each level, the finest first; every level below the first halves the sides. ``fold``: each
-    pixel of the output becomes a square of so many, (b, ``outputs``, fold · h, fold · w), by sub-pixel convolution (Shi
-    et al. 2016).
+    ``widths``: channels at each level, finest first; every level below the first halves the sides. ``fold``: each
+    output pixel becomes a square of this side, (b, ``outputs``, fold · h, fold · w), by sub-pixel convolution (Shi et
+    al. 2016).
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class UNet(nn.Module):
         """See the class."""
         x, skipped = pictures, []
         for level, block in enumerate(self.down):
-            x = block(halved(x) if level else x)
+            x = block(max_pool(x) if level else x)
             skipped.append(x)
         x = skipped.pop()
         for block in reversed(self.up):
@@ -55,28 +55,28 @@ class UNet(nn.Module):
         return nnf.pixel_shuffle(self.head(x), self.fold)
 
 
-def halved(x: Tensor) -> Tensor:
-    """The largest of each 2 × 2 pixels; in half precision on a CPU faster than a pooling layer."""
+def max_pool(x: Tensor) -> Tensor:
+    """2 × 2 max pooling; in half precision on a CPU faster than a pooling layer."""
     even, odd = x[:, :, ::2], x[:, :, 1::2]
     return torch.maximum(torch.maximum(even[..., ::2], even[..., 1::2]), torch.maximum(odd[..., ::2], odd[..., 1::2]))
 
 
 def _join(conv: nn.Module, deep: Tensor, fine: Tensor) -> Tensor:
-    """``conv`` of ``deep`` (b, c, h, w), each pixel repeated to twice the size, and ``fine`` (b, c', 2h, 2w) behind it.
+    """``conv`` of ``deep`` (b, c, h, w), upsampled to twice the size, concatenated with ``fine`` (b, c', 2h, 2w).
 
-    Three rows of repeated pixels are two of different ones. So, for each of the four places that a pixel of the result
-    can have in a 2 × 2 block, the kernel's 3 × 3 weights on ``deep`` add up to 2 × 2, and nothing is enlarged: 4
-    products for 9, the same sum but for rounding. Also known as sub-pixel convolution (Shi et al. 2016).
+    Three rows of repeated pixels contain two different ones. So, for each of the four positions of an output pixel in a
+    2 × 2 block, the kernel's 3 × 3 weights on ``deep`` add up to 2 × 2, and nothing is upsampled: 4 products instead of
+    9, the same sum up to rounding. Also known as sub-pixel convolution (Shi et al. 2016).
     """
     assert isinstance(conv, nn.Conv2d)
     channels = deep.shape[1]
-    places = nnf.conv2d(deep, join_kernels(conv.weight[:, :channels]), padding=1)
+    parts = nnf.conv2d(deep, join_kernels(conv.weight[:, :channels]), padding=1)
     fine_kernels = conv.weight[:, channels:].contiguous(memory_format=torch.channels_last)
-    return nnf.conv2d(fine, fine_kernels, conv.bias, padding=1) + interleave(places)
+    return nnf.conv2d(fine, fine_kernels, conv.bias, padding=1) + interleave(parts)
 
 
 def join_kernels(kernels: Tensor) -> Tensor:
-    """The 3 × 3 ``kernels`` (outputs, c, 3, 3) on repeated pixels as 2 × 2 ones, place after place: see ``_join``."""
+    """The 3 × 3 ``kernels`` (outputs, c, 3, 3) on repeated pixels as 2 × 2 kernels, by position: see ``_join``."""
     for dim in (2, 4):
         first, middle, last = kernels.unbind(dim)
         above = torch.stack([first, middle + last], dim)
@@ -85,12 +85,12 @@ def join_kernels(kernels: Tensor) -> Tensor:
     return kernels.transpose(0, 1).flatten(0, 2).contiguous(memory_format=torch.channels_last)
 
 
-def interleave(places: Tensor) -> Tensor:
-    """(b, 4c, h + 1, w + 1), what ``join_kernels`` give with a pixel of padding, as one picture (b, c, 2h, 2w)."""
-    b, c, (h, w) = len(places), places.shape[1] // 4, (side - 1 for side in places.shape[2:])
-    joined = places.new_empty(b, 2 * h, 2 * w, c).permute(0, 3, 1, 2)  # in the layout of channels last
-    for place, (y, x) in zip(places.chunk(4, 1), itertools.product((0, 1), repeat=2), strict=True):
-        joined[:, :, y::2, x::2] = place[:, :, y : y + h, x : x + w]
+def interleave(parts: Tensor) -> Tensor:
+    """(b, 4c, h + 1, w + 1), the output for ``join_kernels`` with one pixel of padding, as one image (b, c, 2h, 2w)."""
+    b, c, (h, w) = len(parts), parts.shape[1] // 4, (side - 1 for side in parts.shape[2:])
+    joined = parts.new_empty(b, 2 * h, 2 * w, c).permute(0, 3, 1, 2)  # channels-last layout
+    for part, (y, x) in zip(parts.chunk(4, 1), itertools.product((0, 1), repeat=2), strict=True):
+        joined[:, :, y::2, x::2] = part[:, :, y : y + h, x : x + w]
     return joined
 
 
@@ -114,7 +114,7 @@ class ResidualBlock(nn.Module):
 
 
 class ShallowResNet(nn.Module):
-    """The first layers of a ``SmallResNet``, all that is needed to read its self-activation map."""
+    """The first layers of a ``SmallResNet``, enough to read its self-activation map."""
 
     def __init__(self, width: int = 16) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class ShallowResNet(nn.Module):
         self.layer1 = nn.Sequential(ResidualBlock(width, width), ResidualBlock(width, width))
 
     def shallow(self, pictures: Tensor) -> list[Tensor]:
-        """(b, 3, h, w) → what each block of ``layer1`` gives, (b, ``width``, h / 2, w / 2)."""
+        """(b, 3, h, w) → output of each block of ``layer1``, (b, ``width``, h / 2, w / 2)."""
         x, blocks = self.stem(pictures), []
         for block in self.layer1:
             x = block(x)
@@ -136,7 +136,7 @@ class SmallResNet(ShallowResNet):
     """An activation network that a CPU can train: stem of stride 2, four stages of two blocks, mean, one linear layer.
 
     (b, 3, h, w) → (b, ``outputs``). ``layer1`` works at stride 2, half that of an ImageNet ResNet, since the map is
-    read there; ``layer2`` … ``layer4`` at strides 4, 8, 16.
+    read from it; ``layer2`` … ``layer4`` at strides 4, 8, 16.
     """
 
     def __init__(self, width: int = 16, outputs: int = 1) -> None:
@@ -162,7 +162,7 @@ class SmallResNet(ShallowResNet):
 def fuse_batch_norms(network: nn.Module) -> nn.Module:
     """The same function in evaluation mode with fewer passes: each batch norm merged into the convolution before it.
 
-    Takes for granted that a batch norm that is defined right behind a convolution works on its output, as here.
+    Assumes that a batch norm defined right after a convolution is applied to its output, as here.
     """
     from torch.nn.utils.fusion import fuse_conv_bn_eval
 

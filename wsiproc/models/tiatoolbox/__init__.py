@@ -1,1 +1,1 @@
-"""TIAToolbox's nucleus models behind the protocol of a model."""
+"""TIAToolbox's nucleus models behind the model protocol."""

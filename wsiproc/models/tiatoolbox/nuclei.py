@@ -1,8 +1,8 @@
 """TIAToolbox's nucleus models as wsiproc's: HoVer-Net and Micro-Net without seams.
 
-The networks are TIAToolbox's own. Its post-processing looks at a tile as a whole: it stretches the maps between the
-tile's smallest and largest value, and floods from a queue of all its pixels. Here the same decisions are made from
-fixed numbers and by wsiproc's local rule, so that no cell depends on how the slide was cut up.
+The networks are TIAToolbox's own. Its post-processing works on whole tiles: it stretches the maps between the tile's
+smallest and largest value, and floods from a queue of all its pixels. Here the same decisions use fixed numbers and
+wsiproc's local rule, so that no cell depends on how the slide was tiled.
 """
 
 from __future__ import annotations
@@ -28,40 +28,40 @@ from wsiproc.models.staining import (
     NUCLEUS,
     optical_density,
     sample_pixels,
-    stain_facts,
     stained_channels,
     stained_maps,
+    stains_as_dict,
 )
 from wsiproc.models.tiatoolbox.pretrained import PREFIX, PRETRAINED_MPP, Pretrained, find_weights, load_pretrained
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-# TIAToolbox keeps every object of ten pixels; here an object is one that a disc of 1 µm fits into.
+# TIAToolbox keeps every object of ten pixels; here a disc of 1 µm must fit into an object.
 _CUT = CutRule(spur_um=0.5)
 _SMALLEST_UM2 = 2.5
-# The borders that HoVer-Net draws decide, rather than the shape: peaks far apart join where no border lies between.
-# Chosen on the true nuclei of three of MoNuSeg's training pictures, so that as many come out as went in.
+# HoVer-Net's borders decide rather than the shape: distant peaks are joined if there is no border between them. Chosen
+# on the true nuclei of three of MoNuSeg's training images, so that the number of nuclei is preserved.
 _HOVER_SPLIT = SplitLengths(merge_um=9.0, saddle=0.6, smallest_um2=_SMALLEST_UM2, smallest_dab_um2=_SMALLEST_UM2)
 _SHAPE_SPLIT = SplitLengths(smallest_um2=_SMALLEST_UM2, smallest_dab_um2=_SMALLEST_UM2)
 
 _SOBEL_PX = 21  # TIAToolbox's, at 0.25 µm/px
-_RAMP = 0.04  # per px: where the slope of the maps goes from border to interior, around 0
+_RAMP = 0.04  # per px: range around 0 in which the slope of the maps changes from border to interior
 _HORIZONTAL, _VERTICAL, _FIRST_TYPE = 3, 4, 5  # planes of the maps
 
 
 def open_nucleus_model(name: str) -> NucleusModel:
     """The model ``tiatoolbox:NAME=FILE``; FILE holds the weights. Raises ModelError."""
-    facts, weights, sha256 = find_weights(name)
-    kind = MicroNet if facts.name.startswith("micronet") else HoVerNet
-    return kind(facts, sha256, weights)
+    spec, weights, sha256 = find_weights(name)
+    kind = MicroNet if spec.name.startswith("micronet") else HoVerNet
+    return kind(spec, sha256, weights)
 
 
 @dataclass(frozen=True)
 class NucleusModel:
-    """One of TIAToolbox's models, and what was calibrated on the slide; small, since the weights stay in their file."""
+    """One of TIAToolbox's models with the calibration on the slide; small, since the weights stay in their file."""
 
-    facts: Pretrained
+    spec: Pretrained
     weights_sha256: str
     weights: Path = field(repr=False)
     stains: Stains = field(default_factory=Stains)
@@ -69,47 +69,47 @@ class NucleusModel:
 
     @property
     def name(self) -> str:
-        """As it is asked for, but for the weights."""
-        return PREFIX + self.facts.name
+        """The name as given on the command line, without the weights."""
+        return PREFIX + self.spec.name
 
     @property
     def window(self) -> int:
         """See ``Pretrained``."""
-        return self.facts.window
+        return self.spec.window
 
     @property
     def window_multiple(self) -> int:
-        """Its windows cannot be cut: what the network gives is smaller than what it sees by a fixed number."""
+        """The whole window: the network's output is smaller than its input by a fixed number of px."""
         return self.window
 
     @property
     def halo(self) -> int:
         """See ``Pretrained``."""
-        return self.facts.halo
+        return self.spec.halo
 
     @property
     def half_precision(self) -> bool:
-        """No: TIAToolbox's networks compute in full, and some of their layers can in nothing else on a CPU."""
+        """No: TIAToolbox's networks compute in float32, and some of their layers support nothing else on a CPU."""
         return False
 
     @property
     def memory_bytes(self) -> int:
         """See ``Pretrained``."""
-        return self.facts.memory_bytes
+        return self.spec.memory_bytes
 
     @property
     @abstractmethod
     def margin(self) -> int:
-        """What the cutting out of cells can depend on."""
+        """Px that the extraction of cells can depend on."""
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The model's types of nuclei; nuclei where it has none."""
-        return self.facts.types or NUCLEUS
+        """The model's types of nuclei; a single class if it has none."""
+        return self.spec.types or NUCLEUS
 
     @property
     def channels(self) -> tuple[Channel, ...]:
-        """Probability of a nucleus, both stains, and what the network adds."""
+        """Probability of a nucleus, both stains, and the network's own planes."""
         return stained_channels(self.stains) + self._extra_channels
 
     @property
@@ -122,13 +122,13 @@ class NucleusModel:
 
     def calibration(self) -> dict[str, object]:
         """The stains."""
-        return stain_facts(self.stains)
+        return stains_as_dict(self.stains)
 
     def predict(self, windows: Tensor) -> Tensor:
-        """See ``Model``. On a CPU one window at a time, since the size of a batch may change the last digit."""
+        """See ``Model``. On a CPU one window at a time, since the batch size may change the last digit."""
         import torch
 
-        network = load_pretrained(self.facts, self.weights, self.weights_sha256, str(windows.device))
+        network = load_pretrained(self.spec, self.weights, self.weights_sha256, str(windows.device))
         step = 1 if windows.device.type == "cpu" else len(windows)
         return torch.cat([self._maps(network, part) for part in torch.split(windows, step)])
 
@@ -137,15 +137,15 @@ class NucleusModel:
         return stained_maps(nucleus, optical_density(windows, self.stains.white), self.stains, *others)
 
     def _widen(self, plane: Tensor) -> Tensor:
-        """What the network gives of a window (b, h, w), with zeros around it, which lie in the halo."""
+        """The network's output for a window (b, h, w), padded with zeros in the halo."""
         import torch.nn.functional as nn
 
-        side = (self.facts.sees - plane.shape[-1]) // 2
+        side = (self.spec.sees - plane.shape[-1]) // 2
         return nn.pad(plane.float(), (side, side, side, side))
 
     @abstractmethod
     def _read(self, network: nn.Module, windows: Tensor) -> Sequence[Tensor]:
-        """Probability of a nucleus, then the planes of ``_extra_channels``: (b, h, w) in [0, 1] of its middle."""
+        """Probability of a nucleus, then the planes of ``_extra_channels``: (b, h, w) in [0, 1] for its centre."""
 
     @abstractmethod
     def instances(self, maps: UInt8Array, inner: Box | None = None) -> Instances:
@@ -154,18 +154,18 @@ class NucleusModel:
 
 @dataclass(frozen=True)
 class HoVerNet(NucleusModel):
-    """HoVer-Net (Graham et al. 2019): each pixel's way to the middle of its nucleus tells touching nuclei apart."""
+    """HoVer-Net (Graham et al. 2019): touching nuclei are separated by each pixel's offset from its centre."""
 
     @property
     def margin(self) -> int:
-        """What the cutting out of cells can depend on, the filter of the borders too."""
+        """Px that the extraction of cells can depend on, including the border filter."""
         return cell_margin(_CUT, _HOVER_SPLIT, self.mpp) + _SOBEL_PX // 2
 
     @property
     def _extra_channels(self) -> tuple[Channel, ...]:
-        """Place in the nucleus from left to right and top to bottom, 128 in its middle; probability of each type."""
+        """Horizontal and vertical position in the nucleus, 128 at its centre; probability of each type."""
         ways = (Channel("horizontal", (255, 120, 120)), Channel("vertical", (120, 255, 120)))
-        return ways + tuple(Channel(t, class_colour(t, i)) for i, t in enumerate(self.facts.types))
+        return ways + tuple(Channel(t, class_colour(t, i)) for i, t in enumerate(self.spec.types))
 
     def _read(self, network: nn.Module, windows: Tensor) -> Sequence[Tensor]:
         import torch
@@ -173,11 +173,11 @@ class HoVerNet(NucleusModel):
         found = network(windows.permute(0, 3, 1, 2).float())  # it divides by 255 itself
         nucleus = torch.softmax(found["np"].float(), 1)[:, 1]
         ways = ((found["hv"].float() + 1) / 2).clamp(0, 1).unbind(1)
-        types = torch.softmax(found["tp"].float(), 1)[:, 1:].unbind(1) if self.facts.types else ()
+        types = torch.softmax(found["tp"].float(), 1)[:, 1:].unbind(1) if self.spec.types else ()
         return nucleus, *ways, *types
 
     def instances(self, maps: UInt8Array, inner: Box | None = None) -> Instances:
-        """See ``Model``. A cell is of the type whose probability, summed over its pixels, is highest."""
+        """See ``Model``. A cell has the type with the highest probability, summed over its pixels."""
         found = cut_cells(
             maps,
             _CUT,
@@ -186,7 +186,7 @@ class HoVerNet(NucleusModel):
             interior=interior_of(maps[_HORIZONTAL], maps[_VERTICAL]),
             inner=inner,
         )
-        if not self.facts.types or not len(found.classes):
+        if not self.spec.types or not len(found.classes):
             return found
         evidence = label_sums(found.labels, len(found.classes), maps[_FIRST_TYPE:]).values
         return replace(found, classes=evidence.argmax(axis=1).astype(np.uint8))
@@ -196,8 +196,8 @@ class HoVerNet(NucleusModel):
 class MicroNet(NucleusModel):
     """Micro-Net (Raza et al. 2019): the probability of a nucleus.
 
-    TIAToolbox brings each patch to mean 0 and deviation 1. Here ``level`` and ``spread`` are those of the slide's
-    tissue, in grey levels ÷ 255. Nuclei that touch are told apart by their shape, where TIAToolbox leaves them one.
+    TIAToolbox normalises each patch to mean 0 and deviation 1. Here ``level`` and ``spread`` are those of the slide's
+    tissue, in grey levels ÷ 255. Touching nuclei are separated by shape, which TIAToolbox does not do.
     """
 
     level: float = 0.7
@@ -205,7 +205,7 @@ class MicroNet(NucleusModel):
 
     @property
     def margin(self) -> int:
-        """What the cutting out of cells can depend on."""
+        """Px that the extraction of cells can depend on."""
         return cell_margin(_CUT, _SHAPE_SPLIT, self.mpp)
 
     def calibrate(self, samples: Sequence[UInt8Array], stain: Stain | None = None) -> Self:
@@ -214,7 +214,7 @@ class MicroNet(NucleusModel):
         counts = np.bincount(values, minlength=256) / len(values)
         levels = np.arange(256) / 255
         mean = float(counts @ levels)
-        spread = max(float(counts @ (levels - mean) ** 2) ** 0.5, 1 / 255)  # glass alone has none
+        spread = max(float(counts @ (levels - mean) ** 2) ** 0.5, 1 / 255)  # pure background has none
         return replace(super().calibrate(samples, stain), level=round(mean, 6), spread=round(spread, 6))
 
     def calibration(self) -> dict[str, object]:
@@ -231,12 +231,12 @@ class MicroNet(NucleusModel):
 
 
 def interior_of(horizontal: UInt8Array, vertical: UInt8Array) -> UInt8Array:
-    """How surely each pixel is the inside of a nucleus, from HoVer-Net's maps (h, w): 255 inside, 0 at its borders.
+    """How certainly each pixel is inside a nucleus, from HoVer-Net's maps (h, w): 255 inside, 0 at its borders.
 
     The maps rise from one side of a nucleus to the other, and fall steeply from it to the next: where the slope of
-    either is negative there is a border. TIAToolbox finds slopes by the same filter, stretches them between the
-    tile's smallest and largest, and cuts at 0.6 of that range, which on a tile full of nuclei is a slope of about 0.
-    Here it is 0 everywhere. Sums of integers in float64, so exact whatever the cut-out.
+    either is negative there is a border. TIAToolbox finds slopes with the same filter, stretches them between the
+    tile's smallest and largest, and thresholds at 0.6 of that range, which on a tile full of nuclei is a slope of about
+    0. Here it is 0 everywhere. Sums are of integers in float64, so exact for every crop.
     """
     slopes = (
         cv2.Sobel(horizontal, cv2.CV_64F, 1, 0, ksize=_SOBEL_PX),
@@ -249,6 +249,6 @@ def interior_of(horizontal: UInt8Array, vertical: UInt8Array) -> UInt8Array:
 
 @cache
 def _unit_slope() -> float:
-    """What the filter makes of a plane that rises by 1 a px."""
+    """Response of the filter to a plane that rises by 1 per px."""
     along, across = (kernel.ravel() for kernel in cv2.getDerivKernels(1, 0, _SOBEL_PX, ktype=cv2.CV_64F))
     return float((along * (np.arange(_SOBEL_PX) - _SOBEL_PX // 2)).sum() * across.sum())

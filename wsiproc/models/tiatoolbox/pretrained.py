@@ -1,6 +1,5 @@
-"""TIAToolbox's nucleus instance segmentation models: what they are, and their weights from a file that the user names.
-
-Facts are those of its ``pretrained_model.yaml`` (version 2.1). Nothing is ever downloaded.
+"""TIAToolbox's nucleus instance segmentation models: their parameters, and their weights from a file that the user
+names. Parameters are those of its ``pretrained_model.yaml`` (version 2.1). Nothing is ever downloaded.
 """
 
 from __future__ import annotations
@@ -21,16 +20,16 @@ if TYPE_CHECKING:
 PREFIX = "tiatoolbox:"
 _SOURCE = "https://huggingface.co/TIACentre/TIAToolbox_pretrained_weights"
 PRETRAINED_MPP = 0.25
-"""µm/px that all of these were trained at."""
+"""µm/px at which all of these were trained."""
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """One of the models. ``sees``: side of the squares that it was trained on, px; ``window``: what is kept of one.
+    """One of the models. ``sees``: side of its square input, px; ``window``: side of the part whose output is used.
 
-    The network fills more than the window, which must divide a region; it always sees a square of the size that it
-    knows. ``memory_bytes``: of TIAToolbox with what it imports, the weights, and what the network keeps for a window,
-    as measured. ``types``: its classes of nuclei, without the background; none for a model that only finds them.
+    The network's output is larger than the window, which must divide a region; its input always has the training size.
+    ``memory_bytes``: of TIAToolbox with its imports, the weights, and activations for one window, as measured.
+    ``types``: its classes of nuclei, without background; empty for a model that only finds them.
     """
 
     name: str
@@ -41,11 +40,11 @@ class Pretrained:
 
     @property
     def halo(self) -> int:
-        """Pixels around a window that it must see."""
+        """Px of context around a window."""
         return (self.sees - self.window) // 2
 
     def build(self) -> nn.Module:
-        """The network, its weights random."""
+        """The network with random weights."""
         if self.name.startswith("micronet"):
             micronet: nn.Module = load("models.architecture.micronet").MicroNet(num_output_channels=2)
             return micronet
@@ -56,8 +55,8 @@ class Pretrained:
 
 
 PRETRAINED = {
-    facts.name: facts
-    for facts in (
+    spec.name: spec
+    for spec in (
         Pretrained(
             "hovernet_fast-pannuke",
             256,
@@ -75,26 +74,25 @@ PRETRAINED = {
 
 
 def find_weights(model: str) -> tuple[Pretrained, Path, str]:
-    """Facts, file of weights and its SHA-256, of ``tiatoolbox:NAME=FILE``.
-
-    Raises ModelError for another name, and for weights that are not there.
+    """Parameters, weights file and its SHA-256, of ``tiatoolbox:NAME=FILE``. Raises ModelError for an unknown name and
+    for missing weights.
     """
     name, _, file = model.removeprefix(PREFIX).partition("=")
-    facts = PRETRAINED.get(name)
-    if facts is None:
+    spec = PRETRAINED.get(name)
+    if spec is None:
         raise ModelError(f"TIAToolbox has no nucleus model {name!r}; known are {', '.join(PRETRAINED)}")
     advice = (
-        f"download {name}.pth by hand from {_SOURCE} (its licence is that of the data that it was trained on), and "
-        f"pass it as {PREFIX}{name}=/path/to/{name}.pth"
+        f"download {name}.pth manually from {_SOURCE} (it has the licence of its training data), and pass it as "
+        f"{PREFIX}{name}=/path/to/{name}.pth"
     )
     if not file:
-        raise ModelError(f"{model}: its weights do not come with wsiproc and are never downloaded: {advice}")
+        raise ModelError(f"{model}: its weights are not part of wsiproc and are never downloaded: {advice}")
     path = absolute(file)
     try:
         if not path.is_file():
             raise OSError("no such file")
         state = path.stat()
-        return facts, path, _sha256(path, state.st_size, state.st_mtime_ns)
+        return spec, path, _sha256(path, state.st_size, state.st_mtime_ns)
     except OSError as error:
         raise ModelError(
             f"{path}: the weights of {name} cannot be read: {error.strerror or error}; {advice}"
@@ -103,31 +101,31 @@ def find_weights(model: str) -> tuple[Pretrained, Path, str]:
 
 @lru_cache(maxsize=16)
 def _sha256(path: Path, size: int, modified_ns: int) -> str:
-    """Hash of a file, which is asked for several times a slide."""
+    """Hash of a file, cached since it is needed several times per slide."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @lru_cache(maxsize=2)
-def load_pretrained(facts: Pretrained, weights: Path, sha256: str, device: str) -> nn.Module:
-    """The network with its weights on ``device``, for use only, loaded once a process. Raises ModelError."""
+def load_pretrained(spec: Pretrained, weights: Path, sha256: str, device: str) -> nn.Module:
+    """The network with its weights on ``device``, for inference only, loaded once per process. Raises ModelError."""
     import torch
 
-    with torch.device("meta"):  # no memory for what is replaced at once
-        network = facts.build()
+    with torch.device("meta"):  # no memory for weights that are replaced at once
+        network = spec.build()
     try:
         network.load_state_dict(_read(weights, sha256), strict=True, assign=True)
     except (RuntimeError, TypeError, AttributeError) as error:
         said = " ".join(line.strip() for line in str(error).splitlines()[:2])[:300]  # of a line for each layer
         raise ModelError(
-            f"{weights} does not hold the weights of {facts.name}: {said}; is it {facts.name}.pth of {_SOURCE}?"
+            f"{weights} does not contain the weights of {spec.name}: {said}; is it {spec.name}.pth of {_SOURCE}?"
         ) from error
-    # Not TIAToolbox's own ``to``, which spreads the network over all GPUs that it sees.
+    # Not TIAToolbox's own ``to``, which distributes the network over all visible GPUs.
     return torch.nn.Module.to(network.eval().requires_grad_(False), device)
 
 
 def _read(weights: Path, sha256: str) -> dict[str, Any]:
-    """What a file of weights holds. Nothing in it is executed: numbers are unpickled, and nothing else."""
+    """The content of a weights file. Nothing in it is executed: only numbers are unpickled."""
     import torch
 
     try:
@@ -136,12 +134,12 @@ def _read(weights: Path, sha256: str) -> dict[str, Any]:
     except OSError as error:
         raise ModelError(f"{weights}: the weights cannot be read: {error.strerror}") from error
     if found_sha256 != sha256:
-        raise ModelError(f"{weights} holds other weights than when the run began; start the run anew")
+        raise ModelError(f"{weights} contains different weights than when the run began; start a new run")
     try:
         found: dict[str, Any] = torch.load(weights, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged archives and refused pickles end in errors of many kinds
+    except Exception as error:  # damaged archives and rejected pickles raise errors of many kinds
         raise ModelError(
-            f"{weights} is no file of weights that can be read safely: {type(error).__name__}; download it again from "
+            f"{weights} is not a weights file that can be read safely: {type(error).__name__}; download it again from "
             f"{_SOURCE}"
         ) from error
     return found

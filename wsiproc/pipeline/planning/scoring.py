@@ -106,7 +106,7 @@ class SlideScoring:
             "only DAB is scored, and some of the red is measured as DAB, so compare positive cells with the samples in "
             "report.html before using the index; --positive-dab sets another cut"
         ]
-        return (red if self.found.pattern.beside_red else []) + self._compartment_warnings()
+        return (red if self.found.pattern.has_red_stain else []) + self._compartment_warnings()
 
     def _compartment_warnings(self) -> list[str]:
         if self.found.compartment == "nucleus":

@@ -23,7 +23,7 @@ from wsiproc.core.geometry import Box
 from wsiproc.core.types import Float64Array, UInt8Array
 from wsiproc.errors import PlanError, SettingsError
 from wsiproc.io.slides.open import open_slide
-from wsiproc.models.base import Channel, Instances, InWholeNumbers, Model
+from wsiproc.models.base import Channel, Instances, Model, SupportsInt8
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -183,11 +183,11 @@ class StainNormalised:
     @property
     def int8(self) -> bool:
         """The model's."""
-        return isinstance(self.model, InWholeNumbers) and self.model.int8
+        return isinstance(self.model, SupportsInt8) and self.model.int8
 
     def predict_int8(self, windows: Tensor) -> Tensor:
-        """See ``InWholeNumbers``."""
-        assert isinstance(self.model, InWholeNumbers)
+        """See ``SupportsInt8``."""
+        assert isinstance(self.model, SupportsInt8)
         return self.model.predict_int8(self._recoloured(windows))
 
     def _recoloured(self, windows: Tensor) -> Tensor:

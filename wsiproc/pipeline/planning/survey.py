@@ -13,14 +13,14 @@ import numpy as np
 from wsiproc.array.fill import Fill, find_fill, where_filled, without_fill
 from wsiproc.array.scale import ApparentScale, apparent_scale
 from wsiproc.array.stains import Stain, estimate_stains
-from wsiproc.array.tissue import Seen, grow, looks_fluorescent, looks_grey, tell_apart
+from wsiproc.array.tissue import PixelClass, classify_overview, grow, looks_fluorescent, looks_grey
 from wsiproc.core.frame import Frame, sample_windows
 from wsiproc.core.geometry import Box, grid_shape
 from wsiproc.core.types import BoolArray, UInt8Array
 from wsiproc.errors import PlanError, SlideKindError, SlideReadError, SlideTimeoutError
 from wsiproc.io.geojson.roi import read_roi
 from wsiproc.io.slides.open import Overview, Slide, SlideSource, read_overview
-from wsiproc.io.slides.texture import read_grain
+from wsiproc.io.slides.texture import read_texture
 from wsiproc.models.base import Model
 from wsiproc.models.staining import sample_pixels
 
@@ -78,7 +78,9 @@ def survey_slide(
         unsuitable = _colour_warnings(slide, overview, force)
         frame = Frame(slide.shape, grid_shape(slide.shape, slide.mpp, model.mpp), slide.mpp)
         areas = read_roi(roi, slide.shape) if roi else None
-        phenotypes = tell_apart(overview, sum(overview_mpp) / 2, read_grain(slide, seen) if tissue == "auto" else None)
+        phenotypes = classify_overview(
+            overview, sum(overview_mpp) / 2, read_texture(slide, seen) if tissue == "auto" else None
+        )
         everywhere = _tissue_mask(slide, seen, tissue, phenotypes)
         inside = _restrict(everywhere, areas, slide.shape)
         _require_tissue(inside, source.path, areas)
@@ -193,7 +195,7 @@ def _damage_warnings(slide: Slide, overview: Overview) -> tuple[str, ...]:
 def _tissue_mask(slide: Slide, seen: Overview, method: str, phenotypes: UInt8Array) -> BoolArray:
     """Tissue in the overview by the method that the user chose; ``phenotypes``: what its px (h, w) are taken for."""
     if method == "auto":
-        return np.asarray(phenotypes == Seen.TISSUE)
+        return np.asarray(phenotypes == PixelClass.TISSUE)
     if method == "all":
         return np.ones(phenotypes.shape, bool)
     from wsiproc.pipeline.planning.tissue_mask import tissue_mask
@@ -204,7 +206,7 @@ def _tissue_mask(slide: Slide, seen: Overview, method: str, phenotypes: UInt8Arr
 
 def _around(tissue: BoolArray, phenotypes: UInt8Array, mpp: float) -> BoolArray:
     """Where to look for cells: tissue and a border, but no pen beside it."""
-    return np.asarray(tissue | (grow(tissue, _BORDER_UM / mpp) & (phenotypes != Seen.PEN)))
+    return np.asarray(tissue | (grow(tissue, _BORDER_UM / mpp) & (phenotypes != PixelClass.PEN)))
 
 
 def _restrict(tissue: BoolArray, roi: MultiPolygon | None, slide_shape: tuple[int, int]) -> BoolArray:

@@ -14,7 +14,7 @@ from wsiproc.core.geometry import Box, Grid, Region
 from wsiproc.core.palette import RGB
 from wsiproc.core.types import BoolArray, Int32Array, UInt8Array
 from wsiproc.executors import Task
-from wsiproc.io.cells.parquet import read_drawn
+from wsiproc.io.cells.parquet import read_part_outlines
 from wsiproc.io.ome_zarr import image as ngff
 from wsiproc.io.ome_zarr.downsample import downsample_tasks
 from wsiproc.pipeline.stages.job import Job, stage, stage_task
@@ -90,7 +90,7 @@ def render_tasks(job: Job, infer: Sequence[Region], blocks: Sequence[Block]) -> 
 @stage
 def render_labels(job: Job, shard: Box, blocks: tuple[Block, ...]) -> None:
     """Draw one shard of both label maps from the cells that may touch it."""
-    found = [read_drawn(block_path(job, block.region), shard) for block in blocks]
+    found = [read_part_outlines(block_path(job, block.region), shard) for block in blocks]
     cells = DrawnCells.concat([some for _, some in found])
     if len(cells):
         numbers = np.concatenate([block.first_id + rows for block, (rows, _) in zip(blocks, found, strict=True)])

@@ -1,1 +1,1 @@
-"""The activation network: how it is built and trained, and what it responds to."""
+"""The activation network: architecture, training, and activation maps."""

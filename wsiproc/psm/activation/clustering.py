@@ -1,8 +1,8 @@
 """Semantic clustering: pixels of similar colour and activation, named by a colour prior (Chen et al. 2023).
 
-The published vector of a pixel is the map's JET colour added to the picture's, and its clusters are found anew in each
-picture. Here they can also be found once over many; and ``fit_model_clusters`` makes the map a feature of its own, as
-the direct engine (``wsiproc.models.builtin.activation``) reads it.
+The published vector of a pixel is the map's JET colour added to the image's, and clusters are found separately for each
+image. Here they can also be found once over many images; and ``fit_model_clusters`` uses the map as a separate feature,
+as the direct engine (``wsiproc.models.builtin.activation``) reads it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from wsiproc.array.kmeans import kmeans_centres
 from wsiproc.core.types import Float32Array, Float64Array, FloatArray, UInt8Array, Vector
 from wsiproc.models.networks.readout import Clusters
 
-_ITERATIONS, _MOVE = 20, 0.5  # the latter: of a centre in grey levels, below which it has converged
+_ITERATIONS, _MOVE = 20, 0.5  # the latter: movement of a centre, in grey levels, below which it has converged
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class JetClusters:
     """Centres of published pixel vectors, the nuclei's first.
 
     ``centres``: see ``jet_vectors``, by rising sum of the first two channels; ``colours``: mean RGB of each cluster's
-    pixels; ``beta``: share of the picture in a vector.
+    pixels; ``beta``: weight of the image in a vector.
     """
 
     centres: tuple[Vector, ...]
@@ -44,10 +44,10 @@ class JetClusters:
 
 
 def jet_vectors(activation: FloatArray, picture: UInt8Array, beta: float = 1.0) -> Float32Array:
-    """(h, w, 3) the map's JET colour, *blue first*, + ``beta`` × the picture, red first; up to 255 (1 + ``beta``).
+    """(h, w, 3) the map's JET colour, *blue first*, + ``beta`` × the image, red first; up to 255 (1 + ``beta``).
 
-    That is how the authors' program adds them, and it matters: where the map is high, JET has no blue, and a nucleus
-    has little red, so that both are low in the first channel. In one order of colours they would cancel.
+    This is how the authors' code adds them, and it matters: where the map is high, JET has no blue, and a nucleus has
+    little red, so both are low in the first channel. In the same channel order they would cancel.
     """
     levels = np.rint(np.clip(activation, 0, 1) * 255).astype(np.uint8)
     jet = cv2.applyColorMap(levels, cv2.COLORMAP_JET)
@@ -56,9 +56,9 @@ def jet_vectors(activation: FloatArray, picture: UInt8Array, beta: float = 1.0) 
 
 
 def kmeans(vectors: FloatArray, k: int, seed: int = 0) -> Float64Array:
-    """(k, f) centres of vectors (N, f), whose scale is that of grey levels; the best of several starts.
+    """(k, f) centres of vectors (N, f), on the scale of grey levels; the best of several starts.
 
-    ValueError for fewer vectors than centres.
+    Raises ValueError for fewer vectors than centres.
     """
     if len(vectors) < k:
         raise ValueError(f"{len(vectors)} pixels cannot make {k} clusters")
@@ -81,9 +81,9 @@ def fit_clusters(
     seed: int = 0,
     sample_px: int | None = None,
 ) -> JetClusters:
-    """Clusters of all the pixels of maps (h, w) and pictures (h, w, 3) together: of one picture, as published, or many.
+    """Clusters of all pixels of maps (h, w) and images (h, w, 3) together: of one image, as published, or many.
 
-    ``k``: how many; ``sample_px``: take so many pixels at random.
+    ``k``: how many; ``sample_px``: number of pixels to sample at random.
     """
     pairs = list(zip(activations, pictures, strict=True))
     vectors = np.concatenate([jet_vectors(a, picture, beta).reshape(-1, 3) for a, picture in pairs])
@@ -111,12 +111,12 @@ def fit_model_clusters(
     seed: int = 0,
     accepted: UInt8Array | None = None,
 ) -> Clusters:
-    """Clusters for the direct engine, of features (N, 4) sampled over many pictures: map, optical density × gain.
+    """Clusters for the direct engine, of features (N, 4) sampled over many images: map, optical density × gain.
 
-    ``scale``: weight of each feature in the distance. ``accepted`` (N,): 1 where a pixel is believed a nucleus, 0
-    where not, else not known; nuclei are the clusters in which most of the known pixels are. Where no nucleus is
-    believed they are that cluster of the highest map + red optical density, each against its spread over the pixels:
-    haematoxylin and DAB absorb red, and eosin does not.
+    ``scale``: weight of each feature in the distance. ``accepted`` (N,): 1 for pixels of accepted nuclei, 0 for
+    background, else unknown; clusters whose known pixels are mostly nuclei are nuclei. If there are no accepted nuclei,
+    it is the cluster with the highest map + red optical density, each divided by its spread over the pixels:
+    haematoxylin and DAB absorb red, eosin does not.
     """
     unit = features * np.array(scale)
     unit *= 64 / max(float(unit.std(axis=0).max()), 1e-9)  # steps as fine as grey levels
@@ -129,7 +129,7 @@ def fit_model_clusters(
         parts = [accepted[index == i] for i in np.unique(index)]
         yes, no = (np.array([np.sum(part == v) for part in parts]) for v in (1, 0))
         nuclei = tuple(np.flatnonzero(yes > no).tolist()) or (int(np.argmax(yes / np.maximum(yes + no, 1))),)
-        if len(nuclei) == len(parts):  # no background is known: all but the cluster with the fewest believed pixels
+        if len(nuclei) == len(parts):  # no known background: all but the cluster with the fewest accepted pixels
             fewest = int(np.argmin(yes / [len(part) for part in parts]))
             nuclei = tuple(i for i in nuclei if i != fewest)
     rows = tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in centres)

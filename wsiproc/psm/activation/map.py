@@ -1,8 +1,8 @@
-"""The self-activation map: which places of a shallow layer move the network's answer.
+"""The self-activation map: which positions of a shallow layer influence the network's output.
 
-``grad_cam`` is the published way, a gradient for every picture (Chen et al. 2023, after Selvaraju et al. 2017). The
-other way calibrates the channel weights once over many pictures; reading a map is then a pass through the first layers
-and one weighted sum.
+``grad_cam`` is the published method, with a gradient for every image (Chen et al. 2023, after Selvaraju et al. 2017).
+The alternative calibrates the channel weights once over many images; reading a map is then a pass through the first
+layers and one weighted sum.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from wsiproc.psm.activation.network import Layer, layer_outputs, shallow_blocks
 Score = Callable[[nn.Module, Tensor], Tensor]
 
 _TINY = 1e-7
-_PERCENTILES = 0.5, 99.5  # what becomes 0 and 1 in a fixed readout: no single pixel decides
+_PERCENTILES = 0.5, 99.5  # percentiles that become 0 and 1 in a fixed readout, robust to single pixels
 
 
 def grad_cam(net: nn.Module, score: Score, picture: Tensor, blocks: Sequence[nn.Module]) -> Tensor:
-    """The published map (h, w) in [0, 1] of one picture (1, 3, h, w), normalised by that picture alone.
+    """The published map (h, w) in [0, 1] of one image (1, 3, h, w), normalised by that image alone.
 
-    ``score``: (b,) numbers that are differentiated; ``blocks``: modules of ``net`` whose channels are weighted.
+    ``score``: (b,) the values to differentiate; ``blocks``: modules of ``net`` whose channels are weighted.
     """
     outputs, gradients = _gradients(net, score, picture, blocks)
     enlarged = []
@@ -35,14 +35,14 @@ def grad_cam(net: nn.Module, score: Score, picture: Tensor, blocks: Sequence[nn.
         weights = gradient.mean((2, 3), keepdim=True)
         weighted = _unit_range((weights * output).sum(1, keepdim=True))
         enlarged.append(nnf.interpolate(weighted, picture.shape[2:], mode="bilinear", align_corners=False))
-    # The published ReLU changes nothing, since each map already begins at 0.
+    # The published ReLU has no effect, since each map already begins at 0.
     return _unit_range(torch.stack(enlarged).relu().mean(0))[0, 0]
 
 
 def _gradients(
     net: nn.Module, score: Score, pictures: Tensor, blocks: Sequence[nn.Module]
 ) -> tuple[list[Tensor], tuple[Tensor, ...]]:
-    """What the blocks give for pictures, and the gradient of the score by each: (b, c, h / stride, w / stride)."""
+    """Outputs of the blocks, and the gradient of the score by each: (b, c, h / stride, w / stride)."""
     outputs: list[Tensor] = []
     hooks = [block.register_forward_hook(lambda _net, _in, output: outputs.append(output)) for block in blocks]
     try:
@@ -65,9 +65,9 @@ def calibrate_readout(
 ) -> Readout:
     """Channel weights, range and sign of the map, once for all ``pictures`` (1, 3, h, w).
 
-    Weights: the gradient's mean over all pixels of all pictures, for each block divided by the range of its own map, so
-    that every block has the same say. Range: robust percentiles over all pictures. Sign: such that the map agrees with
-    ``evidence``, a map (h, w) a picture of where nuclei are likely, such as haematoxylin.
+    Weights: the gradient's mean over all pixels of all images, divided for each block by the range of its own map, so
+    that every block has equal weight. Range: robust percentiles over all images. Sign: such that the map agrees with
+    ``evidence``, one map (h, w) per image of where nuclei are likely, such as haematoxylin.
     """
     blocks = shallow_blocks(net, layer)
     sums = [torch.zeros(0) for _ in blocks]
@@ -102,7 +102,7 @@ def _percentile_range(maps: Sequence[FloatArray]) -> tuple[float, float]:
 def readout_sign(maps: Sequence[FloatArray], evidence: Sequence[FloatArray]) -> int:
     """1 if ``maps`` agree with the ``evidence`` by correlation over all pixels, else −1: a map's sign is arbitrary.
 
-    A map may be smaller than its evidence (h, w), of which means of blocks are then taken.
+    A map may be smaller than its evidence (h, w), which is then averaged over blocks.
     """
     pairs = []
     for values, wanted in zip(maps, evidence, strict=True):
@@ -115,7 +115,7 @@ def readout_sign(maps: Sequence[FloatArray], evidence: Sequence[FloatArray]) -> 
 def predict_map(net: nn.Module, readout: Readout, pictures: Tensor, layer: Layer = "layer1") -> Tensor:
     """The map (b, h, w) in [0, 1] of pictures (b, 3, h, w), whose sides are multiples of the layer's stride.
 
-    No gradient, nothing behind ``layer``, and no number that depends on the picture.
+    Uses no gradient, nothing after ``layer``, and no normalisation per image.
     """
     with torch.no_grad():
         blocks = layer_outputs(net, pictures, layer)

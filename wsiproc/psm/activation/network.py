@@ -1,7 +1,7 @@
-"""The network whose shallow layers are read: trained without labels to answer a question about whole pictures.
+"""The network whose shallow layers are read: trained without labels on a pretext task about whole images.
 
-Chen et al. (2023) train a Res2Net-101 (26w, 4s; Gao et al. 2019) from scratch; ``SmallResNet`` is what a CPU can train.
-Both are seen here as a stem, four layers of blocks, their mean, and one linear layer.
+Chen et al. (2023) train a Res2Net-101 (26w, 4s; Gao et al. 2019) from scratch; ``SmallResNet`` can be trained on a CPU.
+Both are treated here as a stem, four layers of blocks, their mean, and one linear layer.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LAYERS: tuple[Layer, ...] = ("layer1", "layer2", "layer3", "layer4")
 
 
 class ActivationNetwork(Protocol):
-    """What an activation network has besides being a module: (b, 3, h, w) → (b, outputs)."""
+    """Protocol of an activation network, in addition to a module: (b, 3, h, w) → (b, outputs)."""
 
     stem: nn.Module
     features: int
@@ -36,7 +36,7 @@ class ActivationNetwork(Protocol):
 class Res2Net101(nn.Module):
     """Res2Net-101, 26w 4s, of the library timm, without pretrained weights; ``layer1`` works at stride 4.
 
-    (b, 3, h, w) → (b, ``outputs``). Raises MissingExtraError where timm cannot be imported.
+    (b, 3, h, w) → (b, ``outputs``). Raises MissingExtraError if timm cannot be imported.
     """
 
     def __init__(self, outputs: int = 1) -> None:
@@ -60,19 +60,18 @@ class Res2Net101(nn.Module):
 
 
 def build_activation_network(kind: NetworkKind, outputs: int = 1) -> nn.Module:
-    """A new network with weights from torch's current random state. Raises MissingExtraError without timm."""
+    """A new network with random weights from torch's current state. Raises MissingExtraError without timm."""
     return SmallResNet(outputs=outputs) if kind == "small" else Res2Net101(outputs)
 
 
 def shallow_blocks(net: nn.Module, layer: Layer = "layer1") -> list[nn.Module]:
-    """The blocks of a layer, the first to be passed first."""
+    """The blocks of a layer, in order."""
     return list(cast(nn.Sequential, getattr(net, layer)))
 
 
 def layer_outputs(net: nn.Module, pictures: Tensor, layer: Layer = "layer1") -> list[Tensor]:
-    """What each block of ``layer`` gives for pictures (b, 3, h, w): (b, c, h / stride, w / stride) each.
-
-    Nothing behind that layer is computed.
+    """Outputs of each block of ``layer`` for images (b, 3, h, w): (b, c, h / stride, w / stride) each. Later layers are
+    not computed.
     """
     x: Tensor = cast(ActivationNetwork, net).stem(pictures)
     for name in LAYERS[: LAYERS.index(layer)]:
@@ -90,7 +89,7 @@ def as_input(pictures: UInt8Array) -> Tensor:
 
 
 def _timm() -> ModuleType:
-    """The library, or the error that names the remedy."""
+    """The library; raises MissingExtraError with the remedy."""
     try:
         return importlib.import_module("timm")
     except ImportError as error:
@@ -101,5 +100,5 @@ def _timm() -> ModuleType:
         raise MissingExtraError(
             f"timm cannot be imported ({error}): torch and torchvision are of different builds. Install both from one "
             "index, for CPUs: pip install --force-reinstall torch torchvision --index-url "
-            "INDEX, the address that pytorch.org shows for it"
+            "INDEX, the address given on pytorch.org"
         ) from error

@@ -1,7 +1,6 @@
-"""Five questions that a network can learn to answer without labels (Chen et al. 2023, section 2.1 and ablation).
-
-Each names how many ``outputs`` the network needs, the ``loss`` of a batch (b, 3, h, w), modules of its own that are
-trained too, and the ``score`` (b,) of each picture whose gradient Grad-CAM takes.
+"""Five pretext tasks that need no labels (Chen et al. 2023, section 2.1 and ablation). Each defines the number of
+``outputs`` of the network, the ``loss`` of a batch (b, 3, h, w), additional modules to train, and the ``score`` (b,) of
+each image, whose gradient Grad-CAM uses.
 """
 
 from __future__ import annotations
@@ -14,26 +13,26 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 _SIMSIAM_SIZE = 64
-_VIEW_GAIN = 0.2  # strongest change of a colour channel in a view of SimSiam
+_VIEW_GAIN = 0.2  # maximum change of a colour channel in a view of SimSiam
 
 
 class Objective(Protocol):
-    """See the module's text."""
+    """A pretext task; see the module docstring."""
 
     outputs: int
 
     def loss(self, net: nn.Module, batch: Tensor) -> Tensor:
-        """What is made small: a scalar."""
+        """The value to minimise: a scalar."""
 
     def score(self, net: nn.Module, pictures: Tensor) -> Tensor:
-        """(b,) the number of each picture that is differentiated."""
+        """(b,) the value of each image to differentiate."""
 
     def modules(self) -> Iterable[nn.Module]:
-        """Modules of its own, trained with the network."""
+        """Additional modules, trained with the network."""
 
 
 class _OneNumber:
-    """What objectives on a network with one output share."""
+    """Base of objectives with a single network output."""
 
     outputs = 1
 
@@ -48,7 +47,7 @@ class _OneNumber:
 
 
 class Similarity(_OneNumber):
-    """|f(x) − f(x turned by 180°)|: the number shall not depend on how the picture lies. The paper's default."""
+    """|f(x) − f(x rotated by 180°)|: the output should not depend on the orientation. The paper's default."""
 
     def loss(self, net: nn.Module, batch: Tensor) -> Tensor:
         """Mean over the batch."""
@@ -56,15 +55,15 @@ class Similarity(_OneNumber):
 
 
 class Contrastive(_OneNumber):
-    """Similarity, and a difference of at least ``margin`` to another picture of the batch (hinge)."""
+    """Similarity, and a difference of at least ``margin`` to another image of the batch (hinge)."""
 
     def __init__(self, margin: float = 10.0) -> None:
         self.margin = margin
 
     def loss(self, net: nn.Module, batch: Tensor) -> Tensor:
-        """Mean over the batch, which needs two pictures; each is compared with the one before it."""
+        """Mean over the batch of at least two images; each is compared with the previous one."""
         if len(batch) < 2:
-            raise ValueError(f"a batch of {len(batch)}: the contrastive objective compares pictures, give at least 2")
+            raise ValueError(f"a batch of {len(batch)}: the contrastive objective compares images and needs at least 2")
         number = self.score(net, batch)
         same = (number - self.score(net, _half_turn(batch))).abs()
         other = (number - number.roll(1)).abs()
@@ -72,18 +71,18 @@ class Contrastive(_OneNumber):
 
 
 class Rotation:
-    """By which of 0°, 90°, 180°, 270° was the picture turned? (Gidaris et al. 2018)"""
+    """By which of 0°, 90°, 180°, 270° was the image rotated? (Gidaris et al. 2018)"""
 
     outputs = 4
 
     def loss(self, net: nn.Module, batch: Tensor) -> Tensor:
-        """Cross entropy; each picture, a square one, is turned by an angle drawn at random."""
+        """Cross entropy; each image, which must be square, is rotated by a random angle."""
         turns = torch.randint(4, (len(batch),))
         turned = torch.stack([torch.rot90(x, int(k), (1, 2)) for x, k in zip(batch, turns, strict=True)])
         return nnf.cross_entropy(net(turned), turns.to(batch.device))
 
     def score(self, net: nn.Module, pictures: Tensor) -> Tensor:
-        """The logit of "not turned"."""
+        """The logit of "not rotated"."""
         logit: Tensor = net(pictures)[:, 0]
         return logit
 
@@ -93,7 +92,7 @@ class Rotation:
 
 
 class SimSiam:
-    """Two views of a picture shall be predicted from each other, with a stopped gradient (Chen and He 2021).
+    """Two views of an image are predicted from each other, with a stopped gradient (Chen and He 2021).
 
     Two linear heads: the network's last layer projects, ``predictor`` predicts.
     """
@@ -109,11 +108,11 @@ class SimSiam:
         return -(self.agreement(one, two) + self.agreement(two, one)).mean() / 2
 
     def agreement(self, projected: Tensor, target: Tensor) -> Tensor:
-        """(b,) cosine of the prediction from one view (b, 64) and the other view, which is taken as given."""
+        """(b,) cosine of the prediction from one view (b, 64) and the other view, which is treated as constant."""
         return nnf.cosine_similarity(self.predictor(projected), target.detach(), dim=1)
 
     def score(self, net: nn.Module, pictures: Tensor) -> Tensor:
-        """The cosine of a picture's prediction and the picture itself."""
+        """The cosine between an image's prediction and the image itself."""
         projected = net(pictures)
         return self.agreement(projected, projected)
 
@@ -145,7 +144,7 @@ def _half_turn(pictures: Tensor) -> Tensor:
 
 
 def _view(pictures: Tensor) -> Tensor:
-    """Pictures flipped at random, with the brightness of each channel changed a little."""
+    """Images flipped at random, with the brightness of each channel changed slightly."""
     flips = torch.rand(len(pictures), 2) < 0.5
     gains = 1 + _VIEW_GAIN * (2 * torch.rand(len(pictures), 3, 1, 1) - 1)
     flipped = [x.flip([d + 1 for d in (0, 1) if f[d]]) for x, f in zip(pictures, flips, strict=True)]

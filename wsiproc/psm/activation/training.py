@@ -32,9 +32,9 @@ def train_activation(
 ) -> nn.Module:
     """``net``, trained in place and in evaluation mode. On a CPU the same seed gives the same weights.
 
-    ``pictures``: (h, w, 3), any sizes of at least ``crop_px``; ``batch``: crops a step; ``lr``: of Adam, the paper's is
-    1e-4; ``bfloat16``: autocast; ``on_step``: called with the number of steps done and the loss. ValueError where a
-    picture is too small for a crop.
+    ``pictures``: (h, w, 3), any sizes of at least ``crop_px``; ``batch``: crops per step; ``lr``: of Adam, 1e-4 in the
+    paper; ``bfloat16``: autocast; ``on_step``: called with the number of steps done and the loss. Raises ValueError if
+    an image is too small for a crop.
     """
     rng = np.random.default_rng(seed)
     for module in (net, *objective.modules()):
@@ -60,14 +60,13 @@ def train_activation(
 def random_crops(
     pictures: Sequence[UInt8Array], crop_px: int, batch: int, rng: np.random.Generator, *others: Sequence[UInt8Array]
 ) -> list[UInt8Array]:
-    """(batch, crop_px, crop_px, …) cut out of ``pictures`` and of each of ``others``, at the same places.
-
-    Each is flipped and turned by a multiple of 90° at random. ``others``: such as labels, (h, w) or (h, w, c) for each
-    picture. ValueError where a picture is too small.
+    """(batch, crop_px, crop_px, …) cropped from ``pictures`` and from each of ``others``, at the same positions. Each
+    is randomly flipped and rotated by a multiple of 90°. ``others``: such as labels, (h, w) or (h, w, c) for each
+    image. Raises ValueError if an image is too small.
     """
     small = [picture.shape for picture in pictures if min(picture.shape[:2]) < crop_px]
     if small or not pictures:
-        raise ValueError(f"crops of {crop_px} px from {len(pictures)} pictures, of which are too small: {small}")
+        raise ValueError(f"crops of {crop_px} px from {len(pictures)} images, some of which are too small: {small}")
     cut: list[list[UInt8Array]] = [[] for _ in range(1 + len(others))]
     for _ in range(batch):
         number = int(rng.integers(len(pictures)))

@@ -1,1 +1,1 @@
-"""Pseudo-labels: what the pixels of a slide say of themselves, without annotation."""
+"""Pseudo-labels: labels derived from the pixels themselves, without annotation."""

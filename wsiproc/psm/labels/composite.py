@@ -1,8 +1,8 @@
-"""Free labels: nuclei pasted into real tissue, half of them drawn, half of them believed nuclei of the same tile.
+"""Labels for free: nuclei pasted into real tissue, half of them synthetic, half accepted nuclei of the same tile.
 
-The witnesses see darkness, so they lose the pale middle of vesicular nuclei. Drawn nuclei have every texture, pale ones
-too, and outlines that are known exactly; what is learned is that a nucleus is a closed outline, whole. All sizes
-are px of the crop, all colours optical density, so that pasting mixes absorptions.
+The pseudo-labellers rely on darkness, so they miss the pale centre of vesicular nuclei. Synthetic nuclei have every
+texture, including pale ones, and exactly known outlines; the network learns that a nucleus is a whole, closed outline.
+All sizes are px of the crop, all colours optical density, so that pasting mixes absorption.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _BROWN = -1.2, 1.2  # logarithm of the strength of DAB, pale to black
 _REAL = 0.15  # share of crops into which real nuclei are pasted
 _LARGEST_UM = 20.0  # of a real nucleus that is pasted
 _DRAWN_MPP = 0.5
-_STAINED_CELLS = 0.5  # share of crops with DAB in which it is pasted outside of nuclei
-_SOLID = 0.35  # share of nuclei of even texture; the others have rim, clumps and nucleoli
+_STAINED_CELLS = 0.5  # share of crops with DAB in which DAB is pasted outside nuclei
+_SOLID = 0.35  # share of nuclei with even texture; the others have a rim, clumps and nucleoli
 
 
 @dataclass(frozen=True)
 class Nucleus:
-    """A cut-out: ``od`` (h, w, 3), its ``opacity`` (h, w) in [0, 1], and its pixels and interior (h, w)."""
+    """A nucleus to paste: ``od`` (h, w, 3), its ``opacity`` (h, w) in [0, 1], and its pixels and interior (h, w)."""
 
     od: Float32Array
     opacity: Float32Array
@@ -39,7 +39,7 @@ class Nucleus:
 
 @dataclass(frozen=True)
 class Palette:
-    """What can be pasted into one tile: its believed nuclei, their mean colours (N, 3), and its stains."""
+    """What can be pasted into one tile: its accepted nuclei, their mean colours (N, 3), and its stains."""
 
     nuclei: Sequence[Nucleus]
     colours: Float32Array
@@ -47,12 +47,12 @@ class Palette:
 
     @property
     def dab(self) -> bool:
-        """Whether some of it is brown."""
+        """Whether the tile has DAB."""
         return self.stains.kind == "H-DAB"
 
 
 def collect_palette(od: Float32Array, accepted: Int32Array, stains: Stains, mpp: float) -> Palette:
-    """The believed nuclei (labels (h, w)) of a tile of optical density (h, w, 3)."""
+    """The accepted nuclei (labels (h, w)) of a tile of optical density (h, w, 3)."""
     nuclei, colours = [], []
     boxes = label_sums(accepted, int(accepted.max(initial=0)), np.zeros((1, *accepted.shape), np.uint8)).boxes
     for number, (y, x, h, w) in enumerate(boxes, start=1):
@@ -103,7 +103,7 @@ def paste_nuclei(od: Float32Array, target: UInt8Array, palette: Palette, mpp: fl
 
 
 def _enlarged(nucleus: Nucleus, zoom: int) -> Nucleus:
-    """A drawn nucleus for crops of ``zoom`` times the resolution."""
+    """A synthetic nucleus for crops of ``zoom`` times the resolution."""
     if zoom == 1:
         return nucleus
     size = (nucleus.opacity.shape[1] * zoom, nucleus.opacity.shape[0] * zoom)
@@ -116,7 +116,7 @@ def _enlarged(nucleus: Nucleus, zoom: int) -> Nucleus:
 
 
 def _add_stained_cell(od: Float32Array, target: UInt8Array, nucleus: Nucleus, y: int, x: int, rng: Rng) -> None:
-    """Brown cytoplasm, or a brown membrane, around a nucleus that is pasted next: its outline is not the nucleus'."""
+    """Brown cytoplasm or membrane around a nucleus that is pasted next: its outline is not that of the nucleus."""
     h, w = nucleus.inside.shape
     wide = int(max(h, w) * rng.uniform(0.3, 0.7))
     inside = np.pad(nucleus.inside.astype(np.uint8), wide)
@@ -141,7 +141,7 @@ def _add_stained_cell(od: Float32Array, target: UInt8Array, nucleus: Nucleus, y:
 def _overlap(
     shape: tuple[int, ...], patch: tuple[int, ...], y: int, x: int
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]] | None:
-    """Where a patch (h, w) centred at (y, x) lies in a picture (h, w, …), and which part of the patch that is."""
+    """The slices of an image (h, w, …) covered by a patch (h, w) centred at (y, x), and those of the patch."""
     top, left = y - patch[0] // 2, x - patch[1] // 2
     rows, cols = (
         slice(max(a, 0), min(a + n, s)) for a, n, s in ((top, patch[0], shape[0]), (left, patch[1], shape[1]))
@@ -152,7 +152,7 @@ def _overlap(
 
 
 def _places(side: int, radius: float, count: int, rng: Rng) -> list[tuple[int, int]]:
-    """Centres, half the time scattered, half the time in a chain of near neighbours."""
+    """Centres, either scattered or in a chain of close neighbours, with equal probability."""
     crowded = rng.random() < 0.5
     y, x = rng.uniform(0, side, 2)
     places = []
@@ -167,7 +167,7 @@ def _places(side: int, radius: float, count: int, rng: Rng) -> list[tuple[int, i
 
 
 def _paste(od: Float32Array, target: UInt8Array, nucleus: Nucleus, y: int, x: int) -> None:
-    """Lay a nucleus over a crop, centred at (y, x); what hangs over the edge is cut off."""
+    """Paste a nucleus into a crop, centred at (y, x), clipped at the edge."""
     places = _overlap(od.shape, nucleus.opacity.shape, y, x)
     if places is None:
         return
@@ -184,7 +184,7 @@ def _paste(od: Float32Array, target: UInt8Array, nucleus: Nucleus, y: int, x: in
 
 @dataclass(frozen=True)
 class _Style:
-    """What the drawn nuclei of one crop have in common; ``radius`` px."""
+    """Common properties of the synthetic nuclei of one crop; ``radius`` in px."""
 
     radius: float
     roundness: float
@@ -193,7 +193,7 @@ class _Style:
 
 
 def _stain(colour: Float32Array, dab: bool, rng: Rng) -> Float32Array:
-    """The colour of a believed nucleus; where there is DAB often that of brown or of plain blue nuclei."""
+    """The colour of an accepted nucleus; with DAB, often that of brown or of plain blue nuclei."""
     if not dab or rng.random() < 0.3:
         return colour
     blue, brown = np.array(STANDARD["H-DAB"], np.float32)
@@ -202,10 +202,10 @@ def _stain(colour: Float32Array, dab: bool, rng: Rng) -> Float32Array:
 
 
 def _draw(colour: Float32Array, behind: Float32Array, style: _Style, rng: Rng) -> Nucleus:
-    """A nucleus of the given colour; some of what lies behind shines through."""
+    """A synthetic nucleus of the given colour, partly transparent."""
     radius = float(np.clip(style.radius * np.exp(rng.normal() * 0.18), 3.5, 16))
     roundness = float(np.clip(style.roundness + rng.normal() * 0.1, 0.4, 1.0))
-    depth = _blob(radius, roundness, 0.06, rng)  # 1 at the outline, 0 in the middle
+    depth = _blob(radius, roundness, 0.06, rng)  # 1 at the outline, 0 in the centre
     from_edge = (1 - depth) * radius
     opacity = np.clip(from_edge / rng.uniform(0.6, 1.6) + 0.5, 0, 1) * rng.uniform(0.85, 1.0)
     solid = style.solid if rng.random() < 0.7 else rng.random() < _SOLID
@@ -216,7 +216,7 @@ def _draw(colour: Float32Array, behind: Float32Array, style: _Style, rng: Rng) -
 
 
 def _blob(radius: float, roundness: float, irregular: float, rng: Rng) -> Float32Array:
-    """Distance from the middle ÷ distance of the outline on that ray: an ellipse with a few low waves."""
+    """Distance from the centre ÷ distance of the outline on that ray: an ellipse with a few low-order waves."""
     reach = int(radius * 1.5) + 3
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1].astype(np.float32)
     turn = rng.uniform(0, np.pi)
@@ -229,7 +229,7 @@ def _blob(radius: float, roundness: float, irregular: float, rng: Rng) -> Float3
 
 
 def _texture(from_edge: Float32Array, radius: float, solid: bool, density: float, rng: Rng) -> Float32Array:
-    """Amount of stain (h, w): even, or a rim, clumps of chromatin and nucleoli in a paler middle."""
+    """Amount of stain (h, w): even, or a rim, clumps of chromatin and nucleoli in a paler centre."""
     side = from_edge.shape[0]
     if solid:
         even: Float32Array = density * (1 + 0.12 * _grain(side, 1.0, rng))
@@ -253,7 +253,7 @@ def _grain(side: int, sigma: float, rng: Rng) -> Float32Array:
 
 
 def _turned(nucleus: Nucleus, rng: Rng) -> Nucleus:
-    """A real nucleus turned, mirrored and half the time paler."""
+    """A real nucleus, rotated and mirrored, and half the time paler."""
     turns, mirror = int(rng.integers(4)), bool(rng.integers(2))
     fade = np.float32(rng.uniform(0.35, 1.1) if rng.random() < 0.5 else 1.0)
     parts = [np.rot90(a, turns) for a in (nucleus.od * fade, nucleus.opacity, nucleus.inside, nucleus.interior)]
@@ -262,7 +262,7 @@ def _turned(nucleus: Nucleus, rng: Rng) -> Nucleus:
 
 
 def _add_clouds(od: Float32Array, colour: Float32Array, zoom: int, rng: Rng) -> None:
-    """Soft basophilic cytoplasm: coloured like a nucleus, with no outline, and so none."""
+    """Soft basophilic cytoplasm: coloured like a nucleus but without an outline, so background."""
     for _ in range(rng.integers(1, 4)):
         depth = _blob(zoom * rng.uniform(8, 22), rng.uniform(0.4, 1.0), 0.2, rng)
         amount = np.exp(-0.5 * depth**2 * rng.uniform(1, 2)) * rng.uniform(0.05, 0.4)
@@ -275,7 +275,7 @@ def _add_clouds(od: Float32Array, colour: Float32Array, zoom: int, rng: Rng) -> 
 def _add(
     od: Float32Array, more: Float32Array, clear: BoolArray, y: int, x: int, target: UInt8Array | None = None
 ) -> None:
-    """Add optical density centred at (y, x), or take nearly all away where ``clear``, which makes background."""
+    """Add optical density centred at (y, x), or remove nearly all if ``clear``; this becomes background."""
     places = _overlap(od.shape, clear.shape, y, x)
     if places is None:
         return
@@ -287,7 +287,7 @@ def _add(
 
 
 def _add_vacuoles(od: Float32Array, target: UInt8Array, zoom: int, rng: Rng) -> None:
-    """Round holes with sharp outlines: as round as nuclei, and none."""
+    """Round holes with sharp outlines: as round as nuclei, but background."""
     for _ in range(rng.integers(1, 3)):
         depth = _blob(zoom * rng.uniform(3, 12), rng.uniform(0.55, 1.0), 0.08, rng)
         y, x = (int(v) for v in rng.integers(0, od.shape[0], 2))

@@ -1,6 +1,6 @@
-"""Pseudo-labels by competition: what several pseudo-labellers at several thresholds propose, and the picture decides.
+"""Pseudo-labels by competition: several pseudo-labellers propose objects at several thresholds, and the image decides.
 
-Every proposal is an object with an outline. It is scored by the picture (a closed, steep border around something convex
+Every proposal is an object with an outline. It is scored by the image (a closed, steep border around something convex
 and close to an ellipse) and by consensus (how well the other proposals agree with it); the best ones that do not
 overlap are kept. Agreement of independent segmentations, at the level of objects, is what COIN (ICCV 2025) selects by
 too.
@@ -19,14 +19,14 @@ from wsiproc.array.nuclei.measure import label_sums
 from wsiproc.core.types import Float32Array, Float64Array, Int32Array, Int64Array
 from wsiproc.psm.labels.evidence import outline_shapes, ramp, trace_outlines
 
-_STEEP_PERCENTILE = 92  # of the slopes of a picture: such a slope is rare
-_OVERLAP = 0.2  # share of a proposal that better ones may have taken already
+_STEEP_PERCENTILE = 92  # percentile of an image's slopes: such a slope is rare
+_OVERLAP = 0.2  # share of a proposal that better ones may already occupy
 
 
 @dataclass(frozen=True)
 class Agreed:
     """The proposals that were kept: ``labels`` (h, w) int32, 1…N from the best to the worst; ``picture``: (N,) evidence
-    of the picture, ``consensus``: (N,) agreement of the other proposals, both in [0, 1].
+    of the image, ``consensus``: (N,) agreement of the other proposals, both in [0, 1].
     """
 
     labels: Int32Array
@@ -72,8 +72,8 @@ def _steep(density: Float32Array) -> float:
 
 
 def picture_evidence(labels: Int32Array, density: Float32Array, steep: float) -> Float64Array:
-    """(N,) in [0, 1]: how far each object's outline is that of a nucleus; ``steep``: a slope that is rare in the
-    picture.
+    """(N,) in [0, 1]: how much each object's outline resembles that of a nucleus; ``steep``: a slope that is rare in
+    the image.
     """
     shapes = outline_shapes(trace_outlines(labels), density)
     evidence: Float64Array = (
@@ -124,7 +124,7 @@ def _best_iou(labels, boxes, other, areas):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _draw(drawn, labels, number, box, new):  # type: ignore[no-untyped-def]
-    """Write an object's free pixels as ``new``, unless too many of them are taken or there are none."""
+    """Label an object's free pixels ``new``, unless too many are occupied or none are free."""
     area, taken = 0, 0
     y0, x0, h, w = box
     for y in range(y0, y0 + h):

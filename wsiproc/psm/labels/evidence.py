@@ -1,8 +1,8 @@
-"""Witnesses of nuclei that learned nothing, and how far to believe an object.
+"""Pseudo-labellers of nuclei without training, and the confidence of an object.
 
-The first witness is the classical model. The second is a component tree: every threshold of the optical density gives
-blobs, blobs of a lower threshold enclose those of a higher one, and out of each nest the blob is chosen that looks
-most like a nucleus: a steep closed border around an ellipse. The two err differently, so what both find is believed.
+The first pseudo-labeller is the classical model. The second is a component tree: every threshold of the optical density
+gives blobs, blobs of a lower threshold enclose those of a higher one, and from each nest the most nucleus-like blob is
+chosen: a steep closed border around an ellipse. The two make different errors, so what both find is accepted.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from wsiproc.array.nuclei.measure import label_sums
 from wsiproc.core.types import Float32Array, Float64Array, Int32Array, Int64Array
 
 AREA_UM2 = 15.0, 400.0
-"""Smallest and largest object that the tree believes in."""
+"""Smallest and largest object that the tree accepts."""
 _LEVELS = 28
 _VIEWS = ((1.0, 0.0, 0.0), (1.0, -0.3, 0.0), (0.5, 0.5, -0.3))  # weights of the optical density of R, G, B
 _SIGMAS_UM = (0.4, 0.8)
-_STEEP = 0.008  # optical density a px along the outward normal, from which on a border point is one
+_STEEP = 0.008  # drop in optical density per px along the outward normal from which a point counts as border
 _FEWEST_POINTS = 12
 _LEAST_QUALITY = 0.12
-_OVERLAP = 0.15  # share of a blob that better ones may have taken already
+_OVERLAP = 0.15  # share of a blob that better ones may already occupy
 _BORDER_UM = 0.4
-_DISTANCE_PX = 3  # along the outline, between the points that give its direction
+_DISTANCE_PX = 3  # along the outline, between the points that define its direction
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """Facts of N outlines: ``area`` px; ``ellipse``: area ÷ that of the ellipse of equal moments; ``roundness``: minor
-    ÷ major axis; ``slope``: mean outward fall of the optical density, a px; ``closed``: share of the outline with such
-    a fall; ``solidity``: area ÷ that of the convex hull. (N,) float64 each.
+    """Features of N outlines: ``area`` px; ``ellipse``: area ÷ that of the ellipse of equal moments; ``roundness``:
+    minor ÷ major axis; ``slope``: mean outward drop in optical density per px; ``closed``: share of the outline with
+    such a drop; ``solidity``: area ÷ that of the convex hull. (N,) float64 each.
     """
 
     area: Float64Array
@@ -46,7 +46,7 @@ class Shapes:
 
 
 def border_density(od: Float32Array, mpp: float) -> Float32Array:
-    """(h, w) what the borders of nuclei are looked for in, of optical density (h, w, 3): mostly red, a little green."""
+    """(h, w) density in which nuclear borders are searched, from optical density (h, w, 3): mostly red, some green."""
     mixed = od[..., 0] + np.float32(0.3) * od[..., 1]
     return _blur(mixed, _BORDER_UM / mpp)
 
@@ -56,20 +56,20 @@ def _blur(picture: Float32Array, sigma: float) -> Float32Array:
 
 
 def outline_shapes(outlines: Sequence[Int32Array], density: Float32Array) -> Shapes:
-    """Facts of ``outlines``, (K, 2) px (x, y) each, over a ``density`` (h, w) that falls outwards at a true border."""
+    """Features of ``outlines``, (K, 2) px (x, y) each, on a ``density`` (h, w) that drops outwards at a true border."""
     offsets = np.concatenate([[0], np.cumsum([len(points) for points in outlines], dtype=np.int64)])
     points = np.concatenate(outlines).astype(np.float64) if outlines else np.zeros((0, 2))
     across = cv2.Sobel(density, cv2.CV_32F, 1, 0, ksize=3, scale=1 / 8)
     down = cv2.Sobel(density, cv2.CV_32F, 0, 1, ksize=3, scale=1 / 8)
-    facts = np.zeros((len(outlines), 5))
-    _outline_facts(points, offsets, across, down, facts)
+    features = np.zeros((len(outlines), 5))
+    _outline_features(points, offsets, across, down, features)
     hulls = np.array([cv2.contourArea(cv2.convexHull(outline)) if len(outline) else 0.0 for outline in outlines])
-    area, ellipse, roundness, slope, closed = facts.T
+    area, ellipse, roundness, slope, closed = features.T
     return Shapes(area, ellipse, roundness, slope, closed, solidity=area / np.maximum(hulls, 1.0))
 
 
 @njit(cache=True, nogil=True)
-def _outline_facts(points, offsets, across, down, facts):  # type: ignore[no-untyped-def]
+def _outline_features(points, offsets, across, down, features):  # type: ignore[no-untyped-def]
     """Area, ellipse, roundness, slope, closed of each polygon; moments by Green's theorem."""
     for i in range(len(offsets) - 1):
         first, n = offsets[i], offsets[i + 1] - offsets[i]
@@ -89,9 +89,9 @@ def _outline_facts(points, offsets, across, down, facts):  # type: ignore[no-unt
         cx, cy = cx / area, cy / area
         xx, yy, xy = xx / area - cx * cx, yy / area - cy * cy, xy / area - cx * cy
         half, apart = (xx + yy) / 2, np.sqrt(((xx - yy) / 2) ** 2 + xy * xy)
-        facts[i, 0] = abs(area)
-        facts[i, 1] = abs(area) / (4 * np.pi * np.sqrt(max(xx * yy - xy * xy, 1e-6)))
-        facts[i, 2] = np.sqrt(max(half - apart, 1e-6) / (half + apart))
+        features[i, 0] = abs(area)
+        features[i, 1] = abs(area) / (4 * np.pi * np.sqrt(max(xx * yy - xy * xy, 1e-6)))
+        features[i, 2] = np.sqrt(max(half - apart, 1e-6) / (half + apart))
         outward = 1.0 if area > 0 else -1.0
         steep = 0
         for k in range(n):
@@ -100,9 +100,9 @@ def _outline_facts(points, offsets, across, down, facts):  # type: ignore[no-unt
             length = np.sqrt(tx * tx + ty * ty) + 1e-6
             x, y = int(points[first + k, 0]), int(points[first + k, 1])
             fall = -(across[y, x] * ty - down[y, x] * tx) / length * outward
-            facts[i, 3] += fall / n
+            features[i, 3] += fall / n
             steep += fall > _STEEP
-        facts[i, 4] = steep / n
+        features[i, 4] = steep / n
 
 
 def ramp(values: Float64Array, low: float, high: float) -> Float64Array:
@@ -113,7 +113,7 @@ def ramp(values: Float64Array, low: float, high: float) -> Float64Array:
 
 @dataclass
 class _Blob:
-    """A node of the tree: its outline, the blobs of the next higher threshold inside it, and what it is worth."""
+    """A node of the tree: its outline, the blobs of the next higher threshold inside it, and its quality."""
 
     outline: Int32Array
     inside: list[int]
@@ -139,7 +139,7 @@ def tree_objects(od: Float32Array, mpp: float) -> Int32Array:
 
 
 def _draw(labels: Int32Array, outline: Int32Array, number: int) -> bool:
-    """Fill an outline's free pixels with ``number``, unless too many of them are taken."""
+    """Fill an outline's free pixels with ``number``, unless too many of them are occupied."""
     low, high = outline.min(axis=0), outline.max(axis=0) + 1
     filled = np.zeros((high - low)[::-1], np.uint8)
     cv2.fillPoly(filled, [outline - low], 1)
@@ -155,7 +155,7 @@ def _best_blobs(density: Float32Array, mpp: float) -> list[_Blob]:
     """The best set of blobs of one view that do not overlap, by dynamic programming over the tree."""
     blobs, roots = _component_tree(density, mpp)
     worth = np.zeros(len(blobs))
-    for i, blob in enumerate(blobs):  # those inside come first
+    for i, blob in enumerate(blobs):  # inner blobs come first
         below = sum(worth[j] for j in blob.inside)
         own = blob.quality * blob.area
         blob.taken = own > below
@@ -171,7 +171,7 @@ def _best_blobs(density: Float32Array, mpp: float) -> list[_Blob]:
 
 
 def _component_tree(density: Float32Array, mpp: float) -> tuple[list[_Blob], list[int]]:
-    """Filled blobs of falling thresholds, and the indices of those that no other encloses."""
+    """Filled blobs of falling thresholds, and the indices of the outermost ones."""
     low, high = np.percentile(density, [5, 99.7])
     slopes = np.hypot(
         cv2.Sobel(density, cv2.CV_32F, 1, 0, scale=1 / 8), cv2.Sobel(density, cv2.CV_32F, 0, 1, scale=1 / 8)
@@ -202,7 +202,7 @@ def _component_tree(density: Float32Array, mpp: float) -> tuple[list[_Blob], lis
 
 
 def _quality(shapes: Shapes, steep: float, mpp: float) -> Float64Array:
-    """How much each outline looks like a nucleus, 0 to 1; ``steep``: a slope that is rare in the picture."""
+    """How much each outline looks like a nucleus, 0 to 1; ``steep``: a slope that is rare in the image."""
     fits = (shapes.area * mpp**2 >= AREA_UM2[0]) & (shapes.area * mpp**2 <= AREA_UM2[1])
     quality: Float64Array = (
         fits
@@ -216,7 +216,7 @@ def _quality(shapes: Shapes, steep: float, mpp: float) -> Float64Array:
 
 
 def trace_outlines(labels: Int32Array) -> list[Int32Array]:
-    """The outer outline (K, 2) px (x, y) of each label 1…N, of its largest part; no points where it is missing."""
+    """The outer outline (K, 2) px (x, y) of each label 1…N, of its largest part; no points if it is missing."""
     outlines = []
     for number, (y, x, h, w) in enumerate(_label_boxes(labels), start=1):
         mask = (labels[y : y + h, x : x + w] == number).astype(np.uint8)
@@ -232,10 +232,9 @@ def _label_boxes(labels: Int32Array) -> Int64Array:
 
 
 def confidence(labels: Int32Array, probability: Float32Array, od: Float32Array, mpp: float) -> Float64Array:
-    """(N,) in [0, 1]: how far each object that a network found is a nucleus by evidence of the picture itself.
-
-    A nucleus is convex, close to an ellipse, and the tissue grows paler all around it; the network's own mean
-    probability (h, w) only has a veto.
+    """(N,) in [0, 1]: confidence that each object found by a network is a nucleus, from the image itself. A nucleus is
+    convex, close to an ellipse, and surrounded by paler tissue; the network's own mean probability (h, w) can only
+    veto.
     """
     count = int(labels.max(initial=0))
     shapes = outline_shapes(trace_outlines(labels), border_density(od, mpp))

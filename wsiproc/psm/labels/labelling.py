@@ -1,4 +1,4 @@
-"""Who is believed: three witnesses before the first round, network and picture together before the later ones."""
+"""Which labels are accepted: of three pseudo-labellers for the first round, of network and image later."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from wsiproc.models.cells import CutRule, SplitLengths, cut_cells
 from wsiproc.models.folder import InputNumbers
 from wsiproc.psm.labels.composite import collect_palette
 from wsiproc.psm.labels.evidence import confidence, tree_objects
-from wsiproc.psm.labels.targets import IGNORE, agreeing, make_target, network_background, witness_background
+from wsiproc.psm.labels.targets import IGNORE, agreed_background, agreeing, make_target, network_background
 from wsiproc.psm.segmenter import Example, computes_bfloat16
 from wsiproc.psm.tiles import Tiles
 
 AGREEMENT_IOU = 0.6
 LABEL_RING_UM = 2.0
 ACCEPTED_CONFIDENCE = 0.6
-"""Least confidence of an object that a network found, to be learned from in the next round."""
+"""Minimum confidence of an object found by a network to be used in the next round."""
 BACKGROUND = 0.5
-_STAIN_OD, _STAIN_UM = 0.10, 0.75  # red optical density from which on something blue may be there
+_STAIN_OD, _STAIN_UM = 0.10, 0.75  # red optical density from which something blue may be present
 _STRIDE = 32
 
 
@@ -33,7 +33,7 @@ def density(tiles: Tiles, number: int) -> Float32Array:
     return np.stack([levels[pixels[..., c], c] for c in range(3)], axis=-1)
 
 
-def classical_witness(tiles: Tiles, mpp: float) -> list[tuple[Int32Array, UInt8Array]]:
+def classical_labels(tiles: Tiles, mpp: float) -> list[tuple[Int32Array, UInt8Array]]:
     """Cells and their probability (h, w) by the classical model, calibrated on all tiles of the source."""
     model = Classical(mpp=mpp).calibrate(tiles.pixels)
     found = []
@@ -46,10 +46,10 @@ def classical_witness(tiles: Tiles, mpp: float) -> list[tuple[Int32Array, UInt8A
     return found
 
 
-def witness_labels(
+def agreed_labels(
     od: Float32Array, classical: tuple[Int32Array, UInt8Array], activation: Float32Array, mpp: float
 ) -> tuple[Int32Array, UInt8Array]:
-    """Objects that the component tree and the classical model both find and the activation map confirms, and a target.
+    """Objects found by both the component tree and the classical model and confirmed by the map; and a target.
 
     ``activation``: the self-activation map (h, w), high on nuclei.
     """
@@ -57,13 +57,12 @@ def witness_labels(
     labels, probability = classical
     accepted = agreeing(tree, labels, AGREEMENT_IOU)
     accepted = _keep(accepted, stands_out(accepted, activation, mpp))
-    return accepted, make_target(accepted, witness_background(tree, labels, probability, mpp))
+    return accepted, make_target(accepted, agreed_background(tree, labels, probability, mpp))
 
 
 def stands_out(labels: Int32Array, activation: Float32Array, mpp: float) -> BoolArray:
-    """(N,) whether the map is higher inside an object than around those near it, within about 2 × ``LABEL_RING_UM``.
-
-    Pixels so deep inside that nothing around is near say nothing; nor does an object that has only those.
+    """(N,) whether the map is higher inside an object than around it and its neighbours, within 2 × ``LABEL_RING_UM``.
+    Pixels too deep inside to be near any surroundings are ignored, as is an object that has only those.
     """
     count = int(labels.max(initial=0))
     side = 2 * round(LABEL_RING_UM / mpp) + 1
@@ -84,7 +83,7 @@ def _keep(labels: Int32Array, kept: BoolArray) -> Int32Array:
 def network_labels(
     net: nn.Module, od: Float32Array, numbers: InputNumbers, cut: CutRule, split: SplitLengths, mpp: float, device: str
 ) -> tuple[Int32Array, UInt8Array]:
-    """Objects that a network finds and the picture itself supports, and a target for the next round."""
+    """Objects that a network finds and the image itself supports, and a target for the next round."""
     probability, interior = mean_of_views(net, od, numbers, device)
     maps = np.rint(np.stack([probability, interior]) * 255).astype(np.uint8)
     labels = cut_cells(maps[:1], cut, split, mpp, interior=maps[1]).labels
@@ -95,7 +94,7 @@ def network_labels(
 def mean_of_views(
     net: nn.Module, od: Float32Array, numbers: InputNumbers, device: str
 ) -> tuple[Float32Array, Float32Array]:
-    """Probability of nucleus and interior (h, w), means over the tile and a turned, stronger stained view of it."""
+    """Probability of nucleus and interior (h, w), means over the tile and a rotated, darker view of it."""
     h, w = od.shape[:2]
     pad = ((_STRIDE, _STRIDE + -h % _STRIDE), (_STRIDE, _STRIDE + -w % _STRIDE), (0, 0))
     picture = torch.from_numpy(np.pad(od, pad, mode="reflect")).permute(2, 0, 1)[None].to(device)
@@ -115,15 +114,14 @@ def _probabilities(net: nn.Module, od: Tensor, numbers: InputNumbers) -> Tensor:
 
 
 def maybe_blue(od: Float32Array, mpp: float) -> BoolArray:
-    """Where (h, w) optical density (h, w, 3) absorbs so much red that a pale blue nucleus may be there."""
+    """Where (h, w) optical density (h, w, 3) absorbs enough red for a pale blue nucleus."""
     smooth = cv2.GaussianBlur(np.ascontiguousarray(od[..., 0]), (0, 0), _STAIN_UM / mpp)
     return np.asarray(smooth > _STAIN_OD)
 
 
 def make_example(tiles: Tiles, number: int, accepted: Int32Array, target: UInt8Array, mpp: float) -> Example:
-    """What one tile teaches.
-
-    Where there is DAB, pale blue nuclei are easily missed beside brown ones: background that absorbs red is left out.
+    """The training example of one tile. With DAB, pale blue nuclei are easily missed next to brown ones, so background
+    that absorbs red is ignored.
     """
     od, dab = density(tiles, number), tiles.stains.kind == "H-DAB"
     if dab:

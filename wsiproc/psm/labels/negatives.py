@@ -1,7 +1,7 @@
-"""Things that are dark or coloured and no nuclei, pasted into crops as explicit background.
+"""Dark or coloured objects that are not nuclei, pasted into crops as explicit background.
 
-Fibres of muscle and collagen, folds, red cells, pigment, ink and fill: networks that learn from agreement alone never
-see them labelled, since where pseudo-labellers doubt, nothing is learned. Colours are optical density, sizes µm.
+Fibres of muscle and collagen, folds, red cells, pigment, ink and fill: networks trained on agreement alone never see
+them labelled, since pixels on which pseudo-labellers disagree are ignored. Colours are optical density, sizes µm.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PIGMENT_OD = (0.55, 0.85, 1.0)
 
 
 def paste_negatives(od: Float32Array, target: UInt8Array, stains: Stains, mpp: float, rng: Rng) -> None:
-    """Sometimes paste one of them into a crop ``od`` (h, w, 3) and its ``target`` (h, w, 2), both in place."""
+    """Sometimes paste one into a crop ``od`` (h, w, 3) and its ``target`` (h, w, 2), both in place."""
     if rng.random() >= _PASTED:
         return
     draw = _KINDS[int(rng.integers(len(_KINDS)))]
@@ -30,7 +30,7 @@ def paste_negatives(od: Float32Array, target: UInt8Array, stains: Stains, mpp: f
     behind = od * (1 - share) if solid else od
     od[:] = behind + share * colour
     covered = share[..., 0] > 0.35
-    # A nucleus that lies under something half transparent is neither one thing nor the other.
+    # A nucleus under something half transparent is ambiguous, hence ignored.
     hidden = covered & (target[..., 0] == 1)
     target[covered] = 0
     if not solid:
@@ -38,7 +38,7 @@ def paste_negatives(od: Float32Array, target: UInt8Array, stains: Stains, mpp: f
 
 
 _Drawn = tuple[Float32Array, Float32Array, bool]
-"""Share of each pixel (h, w) that it covers, its colour (3,) or (h, w, 3), and whether it hides what lies behind it."""
+"""Coverage of each pixel (h, w), colour (3,) or (h, w, 3), and whether it is opaque."""
 
 
 def _noise(side: int, sigma: float, rng: Rng) -> Float32Array:
@@ -56,7 +56,7 @@ def _second_stain(stains: Stains, rng: Rng) -> Float32Array:
 
 
 def _waves(side: int, mpp: float, rng: Rng) -> Float32Array:
-    """Distance (h, w) in µm across wavy bundles of one direction."""
+    """Distance (h, w) in µm across wavy, parallel bundles."""
     y, x = np.mgrid[:side, :side].astype(np.float32) * mpp
     angle = rng.uniform(0, np.pi)
     along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
@@ -66,12 +66,12 @@ def _waves(side: int, mpp: float, rng: Rng) -> Float32Array:
 
 
 def _from_middle(waves: Float32Array, rng: Rng) -> Float32Array:
-    """Distance (h, w) in µm from one of the lines that are in the crop."""
+    """Distance (h, w) in µm from one of the lines in the crop."""
     return waves - np.float32(rng.uniform(*np.percentile(waves, [10, 90])))
 
 
 def _fibres(side: int, stains: Stains, mpp: float, rng: Rng) -> _Drawn:
-    """Muscle or collagen: parallel bands, as dark as nuclei and as narrow, in the second stain's colour."""
+    """Muscle or collagen: parallel bands, as dark and narrow as nuclei, in the second stain's colour."""
     pitch, sharp = rng.uniform(2.5, 9), rng.uniform(1, 6)
     bands = 1 / (1 + np.exp(-sharp * (np.cos(2 * np.pi * _waves(side, mpp, rng) / pitch) - rng.uniform(-0.3, 0.7))))
     patches = np.clip(_noise(side, rng.uniform(3, 15) / mpp, rng) + rng.uniform(-0.5, 1.5), 0, 1)
@@ -89,7 +89,7 @@ def _fold(side: int, stains: Stains, mpp: float, rng: Rng) -> _Drawn:
 
 
 def _discs(side: int, radius: float, count: int, mpp: float, spread: float, rng: Rng) -> Float32Array:
-    """Soft discs of ``radius`` µm, some cut by others, around one place."""
+    """Soft discs of ``radius`` µm, some cut by others, around one point."""
     found = np.zeros((side, side), np.float32)
     y, x = np.mgrid[:side, :side].astype(np.float32)
     middle = rng.uniform(0, side, 2)

@@ -1,7 +1,7 @@
-"""H&E tissue as if it had been stained for a nuclear marker: the same nuclei, blue or brown on a pale ground.
+"""H&E tissue as if it had been stained for a nuclear marker: the same nuclei, blue or brown on a pale background.
 
 Slides with DAB are rarer than those with eosin, and few of them show it in nuclei. Unmixed into its stains, a crop of
-H&E can be mixed again: haematoxylin paler, eosin all but gone, some of the believed nuclei brown.
+H&E can be recombined: haematoxylin paler, eosin nearly gone, some of the accepted nuclei brown.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import numpy as np
 from wsiproc.array.stains import STANDARD, Stains, unmixing
 from wsiproc.core.types import Float32Array, UInt8Array
 
-_BLUE = -1.2, 0.0  # logarithm of what is left of the haematoxylin
+_BLUE = -1.2, 0.0  # logarithm of the share of haematoxylin that is left
 _BROWN = -0.5, 1.8  # logarithm of DAB ÷ haematoxylin in a positive nucleus
-_GROUND = 0.25  # largest share of eosin that stays as a tint of the ground
+_GROUND = 0.25  # largest share of eosin that stays as a background tint
 _MOST_POSITIVE = 0.8
 _EDGE_PX = 0.7
 
@@ -32,7 +32,7 @@ def restain(od: Float32Array, target: UInt8Array, stains: Stains, rng: np.random
 
 
 def _positive_nuclei(target: UInt8Array, rng: np.random.Generator) -> tuple[Float32Array, Float32Array]:
-    """Strength of DAB (h, w), one for each nucleus, and how far each pixel belongs to a positive one, in [0, 1]."""
+    """Strength of DAB (h, w), constant in each nucleus, and membership of each pixel in a positive one, in [0, 1]."""
     count, places = cv2.connectedComponents((target[..., 0] == 1).astype(np.uint8), connectivity=4)
     chosen = np.less(rng.random(count), rng.uniform(0, _MOST_POSITIVE))
     chosen[0] = False

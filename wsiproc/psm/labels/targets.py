@@ -1,7 +1,7 @@
-"""Pseudo labels with confidence: what is believed to be nucleus, what is believed not to be, and the rest left out.
+"""Training targets: pixels accepted as nucleus, pixels accepted as background, and the rest ignored.
 
 A target is (h, w, 2) uint8: plane 0 says nucleus (1) or not (0), plane 1 the interior of one (1) or not (0), so that
-touching nuclei can be told apart; ``IGNORE`` marks pixels that nobody should learn from.
+touching nuclei can be separated; ``IGNORE`` marks pixels to leave out of the loss.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from wsiproc.core.types import BoolArray, Float32Array, Int32Array, UInt8Array
 
 IGNORE = 255
 INTERIOR = 0.4
-"""Share of a nucleus' largest distance to its border from which on a pixel counts as interior."""
+"""Share of a nucleus's largest distance to its border from which a pixel counts as interior."""
 
 
 def agreeing(first: Int32Array, second: Int32Array, least_iou: float) -> Int32Array:
@@ -30,7 +30,7 @@ def agreeing(first: Int32Array, second: Int32Array, least_iou: float) -> Int32Ar
 
 
 def make_target(accepted: Int32Array, background: BoolArray) -> UInt8Array:
-    """The target (h, w, 2) of objects that are believed and pixels (h, w) that surely are none; the rest is ignored."""
+    """The target (h, w, 2) from accepted objects and certain background (h, w); the rest is ignored."""
     inside = accepted > 0
     target = np.full((*accepted.shape, 2), IGNORE, np.uint8)
     target[background & ~inside] = 0
@@ -51,11 +51,11 @@ def interior(labels: Int32Array) -> BoolArray:
     return deep
 
 
-def witness_background(first: Int32Array, second: Int32Array, probability: UInt8Array, mpp: float) -> BoolArray:
-    """Pixels (h, w) in which no witness sees anything, nor lie enclosed by what the classical model half sees.
+def agreed_background(first: Int32Array, second: Int32Array, probability: UInt8Array, mpp: float) -> BoolArray:
+    """Pixels (h, w) that no pseudo-labeller labels and that no uncertain object of the classical model encloses.
 
-    ``probability``: the classical map; the pale middle of a vesicular nucleus lies within its dark rim, so small gaps
-    between dark pixels are left out too.
+    ``probability``: the classical map; the pale centre of a vesicular nucleus lies within its dark rim, so small gaps
+    between dark pixels are ignored too.
     """
     side = 2 * round(2.0 / mpp) + 1
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
@@ -65,7 +65,7 @@ def witness_background(first: Int32Array, second: Int32Array, probability: UInt8
 
 
 def network_background(labels: Int32Array, probability: Float32Array, accepted: Int32Array, below: float) -> BoolArray:
-    """Pixels (h, w) that a network calls none, away from its objects, and those that just touch a believed object."""
+    """Pixels (h, w) called background by a network, away from its objects, and those just outside accepted objects."""
     square = np.ones((3, 3), np.uint8)
     touching = cv2.dilate((accepted > 0).astype(np.uint8), square) > 0
     away = cv2.dilate((labels > 0).astype(np.uint8), square) == 0

@@ -1,1 +1,1 @@
-"""The method as it was published, as a reference for ours."""
+"""The published method, as a reference implementation."""

@@ -1,9 +1,8 @@
-"""The published method from end to end, as a reference: every number is found anew in each picture (Chen et al. 2023).
+"""The published method from end to end, as a reference: everything is computed per image (Chen et al. 2023).
 
-Activation network → Grad-CAM → clusters → pseudo masks → first network → points → Voronoi labels → final network. What
-differs from the paper: the networks are small ones for CPUs unless told otherwise, and a U-Net without pretrained
-weights stands in for the ResUNet-34; the sign of each map is settled. It knows no seams and no slides: the models of
-``wsiproc.models`` do.
+Activation network → Grad-CAM → clusters → pseudo masks → first network → points → Voronoi labels → final network.
+Differences from the paper: networks are small by default, for CPUs, and a U-Net without pretrained weights replaces the
+ResUNet-34; the sign of each map is fixed. It handles neither seams nor slides, unlike ``wsiproc.models``.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ POSITIVE, NEGATIVE = 1, 2  # of the pseudo masks of Ki-67
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long to train: steps of each network, ``batch`` crops of ``crop_px`` a step (the paper: 512 px)."""
+    """Training schedule: steps of each network, ``batch`` crops of ``crop_px`` per step (paper: 512 px)."""
 
     activation: int
     first: int
@@ -43,12 +42,12 @@ class Schedule:
 
 @dataclass(frozen=True)
 class PixelNetwork:
-    """A trained network: a probability for background and for each class, and cells made of them."""
+    """A trained network: probabilities of background and each class, and cells derived from them."""
 
     net: UNet
 
     def probabilities(self, picture: UInt8Array) -> Float32Array:
-        """(1 + classes, h, w), background first, of a picture (h, w, 3)."""
+        """(1 + classes, h, w), background first, of an image (h, w, 3)."""
         h, w = picture.shape[:2]
         stride = self.net.stride
         device = next(self.net.parameters()).device
@@ -58,7 +57,7 @@ class PixelNetwork:
         return found
 
     def labels(self, picture: UInt8Array) -> Int32Array:
-        """(h, w) instances 1…N: connected components of what is likelier some nucleus than background."""
+        """(h, w) instances 1…N: connected components of pixels more likely to be nucleus than background."""
         labels: Int32Array = ndimage.label(self.probabilities(picture).argmax(0) != BACKGROUND)[0]
         return labels
 
@@ -79,9 +78,9 @@ def fit_published(
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> PixelNetwork:
-    """The final network, learned from pictures (h, w, 3) at 0.25 µm/px without labels.
+    """The final network, trained on images (h, w, 3) at 0.25 µm/px without labels.
 
-    ``objective``: a key of ``OBJECTIVES``; ``k``: clusters a picture; ``two_classes``: brown, then blue nuclei (Ki-67).
+    ``objective``: a key of ``OBJECTIVES``; ``k``: clusters per image; ``two_classes``: brown, then blue nuclei (Ki-67).
     """
     question, net = fit_activation(pictures, schedule, kind=kind, objective=objective, seed=seed, device=device)
     maps = activation_maps(net, question, pictures, layer)
@@ -113,9 +112,8 @@ def fit_activation(
 def activation_maps(
     net: nn.Module, objective: Objective, pictures: Sequence[UInt8Array], layer: Layer = "layer1"
 ) -> list[FloatArray]:
-    """Grad-CAM (h, w) of each picture, by its own gradient, range and sign.
-
-    The paper leaves the sign to chance; here the map is turned round where it disagrees with what absorbs red light.
+    """Grad-CAM (h, w) of each image, by its own gradient, range and sign. In the paper the sign is arbitrary; here the
+    map is inverted if it disagrees with the absorption of red light.
     """
     device, blocks = next(net.parameters()).device, shallow_blocks(net, layer)
     maps = []
@@ -128,7 +126,7 @@ def activation_maps(
 def cluster_masks(
     maps: Sequence[FloatArray], pictures: Sequence[UInt8Array], k: int = 3, two_classes: bool = False, seed: int = 0
 ) -> list[UInt8Array]:
-    """Pseudo masks (h, w) of maps and pictures: ``BACKGROUND``, 1 nucleus; for Ki-67 ``POSITIVE`` and ``NEGATIVE``."""
+    """Pseudo masks (h, w) of maps and images: ``BACKGROUND``, 1 nucleus; for Ki-67 ``POSITIVE`` and ``NEGATIVE``."""
     masks = []
     for activation, picture in zip(maps, pictures, strict=True):
         clusters = fit_clusters([activation], [picture], k, seed=seed)
@@ -158,7 +156,7 @@ def train_pixels(
     device: torch.device | str = "cpu",
     lr: float = 1e-3,
 ) -> PixelNetwork:
-    """A network of pixels, trained with ``pixel_loss`` on pseudo masks and, the final one, on Voronoi labels (h, w)."""
+    """A pixel classifier, trained with ``pixel_loss`` on pseudo masks and, finally, on Voronoi labels (h, w)."""
     rng = np.random.default_rng(seed)
     classes = 1 + max(int(mask.max()) for mask in masks)
     with torch.random.fork_rng():
@@ -179,10 +177,10 @@ def train_pixels(
 def pixel_loss(logits: Tensor, mask: Tensor, voronoi: Tensor | None = None) -> Tensor:
     """Cross-entropy of logits (b, 1 + classes, h, w) with the mask (b, h, w), + 1.5 × that with the Voronoi label.
 
-    ``IGNORED`` pixels of the Voronoi label count for nothing.
+    ``IGNORED`` pixels of the Voronoi label have no weight.
     """
     loss = nnf.cross_entropy(logits, mask)
     if voronoi is None:
         return loss
-    told = nnf.cross_entropy(logits, voronoi, ignore_index=IGNORED, reduction="sum")
-    return loss + VORONOI_WEIGHT * told / (voronoi != IGNORED).sum().clamp(min=1)
+    voronoi_loss = nnf.cross_entropy(logits, voronoi, ignore_index=IGNORED, reduction="sum")
+    return loss + VORONOI_WEIGHT * voronoi_loss / (voronoi != IGNORED).sum().clamp(min=1)

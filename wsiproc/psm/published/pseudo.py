@@ -29,7 +29,7 @@ def find_points(probability: FloatArray, lowest: float = 0.5, apart_px: int = 6,
     """(N, 2) points (y, x) of nuclei where the smoothed probability (h, w) peaks at ``lowest`` or more.
 
     Peaks at most ``apart_px`` apart count once; those closer than ``merge_px``, by the sum of both distances, become
-    one point in their middle. Sizes as published, at 0.25 µm/px.
+    one point halfway between them. Sizes as published, at 0.25 µm/px.
     """
     smooth = cv2.GaussianBlur(np.asarray(probability, np.float32), (_WINDOW, _WINDOW), 0)
     peaks = peak_local_max(smooth, min_distance=apart_px, threshold_abs=lowest, exclude_border=apart_px // 2)  # type: ignore[no-untyped-call]

@@ -13,7 +13,7 @@ import shapely
 
 from wsiproc.core.extras import load
 from wsiproc.errors import OutputError
-from wsiproc.io.atomic import WholeFileWriter
+from wsiproc.io.atomic import AtomicFileWriter
 
 if TYPE_CHECKING:
     import pyarrow
@@ -66,7 +66,7 @@ def _store_class(storage: Any) -> Any:
     return Store
 
 
-class _StoreWriter(WholeFileWriter):
+class _StoreWriter(AtomicFileWriter):
     """A store that is filled batch by batch."""
 
     def __init__(self, path: Path, storage: Any) -> None:

@@ -14,7 +14,7 @@ import shapely
 from wsiproc.core.numbers import area_numbers, count_inside, has_index
 from wsiproc.core.types import OnProgress
 from wsiproc.errors import SettingsError
-from wsiproc.io.atomic import whole_file, whole_folder
+from wsiproc.io.atomic import atomic_file, atomic_folder
 from wsiproc.io.cells.dataframe import CellFile, write_cells_csv
 from wsiproc.io.cells.parquet import CellReader
 from wsiproc.io.geojson.areas import Area, label_pieces, piece_shapes, region_of, write_areas
@@ -57,21 +57,21 @@ def export(result: Result, formats: Sequence[str], folder: Path, on_progress: On
 
 def _csv(result: Result, folder: Path, _: OnProgress) -> Iterator[Path]:
     path = folder / "cells.csv.gz"
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         write_cells_csv(result.table_path, temporary, result.mpp)
     yield path
 
 
 def _h5ad(result: Result, folder: Path, _: OnProgress) -> Iterator[Path]:
     path = folder / "cells.h5ad"
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         result.anndata().write_h5ad(temporary, compression="gzip", compression_opts=1)
     yield path
 
 
 def _spatialdata(result: Result, folder: Path, _: OnProgress) -> Iterator[Path]:
     path = folder / "spatialdata.zarr"
-    with whole_folder(path) as temporary, warnings.catch_warnings():
+    with atomic_folder(path) as temporary, warnings.catch_warnings():
         for notice in ("zarr v3 autosharding", "pkg_resources is deprecated"):  # which no user can do anything about
             warnings.filterwarnings("ignore", notice)
         result.spatialdata().write(temporary)
@@ -87,7 +87,7 @@ def _ome_zarr(result: Result, folder: Path, on_progress: OnProgress) -> Iterator
 def _ome_zarr_04(result: Result, folder: Path, _: OnProgress) -> Iterator[Path]:
     for name in ("slide", "maps"):
         path = folder / f"{name}.v04.ome.zarr"
-        with whole_folder(path) as temporary:
+        with atomic_folder(path) as temporary:
             write_as_04(result.folder / f"{name}.ome.zarr", temporary)
         yield path
 

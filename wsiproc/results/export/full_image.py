@@ -23,7 +23,7 @@ from wsiproc.errors import SlideReadError, SlideTimeoutError
 from wsiproc.executors import Task, available_cores, worker_pool
 from wsiproc.executors.limits import require
 from wsiproc.executors.memory import free_bytes
-from wsiproc.io.atomic import remove_unfinished, write_json
+from wsiproc.io.atomic import remove_leftovers, write_json
 from wsiproc.io.ome_zarr import image as ngff
 from wsiproc.io.ome_zarr.downsample import downsample_tasks
 from wsiproc.io.slides.arrays import opened
@@ -85,7 +85,7 @@ def write_full_image(
         _warn(copy, slide)
         shutil.rmtree(copy.image / "labels", ignore_errors=True)
         shutil.copytree(labels, copy.image / "labels")
-        remove_unfinished(copy.image)
+        remove_leftovers(copy.image)
         shutil.rmtree(target, ignore_errors=True)
         os.replace(copy.image, target)
         shutil.rmtree(copy.work)

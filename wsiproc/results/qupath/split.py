@@ -19,7 +19,7 @@ from wsiproc.core.immuno import rule_in_words
 from wsiproc.core.numbers import slide_numbers
 from wsiproc.core.types import BoolArray, Int64Array
 from wsiproc.errors import SettingsError
-from wsiproc.io.atomic import whole_file, write_json
+from wsiproc.io.atomic import atomic_file, write_json
 from wsiproc.io.cells.parquet import CellReader
 from wsiproc.io.geojson.outlines import SNAP_DECIMALS, Outlines
 from wsiproc.io.geojson.write import GeoJsonWriter, Piece, outlined_features
@@ -119,7 +119,7 @@ def _count(reader: CellReader, shape: tuple[int, int], min_area_um2: float) -> t
     counts = np.zeros([-(-px // _BIN_PX) for px in shape], np.int64)
     bounds, too_small = [], 0
     for group in range(len(reader)):
-        centres, areas = reader.places(group)
+        centres, areas = reader.centres_and_areas(group)
         low, high = np.floor(centres.min(0)).astype(int), np.floor(centres.max(0)).astype(int) + 1
         bounds.append(Box(*low.tolist(), *(high - low).tolist()))
         kept = areas >= min_area_um2
@@ -133,7 +133,7 @@ def _places(reader: CellReader, side: int, min_area_um2: float) -> list[tuple[in
     """Rows and columns of the squares of ``side`` px that hold a cell, in raster order."""
     found: set[tuple[int, int]] = set()
     for group in range(len(reader)):
-        centres, areas = reader.places(group)
+        centres, areas = reader.centres_and_areas(group)
         places = np.unique((centres[areas >= min_area_um2] // side).astype(np.int64), axis=0)
         found.update((row, col) for row, col in places.tolist())
     return sorted(found)
@@ -254,7 +254,7 @@ def _blocks(reader: CellReader, groups: list[int], area: Box, wanted: Wanted) ->
 def _copy_script(name: str, folder: Path) -> None:
     """The script as it is in the package."""
     text = resources.files("wsiproc.results.qupath").joinpath("scripts", name).read_bytes()
-    with whole_file(folder / name) as temporary:
+    with atomic_file(folder / name) as temporary:
         temporary.write_bytes(text)
 
 

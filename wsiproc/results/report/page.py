@@ -19,7 +19,7 @@ from wsiproc.core.immuno import rule_in_words
 from wsiproc.core.numbers import SlideNumbers, has_index, per_mm2, slide_numbers
 from wsiproc.core.palette import RGB
 from wsiproc.core.types import BoolArray, Float64Array, UInt8Array
-from wsiproc.io.atomic import whole_file
+from wsiproc.io.atomic import atomic_file
 from wsiproc.results.report.cells import ReportCells
 from wsiproc.results.report.figures import (
     ScaleBar,
@@ -197,7 +197,7 @@ def write_report(
         details=_details(run),
     )
     text = render("report.html.j2", page)
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

@@ -15,7 +15,7 @@ import shapely
 
 from wsiproc.core.palette import class_colour
 from wsiproc.errors import OutputError, SettingsError
-from wsiproc.io.atomic import whole_file
+from wsiproc.io.atomic import atomic_file
 from wsiproc.io.geojson.areas import Area, as_geojson, write_areas
 from wsiproc.io.geojson.outlines import Outlines
 from wsiproc.io.geojson.read import read_objects
@@ -117,7 +117,7 @@ class Marks:
     def _write(self, features: Sequence[Mapping[str, Any]]) -> None:
         head = orjson.dumps({"run": self._shown.run["key"]})
         lines = b",\n".join(orjson.dumps(feature) for feature in features)
-        with whole_file(self._corrections) as temporary:
+        with atomic_file(self._corrections) as temporary:
             temporary.write_bytes(
                 b'{"type":"FeatureCollection","wsiproc":' + head + b',"features":[\n' + lines + b"\n]}\n"
             )

@@ -1,1 +1,1 @@
-"""From what a file holds to RGB at the wanted resolution."""
+"""From the samples in a file to RGB at the requested resolution."""

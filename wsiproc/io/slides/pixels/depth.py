@@ -1,4 +1,4 @@
-"""The range of a slide's samples, decided once for each slide: what the file says, else what its pixels say."""
+"""The range of a slide's samples, determined once per slide: declared by the file, else derived from its pixels."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from wsiproc.io.slides.pixels.samples import bits_in_use, float_range, is_unit_r
 def find_full(
     path: Path,
     dtype: np.dtype[Any],
-    said_bits: int | None,
+    declared_bits: int | None,
     coarsest: tuple[int, int],
     read: Callable[[Box], npt.NDArray[Any]],
 ) -> tuple[float, str | None]:
-    """The sample value of full intensity, and a warning where it was concluded from the pixels.
+    """The sample value of full intensity, and a warning if it was derived from the pixels.
 
-    ``said_bits``: bits in use as the file tells them; ``coarsest`` (h, w) and ``read``: the slide's coarsest level,
-    which is looked at where the file is silent. Raises ``SlideKindError`` for floats that are not 0 … 1.
+    ``declared_bits``: bits in use as declared by the file; ``coarsest`` (h, w) and ``read``: the slide's coarsest
+    level, used if the file declares nothing. Raises ``SlideKindError`` for floats that are not 0 … 1.
     """
     if dtype == np.uint8:
         return 255.0, None
-    if dtype == np.uint16 and said_bits is not None and 1 <= said_bits <= 16:
-        return float(2**said_bits - 1), None
+    if dtype == np.uint16 and declared_bits is not None and 1 <= declared_bits <= 16:
+        return float(2**declared_bits - 1), None
     looks = (read(box) for box in sample_boxes(coarsest))
     if dtype == np.uint16:
         bits = bits_in_use(looks)
         warning = (
             f"its samples have 16 bits, of which {bits} are in use (no larger value in its coarsest level, and the "
-            f"file does not say); {2**bits - 1:,} is taken for full intensity"
+            f"file does not say); {2**bits - 1:,} is used as full intensity"
         )
         return float(2**bits - 1), None if bits == 16 else warning
     low, high = float_range(looks)

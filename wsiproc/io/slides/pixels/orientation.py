@@ -1,4 +1,4 @@
-"""Pictures that are stored on their side or mirrored, with a tag that says so (EXIF and TIFF 6.0, tag 274)."""
+"""Images stored rotated or mirrored, with a tag that says so (EXIF and TIFF 6.0, tag 274)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from wsiproc.core.types import UInt8Array
 from wsiproc.io.slides.pixels.resample import PyramidLevel
 
 UPRIGHT = 1
-# Tag → whether the stored picture is transposed first, then flipped up-down and left-right, to be shown.
+# Tag → whether to transpose the stored image first, then flip it up-down and left-right, for display.
 _STEPS = {
     2: (False, False, True),
     3: (False, True, True),
@@ -22,7 +22,7 @@ _STEPS = {
 
 
 class OrientedLevel:
-    """A level as it is shown."""
+    """A level in display orientation."""
 
     def __init__(self, level: PyramidLevel, orientation: int) -> None:
         self._level = level
@@ -48,10 +48,10 @@ class OrientedLevel:
 
 
 def oriented(level: PyramidLevel, orientation: int) -> PyramidLevel:
-    """The level as the tag says that it is shown; unknown tags change nothing."""
+    """The level in the orientation of the tag; unknown tags change nothing."""
     return OrientedLevel(level, orientation) if orientation in _STEPS else level
 
 
 def turned(shape: tuple[int, int], orientation: int) -> tuple[int, int]:
-    """(h, w) as shown."""
+    """(h, w) in display orientation."""
     return shape[::-1] if _STEPS.get(orientation, (False,))[0] else shape

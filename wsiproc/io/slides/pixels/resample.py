@@ -1,9 +1,9 @@
-"""From the levels of a pyramid to the pixels of a grid, the same to the bit however the reading is cut up.
+"""From the levels of a pyramid to the pixels of a grid, bit-identical however the reads are cut.
 
-Everything is a function of *absolute* positions: the level and the mean's blocks are chosen from the resolution
-alone, the blocks lie at multiples of their size, and the positions between pixels are rounded to 1/32 px before the
-origin of the piece at hand is subtracted. What is left is integer arithmetic, so reading a large box and cropping it
-equals reading the small box.
+Everything is a function of *absolute* positions: the level and the averaging blocks depend only on the resolution,
+blocks lie at multiples of their size, and subpixel positions are rounded to 1/32 px before the origin of the current
+piece is subtracted. The rest is integer arithmetic, so reading a large box and cropping it equals reading the small
+box.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import numpy as np
 from wsiproc.core.geometry import Box
 from wsiproc.core.types import Int64Array, UInt8Array
 
-# cv2.remap's fixed-point tables know 32 places between two pixels (INTER_TAB_SIZE).
+# cv2.remap's fixed-point tables have 32 steps between two pixels (INTER_TAB_SIZE).
 _SUBPIXELS = 32
-# The grid's extent is rounded, so a level or a mean that fits exactly can look up to half a pixel per extent too
-# coarse. Stretching by less than 1 % is invisible; falling back to a level four times as large is not.
+# The grid's extent is rounded, so a level or mean that fits exactly can appear up to half a pixel per extent too
+# coarse. Stretching by less than 1 % is harmless; reading a level four times as large instead is not.
 _SLACK = 1.01
 # Longest side read from a level at once: 2048² RGBA are 16 MiB, and the result fits cv2.remap's int16 maps.
 _MAX_READ_PX = 2048
@@ -39,14 +39,14 @@ class PyramidLevel(Protocol):
         """Level-0 px per px of this level, (y, x)."""
 
     def read(self, box: Box) -> UInt8Array:
-        """The (h, w, 3) uint8 pixels of a box (px of this level) that lies wholly inside ``shape``."""
+        """The (h, w, 3) uint8 pixels of a box (px of this level) that lies entirely inside ``shape``."""
 
 
 def level_downsample(slide_shape: tuple[int, int], level_shape: tuple[int, int], nominal: float) -> tuple[float, float]:
     """Factor (y, x) between level 0 and a level of ``level_shape``.
 
-    Writers halve and round up or down, so that the ratio of the sizes is not the factor: where the integer next to
-    ``nominal`` explains both sizes to within one pixel of the level, that integer is meant.
+    Writers halve and round up or down, so the ratio of the sizes is not the factor: if the integer next to ``nominal``
+    explains both sizes to within one pixel of the level, the factor is that integer.
     """
     factor = max(1, round(nominal))
     if all(abs(factor * small - large) <= factor for small, large in zip(level_shape, slide_shape, strict=True)):
@@ -77,7 +77,7 @@ def pieces(box: Box, side: int) -> Iterator[Box]:
 def read_grid(
     level: PyramidLevel, slide_shape: tuple[int, int], origin: tuple[int, int], scale: tuple[float, float], box: Box
 ) -> Iterator[tuple[Box, UInt8Array]]:
-    """Yield pieces of ``box`` (grid px, wholly inside the grid) and their (h, w, 3) pixels, with bounded memory.
+    """Yield pieces of ``box`` (grid px, entirely inside the grid) and their (h, w, 3) pixels, with bounded memory.
 
     ``origin`` (y, x) is the slide's corner and ``slide_shape`` its size in level-0 px of the level's canvas;
     ``scale`` is level-0 px per grid px, (y, x).
@@ -90,13 +90,13 @@ def read_grid(
     ]
     for piece in pieces(box, side):
         starts = (piece.y, piece.x)
-        places = [
+        positions = [
             _positions(start, n, s / (d * factor), o / (d * factor), lo // factor, -(-hi // factor))
             for start, n, s, d, o, (lo, hi) in zip(
                 starts, piece.shape, scale, level.downsample, origin, spans, strict=True
             )
         ]
-        yield piece, _sample(level, spans, factor, places[0], places[1])
+        yield piece, _sample(level, spans, factor, positions[0], positions[1])
 
 
 def _span(origin: int, extent: int, downsample: float, size: int) -> tuple[int, int]:
@@ -106,9 +106,8 @@ def _span(origin: int, extent: int, downsample: float, size: int) -> tuple[int, 
 
 
 def _positions(start: int, n: int, step: float, offset: float, lo: int, hi: int) -> Int64Array:
-    """Where ``n`` grid px from ``start`` on have their centres among the px ``lo … hi``, in 1/32 px.
-
-    Positions count from the centre of px 0; those beyond the outer centres are moved there (edge replication).
+    """Positions of the centres of ``n`` grid px from ``start`` among the px ``lo … hi``, in 1/32 px. Positions count
+    from the centre of px 0; those beyond the outer centres are clamped (edge replication).
     """
     centres = (np.arange(start, start + n, dtype=np.float64) + 0.5) * step + (offset - 0.5)
     fixed = np.rint(centres * _SUBPIXELS).astype(np.int64)
@@ -129,16 +128,16 @@ def _sample(
     rows, cols = rows - y * _SUBPIXELS, cols - x * _SUBPIXELS
     if _is_every_pixel(rows) and _is_every_pixel(cols):
         return source
-    places = np.empty((rows.size, cols.size, 2), np.int16)
-    places[..., 0], places[..., 1] = cols // _SUBPIXELS, (rows // _SUBPIXELS)[:, None]
+    positions = np.empty((rows.size, cols.size, 2), np.int16)
+    positions[..., 0], positions[..., 1] = cols // _SUBPIXELS, (rows // _SUBPIXELS)[:, None]
     between = ((rows % _SUBPIXELS)[:, None] * _SUBPIXELS + cols % _SUBPIXELS).astype(np.uint16)
-    mapped = cv2.remap(source, places, between, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    mapped = cv2.remap(source, positions, between, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(mapped, np.uint8)
 
 
-def _is_every_pixel(places: Int64Array) -> bool:
-    """Whether the places are 0, 1, 2 … px: a plain copy (interpolation would give the same)."""
-    return bool(np.array_equal(places, np.arange(places.size) * _SUBPIXELS))
+def _is_every_pixel(positions: Int64Array) -> bool:
+    """Whether the positions are 0, 1, 2 … px: a plain copy (interpolation would give the same)."""
+    return bool(np.array_equal(positions, np.arange(positions.size) * _SUBPIXELS))
 
 
 def _block_means(level: PyramidLevel, spans: Sequence[tuple[int, int]], factor: int, blocks: Box) -> UInt8Array:

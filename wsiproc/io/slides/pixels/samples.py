@@ -1,7 +1,7 @@
-"""From the samples of a file to RGB of 8 bits: one set of rules for TIFF, OME-TIFF and OME-Zarr.
+"""From the samples in a file to 8-bit RGB: one set of rules for TIFF, OME-TIFF and OME-Zarr.
 
-Integers of 16 bits are scaled by the bits that are in use, floats by 1.0, palettes are looked up, CMYK and YCbCr are
-converted, and what is transparent shows white, as glass is. Nothing here knows a file format.
+16-bit integers are scaled by the bits in use, floats by 1.0, palettes are looked up, CMYK and YCbCr are converted, and
+transparent pixels become white, like background. Nothing here depends on a file format.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ Colour = Literal["rgb", "grey", "inverted grey", "palette", "cmyk", "ycbcr"]
 Alpha = Literal["none", "straight", "premultiplied"]
 
 _COLOURS: dict[Colour, int] = {"rgb": 3, "grey": 1, "inverted grey": 1, "palette": 1, "cmyk": 4, "ycbcr": 3}
-# What cameras have; a slide in uint16 uses one of these ranges.
+# Bit depths of cameras; a slide in uint16 uses one of these ranges.
 _BIT_DEPTHS = (8, 10, 12, 14, 16)
-# Rounding and resampling may step a little over the ends of 0 … 1.
+# Rounding and resampling may slightly exceed 0 … 1.
 _FLOAT_SLACK = 0.01
 _SAMPLES_A_SIDE, _SAMPLE_PX = 4, 256
 
@@ -42,7 +42,7 @@ class SampleFormat:
     palette: UInt8Array | None = None
 
     def blank(self, dtype: np.dtype[Any], channels: int) -> npt.NDArray[Any]:
-        """Samples (channels,) that show white, for places that a file leaves out."""
+        """Samples (channels,) that are white, for tiles that a file leaves out."""
         value = np.full(channels, self.full).astype(dtype)
         colours = _COLOURS[self.colour]
         if self.colour in {"cmyk", "inverted grey"}:
@@ -65,7 +65,7 @@ class SampleFormat:
         return self._on_white(_as_rgb(eight[..., :colours], self.colour), eight[..., colours:])
 
     def _on_white(self, rgb: UInt8Array, alpha: UInt8Array) -> UInt8Array:
-        """RGB laid on white by its alpha (h, w, 1)."""
+        """RGB composited on white by its alpha (h, w, 1)."""
         opacity = alpha.astype(np.uint16)
         if self.alpha == "premultiplied":
             return np.asarray(np.minimum(rgb + (255 - opacity), 255), np.uint8)
@@ -73,7 +73,7 @@ class SampleFormat:
 
 
 def to_bytes(values: npt.NDArray[Any], full: float) -> UInt8Array:
-    """Samples as 0 … 255, where ``full`` becomes 255; NaN (no value) is 255, as glass is."""
+    """Samples as 0 … 255, where ``full`` becomes 255; NaN (no value) becomes 255, like background."""
     if values.dtype == np.uint8:
         return np.asarray(values, np.uint8)
     if values.dtype == np.uint16:
@@ -84,7 +84,7 @@ def to_bytes(values: npt.NDArray[Any], full: float) -> UInt8Array:
 
 @lru_cache(maxsize=8)
 def _table(full: int) -> UInt8Array:
-    """The byte of each uint16."""
+    """Lookup table from uint16 to uint8."""
     scaled = (np.arange(65_536, dtype=np.int64) * 255 + full // 2) // full
     return np.minimum(scaled, 255).astype(np.uint8)
 
@@ -103,7 +103,7 @@ def _as_rgb(values: UInt8Array, colour: Colour) -> UInt8Array:
 
 
 def _ycbcr_to_rgb(values: UInt8Array) -> UInt8Array:
-    """Full-range YCbCr of ITU-R BT.601, as JFIF and the defaults of TIFF 6.0 (section 21) have it."""
+    """Full-range YCbCr of ITU-R BT.601, as in JFIF and the defaults of TIFF 6.0 (section 21)."""
     y, cb, cr = (values[..., channel].astype(np.float32) for channel in range(3))
     cb, cr = cb - 128, cr - 128
     rgb = np.stack([y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb], axis=-1)
@@ -111,7 +111,7 @@ def _ycbcr_to_rgb(values: UInt8Array) -> UInt8Array:
 
 
 def sample_boxes(shape: tuple[int, int]) -> list[Box]:
-    """Up to 16 places spread evenly over a level of ``shape`` (h, w), at most 256 px wide: all of a small level."""
+    """Up to 16 boxes spread evenly over a level of ``shape`` (h, w), at most 256 px wide; all of a small level."""
     spans = []
     for size in shape:
         side = min(size, _SAMPLE_PX)
@@ -121,9 +121,8 @@ def sample_boxes(shape: tuple[int, int]) -> list[Box]:
 
 
 def bits_in_use(samples: Iterable[npt.NDArray[Any]]) -> int:
-    """How many of 16 bits hold values: the smallest depth that cameras have, of 8 to 16, that holds the largest.
-
-    Brightfield slides have glass, or pale tissue, near the upper end of their range.
+    """How many of 16 bits are in use: the smallest camera bit depth, of 8 to 16, that holds the largest value.
+    Brightfield slides have background, or pale tissue, near the upper end of their range.
     """
     largest = max((int(each.max(initial=0)) for each in samples), default=0)
     return next(bits for bits in _BIT_DEPTHS if largest < 2**bits) if largest else 16
@@ -142,10 +141,10 @@ def is_unit_range(low: float, high: float) -> bool:
 
 
 def kind_problem(dtype: np.dtype[Any] | None) -> str | None:
-    """Why samples of a type cannot be the colours of a slide; None where they can."""
+    """Why samples of a type cannot be the colours of a slide; None if they can."""
     if dtype is not None and (dtype in (np.uint8, np.uint16) or dtype.kind == "f"):
         return None
     return (
-        f"samples of type {dtype}; wsiproc reads 8 bits, 16 bits and floats of 0 … 1 a channel: convert it, with the "
+        f"samples of type {dtype}; wsiproc reads 8 bits, 16 bits and floats of 0 … 1 per channel: convert it, with the "
         "display range that you see, to 8-bit RGB"
     )

@@ -1,1 +1,1 @@
-"""One file a format of slides."""
+"""Readers of slide formats, one file per format."""

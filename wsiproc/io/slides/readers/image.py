@@ -1,4 +1,4 @@
-"""Plain pictures (PNG, JPEG, BMP …): one level, decoded whole once, no pixel size of their own."""
+"""Plain images (PNG, JPEG, BMP …): one level, decoded whole and once, without a pixel size of their own."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _guard_lock = threading.Lock()
 
 
 class ImageLevel:
-    """A whole picture in memory, decoded when first read."""
+    """A whole image in memory, decoded when first read."""
 
     downsample = (1.0, 1.0)
 
@@ -50,7 +50,7 @@ class ImageLevel:
 
 
 class DeepPngLevel(ImageLevel):
-    """A PNG of 16 bits a channel, of which Pillow would keep the upper eight whatever their range is."""
+    """A PNG with 16 bits per channel, of which Pillow would keep the upper eight, whatever their range."""
 
     samples = SampleFormat()
 
@@ -58,43 +58,42 @@ class DeepPngLevel(ImageLevel):
         return self.samples.to_rgb(self.read_samples(Box(0, 0, *self.shape)))
 
     def read_samples(self, box: Box) -> npt.NDArray[Any]:
-        """The (h, w, channels) samples of a box as they are in the file; all of it is decoded."""
+        """The (h, w, channels) samples of a box as stored in the file; decodes the whole image."""
         try:
             values: npt.NDArray[Any] = imagecodecs.png_decode(self._path.read_bytes())
         except Exception as error:
             raise _damaged(self._path, error) from error
         if values.shape[:2] != self.shape:
-            raise _damaged(self._path, f"{values.shape[:2]} px where {self.shape} were said")
+            raise _damaged(self._path, f"{values.shape[:2]} px where {self.shape} were declared")
         return values.reshape(*self.shape, -1)[box.slices]
 
 
 def open_image(path: Path) -> tuple[list[PyramidLevel], SlideMetadata] | None:
-    """The single level of a picture, the way up that its tag says; ``None`` if Pillow does not know the format.
-
-    Its dots per inch are a printing default, so they are not taken for a pixel size.
+    """The single level of an image, oriented by its tag; ``None`` if Pillow does not know the format. Its dots per inch
+    are a printing default and are not used as a pixel size.
     """
     try:
         with _no_size_guard(), Image.open(path) as image:
             w, h = image.size
             mode, kind = image.mode, (image.format or "image").lower()
             frames = int(getattr(image, "n_frames", 1))
-            # Of a PNG without the chunk, Pillow would decode all to look for one at its end.
+            # For a PNG without the chunk, Pillow would decode everything to look for one at its end.
             exif = image.getexif() if kind != "png" or "exif" in image.info else Image.Exif()
             turn = int(exif.get(ExifTags.Base.Orientation, UPRIGHT))
             has_profile = bool(image.info.get("icc_profile"))
     except UnidentifiedImageError:
         return None
-    except Exception as error:  # each of Pillow's readers has errors of its own
-        raise SlideError(f"{path}: the picture cannot be opened: {error}; copy or export it again") from error
+    except Exception as error:  # each of Pillow's readers has its own errors
+        raise SlideError(f"{path}: the image cannot be opened: {error}; copy or export it again") from error
     if mode.startswith(("I", "F")):
         raise SlideKindError(
-            f"{path}: the picture is grey and has more than 8 bits (mode {mode}); stains are told by colour: wsiproc "
-            "reads RGB: export the slide in colour"
+            f"{path}: the image is grey and has more than 8 bits (mode {mode}); stains are distinguished by colour, "
+            "so wsiproc reads RGB: export the slide in colour"
         )
     check_whole_bytes(path, h * w * 3)
     level, warnings = _level(path, (h, w), kind)
     if frames > 1:
-        warnings.append(f"it holds {frames} pictures; the first one is used")
+        warnings.append(f"it contains {frames} images; the first one is used")
     remarks = {"icc_profile": "in the file; not applied"} if has_profile else {}
     if turn != UPRIGHT:
         remarks["orientation"] = f"tag {turn}, honoured"
@@ -116,7 +115,7 @@ def _level(path: Path, shape: tuple[int, int], kind: str) -> tuple[ImageLevel, l
 
 
 def _decode(path: Path) -> UInt8Array:
-    """The (h, w, 3) uint8 picture; transparent px are white, as glass is."""
+    """The (h, w, 3) uint8 image; transparent px are white, like background."""
     try:
         with _no_size_guard(), Image.open(path) as image:
             if image.has_transparency_data:
@@ -128,7 +127,7 @@ def _decode(path: Path) -> UInt8Array:
 
 
 def _damaged(path: Path, error: object) -> SlideReadError:
-    return SlideReadError(f"{path}: cannot decode the picture: {error}; the file is damaged: copy or export it again")
+    return SlideReadError(f"{path}: cannot decode the image: {error}; the file is damaged: copy or export it again")
 
 
 @contextmanager

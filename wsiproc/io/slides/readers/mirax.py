@@ -1,7 +1,6 @@
-"""A look at the tables of a MIRAX slide (.mrxs) before a library in C believes them.
-
-OpenSlide asks for memory, loops and opens files as Slidedat.ini and Index.dat say; where memory is not granted the
-whole process ends. Other damage is left to it. The layout: https://openslide.org/formats/mirax/
+"""Validates the tables of a MIRAX slide (.mrxs) before a C library trusts them. OpenSlide allocates memory, loops and
+opens files as Slidedat.ini and Index.dat say; a failed allocation ends the whole process. Other damage is left to
+OpenSlide. The layout: https://openslide.org/formats/mirax/
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from wsiproc.errors import SlideError
 _DAMAGED = "the slide is damaged: copy all of its folder again"
 _MOST_INI_BYTES = 1 << 20
 _MOST_IMAGES, _MOST_IMAGE_PX, _MOST_LEVELS, _MOST_FILES = 1 << 22, 1 << 26, 24, 1 << 16
-# A camera's place differs from the plain grid by less than so many images.
+# A camera position deviates from the regular grid by less than this many images.
 _MOST_DRIFT = 256
 _POSITION_BYTES = 9
 _POSITIONS = ("VIMSLIDE_POSITION_BUFFER", "StitchingIntensityLayer")
@@ -27,7 +26,7 @@ Sections = Mapping[str, Mapping[str, str]]
 
 
 def check_mirax(path: Path) -> None:
-    """Raise ``SlideError`` where the slide at ``path`` says what cannot be, or leads out of its folder."""
+    """Raise ``SlideError`` if the tables of the slide at ``path`` are impossible or point outside its folder."""
     folder = path.with_suffix("")
     sections = _read_ini(folder / "Slidedat.ini")
     if sections is None:
@@ -52,7 +51,7 @@ def check_mirax(path: Path) -> None:
         for overlap, side in (("OVERLAP_X", w), ("OVERLAP_Y", h)):
             value = _float(section, overlap)
             if not abs(value) < max(1, side):
-                raise SlideError(f"{path}: images of {side} px are said to overlap by {value:g}; {_DAMAGED}")
+                raise SlideError(f"{path}: images of {side} px are declared to overlap by {value:g}; {_DAMAGED}")
         shared += _int(section, "IMAGE_CONCAT_FACTOR")
         _limit(path, "halvings", shared, _MOST_LEVELS)
         if level == 0 and levels > 0 and min(across, down, w, h) > 0:
@@ -62,7 +61,7 @@ def check_mirax(path: Path) -> None:
 
 
 def _read_ini(path: Path) -> Sections | None:
-    """The sections of Slidedat.ini; None where OpenSlide will say what is wrong with it."""
+    """The sections of Slidedat.ini; None if OpenSlide will report what is wrong with it."""
     parser = configparser.RawConfigParser(
         strict=False, delimiters=("=",), comment_prefixes=("#",), default_section="\0"
     )
@@ -77,7 +76,7 @@ def _read_ini(path: Path) -> Sections | None:
 
 
 def _int(section: Mapping[str, str], key: str) -> int:
-    """A whole number; 0 where there is none, which OpenSlide refuses by itself."""
+    """An integer; 0 if there is none, which OpenSlide itself rejects."""
     try:
         return int(section.get(key, "0").strip())
     except ValueError:
@@ -94,37 +93,38 @@ def _float(section: Mapping[str, str], key: str) -> float:
 
 def _limit(path: Path, what: str, found: int, most: int) -> None:
     if found > most:
-        raise SlideError(f"{path}: it is said to have {found:,} {what}, more than the {most:,} that can be; {_DAMAGED}")
+        raise SlideError(f"{path}: it declares {found:,} {what}, more than the possible {most:,}; {_DAMAGED}")
 
 
 def _check_file(path: Path, folder: Path, name: str) -> None:
-    """Raise ``SlideError`` for a name that leads out of the folder, and for what is no file."""
+    """Raise ``SlideError`` for a name that points outside the folder, and for anything but a file."""
     if Path(name).name != name.strip() or name.strip() in {"", ".", ".."} or "\\" in name or "\0" in name:
         raise SlideError(
-            f"{path}: a data file is said to be {name!r}, which is no name of a file in {folder.name}/; {_DAMAGED}"
+            f"{path}: a data file is declared as {name!r}, which is not the name of a file in {folder.name}/; "
+            f"{_DAMAGED}"
         )
     file = folder / name.strip()
     if file.exists() and not file.is_file():
-        raise SlideError(f"{path}: {file.name} in its folder is no file (a folder, pipe or device); {_DAMAGED}")
+        raise SlideError(f"{path}: {file.name} in its folder is not a file (but a folder, pipe or device); {_DAMAGED}")
 
 
 def _check_positions(
     path: Path, folder: Path, sections: Sections, names: list[str], grid: tuple[int, int],
     field: tuple[float, float], concat: int,
 ) -> None:  # fmt: skip
-    """Raise ``SlideError`` where the camera's places are so far off that looking for them takes for ever."""
-    place = _position_record(path, folder, sections)
-    if place is None:
+    """Raise ``SlideError`` if camera positions are so far off that OpenSlide would search indefinitely."""
+    record = _position_record(path, folder, sections)
+    if record is None:
         return
-    packed, offset, size, number = place
+    packed, offset, size, number = record
     if not 0 <= number < len(names):
         return
     file = folder / names[number].strip()
     length = file.stat().st_size if file.is_file() else 0
     if offset < 0 or size < 0 or offset + size > length:
         raise SlideError(
-            f"{path}: the places of its images are said to be {size:,} bytes at {offset:,} of {file.name}, which has "
-            f"{length:,}; {_DAMAGED}"
+            f"{path}: the positions of its images are declared as {size:,} bytes at {offset:,} of {file.name}, which "
+            f"has {length:,}; {_DAMAGED}"
         )
     with file.open("rb") as stream:
         stream.seek(offset)
@@ -139,13 +139,11 @@ def _check_positions(
         row, col = divmod(index, max(1, grid[0]))
         drift = max(abs(x * concat - col * field[0]) / field[0], abs(y * concat - row * field[1]) / field[1])
         if (x, y) != (0, 0) and drift > _MOST_DRIFT:
-            raise SlideError(
-                f"{path}: image {index} is said to lie at x {x}, y {y}, far from its neighbours; {_DAMAGED}"
-            )
+            raise SlideError(f"{path}: image {index} is declared at x {x}, y {y}, far from its neighbours; {_DAMAGED}")
 
 
 def _position_record(path: Path, folder: Path, sections: Sections) -> tuple[bool, int, int, int] | None:
-    """Whether it is compressed, offset, bytes and file number of the table of places; None where there is none."""
+    """The table of positions: whether it is compressed, offset, bytes and file number; None if there is none."""
     hierarchy = sections.get("HIERARCHICAL", {})
     number, found = 0, None
     for index in range(min(_int(hierarchy, "NONHIER_COUNT"), _MOST_FILES)):

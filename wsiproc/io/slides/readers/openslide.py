@@ -20,17 +20,15 @@ from wsiproc.io.slides.limits import check_tile
 from wsiproc.io.slides.pixels.resample import PyramidLevel, level_downsample, pieces
 from wsiproc.io.slides.pyramid import WHITE, SlideMetadata
 
-# OpenSlide interpolates where a place is no whole px of its level; see ``AlignedLevel``.
+# OpenSlide interpolates at positions that are not whole px of the level; see ``AlignedLevel``.
 _ALIGNED_PX = 512
-_GLASS = 128  # the darkest that glass is
+_GLASS = 128  # the darkest background colour
 _REGION = re.compile(r"openslide\.region\[\d+\]\.width")
 
 
 class OpenSlideFile:
-    """An open OpenSlide handle that survives broken tiles.
-
-    OpenSlide refuses all further reading after one error, so that a single corrupt tile would cost the whole slide;
-    the handle is opened anew instead.
+    """An open OpenSlide handle that survives broken tiles. After one error OpenSlide refuses all further reads, so a
+    single corrupt tile would cost the whole slide; the handle is reopened instead.
     """
 
     def __init__(self, path: Path) -> None:
@@ -53,18 +51,18 @@ class OpenSlideFile:
             ) from error
 
     def _open_anew(self) -> None:
-        """A handle that reads again; where the file has gone, the old one goes on refusing."""
+        """Reopen the handle; if the file is gone, the old handle stays and keeps refusing."""
         with suppress(openslide.OpenSlideError):
             # The old one is not closed: other threads may be reading from it.
             self.handle = openslide.OpenSlide(self.path)
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         self.handle.close()
 
 
 class OpenSlideLevel:
-    """A level whose OpenSlide factor is a whole number: every px can be addressed exactly."""
+    """A level whose OpenSlide downsample is an integer: every px can be addressed exactly."""
 
     def __init__(self, file: OpenSlideFile, number: int, downsample: tuple[float, float], background: RGB) -> None:
         self._file, self._number = file, number
@@ -81,10 +79,9 @@ class OpenSlideLevel:
 
 
 class AlignedLevel:
-    """A level read in blocks at fixed places.
-
-    Where a library's factor is 1.99996, most px of the level have no whole level-0 place, and the library blends
-    neighbours by an amount that depends on where the reading starts. Blocks at multiples of 512 px always start alike.
+    """A level read in blocks at fixed positions. If a library's downsample is 1.99996, most px of the level have no
+    integer level-0 position, and the library blends neighbours by an amount that depends on where the read starts.
+    Blocks at multiples of 512 px always start at the same positions.
     """
 
     def __init__(self, level: PyramidLevel) -> None:
@@ -107,7 +104,7 @@ class AlignedLevel:
 
 
 def flatten(rgba: UInt8Array, background: RGB) -> UInt8Array:
-    """(h, w, 4) straight RGBA laid on the background colour: (h, w, 3)."""
+    """Composite (h, w, 4) straight RGBA on the background colour: (h, w, 3)."""
     alpha = rgba[..., 3:]
     if alpha.min(initial=255) == 255:
         return np.ascontiguousarray(rgba[..., :3])
@@ -117,15 +114,14 @@ def flatten(rgba: UInt8Array, background: RGB) -> UInt8Array:
 
 
 def detect_format(path: Path) -> str | None:
-    """The vendor whose format OpenSlide takes the file for; None where it knows none."""
+    """The vendor format that OpenSlide detects; None if it detects none."""
     found: str | None = openslide.OpenSlide.detect_format(path)
     return found
 
 
 def open_openslide(path: Path) -> tuple[OpenSlideFile, list[PyramidLevel], SlideMetadata] | None:
-    """The levels and facts of a slide; ``None`` if OpenSlide does not know the format.
-
-    Raises ``SlideError`` for a file of a format that OpenSlide knows and yet cannot open.
+    """The levels and metadata of a slide; ``None`` if OpenSlide does not know the format. Raises ``SlideError`` for a
+    file of a known format that OpenSlide cannot open.
     """
     try:
         file = OpenSlideFile(path)
@@ -134,18 +130,18 @@ def open_openslide(path: Path) -> tuple[OpenSlideFile, list[PyramidLevel], Slide
     except openslide.OpenSlideError as error:
         raise SlideError(
             f"{path}: OpenSlide recognises the format and cannot read the file: {error}; it is damaged, incomplete "
-            "(a part is missing beside it) or of an unsupported kind: copy it again or export it as OME-TIFF"
+            "(an accompanying file is missing) or of an unsupported kind: copy it again or export it as OME-TIFF"
         ) from error
-    facts = read_openslide_metadata(file.handle.properties)
+    metadata = read_openslide_metadata(file.handle.properties)
     if beside := ", ".join(file.handle.associated_images):
-        facts = replace(facts, remarks=facts.remarks | {"left_out": beside})
+        metadata = replace(metadata, remarks=metadata.remarks | {"left_out": beside})
     _check_tiles(file)
-    levels = [_open_level(file, number, facts.background) for number in range(file.handle.level_count)]
-    return file, levels, facts
+    levels = [_open_level(file, number, metadata.background) for number in range(file.handle.level_count)]
+    return file, levels, metadata
 
 
 def _check_tiles(file: OpenSlideFile) -> None:
-    """Raise ``SlideError`` where level 0 has tiles of a size that no scanner writes; not every format tells."""
+    """Raise ``SlideError`` if level 0 has tiles of an implausible size; not every format states it."""
     sides = [_number(file.handle.properties, f"openslide.level[0].tile-{side}") for side in ("height", "width")]
     w, h = file.handle.level_dimensions[0]
     if sides[0] is not None and sides[1] is not None:
@@ -153,7 +149,7 @@ def _check_tiles(file: OpenSlideFile) -> None:
 
 
 def _open_level(file: OpenSlideFile, number: int, background: RGB) -> PyramidLevel:
-    """One level, aligned where OpenSlide would interpolate."""
+    """One level, aligned if OpenSlide would interpolate."""
     (w0, h0), (w, h) = file.handle.level_dimensions[0], file.handle.level_dimensions[number]
     factor = float(file.handle.level_downsamples[number])
     level = OpenSlideLevel(file, number, level_downsample((h0, w0), (h, w), factor), background)
@@ -161,7 +157,7 @@ def _open_level(file: OpenSlideFile, number: int, background: RGB) -> PyramidLev
 
 
 def read_openslide_metadata(properties: Mapping[str, str]) -> SlideMetadata:
-    """Facts from OpenSlide's properties; a value that is no number counts as missing."""
+    """Metadata from OpenSlide's properties; a value that is not a number counts as missing."""
     mpp = [_number(properties, f"openslide.mpp-{axis}") for axis in "yx"]
     background = properties.get("openslide.background-color")
     return SlideMetadata(
@@ -177,16 +173,16 @@ def read_openslide_metadata(properties: Mapping[str, str]) -> SlideMetadata:
 
 
 def _warnings(properties: Mapping[str, str]) -> tuple[str, ...]:
-    """What contradicts itself, or is more than one slide, in what scanners say."""
+    """Warnings about contradictions in the properties, and about several scanned areas."""
     found = []
     regions = [key for key in properties if _REGION.fullmatch(key)]
     if len(regions) > 1:
-        found.append(f"it holds {len(regions)} scanned areas, which are worked in as one slide")
+        found.append(f"it contains {len(regions)} scanned areas, which are processed as one slide")
     return tuple(found)
 
 
 def _read_bounds(properties: Mapping[str, str]) -> Box | None:
-    """The scanned part of the canvas, where the format (MRXS, SCN) tells one."""
+    """The scanned part of the canvas, if the format (MRXS, SCN) states it."""
     values = [properties.get(f"openslide.bounds-{key}") for key in ("y", "x", "height", "width")]
     if any(value is None for value in values):
         return None
@@ -195,7 +191,7 @@ def _read_bounds(properties: Mapping[str, str]) -> Box | None:
 
 
 def _parse_colour(rrggbb: str) -> RGB:
-    """``'FFFFFF'`` → (255, 255, 255); for a dark colour, white: where nothing was scanned, nothing is seen."""
+    """``'FFFFFF'`` → (255, 255, 255); white instead of a dark colour, so that unscanned parts look empty."""
     r, g, b = bytes.fromhex(rrggbb)
     return (r, g, b) if min(r, g, b) >= _GLASS else WHITE
 

@@ -1,9 +1,8 @@
-"""Which reader opens a file: by what it holds, not by its name; one that cannot hands over to the next.
-
-OpenSlide knows its formats best; where a file is a plain tiled TIFF inside (Aperio), the same tiles are decoded
-directly, faster and without interpolation. TIFFs of no vendor, whose pages have no order that one may rely on, are
-tifffile's. A reader that recognises a file and cannot read it, at opening or at a sample of each level, is no end: only
-where all have failed an error tells what each said.
+"""Select the reader of a file by its content, not its name; if one fails, the next is tried. OpenSlide knows its
+formats best; if a file is a plain tiled TIFF inside (Aperio), the same tiles are decoded directly, faster and without
+interpolation. TIFFs without a vendor, whose pages have no reliable order, are read by tifffile. If a reader recognises
+a file but cannot read it, when opening or when sampling each level, the next one is tried; if all fail, one error
+reports the reasons of each.
 """
 
 from __future__ import annotations
@@ -20,63 +19,63 @@ from wsiproc.io.slides.pixels.resample import PyramidLevel
 from wsiproc.io.slides.pyramid import SlideMetadata
 
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-# Their tiles lie on a plain grid, so that they can be decoded without OpenSlide.
+# Their tiles lie on a regular grid, so they can be decoded without OpenSlide.
 _PLAIN_TIFF_FORMATS = {"aperio", "generic-tiff"}
 _SAMPLE_PX = 64
 
 
 @dataclass(frozen=True)
 class Opened:
-    """What a format's ``reader`` found."""
+    """What a format's ``reader`` opened."""
 
     levels: Sequence[PyramidLevel]
-    facts: SlideMetadata
+    metadata: SlideMetadata
     reader: str
     close: Callable[[], None] | None = None
 
 
 Attempt = Callable[[], Opened | None]
-"""Opens the file, or says with None that it is of no format that this reader knows; else raises ``SlideError``."""
+"""Opens the file, or returns None if this reader does not know its format; else raises ``SlideError``."""
 
 
 def first_bytes(path: Path) -> bytes:
-    """What the file begins with."""
+    """The first bytes of the file."""
     with path.open("rb") as stream:
         return stream.read(8)
 
 
 def open_file(path: Path, reader: Reader) -> Opened:
-    """Find the reader for what lies at ``path``. Raises ``SlideError`` where none can read it, with what each said."""
+    """Open ``path`` with the right reader. Raises ``SlideError``, with the reason of each, if none can read it."""
     if reader == "tiatoolbox":
         from wsiproc.io.slides.readers.tiatoolbox import open_tiatoolbox
 
-        levels, facts = open_tiatoolbox(path)
-        return Opened(levels, facts, "TIA Toolbox")
+        levels, metadata = open_tiatoolbox(path)
+        return Opened(levels, metadata, "TIA Toolbox")
     opened = _open_folder(path) if path.is_dir() else _first_that_reads(path, _attempts(path, reader))
     if opened is None:
         raise SlideError(
-            f"{path}: not a slide that wsiproc can read (it starts with {first_bytes(path)!r}); it reads what "
-            "OpenSlide reads (SVS, NDPI, MRXS, SCN, DICOM, tiled TIFF …), OME-TIFF, OME-Zarr, TIFF, PNG and JPEG. "
-            "If the file should be one of these, it is damaged: copy or export it again"
+            f"{path}: not a slide that wsiproc can read (it starts with {first_bytes(path)!r}); it reads the formats "
+            "of OpenSlide (SVS, NDPI, MRXS, SCN, DICOM, tiled TIFF …), OME-TIFF, OME-Zarr, TIFF, PNG and JPEG. If "
+            "the file is supposed to be one of these, it is damaged: copy or export it again"
         )
     return opened
 
 
 def _attempts(path: Path, reader: Reader) -> dict[str, Attempt]:
-    """The readers that may know a file, by name, the best first."""
+    """The readers that may know a file, by name, best first."""
     openslide: dict[str, Attempt] = {"OpenSlide": lambda: _open_with_openslide(path, fast=reader == "auto")}
     tiff: dict[str, Attempt] = {"tifffile": lambda: _open_tiff(path, whole=reader == "auto")}
     if reader != "auto":
         return openslide if reader == "openslide" else tiff
     if not first_bytes(path).startswith(_TIFF_STARTS):
-        # What a scanner's file is to Pillow is no slide: that of MIRAX is the picture of its label and glass.
+        # What Pillow sees in a scanner's file is not the slide: for MIRAX it is the image of label and glass.
         return openslide if _is_of_scanner(path) else {"Pillow": lambda: _open_image(path)}
-    # OpenSlide would see level 0 only of a pyramid in SubIFDs.
+    # OpenSlide would see only level 0 of a pyramid in SubIFDs.
     return {**tiff, **openslide} if _is_ome_tiff(path) or _is_of_no_vendor(path) else {**openslide, **tiff}
 
 
 def _first_that_reads(path: Path, attempts: dict[str, Attempt]) -> Opened | None:
-    """What the first reader opens that can give a sample of each level too; None where none knows the file."""
+    """Open with the first reader that can also read a sample of each level; None if none knows the file."""
     failures: dict[str, SlideError] = {}
     waiting = list(attempts)
     for name in attempts:
@@ -86,7 +85,7 @@ def _first_that_reads(path: Path, attempts: dict[str, Attempt]) -> Opened | None
             opened = attempts[name]()
             if opened is None:
                 continue
-            if waiting:  # else there is nobody to hand over to, and places that can be read are better than none
+            if waiting:  # otherwise there is no other reader, and a partly readable slide is better than none
                 _require_samples(opened.levels)
             return _with_reasons(path, opened, name, failures)
         except (SlideKindError, SlideTimeoutError):
@@ -97,7 +96,7 @@ def _first_that_reads(path: Path, attempts: dict[str, Attempt]) -> Opened | None
             failures[name] = error
     if len({str(error) for error in failures.values()}) > 1:
         first = next(iter(failures.values()))
-        raise SlideError(f"{path}: no reader can read it. {_all_said(path, failures)}") from first
+        raise SlideError(f"{path}: no reader can read it. {_all_reasons(path, failures)}") from first
     if failures:
         raise next(iter(failures.values()))
     return None
@@ -109,19 +108,19 @@ def _close(opened: Opened | None) -> None:
 
 
 def _with_reasons(path: Path, opened: Opened, name: str, failures: dict[str, SlideError]) -> Opened:
-    """What was opened, with a warning where it was handed over."""
+    """What was opened, with a warning if another reader failed before."""
     if not failures:
         return opened
-    warning = f"read by {name}, since another reader cannot. {_all_said(path, failures)}"
-    return replace(opened, facts=replace(opened.facts, warnings=(warning, *opened.facts.warnings)))
+    warning = f"read by {name}, since another reader failed. {_all_reasons(path, failures)}"
+    return replace(opened, metadata=replace(opened.metadata, warnings=(warning, *opened.metadata.warnings)))
 
 
-def _all_said(path: Path, failures: dict[str, SlideError]) -> str:
+def _all_reasons(path: Path, failures: dict[str, SlideError]) -> str:
     return "; ".join(f"{name}: {str(error).removeprefix(f'{path}: ')}" for name, error in failures.items())
 
 
 def _require_samples(levels: Sequence[PyramidLevel]) -> None:
-    """Raise ``SlideReadError`` where nowhere in a level a place can be decoded; one damaged place is no matter."""
+    """Raise ``SlideReadError`` if nothing can be decoded anywhere in a level; isolated damage is acceptable."""
     for level in levels:
         h, w = (min(_SAMPLE_PX, side) for side in level.shape)
         error: SlideReadError | None = None
@@ -144,13 +143,13 @@ def _open_folder(path: Path) -> Opened:
     if is_zarr(path):
         from wsiproc.io.slides.readers.zarr import open_zarr
 
-        levels, facts = open_zarr(path)
-        return Opened(levels, facts, "zarr")
+        levels, metadata = open_zarr(path)
+        return Opened(levels, metadata, "zarr")
     found = series_in(path)
     failures: dict[str, SlideError] = {}
     for files in found.values():
         try:
-            # OpenSlide finds the other files of the series by itself.
+            # OpenSlide finds the other files of the series itself.
             opened = _open_with_openslide(files[0], fast=False)
         except SlideError as error:
             failures[files[0].name] = error
@@ -163,25 +162,25 @@ def _open_folder(path: Path) -> Opened:
         if len(failures) == 1:
             raise first
         raise SlideError(
-            f"{path}: none of its {len(failures)} slides can be read. {_all_said(path, failures)}"
+            f"{path}: none of its {len(failures)} slides can be read. {_all_reasons(path, failures)}"
         ) from first
     raise SlideError(
-        f"{path}: a folder that is no slide: it holds neither an OME-Zarr (zarr.json, .zattrs) nor DICOM files of a "
-        "slide, and `wsiproc run` finds no slide in it or below; name a slide"
+        f"{path}: a folder that is not a slide: it contains neither an OME-Zarr (zarr.json, .zattrs) nor DICOM files "
+        "of a slide, and `wsiproc run` finds no slide in it or below; give a slide"
     )
 
 
 def _without(opened: Opened, others: list[str]) -> Opened:
     """What was opened, with a warning about the other slides in the same folder."""
     warnings = tuple(
-        f"its folder holds another slide ({name} …), which is left out: give that file to have it too"
+        f"its folder contains another slide ({name} …), which is left out: pass that file to process it too"
         for name in others
     )
-    return replace(opened, facts=replace(opened.facts, warnings=(*opened.facts.warnings, *warnings)))
+    return replace(opened, metadata=replace(opened.metadata, warnings=(*opened.metadata.warnings, *warnings)))
 
 
 def _open_with_openslide(path: Path, fast: bool) -> Opened | None:
-    """Through OpenSlide; with ``fast``, the pixels of plain tiled TIFFs are decoded directly."""
+    """Open with OpenSlide; with ``fast``, the pixels of plain tiled TIFFs are decoded directly."""
     from wsiproc.io.slides.readers.mirax import check_mirax
     from wsiproc.io.slides.readers.openslide import open_openslide
     from wsiproc.io.slides.readers.tiff_directories import check_directories, focal_planes
@@ -196,39 +195,41 @@ def _open_with_openslide(path: Path, fast: bool) -> Opened | None:
     found = open_openslide(path)
     if found is None:
         return None
-    file, levels, facts = found
-    if fast and facts.format in _PLAIN_TIFF_FORMATS:
+    file, levels, metadata = found
+    if fast and metadata.format in _PLAIN_TIFF_FORMATS:
         from wsiproc.io.slides.readers.tiff import tiff_levels_like
 
         direct = tiff_levels_like(path, [level.shape for level in levels])
         if direct is not None:
             file.close()
-            return Opened(direct[1], facts, "OpenSlide, its tiles by tifffile", direct[0].close)
-    if facts.format == "hamamatsu" and is_tiff:
-        facts = _with_planes(facts, focal_planes(path))
+            return Opened(direct[1], metadata, "OpenSlide, its tiles by tifffile", direct[0].close)
+    if metadata.format == "hamamatsu" and is_tiff:
+        metadata = _with_planes(metadata, focal_planes(path))
     elif is_tiff:  # NDPI has no tiles in the TIFF
         from wsiproc.io.slides.readers.tiff import check_tile_bytes
 
         check_tile_bytes(path)
-    return Opened(levels, facts, "OpenSlide", file.close)
+    return Opened(levels, metadata, "OpenSlide", file.close)
 
 
-def _with_planes(facts: SlideMetadata, planes: int) -> SlideMetadata:
-    """The facts with a warning where there are focal planes that are left out: OpenSlide reads the middle one."""
+def _with_planes(metadata: SlideMetadata, planes: int) -> SlideMetadata:
+    """The metadata, with a warning if focal planes are left out: OpenSlide reads the middle one."""
     if planes < 2:
-        return facts
-    return replace(facts, warnings=(*facts.warnings, f"it holds {planes} focal planes; the middle one is used"))
+        return metadata
+    return replace(
+        metadata, warnings=(*metadata.warnings, f"it contains {planes} focal planes; the middle one is used")
+    )
 
 
 def _is_of_scanner(path: Path) -> bool:
-    """Whether OpenSlide knows the format of a file that is no TIFF."""
+    """Whether OpenSlide knows the format of a file that is not a TIFF."""
     from wsiproc.io.slides.readers.openslide import detect_format
 
     return path.suffix.lower() == ".mrxs" or detect_format(path) is not None
 
 
 def _is_of_no_vendor(path: Path) -> bool:
-    """Whether OpenSlide has no more to say of a TIFF than that it has tiles, or not even that."""
+    """Whether OpenSlide detects a TIFF as generic tiled, or not at all."""
     from wsiproc.io.slides.readers.openslide import detect_format
     from wsiproc.io.slides.readers.tiff_directories import check_directories
 
@@ -248,8 +249,8 @@ def _is_ome_tiff(path: Path) -> bool:
 def _open_tiff(path: Path, whole: bool) -> Opened:
     from wsiproc.io.slides.readers.tiff import open_tiff
 
-    file, levels, facts = open_tiff(path, whole)
-    return Opened(levels, facts, "tifffile", file.close)
+    file, levels, metadata = open_tiff(path, whole)
+    return Opened(levels, metadata, "tifffile", file.close)
 
 
 def _open_image(path: Path) -> Opened | None:

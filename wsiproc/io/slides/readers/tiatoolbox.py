@@ -1,4 +1,4 @@
-"""TIAToolbox's slide readers. Their pixels go through wsiproc's resampling: the seamless reading holds for them too."""
+"""TIAToolbox's slide readers. Their pixels go through wsiproc's resampling, so reading is seamless for them too."""
 
 from __future__ import annotations
 
@@ -41,9 +41,8 @@ class TiatoolboxLevel:
 
 
 def open_tiatoolbox(path: Path) -> tuple[list[PyramidLevel], SlideMetadata]:
-    """The levels and facts of a slide as TIAToolbox sees them.
-
-    Raises ``MissingExtraError`` without TIAToolbox and ``SlideError`` for what it cannot open.
+    """The levels and metadata of a slide as read by TIAToolbox. Raises ``MissingExtraError`` without TIAToolbox and
+    ``SlideError`` if it cannot open the file.
     """
     wsireader = load("wsicore.wsireader")
     try:

@@ -1,7 +1,7 @@
 """TIFF pixels with tifffile: OME-TIFF, plain TIFF, and the fast path for what OpenSlide opens too.
 
-Tiles (or strips) are fetched and decoded one by one, so memory is bounded for any size of file. Decoding exact tiles
-is also about five times as fast as OpenSlide and never interpolates.
+Tiles (or strips) are fetched and decoded one by one, so memory is bounded for any file size. Decoding whole tiles is
+also about five times as fast as OpenSlide and never interpolates.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from wsiproc.io.slides.pixels.orientation import oriented
 from wsiproc.io.slides.pixels.resample import PyramidLevel, level_downsample
 from wsiproc.io.slides.pixels.samples import SampleFormat
 from wsiproc.io.slides.pyramid import SlideMetadata
-from wsiproc.io.slides.readers.tiff_facts import (
+from wsiproc.io.slides.readers.tiff_metadata import (
     converts_to_rgb,
+    declared_bits,
     find_samples,
     name_of,
     ome_image,
     orientation,
     read_tiff_metadata,
     require_brightfield,
-    said_bits,
 )
-from wsiproc.io.slides.readers.tiff_pages import TiffImage, choose_picture, page_shape
+from wsiproc.io.slides.readers.tiff_pages import TiffImage, choose_image, page_shape
 
 # Decoded tiles kept: a row of 256² tiles over a 65,000 px wide region, so that neighbours are not decoded twice.
 _CACHE_BYTES = 64 << 20
-# tifffile looks for loops of directories at the hundredth only, and else follows them for ever.
+# tifffile checks for directory loops only at the hundredth, and otherwise follows them indefinitely.
 _MAX_PAGES = 10_000
-# Fewer tiles beyond the end of the file are damage to these tiles, not a file cut short.
+# Fewer tiles beyond the end of the file count as damage to those tiles, not as a truncated file.
 _CUT_SHARE = 0.1
 _PLAIN = SampleFormat()
-# What it logs of a damaged file is said in our errors; a program that wants the log adds its own handler.
+# What it logs about a damaged file is in our errors; a program that wants the log adds its own handler.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
@@ -64,7 +64,7 @@ class TiffFile:
         self._tiles_bytes = 0
 
     def decode(self, page: tifffile.TiffPage, index: int, blank: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Tile or strip ``index`` of a page: (h, w, samples), the samples of one plane; ``blank`` where it is empty."""
+        """Tile or strip ``index`` of a page: (h, w, samples), the samples of one plane; ``blank`` if it is empty."""
         key = (page.offset, index)
         with self._lock:
             if key in self._tiles:
@@ -86,10 +86,10 @@ class TiffFile:
             _require_tile_size(data, page)
             decoded, _, shape = page.decode(data or None, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
             tile = np.broadcast_to(blank, shape[1:]) if decoded is None else np.asarray(decoded[0])
-            if tile.dtype != page.dtype:  # a codec that gives something else than the directory says
-                raise ValueError(f"samples of type {tile.dtype} where {page.dtype} was said")
+            if tile.dtype != page.dtype:  # a codec whose output differs from what the directory says
+                raise ValueError(f"samples of type {tile.dtype} where {page.dtype} was declared")
             return tile
-        except Exception as error:  # each of the dozens of codecs has an error class of its own
+        except Exception as error:  # each of the dozens of codecs has its own error class
             offset = page.dataoffsets[index] if index < len(page.dataoffsets) else "none"
             raise SlideReadError(
                 f"{self.path}: cannot decode tile {index} of the level of {page.imagewidth} × {page.imagelength} px "
@@ -97,7 +97,7 @@ class TiffFile:
             ) from error
 
     def _fetch(self, offset: int, size: int) -> bytes:
-        """``size`` bytes at ``offset``; ``ValueError`` where the file ends before, without asking for memory."""
+        """``size`` bytes at ``offset``; raises ``ValueError``, before allocating memory, if the file ends earlier."""
         if size == 0:
             return b""
         missing = offset + size - os.fstat(self._descriptor).st_size
@@ -110,39 +110,38 @@ class TiffFile:
             return os.read(self._descriptor, size)
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         self.tiff.close()
         os.close(self._descriptor)
 
 
 def _require_tile_size(data: bytes, page: tifffile.TiffPage) -> None:
-    """Raise ``ValueError`` where the JPEG or JPEG 2000 in a tile says that it is larger than the tile.
-
-    The codecs would believe it: 65,535² px from some bytes, for minutes.
+    """Raise ``ValueError`` if the JPEG or JPEG 2000 in a tile claims to be larger than the tile. The codecs would trust
+    it: 65,535² px from a few bytes, for minutes.
     """
     found = jpeg_size(data)
     rows, cols = _tile_shape(page)
     # Codecs work in blocks, and some writers let the last strip overlap.
     if found is not None and (found[0] > rows + 64 or found[1] > cols + 64):
-        raise ValueError(f"it holds a picture of {found[1]} × {found[0]} px in a tile of {cols} × {rows}")
+        raise ValueError(f"it contains an image of {found[1]} × {found[0]} px in a tile of {cols} × {rows}")
 
 
 def jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """(h, w) that the header of a JPEG (ITU T.81 B.2.2) or JPEG 2000 codestream (T.800 A.5.1) tells; else ``None``."""
+    """(h, w) from the header of a JPEG (ITU T.81 B.2.2) or JPEG 2000 codestream (T.800 A.5.1); else ``None``."""
     if data.startswith(b"\xff\x4f\xff\x51") and len(data) >= 24:
         w, h, x, y = struct.unpack_from(">4I", data, 8)
         return h - y, w - x
     if not data.startswith(b"\xff\xd8"):
         return None
-    place = 2
-    while place + 9 <= len(data) and data[place] == 0xFF:
-        marker = data[place + 1]
+    position = 2
+    while position + 9 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a start of frame; those define tables
-            h, w = struct.unpack_from(">2H", data, place + 5)
+            h, w = struct.unpack_from(">2H", data, position + 5)
             return h, w
         # Fill bytes, and markers without a length, are one and two bytes.
         bare = marker in (0x01, 0xD8) or 0xD0 <= marker <= 0xD7
-        place += 1 if marker == 0xFF else 2 if bare else 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+        position += 1 if marker == 0xFF else 2 if bare else 2 + int.from_bytes(data[position + 2 : position + 4], "big")
     return None
 
 
@@ -180,7 +179,7 @@ class TiffLevel:
         return self.samples.to_rgb(self.read_samples(box))
 
     def read_samples(self, box: Box) -> npt.NDArray[Any]:
-        """The (h, w, channels) samples of a box as they are in the file."""
+        """The (h, w, channels) samples of a box as stored in the file."""
         th, tw = self._tile
         values = np.empty((*box.shape, self._channels), self._pages[0].dtype)
         for row in range(box.y // th, -(-box.y1 // th)):
@@ -198,29 +197,28 @@ class TiffLevel:
         planes: list[npt.NDArray[Any]] = []
         for page in self._pages:
             for plane in range(self._planes):
-                place = len(planes) * each
-                found = self._file.decode(page, index + plane * self._across * self._down, blank[place : place + each])
+                first = len(planes) * each
+                found = self._file.decode(page, index + plane * self._across * self._down, blank[first : first + each])
                 planes.append(found[where])
         return planes[0] if len(planes) == 1 else np.concatenate(planes, axis=-1)
 
 
 def open_tiff(path: Path, whole: bool = False) -> tuple[TiffFile, list[PyramidLevel], SlideMetadata]:
-    """The levels and facts of the largest picture in a TIFF, largest first, whatever their order in the file.
-
-    Raises ``SlideKindError`` for files that hold no brightfield picture and ``SlideError`` for those that cannot be
-    read and, if ``whole``, for those that were cut short.
+    """The levels and metadata of the largest image in a TIFF, largest first, whatever their order in the file. Raises
+    ``SlideKindError`` for files without a brightfield image and ``SlideError`` for those that cannot be read and, if
+    ``whole``, for truncated files.
     """
     try:
         file = TiffFile(path)
-    except Exception as error:  # tifffile meets a broken directory with errors of any class
-        raise SlideError(f"{path}: no TIFF that can be read: {error}; copy or export the slide again") from error
+    except Exception as error:  # for a broken directory, tifffile may raise any error
+        raise SlideError(f"{path}: not a readable TIFF: {error}; copy or export the slide again") from error
     try:
         _require_end(path, file.tiff)
-        picture = choose_picture(path, file.tiff)
+        picture = choose_image(path, file.tiff)
         base = picture.stacks[0][0]
         if base.is_reduced:
             raise SlideError(
-                f"{path}: its largest picture, {base.imagewidth} × {base.imagelength} px, is marked as a smaller copy "
+                f"{path}: its largest image, {base.imagewidth} × {base.imagelength} px, is marked as a smaller copy "
                 "of one that cannot be read; the file is damaged: copy or export it again"
             )
         image = ome_image(file.tiff, picture)
@@ -228,7 +226,7 @@ def open_tiff(path: Path, whole: bool = False) -> tuple[TiffFile, list[PyramidLe
             require_brightfield(path, image, len(picture.stacks[0]))
         if whole:
             _require_whole(path, picture.stacks[0])
-        bits = said_bits(file.tiff, base, image)
+        bits = declared_bits(file.tiff, base, image)
         levels = _converted(file, picture, bits)
         turn = orientation(base)
         return file, [oriented(level, turn) for level in levels], read_tiff_metadata(file.tiff, picture, image)
@@ -243,7 +241,7 @@ def open_tiff(path: Path, whole: bool = False) -> tuple[TiffFile, list[PyramidLe
 
 
 def _converted(file: TiffFile, picture: TiffImage, bits: int | None) -> list[TiffLevel]:
-    """The levels of a picture, their samples as RGB of 8 bits; the range of the samples is that of all levels."""
+    """The levels of an image with samples as 8-bit RGB; all levels share one range of samples."""
     path = file.path
     for pages in picture.stacks:
         find_samples(path, pages, 1.0)
@@ -259,7 +257,7 @@ def _converted(file: TiffFile, picture: TiffImage, bits: int | None) -> list[Tif
 
 
 def _require_end(path: Path, tiff: tifffile.TiffFile) -> None:
-    """Raise ``SlideError`` where the chain of directories does not end."""
+    """Raise ``SlideError`` if the chain of directories does not end."""
     with suppress(IndexError):
         tiff.pages[_MAX_PAGES]
         raise SlideError(
@@ -269,50 +267,49 @@ def _require_end(path: Path, tiff: tifffile.TiffFile) -> None:
 
 
 def _require_whole(path: Path, pages: Sequence[Any]) -> None:
-    """Raise ``SlideError`` where so many tiles lie beyond the end of the file that it must have been cut short."""
+    """Raise ``SlideError`` if so many tiles lie beyond the end of the file that it must be truncated."""
     size = path.stat().st_size
     ends = [a + b for page in pages for a, b in zip(page.dataoffsets, page.databytecounts, strict=False) if b]
     missing = sum(end > size for end in ends)
     if missing > _CUT_SHARE * len(ends):
         raise SlideError(
-            f"{path}: the file is cut short: {missing} of {len(ends)} tiles lie beyond its end, at {size:,} bytes; "
-            "copy it again (--reader tifffile reads what is there)"
+            f"{path}: the file is truncated: {missing} of {len(ends)} tiles lie beyond its end, at {size:,} bytes; "
+            "copy it again (or read what there is with --reader tifffile)"
         )
 
 
 def check_tile_bytes(path: Path) -> None:
-    """Raise ``SlideError`` where a tile of a TIFF says that it is larger than the file.
-
-    OpenSlide asks for so much memory, and where it is not granted the process ends.
+    """Raise ``SlideError`` if a tile of a TIFF claims to be larger than the file. OpenSlide would allocate that much
+    memory, and a failed allocation ends the process.
     """
     size = path.stat().st_size
     try:
         with tifffile.TiffFile(path) as tiff:
             _require_end(path, tiff)
             largest = max((max(page.aspage().databytecounts, default=0) for page in tiff.pages), default=0)
-    except Exception:  # what tifffile cannot read is left to OpenSlide
+    except Exception:  # a file that tifffile cannot read is left to OpenSlide
         return
     if largest > size:
         raise SlideError(
-            f"{path}: a tile is said to have {largest:,} bytes, the whole file has {size:,}; the file is damaged: copy "
-            "or export it again"
+            f"{path}: a tile is declared to have {largest:,} bytes, but the whole file has {size:,}; the file is "
+            "damaged: copy or export it again"
         )
 
 
 def is_ome_tiff(path: Path) -> bool:
-    """Whether a TIFF holds OME-XML."""
+    """Whether a TIFF contains OME-XML."""
     try:
         with tifffile.TiffFile(path) as tiff:
             return bool(tiff.is_ome)
-    except Exception:  # OpenSlide then says what is wrong with it
+    except Exception:  # OpenSlide will report what is wrong
         return False
 
 
 def tiff_levels_like(path: Path, shapes: Sequence[tuple[int, int]]) -> tuple[TiffFile, list[PyramidLevel]] | None:
-    """The tiled pages of exactly these (h, w) as levels; ``None`` if one is missing, or has tiles left out."""
+    """The tiled pages of exactly these (h, w) as levels; ``None`` if one is missing, or lacks tiles."""
     try:
         file = TiffFile(path)
-    except Exception:  # what tifffile cannot read is left to OpenSlide
+    except Exception:  # a file that tifffile cannot read is left to OpenSlide
         return None
     try:
         _require_end(path, file.tiff)
@@ -337,7 +334,7 @@ def _open_levels(file: TiffFile, stacks: Sequence[Sequence[tifffile.TiffPage]]) 
 
 
 def _tile_shape(page: Any) -> tuple[int, int]:
-    """(h, w) of the page's tiles, or of its strips: one strip may claim more rows than there are."""
+    """(h, w) of the page's tiles or strips; a strip may claim more rows than there are."""
     if page.is_tiled:
         return int(page.tilelength), int(page.tilewidth)
     return min(int(page.rowsperstrip), int(page.imagelength)), int(page.imagewidth)
@@ -350,5 +347,5 @@ def _is_plain(page: Any) -> bool:
         and page.samplesperpixel == 3
         and name_of(page.photometric) in {"RGB", "YCBCR"}
         and converts_to_rgb(page)
-        and min(page.databytecounts) > 0  # OpenSlide fills the holes of Aperio files from finer levels
+        and min(page.databytecounts) > 0  # OpenSlide fills gaps in Aperio files from finer levels
     )

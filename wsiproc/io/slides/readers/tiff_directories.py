@@ -1,4 +1,4 @@
-"""A look at the directories of a TIFF before a library in C believes them."""
+"""Validates the directories of a TIFF before a C library trusts them."""
 
 from __future__ import annotations
 
@@ -13,21 +13,19 @@ from wsiproc.io.slides.limits import MAX_SIDE_PX
 # Bytes of a value of each type (TIFF 6.0 section 2, BigTIFF).
 _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _NDPI = 65420  # a tag that makes the offsets of a classic TIFF have eight bytes
-_Z_OFFSET = 65424  # of NDPI: how far a picture's focal plane is from the middle one
+_Z_OFFSET = 65424  # of NDPI: distance of an image's focal plane from the middle one
 _MOST_DIRECTORIES = 10_000
 _MOST_TILE_PX = 1 << 28  # 1 GiB, decoded
 _WIDTH, _HEIGHT, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 322, 323
 _WHOLE_NUMBERS = {3: "H", 4: "I", 9: "i", 16: "Q"}
 
 Entry = tuple[int, int, int, bytes]
-"""Tag, type, number of values, and the value itself or where it is."""
+"""Tag, type, number of values, and the value itself or its offset."""
 
 
 def check_directories(path: Path) -> None:
-    """Raise ``SlideError`` where a directory says that it has more values, pixels or tiles than there can be.
-
-    OpenSlide asks for memory accordingly, and where it is not granted the whole process ends. Other damage is left to
-    those who read the file.
+    """Raise ``SlideError`` if a directory claims more values, pixels or tiles than are possible. OpenSlide would
+    allocate memory accordingly, and a failed allocation ends the whole process. Other damage is left to the readers.
     """
     size = path.stat().st_size
     for order, entries in _directories(path):
@@ -35,15 +33,14 @@ def check_directories(path: Path) -> None:
 
 
 def largest_image_side(path: Path) -> int:
-    """The longest side of any picture in a TIFF, px; 0 where its directories do not tell."""
+    """The longest side of any image in a TIFF, px; 0 if its directories do not state it."""
     pages = (_whole_numbers(entries, order) for order, entries in _directories(path))
     return max((page.get(side, 0) for page in pages for side in (_WIDTH, _HEIGHT)), default=0)
 
 
 def focal_planes(path: Path) -> int:
-    """How many focal planes an NDPI holds of its largest picture; 1 for every other TIFF.
-
-    Each plane is a picture of the same size with another z offset (https://openslide.org/formats/hamamatsu/).
+    """Number of focal planes of the largest image in an NDPI; 1 for any other TIFF. Each plane is an image of the same
+    size with another z offset (https://openslide.org/formats/hamamatsu/).
     """
     planes: dict[tuple[int, int], set[int]] = {}
     for order, entries in _directories(path):
@@ -54,7 +51,7 @@ def focal_planes(path: Path) -> int:
 
 
 def _directories(path: Path) -> Iterator[tuple[str, list[Entry]]]:
-    """The byte order and the entries of each directory; of a file that is no TIFF, none that means anything."""
+    """The byte order and the entries of each directory; meaningless for a file that is not a TIFF."""
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(16).ljust(16, b"\0")
@@ -72,7 +69,7 @@ def _directories(path: Path) -> Iterator[tuple[str, list[Entry]]]:
 
 
 def _whole_numbers(entries: list[Entry], order: str) -> dict[int, int]:
-    """The values of the tags that have one, a whole number."""
+    """The values of the tags that have a single integer."""
     return {
         tag: int(struct.unpack_from(order + _WHOLE_NUMBERS[kind], raw)[0])
         for tag, kind, count, raw in entries
@@ -81,44 +78,46 @@ def _whole_numbers(entries: list[Entry], order: str) -> dict[int, int]:
 
 
 def _check_entries(path: Path, entries: list[Entry], order: str, size: int) -> None:
-    """Raise ``SlideError`` for entries that cannot be those of a file of ``size`` bytes."""
+    """Raise ``SlideError`` for entries that are impossible in a file of ``size`` bytes."""
     remedy = "the file is damaged: copy or export it again"
     numbers = _whole_numbers(entries, order)
     for tag, kind, count, _ in entries:
         if count * _TYPE_BYTES.get(kind, 1) > size:
             raise SlideError(
-                f"{path}: tag {tag} of a TIFF directory is said to have {count:,} values, the whole file has {size:,} "
-                f"bytes; {remedy}"
+                f"{path}: tag {tag} of a TIFF directory is declared to have {count:,} values, but the whole file has "
+                f"{size:,} bytes; {remedy}"
             )
     w, h = numbers.get(_WIDTH, 1), numbers.get(_HEIGHT, 1)
     if max(w, h) > MAX_SIDE_PX:
         raise SlideError(
-            f"{path}: a picture in it is said to have {h} × {w} px; no glass is larger than {MAX_SIDE_PX:,} px a side; "
-            f"{remedy}"
+            f"{path}: an image in it is declared to have {h} × {w} px; no slide is larger than {MAX_SIDE_PX:,} px on "
+            f"a side; {remedy}"
         )
     tw, th = numbers.get(_TILE_WIDTH, 1), numbers.get(_TILE_HEIGHT, 1)
     if tw * th > _MOST_TILE_PX:
-        raise SlideError(f"{path}: tiles in it are said to have {th} × {tw} px, too many to decode at once; {remedy}")
+        raise SlideError(
+            f"{path}: tiles in it are declared to have {th} × {tw} px, too many to decode at once; {remedy}"
+        )
     tiles = -(-w // max(1, numbers.get(_TILE_WIDTH, w))) * -(-h // max(1, numbers.get(_TILE_HEIGHT, h)))
-    if tiles > size:  # each has an entry of some bytes in a list
-        raise SlideError(f"{path}: {tiles:,} tiles are said to be in a file of {size:,} bytes; {remedy}")
+    if tiles > size:  # each has an entry of a few bytes in a list
+        raise SlideError(f"{path}: {tiles:,} tiles are declared in a file of {size:,} bytes; {remedy}")
 
 
 def _is_ndpi(file: BinaryIO, order: str, offset: int, size: int) -> bool:
-    """Whether a directory at an offset of eight bytes says that the file is Hamamatsu's."""
+    """Whether the directory at an 8-byte offset says that the file is Hamamatsu's."""
     return 0 < offset < size and any(
         entry[0] == _NDPI for entry in _read_directory(file, order, offset, False, True)[0]
     )
 
 
 def _read_directory(file: BinaryIO, order: str, offset: int, big: bool, wide: bool) -> tuple[list[Entry], int]:
-    """The entries at ``offset``, and where the next directory is; 0 where the file ends."""
+    """The entries at ``offset``, and the offset of the next directory; 0 at the end of the file."""
     file.seek(offset)
     number_form, entry_form = (order + "Q", order + "HHQ8s") if big else (order + "H", order + "HHI4s")
     number = file.read(struct.calcsize(number_form))
     if len(number) < struct.calcsize(number_form):
         return [], 0
-    # A count that the file cannot hold is one of the damages that readers find themselves.
+    # Readers themselves detect a count that does not fit in the file.
     count, length = min(65_536, struct.unpack(number_form, number)[0]), struct.calcsize(entry_form)
     content = file.read(count * length)
     entries = list(struct.iter_unpack(entry_form, content[: len(content) // length * length]))

@@ -1,7 +1,7 @@
-"""Which pages of a TIFF are the slide: its levels by their sizes, and what else is there and left out.
+"""Which pages of a TIFF are the slide: its levels by their sizes, and what else there is and is left out.
 
-OME-TIFF, ImageJ and scanners' own TIFFs say how their pages belong together, and tifffile knows their ways; in other
-files, pages that show the same picture in other sizes are its levels, in whatever order they stand.
+OME-TIFF, ImageJ and scanner TIFFs say how their pages belong together, and tifffile interprets that; in other files,
+pages that show the same image in other sizes are its levels, in any order.
 """
 
 from __future__ import annotations
@@ -20,18 +20,17 @@ from wsiproc.errors import SlideError, SlideKindError
 _ASPECT_SLACK, _ASPECT_SLACK_PX = 0.02, 2
 _SMALLEST_STEP = 1.2  # between two levels
 _DAMAGED = "the file is damaged: copy or export it again"
-# Words by which writers mark pictures that are no scan.
+# Words by which writers mark images that are not scans.
 _NO_SCAN = ("label", "macro", "thumbnail", "overview", "barcode", "map")
 _AXES = {"Z": "focal planes", "T": "time points"}
-# A picture beside the slide that is so large (share of its px) may be another scan of the same glass.
+# Another image this large (share of the slide's px) may be a second scan on the same slide.
 _SCENE_SHARE = 0.05
 
 
 @dataclass(frozen=True)
 class TiffImage:
-    """The slide in a TIFF. ``stacks``: for each level, finest first, its one page or its pages of one channel each.
-
-    ``name``: of the picture among those of an OME-TIFF; ``order``: what of the file is each level.
+    """The slide in a TIFF. ``stacks``: for each level, finest first, its page or its pages of one channel each.
+    ``name``: of the image within an OME-TIFF; ``order``: what each level is in the file.
     """
 
     stacks: list[list[Any]]
@@ -46,8 +45,8 @@ def page_shape(page: Any) -> tuple[int, int]:
     return int(page.imagelength), int(page.imagewidth)
 
 
-def choose_picture(path: Path, tiff: tifffile.TiffFile) -> TiffImage:
-    """The largest picture of a TIFF. Raises ``SlideError`` where there is none, or it is no slide."""
+def choose_image(path: Path, tiff: tifffile.TiffFile) -> TiffImage:
+    """The largest image of a TIFF. Raises ``SlideError`` if there is none, or it is not a slide."""
     if tiff.is_ome or tiff.is_imagej or tiff.series[0].kind not in {"generic", "uniform", "shaped"}:
         return _of_series(path, tiff)
     return _of_pages(path, tiff)
@@ -57,11 +56,11 @@ def choose_picture(path: Path, tiff: tifffile.TiffFile) -> TiffImage:
 
 
 def _of_series(path: Path, tiff: tifffile.TiffFile) -> TiffImage:
-    """The largest picture that is a scan, of those that the file tells apart."""
+    """The largest scan among the series of the file."""
     found = [(series, _plane_shape(series)) for series in tiff.series]
     pictures = [(series, shape) for series, shape in found if min(shape) > 0 and series.size]
     if not pictures:
-        raise SlideError(f"{path}: a TIFF without a picture; {_DAMAGED}")
+        raise SlideError(f"{path}: a TIFF without an image; {_DAMAGED}")
     scans = [each for each in pictures if not _is_no_scan(each[0].name)] or pictures
     chosen, shape = max(scans, key=lambda each: math.prod(each[1]))
     picture = TiffImage([], str(chosen.name))
@@ -71,7 +70,7 @@ def _of_series(path: Path, tiff: tifffile.TiffFile) -> TiffImage:
         for page in pages:
             if page.parent is not tiff:
                 raise SlideKindError(
-                    f"{path}: its pixels lie in other files ({page.parent.filename} …): export the slide as one "
+                    f"{path}: its pixels are in other files ({page.parent.filename} …): export the slide as one "
                     "OME-TIFF"
                 )
         picture.stacks.append(pages)
@@ -85,7 +84,7 @@ def _of_series(path: Path, tiff: tifffile.TiffFile) -> TiffImage:
 
 
 def _scene_left_out(what: str) -> str:
-    return f"it holds another scene, {what}, which is left out: export each scene to a file of its own to have it too"
+    return f"it contains another scene, {what}, which is left out: export each scene to its own file to process it too"
 
 
 def _is_no_scan(name: str) -> bool:
@@ -93,23 +92,23 @@ def _is_no_scan(name: str) -> bool:
 
 
 def _plane_shape(level: Any) -> tuple[int, int]:
-    """(h, w) of a series or a level of one, from its axes."""
+    """(h, w) of a series or one of its levels, from its axes."""
     sizes = dict(zip(level.axes, level.shape, strict=False))
     return int(sizes.get("Y", 0)), int(sizes.get("X", 0))
 
 
 def _level_pages(path: Path, level: Any, warnings: list[str]) -> list[Any]:
-    """The one page of a level, or the three of an RGB picture with a page for each channel; the rest is told."""
+    """The page of a level, or the three pages of an RGB image with one page per channel; warns about other pages."""
     pages = list(level.pages)
     first = next((page for page in pages if page is not None), None)
     if first is None:
-        raise SlideError(f"{path}: a TIFF without a picture; {_DAMAGED}")
+        raise SlideError(f"{path}: a TIFF without an image; {_DAMAGED}")
     page = first.aspage()
     lead = level.axes[: len(level.axes) - len(page.axes)] if level.axes.endswith(page.axes) else None
     sizes = level.shape[: len(lead or "")]
     if lead is None or math.prod(sizes) != len(pages):
         raise SlideKindError(
-            f"{path}: a picture of axes {level.axes} and shape {level.shape} in {len(pages)} pages of {page.axes}; "
+            f"{path}: an image with axes {level.axes} and shape {level.shape} in {len(pages)} pages of {page.axes}; "
             "wsiproc reads RGB planes: export one"
         )
     channels = dict(zip(lead, sizes, strict=True)).get("C", 1)
@@ -123,11 +122,11 @@ def _level_pages(path: Path, level: Any, warnings: list[str]) -> list[Any]:
         index.append(slice(None) if axis == "C" else size // 2 if axis == "Z" else 0)
         if axis != "C" and size > 1:
             which = f"the middle one, {size // 2 + 1}," if axis == "Z" else "the first one"
-            warnings.append(f"it holds {size} {_AXES.get(axis, f'planes (axis {axis})')}; {which} is used")
-    places = np.arange(len(pages)).reshape(sizes)[tuple(index)]
-    chosen = [pages[int(place)] for place in np.atleast_1d(places)]
+            warnings.append(f"it contains {size} {_AXES.get(axis, f'planes (axis {axis})')}; {which} is used")
+    positions = np.arange(len(pages)).reshape(sizes)[tuple(index)]
+    chosen = [pages[int(position)] for position in np.atleast_1d(positions)]
     if any(page is None for page in chosen):
-        raise SlideError(f"{path}: the plane that would be used is missing in it; {_DAMAGED}")
+        raise SlideError(f"{path}: the plane to use is missing in it; {_DAMAGED}")
     return [page.aspage() for page in chosen]
 
 
@@ -135,21 +134,19 @@ def _level_pages(path: Path, level: Any, warnings: list[str]) -> list[Any]:
 
 
 def _of_pages(path: Path, tiff: tifffile.TiffFile) -> TiffImage:
-    """The largest page, with the pages that show the same in smaller."""
+    """The largest page, with the pages that show a smaller version of it."""
     pages = _all_pages(tiff)
     if not pages:
-        raise SlideError(f"{path}: a TIFF without a picture; {_DAMAGED}")
+        raise SlideError(f"{path}: a TIFF without an image; {_DAMAGED}")
     base_name, base = max(pages, key=lambda each: math.prod(page_shape(each[1])))  # the first of equal ones
     if base.is_reduced:
         raise SlideError(
-            f"{path}: its largest picture, {base.imagewidth} × {base.imagelength} px, is marked as a smaller copy "
-            f"of one that cannot be read; {_DAMAGED}"
+            f"{path}: its largest image, {base.imagewidth} × {base.imagelength} px, is marked as a smaller copy of "
+            f"one that cannot be read; {_DAMAGED}"
         )
     twins = [each for each in pages if page_shape(each[1]) == page_shape(base) and _same_kind(each[1], base)]
     if len(twins) == len(pages) == 3 and base.samplesperpixel == 1:
-        return TiffImage(
-            [[page for _, page in twins]], warnings=["its three grey pages are taken for red, green, blue"]
-        )
+        return TiffImage([[page for _, page in twins]], warnings=["its three grey pages are used as red, green, blue"])
     levels = [(base_name, base)]
     left_out = []
     for name, page in sorted(pages, key=lambda each: -math.prod(page_shape(each[1]))):
@@ -163,7 +160,8 @@ def _of_pages(path: Path, tiff: tifffile.TiffFile) -> TiffImage:
     picture = TiffImage([[page] for _, page in levels], order=_order(names))
     if len(twins) > 1:
         picture.warnings.append(
-            f"it holds {len(twins)} pages of the same size (focal planes, time points or scenes); the first one is used"
+            f"it contains {len(twins)} pages of the same size (focal planes, time points or scenes); the first one is "
+            "used"
         )
     for name, page in left_out:
         size = page_shape(page)
@@ -180,7 +178,7 @@ def _order(names: list[str]) -> str:
 
 
 def _all_pages(tiff: tifffile.TiffFile) -> list[tuple[str, Any]]:
-    """Pictures by their place in the file: 0, 1, and 1.0 for the first that hangs below 1."""
+    """Images by their position in the file: 0, 1, and 1.0 for the first sub-image of 1."""
     found: list[tuple[str, Any]] = []
     for number, page in enumerate(tiff.pages):
         found.append((str(number), page.aspage()))
@@ -198,7 +196,7 @@ def _same_kind(page: Any, base: Any) -> bool:
 
 
 def _is_level(page: Any, base: Any) -> bool:
-    """Whether a page shows the same as the base in smaller: the same aspect and samples, and stored alike."""
+    """Whether a page shows a smaller version of the base: same aspect ratio and samples, stored in the same way."""
     (h, w), (h0, w0) = page_shape(page), page_shape(base)
     expected = w0 * h / h0
     alike = abs(expected - w) <= max(_ASPECT_SLACK * expected, _ASPECT_SLACK_PX * max(1.0, w0 / h0))

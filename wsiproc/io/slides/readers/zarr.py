@@ -25,14 +25,14 @@ from wsiproc.io.slides.resolution import MICROMETRES
 
 @dataclass(frozen=True)
 class Base:
-    """What levels share: the (h, w) of the finest, and which plane is read of axes such as z and t."""
+    """What levels share: (h, w) of the finest, and the plane read along axes such as z and t."""
 
     shape: tuple[int, int]
     planes: dict[str, int]
 
 
 class ZarrLevel:
-    """A level in a zarr array with axes y, x, c in any order; of other axes one plane, whose ``place`` is given."""
+    """A level in a zarr array with axes y, x, c in any order; of other axes one plane is read."""
 
     def __init__(self, path: Path, array: zarr.Array[Any], axes: str, base: Base):
         self._path, self._array, self._axes, self._planes = path, array, axes, base.planes
@@ -45,7 +45,7 @@ class ZarrLevel:
         return self.samples.to_rgb(self.read_samples(box))
 
     def read_samples(self, box: Box) -> npt.NDArray[Any]:
-        """The (h, w, 3) samples of a box as they are in the file."""
+        """The (h, w, 3) samples of a box as stored in the file."""
         part = {"y": box.slices[0], "x": box.slices[1], "c": slice(None)}
         index = tuple(part.get(axis, self._planes.get(axis, 0)) for axis in self._axes)
         try:
@@ -60,9 +60,8 @@ class ZarrLevel:
 
 
 def open_zarr(path: Path) -> tuple[list[PyramidLevel], SlideMetadata]:
-    """The levels and facts of the first multiscale picture, the levels by their sizes.
-
-    Raises ``SlideError`` where the metadata breaks the rules, ``SlideKindError`` where the picture is no RGB.
+    """The levels, by size, and metadata of the first multiscale image. Raises ``SlideError`` if the metadata is
+    invalid, ``SlideKindError`` if the image is not RGB.
     """
     try:
         store = FolderStore(path)
@@ -73,7 +72,7 @@ def open_zarr(path: Path) -> tuple[list[PyramidLevel], SlideMetadata]:
         warnings += [_left_out(str(each.get("name") or "without a name")) for each in ome["multiscales"][1:]]
         axes = "".join(axis["name"] for axis in multiscale["axes"])
         if sorted(axes) != sorted(set(axes)) or not set("yxc") <= set(axes):
-            raise SlideKindError(f"{path}: its axes are {axes!r}; a slide has y, x and c, each once: write it again")
+            raise SlideKindError(f"{path}: its axes are {axes!r}; a slide has y, x and c once each: write it again")
         group = group if "multiscales" in _ome(dict(group.attrs)) else zarr.open_group(store, path="0", mode="r")
         datasets = [(dataset, group[dataset["path"]]) for dataset in multiscale["datasets"]]
         scales = [_yx_scale(multiscale, dataset, axes) for dataset, _ in datasets]
@@ -84,7 +83,7 @@ def open_zarr(path: Path) -> tuple[list[PyramidLevel], SlideMetadata]:
         raise
     except Exception as error:  # zarr and hand-written metadata fail in many ways
         raise SlideError(
-            f"{path}: no OME-Zarr picture: {type(error).__name__}: {error}; the folder must hold 'multiscales' "
+            f"{path}: not an OME-Zarr image: {type(error).__name__}: {error}; the folder must contain 'multiscales' "
             "metadata of OME-Zarr 0.4 or 0.5 (check it with: ome-zarr-models validate): copy or write the slide again"
         ) from error
     arrays = [_check_array(path, array, axes) for _, array in datasets]
@@ -109,7 +108,7 @@ def open_zarr(path: Path) -> tuple[list[PyramidLevel], SlideMetadata]:
 
 
 def _picture(path: Path, store: FolderStore, group: zarr.Group, warnings: list[str]) -> dict[str, Any]:
-    """The OME metadata of the picture in a group: its own, or those of the first series in it."""
+    """The OME metadata of the image in a group: its own, or that of the first series in it."""
     ome = _ome(dict(group.attrs))
     if "plate" in ome or "well" in ome:
         of_plate = "plate" in ome
@@ -117,7 +116,7 @@ def _picture(path: Path, store: FolderStore, group: zarr.Group, warnings: list[s
         names = ", ".join(str(part["path"]) for part in parts[:6]) + (" …" if len(parts) > 6 else "")
         raise SlideKindError(
             f"{path}: {'a plate of' if of_plate else 'a well of'} {len(parts)} {'wells' if of_plate else 'fields'} "
-            f"({names}), not one slide: give the fields that you want by their folders, as "
+            f"({names}), not one slide: pass the folders of the fields that you want, such as "
             f"{path / str(parts[0]['path']) / '0' if of_plate else path / str(parts[0]['path'])}"
         )
     if "bioformats2raw.layout" not in ome:
@@ -131,11 +130,11 @@ def _picture(path: Path, store: FolderStore, group: zarr.Group, warnings: list[s
 
 
 def _left_out(what: str) -> str:
-    return f"it holds another picture, {what}, which is left out: give its folder as a slide of its own to have it too"
+    return f"it contains another image, {what}, which is left out: pass its folder as a slide to process it too"
 
 
 def _planes(array: zarr.Array[Any], axes: str, warnings: list[str]) -> dict[str, int]:
-    """Which plane is read of each axis that is neither y, x nor c."""
+    """Which plane is read along each axis other than y, x and c."""
     found = {}
     for axis, size in zip(axes, array.shape, strict=True):
         if axis not in "yxc":
@@ -143,12 +142,12 @@ def _planes(array: zarr.Array[Any], axes: str, warnings: list[str]) -> dict[str,
             if size > 1:
                 which = f"the middle one, {size // 2 + 1}," if axis == "z" else "the first one"
                 what = {"z": "focal planes", "t": "time points"}.get(axis, f"planes (axis {axis})")
-                warnings.append(f"it holds {size} {what}; {which} is used")
+                warnings.append(f"it contains {size} {what}; {which} is used")
     return found
 
 
 def _require_brightfield(path: Path, ome: dict[str, Any]) -> None:
-    """Raise ``SlideKindError`` where three channels are shown in other colours than red, green, blue in this order."""
+    """Raise ``SlideKindError`` if three channels have colours other than red, green, blue in this order."""
     omero = ome.get("omero")
     channels = omero.get("channels") if isinstance(omero, dict) else None
     if not isinstance(channels, list) or len(channels) != 3 or not all(isinstance(each, dict) for each in channels):
@@ -157,8 +156,8 @@ def _require_brightfield(path: Path, ome: dict[str, Any]) -> None:
     if all(colours) and len(set(colours)) == 3 and colours != ["FF0000", "00FF00", "0000FF"]:
         names = ", ".join(str(each.get("label") or "?") for each in channels)
         raise SlideKindError(
-            f"{path}: a picture of three channels ({names}) shown in {', '.join(colours)}: fluorescence, or channels "
-            "that are not red, green, blue; wsiproc reads RGB brightfield slides such as H&E"
+            f"{path}: an image of three channels ({names}) displayed in {', '.join(colours)}: fluorescence, or "
+            "channels that are not red, green, blue; wsiproc reads RGB brightfield slides such as H&E"
         )
 
 
@@ -167,7 +166,7 @@ def _yx(array: zarr.Array[Any], axes: str) -> tuple[int, int]:
 
 
 def _ome(attributes: dict[str, Any]) -> dict[str, Any]:
-    """The OME metadata: under ``ome`` from 0.5 on, at the top before."""
+    """The OME metadata: under ``ome`` from 0.5 on, at the top level before."""
     nested = attributes.get("ome")
     return nested if isinstance(nested, dict) else attributes
 
@@ -185,13 +184,13 @@ def _yx_scale(multiscale: dict[str, Any], dataset: dict[str, Any], axes: str) ->
 
 
 def _unit_um(axes: list[dict[str, Any]], name: str) -> float | None:
-    """µm per unit of an axis; ``None`` where no unit is given: then the scale says nothing about µm."""
+    """µm per unit of an axis; ``None`` if no unit is given: then the scale says nothing about µm."""
     unit = next(axis.get("unit") for axis in axes if axis["name"] == name)
     return MICROMETRES.get(str(unit))
 
 
 def _check_array(path: Path, array: zarr.Array[Any] | zarr.Group, axes: str) -> zarr.Array[Any]:
-    """The array; raises ``SlideError`` unless it is RGB uint8 that can be decoded."""
+    """The array; raises ``SlideError`` unless it is decodable RGB uint8."""
     if not isinstance(array, zarr.Array):
         raise SlideError(f"{path}: {array.path!r} is a group where a level's array should be; write the slide again")
     try:
@@ -202,7 +201,7 @@ def _check_array(path: Path, array: zarr.Array[Any] | zarr.Group, axes: str) -> 
     what = f"array {array.path!r} has axes {axes}, shape {array.shape} and type {array.dtype}"
     if sizes.get("c") != 3 or array.ndim != len(axes):
         raise SlideKindError(
-            f"{path}: {what}; wsiproc reads brightfield pictures of 3 channels (RGB); more or fewer are grey, "
+            f"{path}: {what}; wsiproc reads brightfield images of 3 channels (RGB); more or fewer are grey, "
             "fluorescence or another stack"
         )
     if (problem := kind_problem(np.dtype(array.dtype))) is not None:

@@ -1,4 +1,4 @@
-"""Zarr from strangers: files of the folder only, and decoders that only decode."""
+"""Untrusted Zarr: reads only files in the folder, and only with codecs that merely decode."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore
 
-# Of zarr v2, ``pickle`` runs any code that a chunk holds (newer numcodecs refuse, unless told otherwise), and
-# others build Python objects; pictures need none of them.
-# https://github.com/zarr-developers/numcodecs/issues/706
+# Of zarr v2, ``pickle`` runs any code in a chunk (newer numcodecs refuse by default), and others build Python objects;
+# images need none of them. https://github.com/zarr-developers/numcodecs/issues/706
 _CODECS = {
     # both versions
     "blosc", "bz2", "crc32c", "gzip", "lz4", "lzma", "zlib", "zstd", "shuffle", "delta", "fletcher32", "crc32",
@@ -29,7 +28,7 @@ _SPARE_BYTES = 1 << 16
 
 
 class FolderStore(LocalStore):
-    """A folder that is read, and nothing else: no link that leads out of it, no pipe, no device."""
+    """A read-only folder, restricted to its own files: no link that leads out of it, no pipe, no device."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root, read_only=True)
@@ -37,9 +36,8 @@ class FolderStore(LocalStore):
         self._limits: dict[str, int] = {}
 
     def limit(self, array: zarr.Array[Any]) -> None:
-        """From now on, refuse files of an array that are much larger than the pixels that they hold: they are none.
-
-        Compressed data of that size could unpack to anything.
+        """From now on, refuse files of an array that are much larger than the pixels of a chunk. Compressed data of
+        that size could unpack to anything.
         """
         held = math.prod(array.shards or array.chunks) * array.dtype.itemsize
         self._limits[array.path] = 2 * held + _SPARE_BYTES
@@ -47,7 +45,7 @@ class FolderStore(LocalStore):
     async def get(
         self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
-        """See ``LocalStore.get``; ``PermissionError`` for what is no file of the folder."""
+        """See ``LocalStore.get``; ``PermissionError`` for anything but a file of the folder."""
         self._require_own(key)
         return await super().get(key, prototype, byte_range)
 
@@ -61,7 +59,7 @@ class FolderStore(LocalStore):
         return await super().get_partial_values(prototype, ranges)
 
     def _require_own(self, key: str) -> None:
-        """Raise ``PermissionError`` unless there is nothing at ``key``, or a file or folder within this one."""
+        """Raise ``PermissionError`` unless ``key`` is missing, or a file or folder within this one."""
         real = os.path.realpath(self.root / key)
         if os.path.commonpath([real, self._real_root]) != self._real_root:
             raise PermissionError(f"{key} leads out of the folder, to {real}; put the file itself there (cp -rL)")
@@ -77,18 +75,18 @@ class FolderStore(LocalStore):
 
 
 def require_plain_codecs(array: zarr.Array[Any]) -> None:
-    """Raise ``ValueError`` where an array's chunks would be decoded by more than compression and reordering."""
+    """Raise ``ValueError`` if an array's chunks need codecs other than compression and reordering."""
     names = [name.removeprefix("numcodecs.") for name in _codec_names(array.metadata.to_dict())]
     strange = [name for name in names if name not in _CODECS and not name.startswith("imagecodecs_")]
     if strange:
         raise ValueError(
             f"array {array.path!r} is encoded with {', '.join(strange)}, which may run code or is unknown, and is not "
-            "read; write the picture with blosc, zstd, gzip or no compression"
+            "read; write the image with blosc, zstd, gzip or no compression"
         )
 
 
 def _codec_names(metadata: Any) -> Iterator[str]:
-    """Names of all codecs in the metadata of zarr v2 (``id``) or v3 (``name``), those within shards too."""
+    """Names of all codecs in the metadata of zarr v2 (``id``) or v3 (``name``), including those within shards."""
     for key in ("filters", "compressor", "codecs", "index_codecs"):
         found = metadata.get(key)
         for codec in found if isinstance(found, list | tuple) else [found]:

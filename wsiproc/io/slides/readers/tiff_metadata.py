@@ -1,4 +1,4 @@
-"""What a TIFF says about itself: pixel size, objective, samples, colour profile, which way up."""
+"""Metadata of a TIFF: pixel size, objective, samples, colour profile, orientation."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _COLOURS: dict[str, Colour] = {
     "SEPARATED": "cmyk",
 }
 _ALPHA: dict[int, Alpha] = {1: "premultiplied", 2: "straight"}
-# Of an OME channel: it was lit up, not lit through.
+# Attributes of an OME channel that indicate fluorescence.
 _FLUORESCENT = ("EmissionWavelength", "ExcitationWavelength", "Fluor")
 _ESCAPED = re.compile(r"\\u([0-9a-fA-F]{4})")
 
 
 def name_of(value: Any) -> str:
-    """Name of a TIFF enumeration; tifffile leaves a number that it does not know as it is."""
+    """Name of a TIFF enumeration; tifffile leaves unknown numbers as they are."""
     return str(getattr(value, "name", value))
 
 
@@ -43,50 +43,49 @@ def converts_to_rgb(page: Any) -> bool:
 
 
 def find_samples(path: Path, pages: list[Any], full: float) -> SampleFormat:
-    """How the samples of a level, one page or three of a channel each, become RGB.
-
-    Raises ``SlideKindError`` for what is no picture in colours that we know.
+    """How the samples of a level (one page, or three pages of one channel each) become RGB. Raises ``SlideKindError``
+    for unknown colour spaces.
     """
     page = pages[0]
     photometric = name_of(page.photometric)
     count = page.samplesperpixel
     what = f"{count if len(pages) == 1 else len(pages)} channels of {page.dtype}, {photometric}"
     if (problem := kind_problem(page.dtype)) is not None:
-        raise SlideKindError(f"{path}: the picture has {what}: {problem}")
+        raise SlideKindError(f"{path}: the image has {what}: {problem}")
     if len(pages) == 3:
         return SampleFormat("rgb", full)
     colour = _COLOURS.get(photometric)
     if photometric == "YCBCR" and not converts_to_rgb(page):
         if tuple(getattr(page, "subsampling", None) or (1, 1)) != (1, 1):
-            raise SlideError(f"{path}: the picture has {what}, subsampled and without JPEG; convert it to RGB")
+            raise SlideError(f"{path}: the image has {what}, subsampled and without JPEG; convert it to RGB")
         colour = "ycbcr"
     colours = {"rgb": 3, "ycbcr": 3, "cmyk": 4}.get(colour or "", 1)
     if colour is None or not colours <= count <= colours + 1:
-        raise SlideKindError(f"{path}: the picture has {what}; wsiproc reads RGB brightfield slides: convert it to RGB")
+        raise SlideKindError(f"{path}: the image has {what}; wsiproc reads RGB brightfield slides: convert it to RGB")
     alpha: Alpha = "none"
     if count > colours:
         extra = page.extrasamples[0] if page.extrasamples else 0
-        alpha = _ALPHA.get(int(extra), "none")  # of an unspecified channel nothing is known
+        alpha = _ALPHA.get(int(extra), "none")  # nothing is known about an unspecified channel
     palette = None
     if colour == "palette":
         if page.colormap is None:
-            raise SlideError(f"{path}: the picture has {what} and no palette; the file is damaged: export it again")
+            raise SlideError(f"{path}: the image has {what} and no palette; the file is damaged: export it again")
         table = np.asarray(page.colormap).T
         palette = (table if table.max(initial=0) < 256 else table >> 8).astype(np.uint8)
     return SampleFormat(colour, full, alpha, palette)
 
 
-def said_bits(tiff: tifffile.TiffFile, page: Any, image: ElementTree.Element | None) -> int | None:
-    """Bits in use of samples of 16, as the file tells them; None where it does not."""
+def declared_bits(tiff: tifffile.TiffFile, page: Any, image: ElementTree.Element | None) -> int | None:
+    """Bits in use of 16-bit samples as the file declares them; None if it does not."""
     if isinstance(page.bitspersample, int) and page.bitspersample < 16:
         return page.bitspersample
     pixels = None if image is None else _child(image, "Pixels")
-    said = None if pixels is None else pixels.get("SignificantBits")
-    if said is not None and said.isdecimal():
-        return int(said)
+    bits = None if pixels is None else pixels.get("SignificantBits")
+    if bits is not None and bits.isdecimal():
+        return int(bits)
     if "MaxSampleValue" in page.tags:
         largest = int(np.max(page.tags["MaxSampleValue"].value))
-        return next((bits for bits in (8, 10, 12, 14, 16) if 0 < largest < 2**bits), None)
+        return next((depth for depth in (8, 10, 12, 14, 16) if 0 < largest < 2**depth), None)
     return None
 
 
@@ -96,7 +95,7 @@ def read_tiff_metadata(tiff: tifffile.TiffFile, picture: TiffImage, image: Eleme
     mpp, objective = (None, None) if image is None else _of_image(image, tiff)
     if tiff.is_imagej:
         mpp = _of_imagej(tiff, page)
-    elif tiff.is_svs:  # where OpenSlide cannot read it
+    elif tiff.is_svs:  # if OpenSlide cannot read it
         mpp, objective = _of_aperio(page)
     properties = {
         name: str(page.tags[name].value)
@@ -132,23 +131,23 @@ def mpp_from_tags(page: Any) -> tuple[float, float] | None:
 
 def _from_resolution(page: Any, unit_um: float | None) -> tuple[float, float] | None:
     x, y = page.resolution
-    if (x, y) == (1, 1):  # what writers put in who know nothing
+    if (x, y) == (1, 1):  # placeholders of writers that do not know the resolution
         return None
     return (unit_um / y, unit_um / x) if unit_um and x > 0 and y > 0 else None
 
 
 def _of_aperio(page: Any) -> tuple[tuple[float, float] | None, float | None]:
     """Pixel size and objective from the text of Aperio's pages: ``… |AppMag = 20|MPP = 0.5``."""
-    said = dict(part.split("=", 1) for part in str(page.description).split("|") if "=" in part)
-    values = {key.strip(): _number(value.strip()) for key, value in said.items()}
+    found = dict(part.split("=", 1) for part in str(page.description).split("|") if "=" in part)
+    values = {key.strip(): _number(value.strip()) for key, value in found.items()}
     mpp = values.get("MPP")
     return None if mpp is None else (mpp, mpp), values.get("AppMag")
 
 
 def _of_imagej(tiff: tifffile.TiffFile, page: Any) -> tuple[float, float] | None:
     """ImageJ writes px per unit into the resolution tags, and the unit into its own text."""
-    said = str((tiff.imagej_metadata or {}).get("unit", ""))
-    unit = _ESCAPED.sub(lambda found: chr(int(found[1], 16)), said).strip()
+    written = str((tiff.imagej_metadata or {}).get("unit", ""))
+    unit = _ESCAPED.sub(lambda escape: chr(int(escape[1], 16)), written).strip()
     return _from_resolution(page, MICROMETRES.get(unit))
 
 
@@ -156,7 +155,7 @@ def _of_imagej(tiff: tifffile.TiffFile, page: Any) -> tuple[float, float] | None
 
 
 def ome_image(tiff: tifffile.TiffFile, picture: TiffImage) -> ElementTree.Element | None:
-    """The Image element of the slide: the one of its size, and of its name where there are several."""
+    """The Image element of the slide: the one with its size and, if there are several, its name."""
     if not (tiff.is_ome and tiff.ome_metadata):
         return None
     try:
@@ -174,17 +173,17 @@ def ome_image(tiff: tifffile.TiffFile, picture: TiffImage) -> ElementTree.Elemen
 
 
 def require_brightfield(path: Path, image: ElementTree.Element, pages: int) -> None:
-    """Raise ``SlideKindError`` where the OME-XML says that channels are those of fluorescence."""
+    """Raise ``SlideKindError`` if the OME-XML says that channels are fluorescent."""
     if pages == 1:
         return
     channels = [each for each in image.iter() if _tag(each) == "Channel"]
-    said = [each for each in channels if any(each.get(name) for name in _FLUORESCENT)]
+    fluorescent = [each for each in channels if any(each.get(name) for name in _FLUORESCENT)]
     contrast = [each.get("ContrastMethod") for each in channels if each.get("ContrastMethod") == "Fluorescence"]
-    if said or contrast:
+    if fluorescent or contrast:
         names = ", ".join(str(each.get("Name") or each.get("Fluor") or "?") for each in channels)
         raise SlideKindError(
-            f"{path}: a fluorescence picture (channels {names}); wsiproc reads RGB brightfield slides such as H&E: no "
-            "cells can be had from this one"
+            f"{path}: a fluorescence image (channels {names}); wsiproc reads RGB brightfield slides such as H&E, so "
+            "no cells can be found in it"
         )
 
 
