@@ -50,7 +50,7 @@ from hostile import (
     write_seeds,
 )
 
-from wsiproc.choices import Reader
+from wsiproc.core.choices import Reader
 from wsiproc.core.geometry import Box, grid_shape
 from wsiproc.errors import ResolutionError, SlideReadError, WsiprocError
 from wsiproc.io.slides.open import describe, open_slide, read_overview

@@ -2,8 +2,8 @@
 
     python benchmarks/large_slide.py large.tif [--blocks 25] [--tissue 0.08] [--mpp 0.5]
 
-The slide has ``blocks`` × ``blocks`` squares of 8192 px; a share of them, spread evenly, consist entirely of tissue. What
-a run on it needs is then measured with
+The slide has ``blocks`` × ``blocks`` squares of 8192 px; a share of them, spread evenly, consist entirely of tissue.
+What a run on it needs is then measured with
 
     python benchmarks/peak_memory.py wsiproc run large.tif --model classical --workers 2 -o out
 """

@@ -4,8 +4,8 @@
 
 Slides are synthetic, at 0.25 µm/px with the same share of tissue, the first ``--side`` px square and the others
 ``--times`` as large. Each is run with one worker, which is the driver's own process, and a straight line of time
-against tissue area is fitted; memory is that of all processes, as ``peak_memory.py`` measures it. Then the largest is run with
-two worker processes, and the wall times of the workers' stages are compared.
+against tissue area is fitted; memory is that of all processes, as ``peak_memory.py`` measures it. Then the largest is
+run with two worker processes, and the wall times of the workers' stages are compared.
 """
 
 from __future__ import annotations

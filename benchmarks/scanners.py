@@ -1,8 +1,8 @@
 """Slides as scanners write them: small MIRAX, DICOM and NDPI files of an image whose pixels are known.
 
-For ``fuzz.py`` and for the tests. The required content is documented by the readers: https://openslide.org/formats/mirax/,
-https://openslide.org/formats/dicom/, https://openslide.org/formats/hamamatsu/ and, for DICOM, PS3.3 A.32.8 (VL Whole
-Slide Microscopy Image).
+For ``fuzz.py`` and for the tests. The required content is documented by the readers:
+https://openslide.org/formats/mirax/, https://openslide.org/formats/dicom/, https://openslide.org/formats/hamamatsu/
+and, for DICOM, PS3.3 A.32.8 (VL Whole Slide Microscopy Image).
 """
 
 from __future__ import annotations

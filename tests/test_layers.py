@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "wsiproc"
 FILES = sorted(PACKAGE.rglob("*.py"))
 MAX_FUNCTION_LINES, MAX_FILE_LINES = 60, 500
-MOST_AT_THE_TOP, MOST_IN_A_FOLDER, LONGEST_CHAIN = 14, 12, 9
+MOST_AT_THE_TOP, MOST_IN_A_FOLDER, LONGEST_CHAIN = 13, 12, 9
 
 # A part may use what stands in a lower row, and nothing beside it or above.
 LAYERS = [
@@ -25,7 +25,7 @@ LAYERS = [
     {"io", "models", "synthetic"},
     {"array", "executors"},
     {"core"},
-    {"choices", "errors", "_version"},
+    {"errors", "_version"},
 ]
 # Library → the parts that import it.
 HOMES = {

@@ -11,8 +11,8 @@ from typing import get_args
 
 import pytest
 
-from wsiproc.choices import Reader
 from wsiproc.cli import completion
+from wsiproc.core.choices import Reader
 from wsiproc.models import MODELS
 
 SCRIPT = Path(sys.executable).with_name("wsiproc")

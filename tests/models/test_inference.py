@@ -146,6 +146,35 @@ def test_a_pytorch_whose_operators_differ_is_told_and_not_used(
 
 
 @in_bytes
+@pytest.mark.parametrize("operator", ["qconv_prepack", "qconv2d_pointwise"])
+@pytest.mark.parametrize("error", [AttributeError, NotImplementedError, RuntimeError, TypeError])
+def test_an_operator_that_raises_is_not_used(
+    operator: str, error: type[Exception], monkeypatch: pytest.MonkeyPatch, fresh_self_test: None
+) -> None:
+    def failing(*given: object) -> None:
+        raise error("expected another argument\nand more")
+
+    monkeypatch.setattr(torch.ops.onednn, operator, failing)
+    found = choose_device("cpu")
+    assert found == Device("cpu", "bfloat16" if fast_bfloat16() else "float32")
+    assert found.note.endswith("(expected another argument). Another PyTorch may do better")
+    with pytest.raises(SettingsError, match=r"cannot compute in bytes here \(expected another argument\); use"):
+        choose_device("cpu", "int8")
+
+
+@in_bytes
+def test_workers_of_a_cluster_try_the_operators() -> None:
+    """They load PyTorch anyway, so nothing is taken for granted on machines that nobody has seen."""
+    code = (
+        "import sys, wsiproc.models.device as d\n"
+        "d.int8_failure = lambda: f'loaded: {\"torch\" in sys.modules}'\n"
+        "print(d.look().no_int8)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "loaded: True"
+
+
+@in_bytes
 def test_operators_that_compute_something_else_are_not_used(
     monkeypatch: pytest.MonkeyPatch, fresh_self_test: None
 ) -> None:
@@ -179,11 +208,14 @@ def test_releases_that_were_tried_compute_in_bytes() -> None:
 
 
 @in_bytes
-@pytest.mark.parametrize(("release", "loaded"), [("2.13", False), ("9.9", True)])
-def test_pytorch_is_loaded_for_the_choice_only_where_its_release_was_not_tried(release: str, loaded: bool) -> None:
+@pytest.mark.parametrize(
+    ("release", "feature", "loaded"),
+    [("2.13", "avx512vnni", False), ("2.13", "avxvnni", True), ("9.9", "avx512vnni", True)],
+)
+def test_pytorch_is_loaded_for_the_choice_only_where_it_was_not_tried(release: str, feature: str, loaded: bool) -> None:
     code = (
         f"import sys, wsiproc.models.device as d; d._torch_release = lambda: {release!r}\n"
-        "d._may_have_gpu = lambda: False\n"
+        f"d._may_have_gpu, d._has = lambda: False, {feature!r}.__eq__\n"
         "print(d.choose_device('auto').precision, 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

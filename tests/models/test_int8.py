@@ -196,11 +196,12 @@ def test_peaks_that_are_wrong_are_found_before_they_spoil_a_run(distilled: Path,
         load_int8_network(tmp_path / "m", written.weights_sha256)
 
 
+@pytest.mark.parametrize("error", [AttributeError, RuntimeError, TypeError])
 def test_a_pytorch_without_such_layers_is_told(
-    distilled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: type[Exception], distilled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def missing(*_: object) -> None:
-        raise AttributeError("'_OpNamespace' 'onednn' object has no attribute 'qconv_prepack'")
+        raise error("'_OpNamespace' 'onednn' object has no attribute 'qconv_prepack'")
 
     facts = read_folder(distilled)
     assert isinstance(facts, DistilledConfig)

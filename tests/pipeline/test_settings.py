@@ -12,18 +12,18 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from wsiproc.choices import CompartmentChoice, DeviceChoice, Executor, Precision, Reader, Stain, StainNorm, Tissue
+from wsiproc.core.choices import CompartmentChoice, DeviceChoice, Executor, PrecisionChoice, Reader, StainChoice, StainNormChoice, TissueChoice
 from wsiproc.errors import SettingsError
 from wsiproc.pipeline.settings import Settings, SettingsArguments, load_settings, settings_by_name
 
 CHOICES = {
     "reader": Reader,
-    "tissue": Tissue,
-    "stain": Stain,
+    "tissue": TissueChoice,
+    "stain": StainChoice,
     "compartment": CompartmentChoice,
-    "stain_norm": StainNorm,
+    "stain_norm": StainNormChoice,
     "device": DeviceChoice,
-    "precision": Precision,
+    "precision": PrecisionChoice,
     "executor": Executor,
 }
 
@@ -145,7 +145,7 @@ def test_whatever_can_be_chosen_is_taken(name: str) -> None:
 
 
 def test_a_picture_of_the_target_stain_may_follow_each_method() -> None:
-    for method in get_args(StainNorm)[1:]:
+    for method in get_args(StainNormChoice)[1:]:
         assert Settings(stain_norm=f"{method}=a b/typical.png").stain_norm == f"{method}=a b/typical.png"
 
 

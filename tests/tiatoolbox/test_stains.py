@@ -16,7 +16,7 @@ import torch
 
 from tests.models.conftest import picture
 from tests.pipeline.test_pipeline import assert_same_cells, run_one
-from wsiproc.choices import StainNorm
+from wsiproc.core.choices import StainNormChoice
 from wsiproc.core.geometry import Box
 from wsiproc.errors import OutputError, PlanError, SettingsError
 from wsiproc.io.slides.open import open_slide
@@ -45,7 +45,7 @@ def pinker(tissue: Picture) -> Picture:
 
 
 def test_every_method_can_be_chosen() -> None:
-    assert get_args(StainNorm)[1:] == tuple(f"tiatoolbox:{method}" for method in METHODS)
+    assert get_args(StainNormChoice)[1:] == tuple(f"tiatoolbox:{method}" for method in METHODS)
     with pytest.raises(SettingsError, match="stain_norm is 'macenko'; choose one of none, tiatoolbox:reinhard"):
         Settings(stain_norm="macenko")
     with pytest.raises(SettingsError, match=r"stain_norm is 'none=a\.png'"):

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from wsiproc.choices import Reader, either
 from wsiproc.cli import completion
+from wsiproc.core.choices import Reader, either
 from wsiproc.core.paths import absolute, did_you_mean
 from wsiproc.errors import SettingsError, SlideError, UnexpectedError, WsiprocError
 

@@ -15,7 +15,7 @@ _SHOWN = 200  # more are no help to choose from
 
 
 def choices(of: Any) -> Callable[[str], list[str]]:
-    """Offers the values of a type of ``wsiproc.choices``."""
+    """Offers the values of a type of ``wsiproc.core.choices``."""
     return lambda incomplete: [value for value in get_args(of) if value.startswith(incomplete)]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from wsiproc.choices import Compartment
+from wsiproc.core.choices import Compartment
 from wsiproc.core.palette import RGB, class_colour
 from wsiproc.core.types import Float32Array, UInt8Array
 from wsiproc.errors import SettingsError

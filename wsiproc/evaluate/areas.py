@@ -16,7 +16,7 @@ import numpy as np
 import shapely
 from PIL import Image, ImageDraw
 
-from wsiproc.choices import Tissue
+from wsiproc.core.choices import TissueChoice
 from wsiproc.core.types import Float64Array, UInt8Array
 from wsiproc.errors import SettingsError
 from wsiproc.evaluate.compare import PREDICTION_RGB, TRUTH_RGB
@@ -49,7 +49,7 @@ class MarkedPicture:
 class AreaMarks:
     """A list of areas. ``tissue``: how the run finds tissue; ``all`` where pictures are cut from tissue."""
 
-    tissue: Tissue
+    tissue: TissueChoice
     pictures: tuple[MarkedPicture, ...]
 
 
@@ -90,7 +90,7 @@ def load_marks(path: Path) -> AreaMarks:
             ) from error
     if not pictures:
         raise SettingsError(f"{path}: no [[picture]] in it; see benchmarks/no_nuclei.toml for a list of areas")
-    return AreaMarks(cast(Tissue, values.get("tissue", "all")), tuple(pictures))  # a run's settings refuse others
+    return AreaMarks(cast(TissueChoice, values.get("tissue", "all")), tuple(pictures))  # a run's settings refuse others
 
 
 def _picture(entry: dict[str, Any]) -> MarkedPicture:

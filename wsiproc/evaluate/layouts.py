@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from wsiproc.choices import Tissue
+from wsiproc.core.choices import TissueChoice
 from wsiproc.core.types import Int64Array
 from wsiproc.errors import SettingsError
 from wsiproc.evaluate.aperio import aperio_polygons
@@ -51,7 +51,7 @@ class Dataset:
     mpp: float | None
     pictures: tuple[LabelledImage, ...]
     without: tuple[str, ...]
-    tissue: Tissue = "all"
+    tissue: TissueChoice = "all"
     radius_um: float = NUCLEUS_RADIUS_UM
     role: Role | None = None
     organs: Mapping[str, str] = field(default_factory=dict)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar, get_args
 
-from wsiproc.choices import Executor
+from wsiproc.core.choices import Executor
 from wsiproc.errors import PlanError
 from wsiproc.executors.limits import available_cores, core_limits, memory_limits
 from wsiproc.executors.machine import preload, trim_heap, tune_malloc, worker_name

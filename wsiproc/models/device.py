@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from wsiproc.choices import DeviceType
+from wsiproc.core.choices import DeviceType
 from wsiproc.errors import SettingsError
 from wsiproc.executors import WorkerPool, available_cores
 from wsiproc.models.base import Model, SupportsInt8
 
-# PyTorch releases whose int8 operators passed the tests: for these, importing PyTorch, which takes a second, is
-# avoided.
+# PyTorch releases whose int8 operators passed the tests, on Linux with AVX-512 VNNI: for these, importing PyTorch,
+# which takes a second, is avoided.
 _TRIED_INT8 = ("2.13",)
 _GPU_PRECISIONS = ("float32", "bfloat16", "float16")
 _CPU_PRECISIONS = ("float32", "bfloat16", "int8")
@@ -146,11 +146,15 @@ def _cpu_of(precision: str = "auto") -> DeviceProbe:
 
 def int8_failure() -> str:
     """Why int8 in PyTorch is unusable here; empty if it works."""
-    if "torch" not in sys.modules and _torch_release() in _TRIED_INT8:
+    if "torch" not in sys.modules and _tried_int8():
         return ""
     from wsiproc.models.networks.int8 import self_test
 
     return self_test()
+
+
+def _tried_int8() -> bool:
+    return sys.platform == "linux" and _has("avx512vnni") and _torch_release() in _TRIED_INT8
 
 
 def _torch_release() -> str:
@@ -191,8 +195,9 @@ def free_gpu_bytes() -> int | None:
 
 
 def probe_device() -> DeviceProbe:
-    """Capabilities of the machine of this process."""
-    return dataclasses.replace(_cpu_of(), gpu_bytes=free_gpu_bytes())
+    """Capabilities of this process's machine; asking for the GPU loads PyTorch, so its int8 operators are tried."""
+    gpu_bytes = free_gpu_bytes()
+    return dataclasses.replace(_cpu_of(), gpu_bytes=gpu_bytes)
 
 
 def probe_cluster(workers: WorkerPool, choice: str, precision: str) -> Cluster:

@@ -324,7 +324,7 @@ def load_int8_network(folder: Path, sha256: str) -> nn.Module:
     try:
         quantised = Int8UNet(network, config.int8_peaks)
         difference_std = difference(network, quantised)
-    except (AttributeError, RuntimeError) as error:
+    except (AttributeError, RuntimeError, TypeError) as error:
         raise ModelError(
             f"PyTorch {torch.__version__} cannot run {config.name!r} in int8 ({error}): use --precision float32, or a "
             "newer PyTorch"

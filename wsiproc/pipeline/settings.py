@@ -16,7 +16,7 @@ from annotated_types import Ge, Gt, Le
 from pydantic import AfterValidator, AllowInfNan, BeforeValidator, ConfigDict, StringConstraints, ValidationError
 from pydantic.dataclasses import dataclass
 
-from wsiproc.choices import CompartmentChoice, DeviceChoice, Executor, Precision, Reader, Stain, StainNorm, Tissue
+from wsiproc.core.choices import CompartmentChoice, DeviceChoice, Executor, PrecisionChoice, Reader, StainChoice, StainNormChoice, TissueChoice
 from wsiproc.core.immuno import checked_cuts
 from wsiproc.core.paths import absolute, did_you_mean
 from wsiproc.core.phenotypes import FEWEST_PHENOTYPES, MOST_PHENOTYPES
@@ -69,7 +69,7 @@ def _startable(workers: int) -> int:
 
 _AbsolutePath = Annotated[Path, BeforeValidator(_absolute)]
 _Cuts = Annotated[float | tuple[float, ...], BeforeValidator(_tuple), AfterValidator(_rising)]
-_WithPicture = Annotated[str, StringConstraints(pattern=f"^({'|'.join(get_args(StainNorm)[1:])})=")]
+_WithPicture = Annotated[str, StringConstraints(pattern=f"^({'|'.join(get_args(StainNormChoice)[1:])})=")]
 
 _Class = TypeVar("_Class", bound=type)
 
@@ -103,9 +103,9 @@ class Settings:
     """µm per pixel of the slide, where the file does not say it or says it wrongly."""
     reader: Reader = "auto"
     """Library that reads the slide."""
-    tissue: Tissue = "auto"
+    tissue: TissueChoice = "auto"
     """Tissue detection: the package's own (``auto``), none (``all``), or a tissue mask of TIAToolbox."""
-    stain: Stain = "auto"
+    stain: StainChoice = "auto"
     """Stain of the slide: ``he``, ``hdab`` (haematoxylin and DAB), or ``auto``, which tells it by its colours."""
     compartment: CompartmentChoice = "auto"
     """Where DAB makes a cell positive: in its nucleus, membrane or cytoplasm, or ``auto``, where it lies."""
@@ -113,7 +113,7 @@ class Settings:
     """Optical density of DAB above which a cell is positive, or three, for weak, moderate and strong; None finds it."""
     min_score: Annotated[float, Ge(0), Le(1)] | None = None
     """Cells with a lower score, from 0 to 1, are left out; None takes the model's own limit."""
-    stain_norm: StainNorm | _WithPicture = "none"
+    stain_norm: StainNormChoice | _WithPicture = "none"
     """Stain normalization before inference: ``none``, or one of TIAToolbox's methods, which ``=`` and the path of a
     picture of the target stain may follow."""
     roi: _AbsolutePath | None = None
@@ -124,7 +124,7 @@ class Settings:
     """Side of a region, the unit of work, in px at the model's resolution; a multiple of the model's window."""
     device: DeviceChoice = "auto"
     """Device for inference; ``auto`` takes CUDA where PyTorch finds it."""
-    precision: Precision = "auto"
+    precision: PrecisionChoice = "auto"
     """Data type for inference; ``auto`` takes as few bits as the device is fast at. ``float16`` is for GPUs, ``int8``
     for CPUs."""
     batch: Annotated[int, Ge(1)] | None = None
@@ -159,17 +159,17 @@ class SettingsArguments(TypedDict, total=False):
     model: str | PathLike[str] | None
     mpp: float | None
     reader: Reader | None
-    tissue: Tissue | None
-    stain: Stain | None
+    tissue: TissueChoice | None
+    stain: StainChoice | None
     compartment: CompartmentChoice | None
     positive_dab: float | list[float] | tuple[float, ...] | None
     min_score: float | None
-    stain_norm: StainNorm | str | None
+    stain_norm: StainNormChoice | str | None
     roi: str | PathLike[str] | None
     classes: int | str | PathLike[str] | None
     region: int | None
     device: DeviceChoice | None
-    precision: Precision | None
+    precision: PrecisionChoice | None
     batch: int | None
     executor: Executor | None
     workers: int | None

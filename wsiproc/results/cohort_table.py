@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from wsiproc.core.addresses import viewer_address
 from wsiproc.core.numbers import mm2_text, slide_numbers
 from wsiproc.core.palette import css_colour
 from wsiproc.io.atomic import atomic_file
 from wsiproc.io.ome_zarr import image as ngff
 from wsiproc.results.report.figures import Ranking, data_uri, ranked, shrink
 from wsiproc.results.report.render import render
+from wsiproc.results.viewer.addresses import viewer_address
 
 CSV, HTML = "cohort.csv", "cohort.html"
 _FIRST = ("slide", "status", "cells", "cells_in_tissue", "tissue_mm2", "cells_per_mm2")

@@ -32,8 +32,19 @@ def test_an_outline_that_is_too_narrow_or_too_wide_finds_the_border(wrong: int) 
     found = refine(given, density, RULE, 10)
     overlap = ((found.labels > 0) & (truth > 0)).sum() / ((found.labels > 0) | (truth > 0)).sum()
     assert overlap > (19 / 20) ** 2, overlap  # a pixel off at most
+    for axis in (0, 1):
+        ends, true_ends = (np.flatnonzero(mask.any(axis))[[0, -1]] for mask in (found.labels > 0, truth > 0))
+        assert np.abs(ends - true_ends).max() <= (wrong != 0)
     assert found.closed[0] == 1.0
     assert found.fall[0] == pytest.approx(0.6, abs=0.35)
+
+
+@pytest.mark.parametrize(("dy", "dx"), [(3, 0), (-3, 0), (0, 3), (0, -3), (2, -2)])
+def test_an_outline_that_lies_beside_the_border_goes_there(dy: int, dx: int) -> None:
+    truth, density = discs((96, 96), [(48 + dy, 48 + dx, 18)])
+    given, _ = discs((96, 96), [(48, 48, 18)])
+    found = refine(given, density, RULE, 10).labels > 0
+    assert np.logical_xor(found, truth > 0).sum() < np.logical_xor(given, truth > 0).sum() / 4
 
 
 def test_without_a_border_an_outline_stays_and_is_said_to_have_none() -> None:
@@ -50,6 +61,36 @@ def test_none_takes_what_another_had_and_small_ones_go() -> None:
     for new, old in enumerate(found.source, start=1):
         others = (given > 0) & (given != old + 1)
         assert not (others & (found.labels == new)).any()
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_of_free_pixels_that_two_reach_for_the_nearer_middle_gets_them(first: int) -> None:
+    """Stiff outlines, so that both reach over the border that is missing between them."""
+    stiff = ContourRule(reach=40, stay=0.0001, bend=0.3)
+    given, _ = discs((96, 128), [(48, 40, 13), (48, 72, 13)])
+    _, density = discs((96, 128), [(48, 40, 17), (48, 72, 17)])
+    alone = [refine((given == number).astype(np.int32), density, stiff, 10).labels > 0 for number in (1, 2)]
+    assert (alone[0] & alone[1]).sum() > 10
+    y, x = np.mgrid[:96, :128]
+    apart = [(y - 48) ** 2 + (x - cx) ** 2 for cx in (40, 72)]
+    names = [first + 1, 2 - first]
+    expected = np.select(
+        [alone[0] & alone[1], alone[0], alone[1]],
+        [np.where(apart[0] == apart[1], 1, np.where(apart[0] < apart[1], *names)), *names],
+        0,
+    )
+    found = refine(np.choose(given, [0, *names]).astype(np.int32), density, stiff, 10).labels
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_an_object_that_does_not_hold_its_middle_keeps_its_outline() -> None:
+    y, x = np.mgrid[:96, :96]
+    away = np.hypot(y - 48, x - 48)
+    given = ((away <= 24) & (away >= 17) & (x < 56)).astype(np.int32)
+    density = cv2.GaussianBlur(np.where(away <= 22, 60, 0).astype(np.uint8), (0, 0), 1.5)
+    found = refine(given, density, RULE, 10)
+    np.testing.assert_array_equal(found.labels, given)
+    assert (found.closed[0], found.fall[0]) == (0.0, 0.0)
 
 
 def test_an_empty_picture_has_none() -> None:

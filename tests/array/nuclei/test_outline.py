@@ -69,6 +69,20 @@ def test_what_is_called_simple_is_a_valid_polygon(corners: list[tuple[int, int]]
         assert polygon.area > 0
 
 
+def test_no_ring_with_a_single_crossing_is_called_simple() -> None:
+    """All rings along the axes through four points of 4 × 4, in both directions."""
+    places = np.array(list(itertools.product(range(4), repeat=2)), np.float64)
+    corners = places[np.array(list(itertools.product(range(16), repeat=4)))]  # (N, 4, 2)
+    between = np.stack([corners[:, :, 0], np.roll(corners[:, :, 1], -1, axis=1)], -1)
+    rings = np.stack([corners, between], 2).reshape(len(corners), 8, 2)
+    rings = np.concatenate([rings, rings[:, :1]], 1)
+    rings = np.concatenate([rings, rings[:, ::-1]])
+    called = is_simple(9 * np.arange(len(rings) + 1), rings.reshape(-1, 2))
+    valid = shapely.is_valid(shapely.polygons(rings))
+    assert called.sum() > 1000
+    assert not (called & ~valid).any()
+
+
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10_000), st.floats(0.2, 4.0))
 def test_outlines_of_cells_are_called_simple_unless_they_are_long(seed: int, scale: float) -> None:

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from wsiproc.choices import CompartmentChoice, Stain, either
 from wsiproc.cli import completion
 from wsiproc.cli.arguments import Answers, AsJson, for_each_output, path
+from wsiproc.core.choices import CompartmentChoice, StainChoice, either
 
 RECLASSIFY_EXAMPLES = (
     "Examples:  wsiproc reclassify wsiproc-out --positive-dab 0.25   ·   "
@@ -32,8 +32,8 @@ StainName = Annotated[
     str | None,
     typer.Option(
         "--stain",
-        help=f"{either(Stain)} (haematoxylin and DAB). (default: auto)",
-        autocompletion=completion.choices(Stain),
+        help=f"{either(StainChoice)} (haematoxylin and DAB). (default: auto)",
+        autocompletion=completion.choices(StainChoice),
     ),
 ]
 CompartmentName = Annotated[

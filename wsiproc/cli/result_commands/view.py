@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from wsiproc.cli.arguments import path
-from wsiproc.core.addresses import VIEWER_PORT
+from wsiproc.results.viewer.addresses import VIEWER_PORT
 
 VIEW_EXAMPLES = (
     "Examples:  wsiproc view results   ·   wsiproc view results/slide --slides /mnt/slides   ·   "

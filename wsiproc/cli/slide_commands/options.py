@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wsiproc import choices
-from wsiproc.choices import either
 from wsiproc.cli import completion
 from wsiproc.cli.arguments import listed, path
+from wsiproc.core import choices
+from wsiproc.core.choices import either
 from wsiproc.errors import SlideError
 
 if TYPE_CHECKING:
@@ -42,16 +42,16 @@ MinScore = Annotated[float | None, typer.Option(min=0, max=1, help=_LOW_SCORE)]
 TissueName = Annotated[
     str | None,
     typer.Option(
-        help=f"Tissue detection: {either(choices.Tissue)}. (default: auto)",
-        autocompletion=completion.choices(choices.Tissue),
+        help=f"Tissue detection: {either(choices.TissueChoice)}. (default: auto)",
+        autocompletion=completion.choices(choices.TissueChoice),
     ),
 ]
-StainNorm = Annotated[
+StainNormOption = Annotated[
     str | None,
     typer.Option(
-        help=f"Stain normalization: {either(choices.StainNorm)}; =PICTURE behind a method names a picture of the "
+        help=f"Stain normalization: {either(choices.StainNormChoice)}; =PICTURE behind a method names a picture of the "
         "target stain. (default: none)",
-        autocompletion=completion.choices(choices.StainNorm),
+        autocompletion=completion.choices(choices.StainNormChoice),
     ),
 ]
 Roi = Annotated[
@@ -83,8 +83,8 @@ DeviceName = Annotated[
 Precision = Annotated[
     str | None,
     typer.Option(
-        help=f"{either(choices.Precision)}; auto is as few bits as the device is fast at. (default: auto)",
-        autocompletion=completion.choices(choices.Precision),
+        help=f"{either(choices.PrecisionChoice)}; auto is as few bits as the device is fast at. (default: auto)",
+        autocompletion=completion.choices(choices.PrecisionChoice),
     ),
 ]
 Batch = Annotated[int | None, typer.Option(help="Windows at a time on a GPU. (default: by free memory)")]

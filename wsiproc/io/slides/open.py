@@ -17,7 +17,7 @@ import numpy as np
 
 from wsiproc.array.fill import Fill
 from wsiproc.array.tissue import looks_fluorescent, looks_grey
-from wsiproc.choices import Reader
+from wsiproc.core.choices import Reader
 from wsiproc.core.geometry import Box, grid_shape
 from wsiproc.core.paths import did_you_mean
 from wsiproc.core.types import BoolArray, UInt8Array

@@ -16,7 +16,7 @@ import numpy as np
 from wsiproc.array.dab_pattern import DabPattern, dab_pattern
 from wsiproc.array.nuclei.measure import label_sums
 from wsiproc.array.nuclei.ring import ring_sums
-from wsiproc.choices import Compartment
+from wsiproc.core.choices import Compartment
 from wsiproc.core.immuno import Scoring, rule_in_words
 from wsiproc.core.types import Float64Array, UInt8Array
 from wsiproc.models.base import OD_STEP, Model, Recolours

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsiproc.core.addresses import viewer_address
 from wsiproc.core.immuno import rule_in_words
 from wsiproc.core.numbers import SlideNumbers, has_index, per_mm2, slide_numbers
 from wsiproc.core.palette import RGB
@@ -36,6 +35,7 @@ from wsiproc.results.report.figures import (
     shrink,
 )
 from wsiproc.results.report.render import render
+from wsiproc.results.viewer.addresses import viewer_address
 
 _THUMBNAIL_PX = 1200
 _CROP_PX = 320

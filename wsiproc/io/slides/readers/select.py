@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from wsiproc.choices import Reader
+from wsiproc.core.choices import Reader
 from wsiproc.core.geometry import Box
 from wsiproc.errors import SlideError, SlideKindError, SlideReadError, SlideTimeoutError
 from wsiproc.io.slides.folders import check_dicom, is_dicom, is_zarr, series_in

@@ -8,14 +8,14 @@ from __future__ import annotations
 from typing import Any, Literal, get_args
 
 Reader = Literal["auto", "openslide", "tifffile", "tiatoolbox"]
-Tissue = Literal["auto", "all", "tiatoolbox:otsu", "tiatoolbox:morphological"]
-Stain = Literal["auto", "he", "hdab"]
-StainNorm = Literal["none", "tiatoolbox:reinhard", "tiatoolbox:macenko", "tiatoolbox:vahadane", "tiatoolbox:ruifrok"]
+TissueChoice = Literal["auto", "all", "tiatoolbox:otsu", "tiatoolbox:morphological"]
+StainChoice = Literal["auto", "he", "hdab"]
+StainNormChoice = Literal["none", "tiatoolbox:reinhard", "tiatoolbox:macenko", "tiatoolbox:vahadane", "tiatoolbox:ruifrok"]
 Compartment = Literal["nucleus", "membrane", "cytoplasm"]
 CompartmentChoice = Literal["auto", Compartment]
 DeviceType = Literal["cpu", "cuda"]
 DeviceChoice = Literal["auto", DeviceType]
-Precision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
+PrecisionChoice = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 Executor = Literal["auto", "dask", "processes", "threads", "loop"]
 
 
