@@ -12,7 +12,16 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from wsiproc.core.choices import CompartmentChoice, DeviceChoice, Executor, PrecisionChoice, Reader, StainChoice, StainNormChoice, TissueChoice
+from wsiproc.core.choices import (
+    CompartmentChoice,
+    DeviceChoice,
+    Executor,
+    PrecisionChoice,
+    Reader,
+    StainChoice,
+    StainNormChoice,
+    TissueChoice,
+)
 from wsiproc.errors import SettingsError
 from wsiproc.pipeline.settings import Settings, SettingsArguments, load_settings, settings_by_name
 
@@ -105,10 +114,10 @@ def test_a_file_with_an_impossible_value_is_named(tmp_path: Path, name: str, val
         ("memory_gb", 0, "memory_gb is 0; it must be more than 0 GB"),
         ("memory_gb", math.nan, "memory_gb is nan; it must be more than 0 GB"),
         ("read_timeout_s", -0.5, "read_timeout_s is -0.5; it must be more than 0 seconds"),
-        ("positive_dab", (0.4, 0.2, 0.6), "positive_dab is 0.4, 0.2, 0.6; give one optical density of DAB, as 0.2, or "
-         "three that rise, for weak, moderate and strong, as 0.2, 0.4, 0.6; each above 0 and at most 3"),
-        ("roi", "", "'' is not a path: it is empty or holds a NUL; was a shell variable not set?"),
-        ("classes", "", "'' is not a path: it is empty or holds a NUL; was a shell variable not set?"),
+        ("positive_dab", (0.4, 0.2, 0.6), "positive_dab is 0.4, 0.2, 0.6; give one optical density of DAB, such as 0.2, or "
+         "three in ascending order, for weak, moderate and strong, such as 0.2, 0.4, 0.6; each above 0 and at most 3"),
+        ("roi", "", "'' is not a path: it is empty or contains a NUL character; is a shell variable not set?"),
+        ("classes", "", "'' is not a path: it is empty or contains a NUL character; is a shell variable not set?"),
         ("device", "tpu", "device is 'tpu'; choose one of auto, cpu, cuda"),
         ("device", 0, "device is 0; choose one of auto, cpu, cuda"),
         ("stain_norm", "none=a.png", "stain_norm is 'none=a.png'; choose one of none, tiatoolbox:reinhard, "
