@@ -114,8 +114,9 @@ def test_a_file_with_an_impossible_value_is_named(tmp_path: Path, name: str, val
         ("memory_gb", 0, "memory_gb is 0; it must be more than 0 GB"),
         ("memory_gb", math.nan, "memory_gb is nan; it must be more than 0 GB"),
         ("read_timeout_s", -0.5, "read_timeout_s is -0.5; it must be more than 0 seconds"),
-        ("positive_dab", (0.4, 0.2, 0.6), "positive_dab is 0.4, 0.2, 0.6; give one optical density of DAB, such as 0.2, or "
-         "three in ascending order, for weak, moderate and strong, such as 0.2, 0.4, 0.6; each above 0 and at most 3"),
+        ("positive_dab", (0.4, 0.2, 0.6), "positive_dab is 0.4, 0.2, 0.6; give one optical density of DAB, such as "
+         "0.2, or three in ascending order, for weak, moderate and strong, such as 0.2, 0.4, 0.6; each above 0 and at "
+         "most 3"),
         ("roi", "", "'' is not a path: it is empty or contains a NUL character; is a shell variable not set?"),
         ("classes", "", "'' is not a path: it is empty or contains a NUL character; is a shell variable not set?"),
         ("device", "tpu", "device is 'tpu'; choose one of auto, cpu, cuda"),

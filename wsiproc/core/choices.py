@@ -10,7 +10,9 @@ from typing import Any, Literal, get_args
 Reader = Literal["auto", "openslide", "tifffile", "tiatoolbox"]
 TissueChoice = Literal["auto", "all", "tiatoolbox:otsu", "tiatoolbox:morphological"]
 StainChoice = Literal["auto", "he", "hdab"]
-StainNormChoice = Literal["none", "tiatoolbox:reinhard", "tiatoolbox:macenko", "tiatoolbox:vahadane", "tiatoolbox:ruifrok"]
+StainNormChoice = Literal[
+    "none", "tiatoolbox:reinhard", "tiatoolbox:macenko", "tiatoolbox:vahadane", "tiatoolbox:ruifrok"
+]
 Compartment = Literal["nucleus", "membrane", "cytoplasm"]
 CompartmentChoice = Literal["auto", Compartment]
 DeviceType = Literal["cpu", "cuda"]

@@ -16,7 +16,16 @@ from annotated_types import Ge, Gt, Le
 from pydantic import AfterValidator, AllowInfNan, BeforeValidator, ConfigDict, StringConstraints, ValidationError
 from pydantic.dataclasses import dataclass
 
-from wsiproc.core.choices import CompartmentChoice, DeviceChoice, Executor, PrecisionChoice, Reader, StainChoice, StainNormChoice, TissueChoice
+from wsiproc.core.choices import (
+    CompartmentChoice,
+    DeviceChoice,
+    Executor,
+    PrecisionChoice,
+    Reader,
+    StainChoice,
+    StainNormChoice,
+    TissueChoice,
+)
 from wsiproc.core.immuno import checked_cuts
 from wsiproc.core.paths import absolute, did_you_mean
 from wsiproc.core.phenotypes import FEWEST_PHENOTYPES, MOST_PHENOTYPES
