@@ -18,10 +18,10 @@ import pytest
 import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wsiproc.io.outlines import Outlines
 
 from wsiproc.core.cells import CellTable, Rings
 from wsiproc.errors import OutputError
+from wsiproc.io.geojson.outlines import Outlines
 from wsiproc.io.geojson.write import (
     GeoJsonWriter,
     Piece,

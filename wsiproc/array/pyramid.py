@@ -21,15 +21,15 @@ def level_shape(shape: tuple[int, int], level: int) -> tuple[int, int]:
     return -(-shape[0] // 2**level), -(-shape[1] // 2**level)
 
 
-def _pad_even(picture: AnyArray) -> AnyArray:
-    h, w = picture.shape[-2:]
-    widths = [(0, 0)] * (picture.ndim - 2) + [(0, h % 2), (0, w % 2)]
-    return np.pad(picture, widths, mode="edge") if h % 2 or w % 2 else picture
+def _pad_even(image: AnyArray) -> AnyArray:
+    h, w = image.shape[-2:]
+    widths = [(0, 0)] * (image.ndim - 2) + [(0, h % 2), (0, w % 2)]
+    return np.pad(image, widths, mode="edge") if h % 2 or w % 2 else image
 
 
-def downsample_mean(picture: UInt8Array) -> UInt8Array:
+def downsample_mean(image: UInt8Array) -> UInt8Array:
     """Mean of each 2×2 block, rounded half up: (…, h, w) uint8 → (…, ⌈h/2⌉, ⌈w/2⌉)."""
-    even = np.ascontiguousarray(_pad_even(picture))
+    even = np.ascontiguousarray(_pad_even(image))
     halved = _mean(even.reshape(-1, *even.shape[-2:]))
     return halved.reshape(*even.shape[:-2], *halved.shape[-2:])  # type: ignore[no-any-return]
 

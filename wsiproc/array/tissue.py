@@ -163,19 +163,19 @@ def grey_density(rgb: UInt8Array, glass: Float32Array) -> Float32Array:
 # Over three channels, comparing planes is some ten times faster than NumPy's reductions along the last axis.
 
 
-def _most(picture: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _most(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """The largest channel of each pixel: (h, w, 3) → (h, w)."""
-    return np.asarray(np.maximum(np.maximum(picture[..., 0], picture[..., 1]), picture[..., 2]))
+    return np.asarray(np.maximum(np.maximum(image[..., 0], image[..., 1]), image[..., 2]))
 
 
-def _least(picture: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _least(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """The smallest channel of each pixel: (h, w, 3) → (h, w)."""
-    return np.asarray(np.minimum(np.minimum(picture[..., 0], picture[..., 1]), picture[..., 2]))
+    return np.asarray(np.minimum(np.minimum(image[..., 0], image[..., 1]), image[..., 2]))
 
 
-def _spread(picture: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _spread(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """The largest minus the smallest channel of each pixel: (h, w, 3) → (h, w)."""
-    return np.asarray(_most(picture) - _least(picture))
+    return np.asarray(_most(image) - _least(image))
 
 
 def _to_working_mpp(overview: UInt8Array, mpp: float) -> tuple[UInt8Array, float]:
@@ -219,10 +219,10 @@ def _above_noise(on_glass: Float32Array, least: float) -> float:
     return min(max(least, median + _NOISE_FACTOR * spread), _MOST_NOISE * least)
 
 
-def local_texture(picture: UInt8Array) -> Float32Array:
+def local_texture(image: UInt8Array) -> Float32Array:
     """Standard deviation (h, w) of the optical density between neighbouring px of an image (h, w, 3)."""
     density = np.log(255 / np.maximum(np.arange(256, dtype=np.float32), 1.0))
-    grey = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.uint8)
+    grey = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
     return _local_spread(np.asarray(density[grey], np.float32), 3)
 
 

@@ -1,6 +1,6 @@
-"""What can be chosen by name. Each list stands here once: as a type, and through ``get_args`` as values.
+"""Named choices. Each list is defined here once: as a type, and through ``get_args`` as values.
 
-Options, their help and completion take the values from here, so nothing heavy may be imported.
+Options, their help and completion take their values from here, so this module must import nothing heavy.
 """
 
 from __future__ import annotations

@@ -142,11 +142,11 @@ def grid_shape(slide_shape: tuple[int, int], slide_mpp: float, mpp: float) -> tu
     return h, w
 
 
-def at_points(picture: npt.NDArray[Any], extent: tuple[int, int], points: FloatArray) -> npt.NDArray[Any]:
+def at_points(image: npt.NDArray[Any], extent: tuple[int, int], points: FloatArray) -> npt.NDArray[Any]:
     """Values (N,) of an image (h, w) that covers ``extent`` (h, w), at ``points`` (N, 2), (y, x) in px of the extent.
     Points beyond the edges have the value of the nearest px. Positions are rounded to a millionth of a px of the image,
     so that a point on the border between two has the same value in every frame.
     """
-    places = np.round(points * np.divide(picture.shape, extent), 6)
-    y, x = np.clip(places.astype(np.int64), 0, np.array(picture.shape) - 1).T
-    return np.asarray(picture[y, x])
+    places = np.round(points * np.divide(image.shape, extent), 6)
+    y, x = np.clip(places.astype(np.int64), 0, np.array(image.shape) - 1).T
+    return np.asarray(image[y, x])

@@ -106,7 +106,7 @@ class Model(Protocol):
 class Recolours(Protocol):
     """Implemented also by models that recolour their input."""
 
-    def recoloured(self, pictures: Sequence[UInt8Array]) -> list[UInt8Array]:
+    def recoloured(self, images: Sequence[UInt8Array]) -> list[UInt8Array]:
         """The images (h, w, 3) as the model sees them."""
 
 

@@ -31,11 +31,11 @@ def sample_pixels(samples: Sequence[UInt8Array], mpp: float) -> UInt8Array:
     return np.concatenate([_shrink(sample, step).reshape(-1, 3) for sample in samples])
 
 
-def _shrink(picture: UInt8Array, step: int) -> UInt8Array:
-    h, w = (side // step * step for side in picture.shape[:2])
+def _shrink(image: UInt8Array, step: int) -> UInt8Array:
+    h, w = (side // step * step for side in image.shape[:2])
     sums = np.zeros((h // step, w // step, 3), np.uint32)
     for y, x in np.ndindex(step, step):  # several times faster than NumPy's mean over two axes
-        sums += picture[y:h:step, x:w:step]
+        sums += image[y:h:step, x:w:step]
     means: UInt8Array = (sums // step**2).astype(np.uint8)
     return means
 

@@ -118,12 +118,12 @@ def _drawn(example: Example) -> UInt8Array:
     h, w = example.pixels.shape[:2]
     y, x = max(0, (h - _SIDE) // 2), max(0, (w - _SIDE) // 2)
     part = (slice(y, y + _SIDE), slice(x, x + _SIDE))
-    picture, target = example.pixels[part].copy(), example.target[part][..., 0]
-    picture[target == IGNORE] //= 2
+    image, target = example.pixels[part].copy(), example.target[part][..., 0]
+    image[target == IGNORE] //= 2
     nuclei = (target == 1).astype(np.uint8)
-    picture[(nuclei - cv2.erode(nuclei, np.ones((3, 3), np.uint8))) > 0] = OKABE_ITO[3]
+    image[(nuclei - cv2.erode(nuclei, np.ones((3, 3), np.uint8))) > 0] = OKABE_ITO[3]
     full = np.full((_SIDE, _SIDE, 3), 255, np.uint8)
-    full[: picture.shape[0], : picture.shape[1]] = picture
+    full[: image.shape[0], : image.shape[1]] = image
     return full
 
 

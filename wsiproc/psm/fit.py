@@ -261,9 +261,9 @@ def _fit_activation(
     if path.exists():
         trained.load_state_dict(load_file(path))
     else:
-        pictures = [activation_pixels(density(s, i)) for s in sources for i in range(len(s.pixels))]
+        images = [activation_pixels(density(s, i)) for s in sources for i in range(len(s.pixels))]
         train_activation(
-            net, objective, pictures, steps=settings.activation_steps, crop_px=_CROP_PX, batch=_BATCH,
+            net, objective, images, steps=settings.activation_steps, crop_px=_CROP_PX, batch=_BATCH,
             seed=settings.seed, device=settings.device, lr=1e-3,
             on_step=_on_step("activation network", settings.activation_steps, work, on_progress),
         )  # fmt: skip
@@ -277,10 +277,10 @@ def _fit_activation(
     return TrainedActivation(net, calibrate_readout(net, objective.score, tensors, evidence))
 
 
-def _even(picture: torch.Tensor) -> torch.Tensor:
+def _even(image: torch.Tensor) -> torch.Tensor:
     """The image (1, 3, h, w) cropped to multiples of the map's stride."""
-    h, w = (side // 16 * 16 for side in picture.shape[2:])
-    return picture[..., :h, :w]
+    h, w = (side // 16 * 16 for side in image.shape[2:])
+    return image[..., :h, :w]
 
 
 def activation_map(activation: TrainedActivation, od: Float32Array) -> Float32Array:
@@ -434,8 +434,8 @@ def _write_teacher(settings: FitSettings, summary: FitSummary) -> None:
 
 def _write_network(folder: Path, config: DistilledConfig, summary: FitSummary) -> DistilledConfig:
     config.training["tiles_read"] = sum(len(source.pixels) for source in summary.sources)
-    card, pictures = model_card(summary, config.mpp)
-    written = write_folder(folder, config, summary.net.cpu().state_dict(), card, pictures)
+    card, images = model_card(summary, config.mpp)
+    written = write_folder(folder, config, summary.net.cpu().state_dict(), card, images)
     assert isinstance(written, DistilledConfig)
     return written
 
@@ -455,10 +455,10 @@ def _network_input(net: UNet, tiles: Tiles, number: int, classical: Classical) -
     """A network's input for a tile, cropped to sides that it can downsample."""
     od, side = density(tiles, number), net.fold * net.stride
     h, w = (length // side * side for length in od.shape[:2])
-    picture = torch.from_numpy(np.ascontiguousarray(od[:h, :w])).permute(2, 0, 1)[None]
+    image = torch.from_numpy(np.ascontiguousarray(od[:h, :w])).permute(2, 0, 1)[None]
     if net.fold == 1:
-        return network_input(picture, 1.0, INPUT)
-    return folded_tissue(picture, tiles, classical, INPUT)
+        return network_input(image, 1.0, INPUT)
+    return folded_tissue(image, tiles, classical, INPUT)
 
 
 def _config(settings: FitSettings, recipe: dict[str, Any], cut: CutRule) -> DistilledConfig:

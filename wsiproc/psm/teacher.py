@@ -61,10 +61,10 @@ class Teacher:
         """
         h, w = od.shape[:2]
         padded = np.pad(od, ((_HALO, _HALO + -h % _HALO), (_HALO, _HALO + -w % _HALO), (0, 0)), mode="reflect")
-        picture = torch.from_numpy(padded).permute(2, 0, 1)[None].to(device)
-        total = torch.zeros(1, 2, *picture.shape[2:])
+        image = torch.from_numpy(padded).permute(2, 0, 1)[None].to(device)
+        total = torch.zeros(1, 2, *image.shape[2:])
         for view in range(views):
-            total += _unseen_from(self._logits(_seen_from(picture, view), tiles, classical).cpu(), view)
+            total += _unseen_from(self._logits(_seen_from(image, view), tiles, classical).cpu(), view)
         mean: Float32Array = (total / views)[0, :, _HALO : _HALO + h, _HALO : _HALO + w].numpy()
         return mean
 
@@ -91,8 +91,8 @@ def folded_tissue(od: Tensor, tiles: Tiles, classical: Classical, numbers: Input
     return folded_input(network_input(od, 1.0, numbers), hint_planes)
 
 
-def _seen_from(picture: Tensor, view: int) -> Tensor:
-    turned = torch.rot90(picture, view % 4, (2, 3))
+def _seen_from(image: Tensor, view: int) -> Tensor:
+    turned = torch.rot90(image, view % 4, (2, 3))
     return turned.flip(3) if view >= 4 else turned
 
 

@@ -73,7 +73,7 @@ def read_tiles(source: Source, mpp: float, count: int, od99: float) -> Tiles:
 
     Raises SlideError, ResolutionError, or PlanError if there is nothing to train on.
     """
-    pixels = _pictures(source, mpp) if is_image_folder(source.path) else _windows(source, mpp, count)
+    pixels = _images(source, mpp) if is_image_folder(source.path) else _windows(source, mpp, count)
     sample = sample_pixels(pixels, mpp)
     stains = estimate_stains(sample)
     return Tiles(source.name, tuple(pixels), stains, find_gain(sample, stains, od99), source.dab_outside_nuclei)
@@ -91,11 +91,11 @@ def is_image_folder(path: Path) -> bool:
     return all(largest_image_side(tiff) <= LARGEST_PX for tiff in tiffs)
 
 
-def _pictures(source: Source, mpp: float) -> list[UInt8Array]:
+def _images(source: Source, mpp: float) -> list[UInt8Array]:
     """Whole images of a folder, a regular sample if there are very many; those that are too small are left out."""
     paths = sorted(path for path in source.path.iterdir() if path.suffix.lower() in PICTURES)
     chosen = np.linspace(0, len(paths) - 1, min(MOST_IMAGES, len(paths))).round().astype(int)
-    found = [pixels for i in chosen if (pixels := _picture(paths[i], source.mpp, mpp)) is not None]
+    found = [pixels for i in chosen if (pixels := _image(paths[i], source.mpp, mpp)) is not None]
     if not found:
         raise PlanError(
             f"{source.path}: none of its {len(chosen)} images has {SMALLEST_TILE_PX} px on a side at {mpp:g} µm/px; "
@@ -104,7 +104,7 @@ def _pictures(source: Source, mpp: float) -> list[UInt8Array]:
     return found
 
 
-def _picture(path: Path, own_mpp: float | None, mpp: float) -> UInt8Array | None:
+def _image(path: Path, own_mpp: float | None, mpp: float) -> UInt8Array | None:
     """A whole image, None if it is too small."""
     with open_slide(path, own_mpp) as slide:
         h, w = grid_shape(slide.shape, slide.mpp, mpp)

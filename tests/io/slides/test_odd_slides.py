@@ -274,7 +274,7 @@ def test_fluorescence_is_refused(tmp_path: Path, small: Picture) -> None:
     colours = [
         {"label": name, "color": colour} for name, colour in zip("abc", ("0000FF", "00FF00", "FF0000"), strict=True)
     ]
-    with pytest.raises(SlideKindError, match="shown in 0000FF"):
+    with pytest.raises(SlideKindError, match="displayed in 0000FF"):
         open_slide(write_zarr(tmp_path / "a.zarr", channels, omero={"channels": colours}))
     colours = [
         {"label": name, "color": colour} for name, colour in zip("RGB", ("FF0000", "00FF00", "0000FF"), strict=True)

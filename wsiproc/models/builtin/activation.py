@@ -35,8 +35,8 @@ class Activation(LearnedModel):
     def _extra_channels(self) -> tuple[Channel, ...]:
         return (Channel("activation", (255, 160, 60)),)
 
-    def _read(self, network: nn.Module, pictures: Tensor, od: Tensor) -> Sequence[Tensor]:
-        blocks = cast("ShallowResNet", network).shallow(pictures)
+    def _read(self, network: nn.Module, images: Tensor, od: Tensor) -> Sequence[Tensor]:
+        blocks = cast("ShallowResNet", network).shallow(images)
         activation = read_map(blocks, self.config.readout, (od.shape[2], od.shape[3]))
         clusters = self.config.clusters
         features = pixel_features(activation, od * self.gain, clusters.smooth_um / self.mpp)

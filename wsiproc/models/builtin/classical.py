@@ -104,8 +104,8 @@ class Classical:
         import torch
 
         stained = replace(self, stains=estimate_stains(sample_pixels(samples, self.mpp), stain))
-        pictures = [torch.tensor(sample)[None] for sample in samples]
-        return stained.calibrate_density([optical_density(picture, stained.stains.white) for picture in pictures])
+        images = [torch.tensor(sample)[None] for sample in samples]
+        return stained.calibrate_density([optical_density(image, stained.stains.white) for image in images])
 
     def calibrate_density(self, absorbed: Sequence[Tensor]) -> Classical:
         """With level and threshold of the slide whose optical densities (1, 3, h, w) are ``absorbed``; stains are left
@@ -191,10 +191,10 @@ def _find_cut(values: Float32Array, level: float) -> Cut:
     return Cut(level, round(otsu, 6), round(_WIDTH * apart, 6))
 
 
-def _box_mean(picture: Tensor, radius: int) -> Tensor:
+def _box_mean(image: Tensor, radius: int) -> Tensor:
     """Mean over a square of side 2·radius + 1, within the image."""
     import torch.nn.functional as nn
 
     side = 2 * radius + 1
-    rows = nn.avg_pool2d(picture, (1, side), 1, (0, radius), count_include_pad=False)
+    rows = nn.avg_pool2d(image, (1, side), 1, (0, radius), count_include_pad=False)
     return nn.avg_pool2d(rows, (side, 1), 1, (radius, 0), count_include_pad=False)

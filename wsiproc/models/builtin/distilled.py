@@ -76,25 +76,25 @@ class Distilled(LearnedModel):
 
     def network_sees(self, windows: Tensor, od: Tensor) -> Tensor:
         """See ``LearnedModel``; folded, with hints, if the network is."""
-        pictures = super().network_sees(windows, od)
+        images = super().network_sees(windows, od)
         if self.config.network.fold == 1:
-            return pictures
+            return images
         import torch
 
         from wsiproc.models.builtin.hints import folded_input, half_resolution_density, hints
 
         classical = self.classical or Classical(stains=self.stains, mpp=2 * self.mpp)
         with torch.autocast(od.device.type, enabled=False):  # the classical model needs full precision
-            return folded_input(pictures, hints(half_resolution_density(od), self.gain, self.stains, classical))
+            return folded_input(images, hints(half_resolution_density(od), self.gain, self.stains, classical))
 
     def predict_int8(self, windows: Tensor) -> Tensor:
         """See ``SupportsInt8``."""
         return self._predict(load_int8_network(self.folder, self.weights_sha256), windows)
 
-    def _read(self, network: nn.Module, pictures: Tensor, od: Tensor) -> Sequence[Tensor]:
+    def _read(self, network: nn.Module, images: Tensor, od: Tensor) -> Sequence[Tensor]:
         import torch
 
-        logits: Tensor = network(pictures)
+        logits: Tensor = network(images)
         return torch.sigmoid(logits.float()).unbind(1)
 
     def instances(self, maps: UInt8Array, inner: Box | None = None) -> Instances:

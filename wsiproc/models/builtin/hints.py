@@ -45,32 +45,32 @@ def hints(od: Tensor, gain: float, stains: Stains, classical: Classical) -> Tens
     return found
 
 
-def folded_input(pictures: Tensor, hint_planes: Tensor) -> Tensor:
-    """Input of a folded network, (b, 12 + HINTS, h / 2, w / 2): ``pictures`` (b, 3, h, w), the input of other networks,
+def folded_input(images: Tensor, hint_planes: Tensor) -> Tensor:
+    """Input of a folded network, (b, 12 + HINTS, h / 2, w / 2): ``images`` (b, 3, h, w), the input of other networks,
     with each 2 × 2 px as one, and ``hint_planes`` (b, HINTS, h / 2, w / 2). In channels-last layout.
     """
     import torch
 
     scaled = torch.cat([(hint_planes[:, :3] - _AMOUNT_MEAN) / _AMOUNT_STD, hint_planes[:, 3:]], 1)
-    if pictures.device.type != "cpu":
-        joined = torch.cat([nnf.pixel_unshuffle(pictures, 2), scaled], 1)
+    if images.device.type != "cpu":
+        joined = torch.cat([nnf.pixel_unshuffle(images, 2), scaled], 1)
         return joined.contiguous(memory_format=torch.channels_last)
-    return torch.from_numpy(_folded(pictures.numpy(), scaled.numpy())).permute(0, 3, 1, 2)
+    return torch.from_numpy(_folded(images.numpy(), scaled.numpy())).permute(0, 3, 1, 2)
 
 
 @njit(cache=True, nogil=True)
-def _folded(pictures, hint_planes):  # type: ignore[no-untyped-def]
+def _folded(images, hint_planes):  # type: ignore[no-untyped-def]
     """Both as one array (b, h / 2, w / 2, 4 c + HINTS), written once in order."""
-    b, c, h, w = pictures.shape
-    joined = np.empty((b, h // 2, w // 2, 4 * c + hint_planes.shape[1]), pictures.dtype)
+    b, c, h, w = images.shape
+    joined = np.empty((b, h // 2, w // 2, 4 * c + hint_planes.shape[1]), images.dtype)
     for i in range(b):
         for y in range(h // 2):
             for x in range(w // 2):
                 for k in range(c):
-                    joined[i, y, x, 4 * k] = pictures[i, k, 2 * y, 2 * x]
-                    joined[i, y, x, 4 * k + 1] = pictures[i, k, 2 * y, 2 * x + 1]
-                    joined[i, y, x, 4 * k + 2] = pictures[i, k, 2 * y + 1, 2 * x]
-                    joined[i, y, x, 4 * k + 3] = pictures[i, k, 2 * y + 1, 2 * x + 1]
+                    joined[i, y, x, 4 * k] = images[i, k, 2 * y, 2 * x]
+                    joined[i, y, x, 4 * k + 1] = images[i, k, 2 * y, 2 * x + 1]
+                    joined[i, y, x, 4 * k + 2] = images[i, k, 2 * y + 1, 2 * x]
+                    joined[i, y, x, 4 * k + 3] = images[i, k, 2 * y + 1, 2 * x + 1]
                 for k in range(hint_planes.shape[1]):
                     joined[i, y, x, 4 * c + k] = hint_planes[i, k, y, x]
     return joined

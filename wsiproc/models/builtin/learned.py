@@ -136,10 +136,10 @@ class LearnedModel:
         return network_input(optical_density(windows, self.stains.white), self.gain, self.config.input)
 
     @abstractmethod
-    def _read(self, network: nn.Module, pictures: Tensor, od: Tensor) -> Sequence[Tensor]:
+    def _read(self, network: nn.Module, images: Tensor, od: Tensor) -> Sequence[Tensor]:
         """Probability of a nucleus, then the planes of ``_extra_channels``: (b, h, w) float32 in [0, 1] each.
 
-        ``pictures``: the network's input; ``od``: (b, 3, h, w), before the gain.
+        ``images``: the network's input; ``od``: (b, 3, h, w), before the gain.
         """
 
 

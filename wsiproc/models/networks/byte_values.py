@@ -12,20 +12,20 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def by_lookup_table(function: Callable[[Tensor], Tensor], pictures: Tensor) -> Tensor:
+def by_lookup_table(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """Apply a pointwise ``function`` to images (b, h, w, 3) uint8: (b, 3, h, w) float32. On a CPU it is evaluated only
     once for each of the 256 values of each channel, as a lookup table.
     """
     import torch
 
-    if pictures.device.type != "cpu":
-        return function(pictures)
-    b, h, w, c = pictures.shape
+    if images.device.type != "cpu":
+        return function(images)
+    b, h, w, c = images.shape
     every = torch.arange(256, dtype=torch.uint8).view(1, 256, 1, 1).repeat(1, 1, 1, c)
     tables = function(every)[0, :, :, 0].numpy()
     values = np.empty((b, c, h, w), np.float32)
-    for picture, planes in zip(pictures.numpy(), values, strict=True):
-        for channel, table, plane in zip(cv2.split(picture), tables, planes, strict=True):
+    for image, planes in zip(images.numpy(), values, strict=True):
+        for channel, table, plane in zip(cv2.split(image), tables, planes, strict=True):
             cv2.LUT(channel, np.ascontiguousarray(table), dst=plane)
     return torch.from_numpy(values)
 

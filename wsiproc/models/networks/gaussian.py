@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def gaussian(picture: Tensor, sigma: float) -> Tensor:
+def gaussian(image: Tensor, sigma: float) -> Tensor:
     """Separable Gaussian of (b, c, h, w) by shifted sums, edges repeated: the same order of summation for every pixel,
     and on a CPU many times faster than a single-channel convolution.
     """
@@ -20,11 +20,11 @@ def gaussian(picture: Tensor, sigma: float) -> Tensor:
     taps = np.exp(-0.5 * (np.arange(radius + 1) / sigma) ** 2)
     taps /= taps[0] + 2 * taps[1:].sum()
     for dim in (2, 3):
-        size = picture.shape[dim]
+        size = image.shape[dim]
         pad = (radius, radius, 0, 0) if dim == 3 else (0, 0, radius, radius)
-        wide = nn.pad(picture, pad, mode="replicate")
-        picture = wide.narrow(dim, radius, size) * float(taps[0])
+        wide = nn.pad(image, pad, mode="replicate")
+        image = wide.narrow(dim, radius, size) * float(taps[0])
         for i in range(1, radius + 1):
             both = wide.narrow(dim, radius - i, size) + wide.narrow(dim, radius + i, size)
-            picture.add_(both, alpha=float(taps[i]))
-    return picture
+            image.add_(both, alpha=float(taps[i]))
+    return image

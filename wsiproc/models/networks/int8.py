@@ -26,10 +26,10 @@ _SHARE = 99.99  # percentile of activations that a layer's scale covers; the few
 _BELOW = 0.5  # of the range, how far the coarser level's part of a sum may go below zero; lower sums are rare
 
 
-def find_activation_ranges(network: UNet, pictures: Iterable[Tensor]) -> tuple[float, ...]:
+def find_activation_ranges(network: UNet, images: Iterable[Tensor]) -> tuple[float, ...]:
     """The upper limit of nearly all activations after each ReLU, in order of computation.
 
-    ``network``: in evaluation mode; ``pictures``: inputs, (b, inputs, h, w) each, the more the better.
+    ``network``: in evaluation mode; ``images``: inputs, (b, inputs, h, w) each, the more the better.
     """
     seen: list[list[float]] = []
     layers = [layer for layer in network.modules() if isinstance(layer, nn.ReLU)]
@@ -39,9 +39,9 @@ def find_activation_ranges(network: UNet, pictures: Iterable[Tensor]) -> tuple[f
     ]
     try:
         with torch.inference_mode():
-            for picture in pictures:
+            for image in images:
                 seen.append([])
-                network(picture)
+                network(image)
     finally:
         for hook in hooks:
             hook.remove()
@@ -76,9 +76,9 @@ class Int8UNet(nn.Module):
             self.up.append((_Join(conv, before, steps[2 * level + 1], step), _Convolution(*second)))
         self.head = _Convolution(network.head, steps[-1])
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """See the class."""
-        x, skipped = pictures, []
+        x, skipped = images, []
         for level, block in enumerate(self.down):
             x = max_pool(x) if level else x
             for layer in block:
@@ -89,11 +89,11 @@ class Int8UNet(nn.Module):
             x = layer(join(x, skipped.pop()))
         return nn.functional.pixel_shuffle(self.head(x), self.fold)
 
-    def _first_bytes(self, pictures: Tensor) -> Tensor:
+    def _first_bytes(self, images: Tensor) -> Tensor:
         """Output of the first layer as uint8; its weights are scaled to steps and its bias includes the half for
         rounding. Clamping at zero is the ReLU.
         """
-        return as_uint8(self.first(pictures).clamp_(0, _STEPS))
+        return as_uint8(self.first(images).clamp_(0, _STEPS))
 
 
 def difference(network: UNet, quantised: Int8UNet) -> float:
@@ -118,10 +118,10 @@ def self_test() -> str:
             torch.default_generator.manual_seed(0)
             network = fuse_batch_norms(UNet(_TINY).requires_grad_(False))
             assert isinstance(network, UNet)
-            picture = torch.randn(1, 3, 64, 64)
-            quantised = Int8UNet(network, find_activation_ranges(network, [picture]))
+            image = torch.randn(1, 3, 64, 64)
+            quantised = Int8UNet(network, find_activation_ranges(network, [image]))
             with torch.inference_mode():
-                exact, found = network(picture), quantised(picture)
+                exact, found = network(image), quantised(image)
             off, spread = (found - exact).abs().mean((0, 2, 3)), exact.std((0, 2, 3))
             apart = float((off / spread).max())
     except (AttributeError, RuntimeError, TypeError) as error:

@@ -76,7 +76,7 @@ def read_map(blocks: Sequence[Tensor], readout: Readout, shape: tuple[int, int])
     return _enlarge(((total - readout.low) / (readout.high - readout.low)).clamp(0, 1), shape)[:, 0]
 
 
-def _enlarge(picture: Tensor, shape: tuple[int, int]) -> Tensor:
+def _enlarge(image: Tensor, shape: tuple[int, int]) -> Tensor:
     """Bilinear (b, 1, h, w) of ``shape``, a multiple of the picture's.
 
     A strided convolution with an odd kernel is centred on the first pixel of each step, which is the position of its
@@ -84,10 +84,10 @@ def _enlarge(picture: Tensor, shape: tuple[int, int]) -> Tensor:
     """
     import torch.nn.functional as nn
 
-    factor = shape[0] // picture.shape[2]
-    more = nn.pad(picture, (0, 1, 0, 1), mode="replicate")
+    factor = shape[0] // image.shape[2]
+    more = nn.pad(image, (0, 1, 0, 1), mode="replicate")
     size = (shape[0] + 1, shape[1] + 1)
-    assert (size[0] - 1, size[1] - 1) == (picture.shape[2] * factor, picture.shape[3] * factor)
+    assert (size[0] - 1, size[1] - 1) == (image.shape[2] * factor, image.shape[3] * factor)
     return nn.interpolate(more, size, mode="bilinear", align_corners=True)[..., : shape[0], : shape[1]]
 
 

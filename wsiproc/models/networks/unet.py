@@ -40,9 +40,9 @@ class UNet(nn.Module):
         self.up = nn.ModuleList(conv_block(fine + deep, fine) for fine, deep in itertools.pairwise(widths))
         self.head = nn.Conv2d(widths[0], outputs * fold**2, 1)
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """See the class."""
-        x, skipped = pictures, []
+        x, skipped = images, []
         for level, block in enumerate(self.down):
             x = block(max_pool(x) if level else x)
             skipped.append(x)
@@ -123,9 +123,9 @@ class ShallowResNet(nn.Module):
         )
         self.layer1 = nn.Sequential(ResidualBlock(width, width), ResidualBlock(width, width))
 
-    def shallow(self, pictures: Tensor) -> list[Tensor]:
+    def shallow(self, images: Tensor) -> list[Tensor]:
         """(b, 3, h, w) → output of each block of ``layer1``, (b, ``width``, h / 2, w / 2)."""
-        x, blocks = self.stem(pictures), []
+        x, blocks = self.stem(images), []
         for block in self.layer1:
             x = block(x)
             blocks.append(x)
@@ -147,15 +147,15 @@ class SmallResNet(ShallowResNet):
         self.features = 8 * width
         self.fc = nn.Linear(self.features, outputs)
 
-    def embed(self, pictures: Tensor) -> Tensor:
+    def embed(self, images: Tensor) -> Tensor:
         """(b, ``features``) means of the last stage."""
-        x = self.layer4(self.layer3(self.layer2(self.shallow(pictures)[-1])))
+        x = self.layer4(self.layer3(self.layer2(self.shallow(images)[-1])))
         means: Tensor = x.mean((2, 3))
         return means
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """See the class."""
-        outputs: Tensor = self.fc(self.embed(pictures))
+        outputs: Tensor = self.fc(self.embed(images))
         return outputs
 
 

@@ -45,11 +45,11 @@ class StainLook:
     vectors: tuple[Three, Three]
     strongest: tuple[float, float]
 
-    def recolour(self, picture: UInt8Array, target: StainLook) -> UInt8Array:
+    def recolour(self, image: UInt8Array, target: StainLook) -> UInt8Array:
         """A picture (h, w, 3) that looks like this, made to look as ``target``."""
         # Amounts of the stains by least squares, each brought to the other strength, and laid on again.
         amounts = np.linalg.pinv(np.array(self.vectors)) * (np.array(target.strongest) / self.strongest)
-        density = -np.log(np.maximum(picture, 1) / 255)
+        density = -np.log(np.maximum(image, 1) / 255)
         return _grey_levels(255 * np.exp(-density @ (amounts @ np.array(target.vectors))))
 
 
@@ -60,10 +60,10 @@ class ColourLook:
     means: Three
     spreads: Three
 
-    def recolour(self, picture: UInt8Array, target: ColourLook) -> UInt8Array:
+    def recolour(self, image: UInt8Array, target: ColourLook) -> UInt8Array:
         """See ``StainLook``."""
         gain = np.array(target.spreads) / self.spreads
-        lab = cv2.cvtColor(picture, cv2.COLOR_RGB2LAB) / _LAB_UNITS - _LAB_ZERO
+        lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB) / _LAB_UNITS - _LAB_ZERO
         moved = ((lab - self.means) * gain + target.means + _LAB_ZERO) * _LAB_UNITS
         return np.asarray(cv2.cvtColor(_grey_levels(moved), cv2.COLOR_LAB2RGB), np.uint8)
 
@@ -165,11 +165,11 @@ class StainNormalised:
         recoloured = [_look_up(table, torch.tensor(sample)).numpy() for sample in samples]
         return replace(self, source=source, model=self.model.calibrate(recoloured, stain))
 
-    def recoloured(self, pictures: Sequence[UInt8Array]) -> list[UInt8Array]:
+    def recoloured(self, images: Sequence[UInt8Array]) -> list[UInt8Array]:
         """See ``Recolours``."""
         import torch
 
-        return [self._recoloured(torch.tensor(picture)).numpy() for picture in pictures]
+        return [self._recoloured(torch.tensor(image)).numpy() for image in images]
 
     def calibration(self) -> dict[str, object]:
         """The model's, on the new colours, and both looks."""
@@ -217,14 +217,14 @@ def normalised(model: Model, method: str, target: Path | None) -> StainNormalise
 @lru_cache(maxsize=8)
 def _target_look(method: str, path: Path, modified_ns: int) -> Appearance:
     """The look of a picture, which is asked for several times a slide."""
-    with open_slide(path, mpp=1.0) as picture:  # no length is asked for, only colours
-        h, w = picture.shape
+    with open_slide(path, mpp=1.0) as image:  # no length is asked for, only colours
+        h, w = image.shape
         if h * w > _LARGEST_TARGET_PX:
             raise SettingsError(
                 f"{path}: {w} × {h} px are too large for the target of the stain, which may have "
                 f"{_LARGEST_TARGET_PX / 1e6:.0f} Mpx; cut out a field of typical tissue"
             )
-        pixels = picture.read(Box(0, 0, h, w), 1.0).reshape(-1, 3)
+        pixels = image.read(Box(0, 0, h, w), 1.0).reshape(-1, 3)
     try:
         return look_of(method, pixels)
     except ValueError as error:

@@ -32,9 +32,9 @@ class JetClusters:
     colours: tuple[Vector, ...]
     beta: float = 1.0
 
-    def assign(self, activation: FloatArray, picture: UInt8Array) -> UInt8Array:
-        """(h, w) index of the nearest centre; 0 is nuclei. ``activation``: (h, w) in [0, 1]; ``picture``: (h, w, 3)."""
-        vectors = jet_vectors(activation, picture, self.beta)
+    def assign(self, activation: FloatArray, image: UInt8Array) -> UInt8Array:
+        """(h, w) index of the nearest centre; 0 is nuclei. ``activation``: (h, w) in [0, 1]; ``image``: (h, w, 3)."""
+        vectors = jet_vectors(activation, image, self.beta)
         return nearest(vectors.reshape(-1, 3), np.array(self.centres)).reshape(activation.shape)
 
     def positive_and_negative(self) -> tuple[int, int]:
@@ -43,7 +43,7 @@ class JetClusters:
         return (0, 1) if excess[0] < excess[1] else (1, 0)
 
 
-def jet_vectors(activation: FloatArray, picture: UInt8Array, beta: float = 1.0) -> Float32Array:
+def jet_vectors(activation: FloatArray, image: UInt8Array, beta: float = 1.0) -> Float32Array:
     """(h, w, 3) the map's JET colour, *blue first*, + ``beta`` × the image, red first; up to 255 (1 + ``beta``).
 
     This is how the authors' code adds them, and it matters: where the map is high, JET has no blue, and a nucleus has
@@ -51,7 +51,7 @@ def jet_vectors(activation: FloatArray, picture: UInt8Array, beta: float = 1.0) 
     """
     levels = np.rint(np.clip(activation, 0, 1) * 255).astype(np.uint8)
     jet = cv2.applyColorMap(levels, cv2.COLORMAP_JET)
-    vectors: Float32Array = jet.astype(np.float32) + np.float32(beta) * picture
+    vectors: Float32Array = jet.astype(np.float32) + np.float32(beta) * image
     return vectors
 
 
@@ -74,7 +74,7 @@ def nearest(vectors: FloatArray, centres: FloatArray) -> UInt8Array:
 
 def fit_clusters(
     activations: Sequence[FloatArray],
-    pictures: Sequence[UInt8Array],
+    images: Sequence[UInt8Array],
     k: int = 3,
     *,
     beta: float = 1.0,
@@ -85,9 +85,9 @@ def fit_clusters(
 
     ``k``: how many; ``sample_px``: number of pixels to sample at random.
     """
-    pairs = list(zip(activations, pictures, strict=True))
-    vectors = np.concatenate([jet_vectors(a, picture, beta).reshape(-1, 3) for a, picture in pairs])
-    colours = np.concatenate([picture.reshape(-1, 3) for picture in pictures])
+    pairs = list(zip(activations, images, strict=True))
+    vectors = np.concatenate([jet_vectors(a, image, beta).reshape(-1, 3) for a, image in pairs])
+    colours = np.concatenate([image.reshape(-1, 3) for image in images])
     if sample_px is not None and sample_px < len(vectors):
         chosen = np.random.default_rng(seed).choice(len(vectors), sample_px, replace=False)
         vectors, colours = vectors[chosen], colours[chosen]

@@ -29,7 +29,7 @@ class ActivationNetwork(Protocol):
     stem: nn.Module
     features: int
 
-    def embed(self, pictures: Tensor) -> Tensor:
+    def embed(self, images: Tensor) -> Tensor:
         """(b, ``features``) means of the last layer."""
 
 
@@ -47,15 +47,15 @@ class Res2Net101(nn.Module):
         self.features = int(body.num_features)
         self.fc = nn.Linear(self.features, outputs)
 
-    def embed(self, pictures: Tensor) -> Tensor:
+    def embed(self, images: Tensor) -> Tensor:
         """(b, ``features``) means of the last layer."""
-        x = self.layer4(self.layer3(self.layer2(self.layer1(self.stem(pictures)))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(self.stem(images)))))
         means: Tensor = x.mean((2, 3))
         return means
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """See the class."""
-        outputs: Tensor = self.fc(self.embed(pictures))
+        outputs: Tensor = self.fc(self.embed(images))
         return outputs
 
 
@@ -69,11 +69,11 @@ def shallow_blocks(net: nn.Module, layer: Layer = "layer1") -> list[nn.Module]:
     return list(cast(nn.Sequential, getattr(net, layer)))
 
 
-def layer_outputs(net: nn.Module, pictures: Tensor, layer: Layer = "layer1") -> list[Tensor]:
+def layer_outputs(net: nn.Module, images: Tensor, layer: Layer = "layer1") -> list[Tensor]:
     """Outputs of each block of ``layer`` for images (b, 3, h, w): (b, c, h / stride, w / stride) each. Later layers are
     not computed.
     """
-    x: Tensor = cast(ActivationNetwork, net).stem(pictures)
+    x: Tensor = cast(ActivationNetwork, net).stem(images)
     for name in LAYERS[: LAYERS.index(layer)]:
         x = getattr(net, name)(x)
     outputs = []
@@ -83,9 +83,9 @@ def layer_outputs(net: nn.Module, pictures: Tensor, layer: Layer = "layer1") -> 
     return outputs
 
 
-def as_input(pictures: UInt8Array) -> Tensor:
+def as_input(images: UInt8Array) -> Tensor:
     """(b, h, w, 3) uint8 → (b, 3, h, w) float32 in [0, 1]."""
-    return torch.tensor(pictures).permute(0, 3, 1, 2).contiguous().float() / 255
+    return torch.tensor(images).permute(0, 3, 1, 2).contiguous().float() / 255
 
 
 def _timm() -> ModuleType:

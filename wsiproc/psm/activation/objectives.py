@@ -24,7 +24,7 @@ class Objective(Protocol):
     def loss(self, net: nn.Module, batch: Tensor) -> Tensor:
         """The value to minimise: a scalar."""
 
-    def score(self, net: nn.Module, pictures: Tensor) -> Tensor:
+    def score(self, net: nn.Module, images: Tensor) -> Tensor:
         """(b,) the value of each image to differentiate."""
 
     def modules(self) -> Iterable[nn.Module]:
@@ -36,9 +36,9 @@ class _OneNumber:
 
     outputs = 1
 
-    def score(self, net: nn.Module, pictures: Tensor) -> Tensor:
+    def score(self, net: nn.Module, images: Tensor) -> Tensor:
         """The output itself."""
-        number: Tensor = net(pictures)[:, 0]
+        number: Tensor = net(images)[:, 0]
         return number
 
     def modules(self) -> Iterable[nn.Module]:
@@ -81,9 +81,9 @@ class Rotation:
         turned = torch.stack([torch.rot90(x, int(k), (1, 2)) for x, k in zip(batch, turns, strict=True)])
         return nnf.cross_entropy(net(turned), turns.to(batch.device))
 
-    def score(self, net: nn.Module, pictures: Tensor) -> Tensor:
+    def score(self, net: nn.Module, images: Tensor) -> Tensor:
         """The logit of "not rotated"."""
-        logit: Tensor = net(pictures)[:, 0]
+        logit: Tensor = net(images)[:, 0]
         return logit
 
     def modules(self) -> Iterable[nn.Module]:
@@ -111,9 +111,9 @@ class SimSiam:
         """(b,) cosine of the prediction from one view (b, 64) and the other view, which is treated as constant."""
         return nnf.cosine_similarity(self.predictor(projected), target.detach(), dim=1)
 
-    def score(self, net: nn.Module, pictures: Tensor) -> Tensor:
+    def score(self, net: nn.Module, images: Tensor) -> Tensor:
         """The cosine between an image's prediction and the image itself."""
-        projected = net(pictures)
+        projected = net(images)
         return self.agreement(projected, projected)
 
     def modules(self) -> Iterable[nn.Module]:
@@ -139,13 +139,13 @@ OBJECTIVES: dict[str, type[Objective]] = {
 """By name; each can be built without arguments."""
 
 
-def _half_turn(pictures: Tensor) -> Tensor:
-    return pictures.flip((2, 3))
+def _half_turn(images: Tensor) -> Tensor:
+    return images.flip((2, 3))
 
 
-def _view(pictures: Tensor) -> Tensor:
+def _view(images: Tensor) -> Tensor:
     """Images flipped at random, with the brightness of each channel changed slightly."""
-    flips = torch.rand(len(pictures), 2) < 0.5
-    gains = 1 + _VIEW_GAIN * (2 * torch.rand(len(pictures), 3, 1, 1) - 1)
-    flipped = [x.flip([d + 1 for d in (0, 1) if f[d]]) for x, f in zip(pictures, flips, strict=True)]
-    return torch.stack(flipped) * gains.to(pictures.device)
+    flips = torch.rand(len(images), 2) < 0.5
+    gains = 1 + _VIEW_GAIN * (2 * torch.rand(len(images), 3, 1, 1) - 1)
+    flipped = [x.flip([d + 1 for d in (0, 1) if f[d]]) for x, f in zip(images, flips, strict=True)]
+    return torch.stack(flipped) * gains.to(images.device)

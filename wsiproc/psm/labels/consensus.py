@@ -25,18 +25,18 @@ _OVERLAP = 0.2  # share of a proposal that better ones may already occupy
 
 @dataclass(frozen=True)
 class Agreed:
-    """The proposals that were kept: ``labels`` (h, w) int32, 1…N from the best to the worst; ``picture``: (N,) evidence
+    """The proposals that were kept: ``labels`` (h, w) int32, 1…N from the best to the worst; ``image``: (N,) evidence
     of the image, ``consensus``: (N,) agreement of the other proposals, both in [0, 1].
     """
 
     labels: Int32Array
-    picture: Float64Array
+    image: Float64Array
     consensus: Float64Array
 
     @property
     def scores(self) -> Float64Array:
         """(N,) mean of both."""
-        return (self.picture + self.consensus) / 2
+        return (self.image + self.consensus) / 2
 
 
 def compete(proposals: Sequence[Int32Array], density: Float32Array) -> Agreed:
@@ -45,14 +45,14 @@ def compete(proposals: Sequence[Int32Array], density: Float32Array) -> Agreed:
     """
     steep = _steep(density)
     boxes = [object_boxes(labels) for labels in proposals]
-    picture = [picture_evidence(labels, density, steep) for labels in proposals]
+    image = [image_evidence(labels, density, steep) for labels in proposals]
     consensus = [
         np.mean([best_iou(labels, box, other) for j, other in enumerate(proposals) if j != i], axis=0)
         for i, (labels, box) in enumerate(zip(proposals, boxes, strict=True))
     ]
     rows = [
         (-(p + c), number, i, p, c)
-        for number, (ps, cs) in enumerate(zip(picture, consensus, strict=True))
+        for number, (ps, cs) in enumerate(zip(image, consensus, strict=True))
         for i, (p, c) in enumerate(zip(ps, cs, strict=True))
     ]
     drawn = np.zeros(density.shape, np.int32)
@@ -71,7 +71,7 @@ def _steep(density: Float32Array) -> float:
     return max(float(np.percentile(slopes, _STEEP_PERCENTILE)), 1e-6)
 
 
-def picture_evidence(labels: Int32Array, density: Float32Array, steep: float) -> Float64Array:
+def image_evidence(labels: Int32Array, density: Float32Array, steep: float) -> Float64Array:
     """(N,) in [0, 1]: how much each object's outline resembles that of a nucleus; ``steep``: a slope that is rare in
     the image.
     """

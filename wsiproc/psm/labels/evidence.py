@@ -51,8 +51,8 @@ def border_density(od: Float32Array, mpp: float) -> Float32Array:
     return _blur(mixed, _BORDER_UM / mpp)
 
 
-def _blur(picture: Float32Array, sigma: float) -> Float32Array:
-    return np.asarray(cv2.GaussianBlur(picture, (0, 0), sigma), np.float32)
+def _blur(image: Float32Array, sigma: float) -> Float32Array:
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), np.float32)
 
 
 def outline_shapes(outlines: Sequence[Int32Array], density: Float32Array) -> Shapes:

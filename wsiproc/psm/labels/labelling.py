@@ -97,9 +97,9 @@ def mean_of_views(
     """Probability of nucleus and interior (h, w), means over the tile and a rotated, darker view of it."""
     h, w = od.shape[:2]
     pad = ((_STRIDE, _STRIDE + -h % _STRIDE), (_STRIDE, _STRIDE + -w % _STRIDE), (0, 0))
-    picture = torch.from_numpy(np.pad(od, pad, mode="reflect")).permute(2, 0, 1)[None].to(device)
-    straight = _probabilities(net, picture, numbers)
-    turned = torch.rot90(_probabilities(net, torch.rot90(picture, 1, (2, 3)) * 1.15, numbers), -1, (2, 3))
+    image = torch.from_numpy(np.pad(od, pad, mode="reflect")).permute(2, 0, 1)[None].to(device)
+    straight = _probabilities(net, image, numbers)
+    turned = torch.rot90(_probabilities(net, torch.rot90(image, 1, (2, 3)) * 1.15, numbers), -1, (2, 3))
     both = ((straight + turned) / 2)[0, :, _STRIDE : _STRIDE + h, _STRIDE : _STRIDE + w].cpu().numpy()
     return both[0], both[1]
 

@@ -46,28 +46,28 @@ class PixelNetwork:
 
     net: UNet
 
-    def probabilities(self, picture: UInt8Array) -> Float32Array:
+    def probabilities(self, image: UInt8Array) -> Float32Array:
         """(1 + classes, h, w), background first, of an image (h, w, 3)."""
-        h, w = picture.shape[:2]
+        h, w = image.shape[:2]
         stride = self.net.stride
         device = next(self.net.parameters()).device
-        padded = nnf.pad(as_input(picture[None]).to(device), (0, -w % stride, 0, -h % stride), mode="replicate")
+        padded = nnf.pad(as_input(image[None]).to(device), (0, -w % stride, 0, -h % stride), mode="replicate")
         with torch.no_grad():
             found: Float32Array = self.net(padded).softmax(1)[0, :, :h, :w].cpu().numpy()
         return found
 
-    def labels(self, picture: UInt8Array) -> Int32Array:
+    def labels(self, image: UInt8Array) -> Int32Array:
         """(h, w) instances 1…N: connected components of pixels more likely to be nucleus than background."""
-        labels: Int32Array = ndimage.label(self.probabilities(picture).argmax(0) != BACKGROUND)[0]
+        labels: Int32Array = ndimage.label(self.probabilities(image).argmax(0) != BACKGROUND)[0]
         return labels
 
-    def points(self, picture: UInt8Array) -> list[Int64Array]:
+    def points(self, image: UInt8Array) -> list[Int64Array]:
         """(N, 2) points (y, x) of each class: peaks of its smoothed probability."""
-        return [find_points(plane) for plane in self.probabilities(picture)[1:]]
+        return [find_points(plane) for plane in self.probabilities(image)[1:]]
 
 
 def fit_published(
-    pictures: Sequence[UInt8Array],
+    images: Sequence[UInt8Array],
     schedule: Schedule,
     *,
     kind: NetworkKind = "small",
@@ -82,16 +82,16 @@ def fit_published(
 
     ``objective``: a key of ``OBJECTIVES``; ``k``: clusters per image; ``two_classes``: brown, then blue nuclei (Ki-67).
     """
-    question, net = fit_activation(pictures, schedule, kind=kind, objective=objective, seed=seed, device=device)
-    maps = activation_maps(net, question, pictures, layer)
-    masks = cluster_masks(maps, pictures, k, two_classes, seed)
-    first = train_pixels(pictures, masks, None, schedule.first, schedule, seed=seed, device=device)
-    voronoi = [point_label(first.points(picture), masks[0].shape) for picture in pictures]
-    return train_pixels(pictures, masks, voronoi, schedule.final, schedule, seed=seed + 1, device=device)
+    question, net = fit_activation(images, schedule, kind=kind, objective=objective, seed=seed, device=device)
+    maps = activation_maps(net, question, images, layer)
+    masks = cluster_masks(maps, images, k, two_classes, seed)
+    first = train_pixels(images, masks, None, schedule.first, schedule, seed=seed, device=device)
+    voronoi = [point_label(first.points(image), masks[0].shape) for image in images]
+    return train_pixels(images, masks, voronoi, schedule.final, schedule, seed=seed + 1, device=device)
 
 
 def fit_activation(
-    pictures: Sequence[UInt8Array],
+    images: Sequence[UInt8Array],
     schedule: Schedule,
     *,
     kind: NetworkKind,
@@ -105,32 +105,32 @@ def fit_activation(
         question = OBJECTIVES[objective]()
         net = build_activation_network(kind, question.outputs)
     steps, crop_px, batch = schedule.activation, schedule.crop_px, schedule.batch
-    train_activation(net, question, pictures, steps=steps, crop_px=crop_px, batch=batch, seed=seed, device=device)
+    train_activation(net, question, images, steps=steps, crop_px=crop_px, batch=batch, seed=seed, device=device)
     return question, net
 
 
 def activation_maps(
-    net: nn.Module, objective: Objective, pictures: Sequence[UInt8Array], layer: Layer = "layer1"
+    net: nn.Module, objective: Objective, images: Sequence[UInt8Array], layer: Layer = "layer1"
 ) -> list[FloatArray]:
     """Grad-CAM (h, w) of each image, by its own gradient, range and sign. In the paper the sign is arbitrary; here the
     map is inverted if it disagrees with the absorption of red light.
     """
     device, blocks = next(net.parameters()).device, shallow_blocks(net, layer)
     maps = []
-    for picture in pictures:
-        found = grad_cam(net, objective.score, as_input(picture[None]).to(device), blocks).cpu().numpy()
-        maps.append(found if readout_sign([found], [255.0 - picture[..., 0]]) > 0 else 1 - found)
+    for image in images:
+        found = grad_cam(net, objective.score, as_input(image[None]).to(device), blocks).cpu().numpy()
+        maps.append(found if readout_sign([found], [255.0 - image[..., 0]]) > 0 else 1 - found)
     return maps
 
 
 def cluster_masks(
-    maps: Sequence[FloatArray], pictures: Sequence[UInt8Array], k: int = 3, two_classes: bool = False, seed: int = 0
+    maps: Sequence[FloatArray], images: Sequence[UInt8Array], k: int = 3, two_classes: bool = False, seed: int = 0
 ) -> list[UInt8Array]:
     """Pseudo masks (h, w) of maps and images: ``BACKGROUND``, 1 nucleus; for Ki-67 ``POSITIVE`` and ``NEGATIVE``."""
     masks = []
-    for activation, picture in zip(maps, pictures, strict=True):
-        clusters = fit_clusters([activation], [picture], k, seed=seed)
-        index = clusters.assign(activation, picture)
+    for activation, image in zip(maps, images, strict=True):
+        clusters = fit_clusters([activation], [image], k, seed=seed)
+        index = clusters.assign(activation, image)
         mask = np.full(index.shape, BACKGROUND, np.uint8)
         chosen = clusters.positive_and_negative() if two_classes else (0,)
         for number, cluster in enumerate(chosen, start=1):
@@ -146,7 +146,7 @@ def point_label(points: Sequence[Int64Array], shape: tuple[int, ...]) -> UInt8Ar
 
 
 def train_pixels(
-    pictures: Sequence[UInt8Array],
+    images: Sequence[UInt8Array],
     masks: Sequence[UInt8Array],
     voronoi: Sequence[UInt8Array] | None,
     steps: int,
@@ -165,7 +165,7 @@ def train_pixels(
     optimiser = torch.optim.Adam(net.parameters(), lr=lr)
     targets = [masks] if voronoi is None else [masks, voronoi]
     for _ in range(steps):
-        crops, *cut = random_crops(pictures, schedule.crop_px, schedule.batch, rng, *targets)
+        crops, *cut = random_crops(images, schedule.crop_px, schedule.batch, rng, *targets)
         logits = net(as_input(crops).to(device))
         loss = pixel_loss(logits, *(torch.from_numpy(target).long().to(device) for target in cut))
         optimiser.zero_grad()
