@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+# Their assertions tell as much as those of tests.
+pytest.register_assert_rewrite("tests.command", "tests.runs")
+
 settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
 
-SIX: dict[str, Any] = {"model": "classical", "executor": "loop", "region": 512, "tissue": "all"}
-"""Settings that make six regions of the slide ``six``."""
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
 
 
@@ -38,22 +39,21 @@ def six(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def memory_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
     """Memory for so many workers, as far as the watch can tell; called, it gives the list of pool sizes to come."""
-    import wsiproc.pipeline.workers
     from wsiproc.errors import MemoryLimitError
+    from wsiproc.executors import worker_pool
 
     sizes: list[int] = []
-    real = wsiproc.pipeline.workers.worker_pool
 
     def noted(kind: str, workers: int, scheduler: str | None) -> Any:
         sizes.append(workers)
-        return real(kind, workers, scheduler)
+        return worker_pool(kind, workers, scheduler)
 
     def limit(most: int) -> list[int]:
         def check(self: Any) -> None:
             if sizes[-1] > most:
                 raise MemoryLimitError("9 GB in use, 8 GB allowed")
 
-        monkeypatch.setattr(wsiproc.pipeline.workers, "worker_pool", noted)
+        monkeypatch.setattr("wsiproc.pipeline.workers.worker_pool", noted)
         monkeypatch.setattr("wsiproc.executors.memory.MemoryWatch.check", check)
         return sizes
 
@@ -63,6 +63,7 @@ def memory_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
 @pytest.fixture(scope="session")
 def whole(six: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What an undisturbed run in one process makes of ``six``."""
+    from tests.runs import SIX
     from wsiproc.pipeline.cohort import run_slides
     from wsiproc.pipeline.settings import Settings
 

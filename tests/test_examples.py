@@ -11,17 +11,10 @@ import pytest
 import zarr
 from PIL import Image
 
-from tests.example_runs import EXAMPLES, run_example
+from tests.example_runs import EXAMPLES, example
 from wsiproc.pipeline.cohort import run_slides
 from wsiproc.pipeline.settings import Settings
 from wsiproc.synthetic import write_synthetic_slide
-
-
-def example(name: str, *arguments: object) -> str:
-    """What an example prints; it must end well and complain of nothing."""
-    done = run_example(name, *arguments)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +104,7 @@ def test_picture_of_maps_shows_slide_maps_and_outlines(folder: Path, tmp_path: P
 
 def outline_colour(folder: Path) -> np.ndarray:
     """Colour of the first class in the label image's own legend."""
-    attributes = zarr.open_group(folder / "slide.ome.zarr/labels/classes", mode="r").attrs.asdict()
+    attributes: Any = zarr.open_group(folder / "slide.ome.zarr/labels/classes", mode="r").attrs.asdict()
     colours = {entry["label-value"]: entry["rgba"] for entry in attributes["ome"]["image-label"]["colors"]}
     return np.array(colours[1][:3])
 

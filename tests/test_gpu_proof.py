@@ -10,6 +10,7 @@ import sys
 import zipfile
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
@@ -40,7 +41,7 @@ def made_wheel(folder: Path, name: str, *requires: str) -> Path:
     return path
 
 
-def proved_on_a_cpu(out: Path, *more: object) -> tuple[str, dict[str, dict]]:
+def proved_on_a_cpu(out: Path, *more: object) -> tuple[str, dict[str, dict[str, Any]]]:
     """What the kit prints, and its items by name; none has failed."""
     command = [sys.executable, BENCHMARKS / "gpu_proof.py", "--device", "cpu", "--small", "--out", out]
     command += ["--patience", "4", "--budget-s", "280", *more]

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "wsiproc"
+TESTS = Path(__file__).parent
+PACKAGE = TESTS.parent / "wsiproc"
 FILES = sorted(PACKAGE.rglob("*.py"))
 MAX_FUNCTION_LINES, MAX_FILE_LINES = 60, 500
 MOST_AT_THE_TOP, MOST_IN_A_FOLDER, LONGEST_CHAIN = 13, 12, 9
@@ -159,3 +160,9 @@ def test_files_are_short() -> None:
     lengths = {in_package(path): path.read_text(encoding="utf-8").count("\n") for path in FILES}
     too_long = {name for name, lines in lengths.items() if lines > MAX_FILE_LINES}
     assert too_long == set()
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: path.relative_to(TESTS).as_posix())
+def test_what_tests_share_stands_in_no_test_and_no_conftest(path: Path) -> None:
+    modules = {part for name in imported(path) if name.startswith("tests.") for part in name.split(".")}
+    assert not {part for part in modules if part == "conftest" or part.startswith("test_")}

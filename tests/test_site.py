@@ -10,6 +10,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -27,13 +28,13 @@ COMMANDS = typer.main.get_group(app).commands
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built site; a warning would end the build."""
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
     return folder
 
 
-def pages_in(nav: list[object]) -> list[str]:
+def pages_in(nav: Any) -> list[str]:
     """All pages of a navigation, however deep."""
     entries = [value for entry in nav for value in (entry.values() if isinstance(entry, dict) else [entry])]
     return [page for entry in entries for page in (pages_in(entry) if isinstance(entry, list) else [entry])]

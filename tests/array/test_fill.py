@@ -32,7 +32,7 @@ def drawn(seed: int = 0) -> UInt8Array:
 @given(seed=st.integers(0, 3), y=st.integers(0, 400), x=st.integers(0, 400), side=st.integers(40, 300))
 def test_fill_over_tissue_is_no_tissue_and_elsewhere_nothing_changes(
     colour: tuple[int, int, int], seed: int, y: int, x: int, side: int
-):
+) -> None:
     whole = drawn(seed)
     masked = whole.copy()
     masked[y : y + side, x : x + side] = colour
@@ -50,7 +50,7 @@ def test_fill_over_tissue_is_no_tissue_and_elsewhere_nothing_changes(
     assert (painted[far] == masked[far]).all()
 
 
-def test_no_fill_on_an_ordinary_slide():
+def test_no_fill_on_an_ordinary_slide() -> None:
     assert find_fill(drawn()) is None
     assert find_fill(np.full((200, 200, 3), 255, np.uint8)) is None
     assert find_fill(np.full((200, 200, 3), (243, 242, 245), np.uint8)) is None
@@ -58,7 +58,7 @@ def test_no_fill_on_an_ordinary_slide():
 
 @settings(max_examples=10, deadline=None)
 @given(y=st.integers(1, 300), x=st.integers(1, 300), h=st.integers(1, 200), w=st.integers(1, 200))
-def test_a_piece_is_painted_as_the_whole_is(y: int, x: int, h: int, w: int):
+def test_a_piece_is_painted_as_the_whole_is(y: int, x: int, h: int, w: int) -> None:
     masked = drawn(3)
     masked[100:250, 50:400] = 0
     fill = find_fill(masked)
@@ -68,7 +68,7 @@ def test_a_piece_is_painted_as_the_whole_is(y: int, x: int, h: int, w: int):
     assert (piece == whole[y : y + h, x : x + w]).all()
 
 
-def test_black_with_the_noise_of_compression_is_fill():
+def test_black_with_the_noise_of_compression_is_fill() -> None:
     masked = drawn(1)
     noise = np.random.default_rng(0).integers(0, 9, (200, 200, 3))
     masked[:200, :200] = noise
@@ -79,7 +79,7 @@ def test_black_with_the_noise_of_compression_is_fill():
 
 
 @pytest.mark.parametrize("width_px", [15, 50, 150])
-def test_black_that_fades_is_ink_and_black_that_ends_is_fill(width_px: int):
+def test_black_that_fades_is_ink_and_black_that_ends_is_fill(width_px: int) -> None:
     """Also where the overview was reduced, so that one px between the two is mixed of both."""
     edge = np.zeros((512, 512), np.float32)
     cv2.line(edge, (20, 60), (490, 400), 1.0, width_px)

@@ -33,7 +33,7 @@ def test_the_same_rows_give_the_same_centres() -> None:
 
 def test_random_numbers_of_opencv_neither_decide_nor_change() -> None:
     def drawn() -> list[int]:
-        return cv2.randu(np.zeros((1, 8), np.int32), 0, 1000)[0].tolist()
+        return np.asarray(cv2.randu(np.zeros((1, 8), np.int32), np.zeros(1), np.full(1, 1000.0)))[0].tolist()
 
     cv2.setRNGSeed(1)
     expected = drawn()

@@ -174,9 +174,9 @@ def test_no_real_stain_is_taken_for_ink_or_fill(path: Path, mpp: float) -> None:
 
 
 def test_shadows_scratches_and_dust_are_no_tissue() -> None:
-    slide = empty_slide().astype(np.float32)
-    slide[:, 100:180] *= np.linspace(1.0, 0.5, 80)[None, :, None]  # the edge of a coverslip
-    slide = slide.astype(np.uint8)
+    bright = empty_slide().astype(np.float32)
+    bright[:, 100:180] *= np.linspace(1.0, 0.5, 80)[None, :, None]  # the edge of a coverslip
+    slide = bright.astype(np.uint8)
     cv2.line(slide, (300, 0), (360, 599), (120, 120, 125), 2)
     rng = np.random.default_rng(5)
     for y, x in rng.integers(20, 580, (60, 2)):

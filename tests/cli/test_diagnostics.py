@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.cli.test_cli import words, wsiproc
+from tests.command import words, wsiproc
 from wsiproc import models
 from wsiproc.cli.diagnostics import (
     Diagnosis,
@@ -252,10 +252,10 @@ def test_a_gpu_gives_the_maps_of_the_cpu(slide: Path) -> None:
 
 def test_a_cluster_that_does_not_start_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For once the address of the local cluster is one that no machine has."""
-    import wsiproc.executors.dask as cluster
+    from distributed import LocalCluster
 
-    real = cluster.LocalCluster
-    monkeypatch.setattr(cluster, "LocalCluster", lambda **options: real(**options | {"host": "192.0.2.1"}))
+    start = "wsiproc.executors.dask.LocalCluster"
+    monkeypatch.setattr(start, lambda **options: LocalCluster(**options | {"host": "192.0.2.1"}))
     found = by_name(tmp_path, quick=False)
     assert found["workers"].level == "ok"
     assert found["Dask"].level == "problem"

@@ -12,7 +12,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tests.cli.test_cli import CPU, wsiproc
+from tests.command import CPU, wsiproc
 from wsiproc.cli.arguments import answer_in_json
 from wsiproc.cli.documents import DOCUMENTS, schema
 from wsiproc.cli.main import app

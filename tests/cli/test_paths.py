@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
-from tests.cli.test_cli import CPU, words, wsiproc
+from tests.command import CPU, words, wsiproc
 from wsiproc.cli.main import app
 from wsiproc.core.paths import absolute, did_you_mean
 from wsiproc.errors import SettingsError

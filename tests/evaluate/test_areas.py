@@ -45,7 +45,7 @@ def marks(folder: Path, text: str = GOOD) -> Path:
     return path
 
 
-def test_cells_count_where_their_centre_lies_in_an_area_and_in_no_disc_to_ignore(tmp_path: Path):
+def test_cells_count_where_their_centre_lies_in_an_area_and_in_no_disc_to_ignore(tmp_path: Path) -> None:
     (found,) = load_marks(marks(tmp_path)).pictures
     yx = np.array([[5.0, 5.0], [50, 50], [50, 61], [101, 50], [20, 250], [55, 250], [61, 299], [79, 201]])
     tallies = count_false(yx, found)
@@ -57,7 +57,7 @@ def test_cells_count_where_their_centre_lies_in_an_area_and_in_no_disc_to_ignore
     assert (columns["role"], columns["false"]) == ("choosing", 4)
 
 
-def test_densities_are_of_the_areas_of_all_pictures_together():
+def test_densities_are_of_the_areas_of_all_pictures_together() -> None:
     first = {("choosing", "glass"): Tally(0, 0.9), ("choosing", "muscle"): Tally(10, 0.1)}
     second = {("reporting", "muscle"): Tally(2, 0.1)}
     columns = area_dataset_columns([first, second])
@@ -86,7 +86,7 @@ def test_densities_are_of_the_areas_of_all_pictures_together():
         ("rings = [[[0, 0], [100, 0], [100, 100], [0, 100]]]", "rings = [[[0, 0]]]", "picture 1"),
     ],
 )
-def test_a_list_that_makes_no_sense_is_refused_with_its_place(tmp_path: Path, old: str, new: str, said: str):
+def test_a_list_that_makes_no_sense_is_refused_with_its_place(tmp_path: Path, old: str, new: str, said: str) -> None:
     path = marks(tmp_path, GOOD.replace(old, new))
     with pytest.raises(SettingsError) as refused:
         load_marks(path)
@@ -94,7 +94,7 @@ def test_a_list_that_makes_no_sense_is_refused_with_its_place(tmp_path: Path, ol
     assert str(path) in str(refused.value)
 
 
-def test_pictures_that_are_not_there_and_doubled_names_are_refused(tmp_path: Path):
+def test_pictures_that_are_not_there_and_doubled_names_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"1 of 1 pictures are not in .*a\.png"):
         find_dataset(str(marks(tmp_path)), tmp_path)
     Image.new("RGB", (10, 10)).save(tmp_path / "a.png")
@@ -102,7 +102,7 @@ def test_pictures_that_are_not_there_and_doubled_names_are_refused(tmp_path: Pat
         find_dataset(str(marks(tmp_path, GOOD + GOOD)), tmp_path)
 
 
-def test_a_benchmark_counts_the_cells_of_its_runs(tmp_path: Path):
+def test_a_benchmark_counts_the_cells_of_its_runs(tmp_path: Path) -> None:
     """On a picture with known nuclei: areas over them are full of cells, those between them have none."""
     picture(1).save(tmp_path / "a.png")
     labels = true_labels(1)
@@ -139,7 +139,7 @@ areas = [
     assert (tmp_path / "out" / "classical" / "figures" / "01_a.png").is_file()
 
 
-def test_false_cells_are_crossed_and_areas_outlined(tmp_path: Path):
+def test_false_cells_are_crossed_and_areas_outlined(tmp_path: Path) -> None:
     (found,) = load_marks(marks(tmp_path)).pictures
     pixels = np.full((120, 320, 3), 255, np.uint8)
     write_area_figure(tmp_path / "figure.png", np.array([[20.0, 250.0], [110, 20]]), found, pixels)
@@ -149,7 +149,7 @@ def test_false_cells_are_crossed_and_areas_outlined(tmp_path: Path):
     assert (drawn[110, 20] == 255).all()
 
 
-def test_the_list_of_the_repository_is_sound():
+def test_the_list_of_the_repository_is_sound() -> None:
     listed = load_marks(LIST)
     areas = [area for marked in listed.pictures for area in marked.areas]
     halves: dict[str, set[str]] = {}
@@ -164,7 +164,7 @@ def test_the_list_of_the_repository_is_sound():
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the pictures of ../shared/data are not here")
-def test_the_areas_of_the_list_lie_on_their_pictures():
+def test_the_areas_of_the_list_lie_on_their_pictures() -> None:
     for marked in load_marks(LIST).pictures:
         if not marked.file.endswith(".svs"):
             with Image.open(DATA / marked.file) as image:

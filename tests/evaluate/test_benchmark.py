@@ -52,7 +52,7 @@ def scored(masks: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bench
     return run_benchmark(find_dataset("monuseg", masks), ["classical"], out, settings), out
 
 
-def test_the_cells_are_those_of_a_plain_run(scored: tuple[Benchmark, Path], masks: Path, tmp_path: Path):
+def test_the_cells_are_those_of_a_plain_run(scored: tuple[Benchmark, Path], masks: Path, tmp_path: Path) -> None:
     images = sorted((masks / "images").iterdir())
     for outcome in run_slides(images, tmp_path, Settings(model="classical", mpp=0.25, tissue="all", device="cpu")):
         assert outcome.folder is not None
@@ -61,7 +61,7 @@ def test_the_cells_are_those_of_a_plain_run(scored: tuple[Benchmark, Path], mask
             assert (outcome.folder / name).read_bytes() == (there / name).read_bytes()
 
 
-def test_the_scores_are_those_of_evaluate(scored: tuple[Benchmark, Path], masks: Path):
+def test_the_scores_are_those_of_evaluate(scored: tuple[Benchmark, Path], masks: Path) -> None:
     done, out = scored
     rows = evaluate_paths(out / "classical" / "runs", masks / "labels")
     lines = read_csv(out / "scores.csv")
@@ -76,7 +76,7 @@ def test_the_scores_are_those_of_evaluate(scored: tuple[Benchmark, Path], masks:
     assert float(model["s_per_Mpx_1_thread"]) > 0
 
 
-def test_overlays_lie_on_the_picture_the_worst_first(scored: tuple[Benchmark, Path], masks: Path):
+def test_overlays_lie_on_the_picture_the_worst_first(scored: tuple[Benchmark, Path], masks: Path) -> None:
     done, out = scored
     figures = sorted((out / "classical" / "figures").iterdir())
     aji = {str(line["picture"]): float(line["aji"]) for line in done.pictures}
@@ -90,14 +90,14 @@ def test_overlays_lie_on_the_picture_the_worst_first(scored: tuple[Benchmark, Pa
     assert colours == {(0, 255, 0), (255, 255, 0), (255, 255, 255)}
 
 
-def test_the_table_of_models_is_written_with_what_one_must_know(scored: tuple[Benchmark, Path], masks: Path):
+def test_the_table_of_models_is_written_with_what_one_must_know(scored: tuple[Benchmark, Path], masks: Path) -> None:
     text = (scored[1] / "table.md").read_text(encoding="utf-8")
     assert text.startswith("# monuseg\n\n3 pictures of ")
     assert "0.25 µm/px" in text
     assert f"| classical | 3 | {scored[0].lines[0]['dice']:.3f} |" in text
 
 
-def test_what_is_done_is_not_done_again(scored: tuple[Benchmark, Path], masks: Path):
+def test_what_is_done_is_not_done_again(scored: tuple[Benchmark, Path], masks: Path) -> None:
     done, out = scored
     before = {path: path.stat().st_mtime_ns for path in out.glob("classical/runs/*/run.json")}
     heard: list[PictureResult] = []
@@ -109,7 +109,7 @@ def test_what_is_done_is_not_done_again(scored: tuple[Benchmark, Path], masks: P
     assert again.pictures == done.pictures
 
 
-def test_the_baseline_stands_beside_every_model(masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_baseline_stands_beside_every_model(masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def load(name: str, _: float | None = None) -> Any:
         return Classical(name="fine", mpp=0.25, window=384) if name == "models/fine" else load_model(name)
 
@@ -133,7 +133,7 @@ def test_the_baseline_stands_beside_every_model(masks: Path, tmp_path: Path, mon
         assert [path.name for path in (tmp_path / label / "figures").iterdir()] == ["01_good.png"]
 
 
-def test_a_picture_that_fails_is_named_and_costs_no_other(masks: Path, tmp_path: Path):
+def test_a_picture_that_fails_is_named_and_costs_no_other(masks: Path, tmp_path: Path) -> None:
     write_masks(tmp_path / "set", ["a", "b", "c"])
     (tmp_path / "set" / "images" / "b.png").write_bytes(b"torn")
     Image.fromarray(true_labels(2)[:-1]).save(tmp_path / "set" / "labels" / "c.png")
@@ -147,7 +147,7 @@ def test_a_picture_that_fails_is_named_and_costs_no_other(masks: Path, tmp_path:
     assert f"- {done.failures[1]}" in (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
 
 
-def test_what_makes_no_sense_is_said_before_anything_starts(masks: Path, tmp_path: Path):
+def test_what_makes_no_sense_is_said_before_anything_starts(masks: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="unknown model 'psychic'"):
         run_benchmark(find_dataset("monuseg", masks), ["psychic"], tmp_path / "out", LOOP)
     with pytest.raises(ResolutionError, match=r"good\.png: .*pass --mpp"):
@@ -155,7 +155,7 @@ def test_what_makes_no_sense_is_said_before_anything_starts(masks: Path, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
-def test_two_models_of_one_name_are_refused(masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_two_models_of_one_name_are_refused(masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wsiproc.evaluate.benchmark, "load_model", lambda name: Classical())
     with pytest.raises(SettingsError, match=r"one/net and two/net have the same name"):
         run_benchmark(find_dataset("monuseg", masks), ["one/net", "two/net"], tmp_path, LOOP)
@@ -175,7 +175,7 @@ def _far_from(cells: Points, count: int) -> list[tuple[float, float]]:
     return places
 
 
-def test_points_from_cells_to_the_table(tmp_path: Path):
+def test_points_from_cells_to_the_table(tmp_path: Path) -> None:
     """The truth is made of the cells found, less some, plus some: all counts are known."""
     folder = tmp_path / "set"
     (folder / "images").mkdir(parents=True)
@@ -204,5 +204,5 @@ def test_points_from_cells_to_the_table(tmp_path: Path):
     assert line["ki67_error"] == pytest.approx(abs(p / (p + n) - (p - 2) / (p + n + 1)))
     assert read_csv(tmp_path / "out" / "scores.csv")[0]["positive_matched"] == str(p - 2)
     with Image.open(tmp_path / "out" / "classical" / "figures" / "01_0.png") as figure:
-        shown = {colour for _, colour in figure.getcolors(1 << 20)}
+        shown = {colour for _, colour in figure.getcolors(1 << 20) or ()}
     assert {(0, 114, 178), (230, 159, 0), (0, 0, 0)} <= shown

@@ -33,7 +33,7 @@ def labels() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def polygons(labels) -> list[shapely.Polygon]:
+def polygons(labels: np.ndarray) -> list[shapely.Polygon]:
     """Outlines along pixel edges, (x, y)."""
     rings = trace(labels, np.arange(1, labels.max() + 1))
     return [shapely.Polygon(rings[i][:, ::-1]) for i in range(len(rings))]
@@ -51,12 +51,12 @@ def _write_geojson(path: Path, polygons: list[shapely.Polygon]) -> None:
     path.write_bytes(gzip.compress(json.dumps({"type": "FeatureCollection", "features": features}).encode()))
 
 
-def test_pixel_edge_polygons_give_the_labels_back(labels, polygons):
+def test_pixel_edge_polygons_give_the_labels_back(labels: np.ndarray, polygons: list[shapely.Polygon]) -> None:
     assert len(polygons) > 20
     np.testing.assert_array_equal(rasterise(polygons, SHAPE), labels)
 
 
-def test_holes_are_kept_free_and_the_first_polygon_stays_on_top():
+def test_holes_are_kept_free_and_the_first_polygon_stays_on_top() -> None:
     ring = shapely.box(0, 0, 6, 6).difference(shapely.box(2, 2, 4, 4))
     labels = rasterise([ring, shapely.box(0, 0, 6, 3)], (6, 8))
     assert (labels == 1).sum() == 36 - 4
@@ -64,11 +64,13 @@ def test_holes_are_kept_free_and_the_first_polygon_stays_on_top():
     assert labels[3, 3] == 0
 
 
-def test_polygons_may_leave_the_picture():
+def test_polygons_may_leave_the_picture() -> None:
     assert rasterise([shapely.box(-5, -5, 2, 3)], (4, 4)).tolist() == [[1, 1, 0, 0]] * 3 + [[0] * 4]
 
 
-def test_every_kind_of_file_holds_the_same_labels(tmp_path: Path, labels, polygons):
+def test_every_kind_of_file_holds_the_same_labels(
+    tmp_path: Path, labels: np.ndarray, polygons: list[shapely.Polygon]
+) -> None:
     Image.fromarray(labels.astype(np.uint16)).save(tmp_path / "a.png")
     tifffile.imwrite(tmp_path / "a.tif", labels.astype(np.uint32), compression="zlib")
     np.save(tmp_path / "a.npy", labels)
@@ -78,7 +80,9 @@ def test_every_kind_of_file_holds_the_same_labels(tmp_path: Path, labels, polygo
         np.testing.assert_array_equal(load_labels(path, SHAPE), labels, err_msg=path.name)
 
 
-def test_folders_are_paired_by_name_and_drawn_worst_first(tmp_path: Path, labels, polygons):
+def test_folders_are_paired_by_name_and_drawn_worst_first(
+    tmp_path: Path, labels: np.ndarray, polygons: list[shapely.Polygon]
+) -> None:
     (tmp_path / "truth").mkdir()
     (tmp_path / "pred").mkdir()
     for name in ("good", "bad"):
@@ -96,27 +100,29 @@ def test_folders_are_paired_by_name_and_drawn_worst_first(tmp_path: Path, labels
         lines = list(csv.DictReader(file))
     assert [line["picture"] for line in lines] == ["bad", "good", "mean"]
     assert float(lines[2]["aji"]) == pytest.approx((rows[0].scores.aji + 1) / 2)
-    console = Console(width=160, file=io.StringIO())
-    console.print(score_table(rows))
-    assert "mean" in console.file.getvalue()
+    text = io.StringIO()
+    Console(width=160, file=text).print(score_table(rows))
+    assert "mean" in text.getvalue()
 
 
-def test_a_geojson_truth_learns_its_shape_from_the_prediction(tmp_path: Path, labels, polygons):
+def test_a_geojson_truth_learns_its_shape_from_the_prediction(
+    tmp_path: Path, labels: np.ndarray, polygons: list[shapely.Polygon]
+) -> None:
     np.save(tmp_path / "p.npy", labels)
     _write_geojson(tmp_path / "t.geojson.gz", polygons)
     assert evaluate_paths(tmp_path / "p.npy", tmp_path / "t.geojson.gz")[0].scores.pq == 1
 
 
-def test_figures_show_the_worst_part_of_a_large_picture(tmp_path: Path):
+def test_figures_show_the_worst_part_of_a_large_picture(tmp_path: Path) -> None:
     truth = np.zeros((1600, 3000), int)
     truth[1580:1590, 2900:2950] = 1
     write_figure(tmp_path / "f.png", np.zeros_like(truth), truth)
     with Image.open(tmp_path / "f.png") as picture:
         assert picture.size == (1500, 1500)
-        assert (0, 114, 178) in {colour for _, colour in picture.getcolors()}
+        assert (0, 114, 178) in {colour for _, colour in picture.getcolors() or ()}
 
 
-def test_errors_say_what_is_wrong(tmp_path: Path, labels, polygons):
+def test_errors_say_what_is_wrong(tmp_path: Path, labels: np.ndarray, polygons: list[shapely.Polygon]) -> None:
     _write_geojson(tmp_path / "a.geojson.gz", polygons)
     with pytest.raises(SettingsError, match="does not say how large"):
         load_labels(tmp_path / "a.geojson.gz")

@@ -27,7 +27,7 @@ def masks(tmp_path: Path) -> Path:
     return tmp_path / "set"
 
 
-def test_pictures_are_paired_with_their_labels_by_name(masks: Path):
+def test_pictures_are_paired_with_their_labels_by_name(masks: Path) -> None:
     found = find_dataset("monuseg", masks)
     assert (found.name, found.kind, found.classes, found.mpp) == ("monuseg", "labels", False, 0.25)
     assert [picture.name for picture in found.pictures] == ["a", "b"]
@@ -35,13 +35,13 @@ def test_pictures_are_paired_with_their_labels_by_name(masks: Path):
     np.testing.assert_array_equal(load_truth(found.pictures[0].truth, (SIDE, SIDE)), true_labels(1))
 
 
-def test_a_folder_speaks_for_itself_but_for_the_resolution(masks: Path):
+def test_a_folder_speaks_for_itself_but_for_the_resolution(masks: Path) -> None:
     found = find_dataset(str(masks))
     assert (found.name, found.mpp, len(found.pictures)) == ("set", None, 2)
     assert [picture.name for picture in find_dataset(str(masks), limit=1).pictures] == ["a"]
 
 
-def test_monuseg_as_it_is_published(tmp_path: Path):
+def test_monuseg_as_it_is_published(tmp_path: Path) -> None:
     """TIFF pictures in one folder, XML in another; or both in one, as the test set is."""
     for place, other in (("Tissue Images", "Annotations"), ("test", "test")):
         for folder in (place, other):
@@ -53,7 +53,7 @@ def test_monuseg_as_it_is_published(tmp_path: Path):
         np.testing.assert_array_equal(load_truth(found.truth, (SIDE, SIDE)), true_labels(3))
 
 
-def test_points_are_compared_by_class_where_all_are_of_ki67(tmp_path: Path):
+def test_points_are_compared_by_class_where_all_are_of_ki67(tmp_path: Path) -> None:
     for name in ("0", "1"):
         blank(tmp_path / "ki" / "images" / f"{name}.png")
     write_points(tmp_path / "ki" / "points" / "0.csv", [(3, 4, "Positive")])
@@ -64,7 +64,7 @@ def test_points_are_compared_by_class_where_all_are_of_ki67(tmp_path: Path):
     assert not find_dataset(str(tmp_path / "ki")).classes
 
 
-def test_regions_that_enclose_nothing_are_left_out(tmp_path: Path):
+def test_regions_that_enclose_nothing_are_left_out(tmp_path: Path) -> None:
     path = tmp_path / "a.xml"
     corners = "<Vertex X='1' Y='1'/><Vertex X='5' Y='1'/>"
     path.write_text(
@@ -81,13 +81,13 @@ def test_regions_that_enclose_nothing_are_left_out(tmp_path: Path):
         ("<Annotations><Region><Vertex X='1'/></Region></Annotations>", "not the XML"),
     ],
 )
-def test_other_xml_is_refused(tmp_path: Path, content: str, said: str):
+def test_other_xml_is_refused(tmp_path: Path, content: str, said: str) -> None:
     (tmp_path / "a.xml").write_text(content)
     with pytest.raises(SettingsError, match=rf"a\.xml: .*{said}"):
         aperio_polygons(tmp_path / "a.xml")
 
 
-def test_errors_say_what_is_there_and_what_is_missing(masks: Path, tmp_path: Path):
+def test_errors_say_what_is_there_and_what_is_missing(masks: Path, tmp_path: Path) -> None:
     def refused(said: str, name: str, folder: Path | None = None) -> None:
         with pytest.raises(SettingsError, match=said):
             find_dataset(name, folder)

@@ -30,13 +30,13 @@ FOUND = points((12, 10, "positive"), (50, 51, "negative"), (90, 90, "positive"),
 COUNTS = count_points(FOUND, TRUTH, radius_px=5, kinds=True)
 
 
-def test_points_are_counted_a_class_at_a_time_and_all_together():
+def test_points_are_counted_a_class_at_a_time_and_all_together() -> None:
     assert {"positive": Count(1, 2, 1), "negative": Count(1, 2, 3), "all": Count(3, 4, 4)} == COUNTS
     assert count_points(FOUND, TRUTH, 5, kinds=False) == {"all": Count(3, 4, 4)}
     assert count_points(FOUND, TRUTH, 1.5, kinds=True)["positive"].matched == 0
 
 
-def test_scores_of_a_picture_worked_out_by_hand():
+def test_scores_of_a_picture_worked_out_by_hand() -> None:
     columns = point_picture_columns(COUNTS)
     positive, negative = 2 / 3, 2 / 5
     assert columns["positive_f1"] == pytest.approx(positive)
@@ -51,7 +51,7 @@ def test_scores_of_a_picture_worked_out_by_hand():
     assert (columns["all_matched"], columns["all_predicted"], columns["all_true"]) == (3, 4, 4)
 
 
-def test_a_dataset_is_scored_by_its_counts_and_its_pictures_by_their_errors():
+def test_a_dataset_is_scored_by_its_counts_and_its_pictures_by_their_errors() -> None:
     empty = count_points(points(), points((5, 5, "negative")), radius_px=5, kinds=True)
     columns = point_dataset_columns([COUNTS, empty])
     assert columns["negative_f1"] == pytest.approx(2 * 1 / (2 + 4))
@@ -65,14 +65,14 @@ def test_a_dataset_is_scored_by_its_counts_and_its_pictures_by_their_errors():
     assert columns["ki67_error"] == pytest.approx(0.25 / 2)
 
 
-def test_without_classes_there_is_detection_only():
+def test_without_classes_there_is_detection_only() -> None:
     counts = count_points(FOUND, TRUTH, 5, kinds=False)
     assert point_dataset_columns([counts, counts]) == {
         "f1": 0.75, "precision": 0.75, "recall": 0.75, "mean_picture_f1": 0.75, "all_count_error": 0,
     }  # fmt: skip
 
 
-def test_points_are_read_from_csv(tmp_path: Path):
+def test_points_are_read_from_csv(tmp_path: Path) -> None:
     write_points(tmp_path / "a.csv", [(1, 2.5, "Positive"), (3, 4, " negative ")])
     read = load_points(tmp_path / "a.csv")
     assert read.yx.tolist() == [[1, 2.5], [3, 4]]
@@ -82,13 +82,13 @@ def test_points_are_read_from_csv(tmp_path: Path):
 
 
 @pytest.mark.parametrize("content", ["a,b\n1,2\n", "x,y,class\none,2,positive\n", "x,y,class\n1\n", "x,y\n1,2\n"])
-def test_other_csv_is_refused(tmp_path: Path, content: str):
+def test_other_csv_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "a.csv").write_text(content)
     with pytest.raises(SettingsError, match=r"a\.csv: points are read from CSV with a first line x,y,class"):
         load_points(tmp_path / "a.csv")
 
 
-def test_the_figure_tells_matched_missed_and_false_apart(tmp_path: Path):
+def test_the_figure_tells_matched_missed_and_false_apart(tmp_path: Path) -> None:
     write_point_figure(tmp_path / "f.png", FOUND, TRUTH, np.full((100, 100, 3), 255, np.uint8), 5, kinds=True)
     with Image.open(tmp_path / "f.png") as figure:
         at = {

@@ -64,7 +64,17 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 def test_the_same_command_infers_where_the_gpu_is_and_segments_anywhere(
     three: Cluster, slide: Path, reference: dict[str, bytes], tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-m", "wsiproc.cli.main", "run", slide, "-o", tmp_path, "--scheduler", three.address]
+    command = [
+        sys.executable,
+        "-m",
+        "wsiproc.cli.main",
+        "run",
+        str(slide),
+        "-o",
+        str(tmp_path),
+        "--scheduler",
+        three.address,
+    ]
     command += ["--model", "classical", "--region", "512", "--quiet"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -42,8 +42,8 @@ def diamond(folder: Path) -> list[Task]:
     for i in range(4):
         needs = (f"leaf{2 * i}", f"leaf{2 * i + 1}")
         inner.append(Task(f"inner{i}", note, (folder, f"inner{i}", needs), needs))
-    needs = tuple(task.key for task in inner)
-    return [*leaves, *inner, Task("top", note, (folder, "top", needs), needs)]
+    keys = tuple(task.key for task in inner)
+    return [*leaves, *inner, Task("top", note, (folder, "top", keys), keys)]
 
 
 @pytest.mark.parametrize("kind", [kind for kind in EXECUTORS if kind != "auto"])
@@ -92,7 +92,7 @@ def test_tasks_that_are_ready_go_in_the_order_of_the_list(tmp_path: Path) -> Non
 
 def test_one_task_needs_no_cluster() -> None:
     with worker_pool("auto", workers=4, tasks=1) as workers:
-        assert workers.pool is None
+        assert workers.backend is None
 
 
 def test_an_unknown_executor_is_refused() -> None:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import wsiproc.executors.limits as limits
-from tests.cli.test_cli import wsiproc
+from tests.command import wsiproc
 from wsiproc.errors import PlanError
 from wsiproc.executors import available_cores, core_limits, memory_limits
 from wsiproc.executors.memory import bytes_held, enforced_bytes, free_bytes

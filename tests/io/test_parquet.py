@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from tests.array.conftest import clumps
+from tests.array.clumps import clumps
 from wsiproc.array.nuclei.instances import SplitRule, split_clumps
 from wsiproc.array.nuclei.measure import centroids, label_sums
 from wsiproc.array.nuclei.outline import trace

@@ -15,8 +15,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.array.conftest import clumps
-from tests.models.conftest import picture
+from tests.array.clumps import clumps
+from tests.models.small_networks import picture
 from wsiproc.array.nuclei.measure import centroids, label_sums
 from wsiproc.models import load_model
 from wsiproc.models.base import Model
@@ -163,8 +163,7 @@ def _owned(
 ) -> npt.NDArray[np.bool_]:
     """Which of ``some`` labels have their centre in a square."""
     centres = centroids(label_sums(labels, int(labels.max()), maps))[some - 1] - corner
-    inside: npt.NDArray[np.bool_] = ((centres >= 0) & (centres < side)).all(axis=1)
-    return inside
+    return np.all((centres >= 0) & (centres < side), axis=1)
 
 
 def random_maps(channels: int, seed: int, count: int) -> Maps:

@@ -24,7 +24,8 @@ MODELS = Path(__file__).parents[2] / "wsiproc" / "models"
 def find_cells(name: str, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
     """Labels of a picture (h, w, 3) at 0.25 µm/px; even sides."""
     zoom = round(load_model(name).mpp / 0.25)
-    pixels = cv2.resize(pixels, None, fx=1 / zoom, fy=1 / zoom, interpolation=cv2.INTER_AREA)
+    smaller = cv2.resize(pixels, None, fx=1 / zoom, fy=1 / zoom, interpolation=cv2.INTER_AREA)
+    pixels = np.asarray(smaller, np.uint8)
     model = load_model(name).calibrate([pixels])
     h, w = pixels.shape[:2]
     pad = ((model.halo, model.halo + -h % 64), (model.halo, model.halo + -w % 64), (0, 0))

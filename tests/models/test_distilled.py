@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.models.conftest import INPUT, NUMBERS, fit_head, picture, unet
+from tests.models.small_networks import INPUT, NUMBERS, fit_head, picture, unet
 from wsiproc.models import load_model
 from wsiproc.models.base import Model
 from wsiproc.models.builtin.distilled import Distilled
@@ -116,7 +116,7 @@ def test_other_weights_or_rules_make_another_key_and_another_place_does_not(dist
         ("c", {"cut": CutRule(threshold=0.6)}, state),
         ("d", {}, unet(1).state_dict()),
     ):
-        write_folder(tmp_path / place, DistilledConfig(**facts.__dict__ | change), weights, "")  # type: ignore[arg-type]
+        write_folder(tmp_path / place, DistilledConfig(**facts.__dict__ | change), weights, "")
         keys.append(key(load_model(str(tmp_path / place))))
     assert keys[0] == keys[1]
     assert len(set(keys)) == 3

@@ -11,7 +11,7 @@ import tomli_w
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.models.conftest import INPUT, NUMBERS, unet
+from tests.models.small_networks import INPUT, NUMBERS, unet
 from wsiproc.errors import ModelError
 from wsiproc.models import load_model
 from wsiproc.models.folder import CARD, CONFIG_FILE, WEIGHTS, DistilledConfig, read_folder, write_folder
@@ -73,7 +73,7 @@ def test_a_model_is_replaced_whole_and_other_folders_are_left_alone(folder: Path
 def test_facts_that_could_not_be_read_are_not_written(tmp_path: Path) -> None:
     for wrong in ({"mpp": -1.0}, {"name": "../../etc"}, {"name": 5}, {"mpp": float("nan")}):
         with pytest.raises(ModelError, match=next(iter(wrong))):
-            write_folder(tmp_path / "m", dataclasses.replace(FACTS_FOR_TEST, **wrong), {}, "")  # type: ignore[arg-type]
+            write_folder(tmp_path / "m", dataclasses.replace(FACTS_FOR_TEST, **wrong), {}, "")
     assert list(tmp_path.iterdir()) == []
 
 

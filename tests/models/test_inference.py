@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.models.conftest import picture
+from tests.models.small_networks import picture
 from wsiproc.core.types import UInt8Array
 from wsiproc.errors import SettingsError
 from wsiproc.models import device as devices

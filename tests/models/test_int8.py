@@ -16,7 +16,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 import wsiproc.models.networks.int8
-from tests.models.conftest import INPUT, picture, true_tissue
+from tests.models.small_networks import INPUT, picture, true_tissue
 from wsiproc.errors import ModelError
 from wsiproc.models import load_model
 from wsiproc.models.base import SupportsInt8
@@ -48,6 +48,10 @@ def fused(widths: list[int], seed: int) -> UNet:
     found = fuse_batch_norms(network)
     assert isinstance(found, UNet)
     return found
+
+
+def blocks_of(level: nn.Module) -> list[nn.Sequential]:
+    return [block for block in level.children() if isinstance(block, nn.Sequential)]
 
 
 def by_definition(network: UNet, peaks: tuple[float, ...], pictures: Tensor) -> Tensor:
@@ -83,12 +87,12 @@ def by_definition(network: UNet, peaks: tuple[float, ...], pictures: Tensor) -> 
         return (summed / step).round().clamp(0, 255) * step
 
     x, skipped = pictures.double(), []
-    for level, block in enumerate(double.down):
+    for level, block in enumerate(blocks_of(double.down)):
         x = nnf.max_pool2d(x, 2) if level else x
         x = layer(block[3], layer(block[0], x, first=not level))
         skipped.append(x)
     x = skipped.pop()
-    for block in reversed(list(double.up)):
+    for block in reversed(blocks_of(double.up)):
         x = layer(block[3], joined(block[0], x, skipped.pop()))
     found = layer(double.head, x, last=True)
     network.float()

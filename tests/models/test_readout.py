@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.models.conftest import picture, shallow
+from tests.models.small_networks import picture, shallow
 from wsiproc.errors import ModelError
 from wsiproc.models import load_model
 from wsiproc.models.device import Device
@@ -33,7 +33,8 @@ def test_the_map_is_a_weighted_sum_brought_into_its_range() -> None:
     blocks = [torch.randn(1, 3, 8, 8), torch.randn(1, 3, 8, 8)]
     readout = Readout(((1.0, -2.0, 0.5), (0.25, 0.0, 3.0)), low=-1.5, high=2.0)
     found = read_map(blocks, readout, (16, 16))
-    total = sum(w * block[0, c] for block, row in zip(blocks, readout.weights, strict=True) for c, w in enumerate(row))
+    parts = [w * block[0, c] for block, row in zip(blocks, readout.weights, strict=True) for c, w in enumerate(row)]
+    total = torch.stack(parts).sum(0)
     expected = ((total + 1.5) / 3.5).clamp(0, 1)
     assert torch.allclose(found[0, ::2, ::2], expected, atol=1e-6)
     between = (expected[:, :-1] + expected[:, 1:]) / 2

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.test_pipeline import assert_same_cells, run_one
+from tests.runs import assert_same_cells, run_one
 from wsiproc.errors import OutputError
 from wsiproc.io.cells.parquet import read_cells
 from wsiproc.models import load_model

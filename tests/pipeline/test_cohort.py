@@ -25,7 +25,7 @@ from wsiproc.pipeline.progress import Event
 from wsiproc.pipeline.settings import Settings
 from wsiproc.synthetic import write_synthetic_slide
 
-SETTINGS = {"model": "classical", "region": 512}
+SETTINGS: dict[str, Any] = {"model": "classical", "region": 512}
 
 
 # --- side by side ----------------------------------------------------------------------------------------------------
@@ -85,10 +85,15 @@ def test_something_meanwhile_ends_before_the_block_does() -> None:
         go.set()
         assert result.result() != threading.get_ident()
     ended: list[int] = []
-    with pytest.raises(ZeroDivisionError), in_background(lambda: ended.append(time.sleep(0.2) or 1)):
+
+    def slowly() -> None:
+        time.sleep(0.2)
+        ended.append(1)
+
+    with pytest.raises(ZeroDivisionError), in_background(slowly):
         1 / 0  # noqa: B018
     assert ended == [1]
-    with in_background(lambda: 1 / 0) as result, pytest.raises(ZeroDivisionError):
+    with in_background(lambda: 1 // 0) as result, pytest.raises(ZeroDivisionError):
         result.result()
 
 
@@ -216,8 +221,9 @@ def test_ctrl_c_ends_the_command_soon_and_says_how_to_go_on(
         "classical",
     ]
     command += ["--region", "512", "--workers", "2"]
-    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, **pipes, text=True, start_new_session=True) as process:
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if "finding cells" in line:

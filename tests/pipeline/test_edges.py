@@ -11,7 +11,7 @@ import shapely
 from PIL import Image
 
 import wsiproc.pipeline.stages.infer
-from tests.pipeline.test_pipeline import assert_same_cells, run_one
+from tests.runs import assert_same_cells, run_one
 from wsiproc.core.geometry import Box
 from wsiproc.core.types import UInt8Array
 from wsiproc.io.cells.parquet import read_cells, slide_polygons

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.conftest import SIX
+from tests.runs import SIX
 from wsiproc.io.slides.fingerprint import fingerprint
 from wsiproc.pipeline.cohort import run_slides
 from wsiproc.pipeline.folders import name_folders

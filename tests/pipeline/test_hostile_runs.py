@@ -14,7 +14,7 @@ import psutil
 import pytest
 import tifffile
 
-from tests.cli.test_cli import CPU, words, wsiproc
+from tests.command import CPU, words, wsiproc
 from tests.io.slides.slide_writers import write_ome_zarr
 from wsiproc.cli.result_commands.view import view_command
 from wsiproc.core.geometry import Box
@@ -137,7 +137,7 @@ def test_damage_in_a_sample_and_in_the_overview_costs_no_slide(slide: Path, tmp_
 def test_damaged_glass_is_looked_at_and_told(tmp_path: Path) -> None:
     """A slide of one level, whose overview is made of the same tiles: what cannot be seen is not taken for glass."""
     picture = Scene((1100, 1200), 0.5, seed=4, tissue_fraction=1.0).render(Box(0, 0, 1100, 1200))
-    scale = {"resolution": (2e4, 2e4), "resolutionunit": "CENTIMETER"}
+    scale: dict[str, Any] = {"resolution": (2e4, 2e4), "resolutionunit": "CENTIMETER"}
     path = tmp_path / "one level.tif"
     tifffile.imwrite(path, picture, photometric="rgb", compression="jpeg", tile=(256, 256), metadata=None, **scale)
     damage(path, tmp_path / "bad.tif", 0, 600, 600)

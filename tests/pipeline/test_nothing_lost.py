@@ -23,8 +23,7 @@ import wsiproc.pipeline.cohort
 import wsiproc.pipeline.slide
 import wsiproc.pipeline.stages.infer
 import wsiproc.pipeline.workers
-from tests.conftest import SIX
-from tests.pipeline.test_pipeline import assert_same_cells, run_one
+from tests.runs import SIX, assert_same_cells, run_one
 from wsiproc.errors import MemoryLimitError, OutputError, SlideError, SlideReadError
 from wsiproc.executors import memory_limits
 from wsiproc.io.slides.open import SlideSource

@@ -17,8 +17,9 @@ import zarr
 from scipy.spatial import cKDTree
 
 import wsiproc.pipeline.stages.segment
-from tests.pipeline.test_pipeline import Stop, assert_same_cells
+from tests.runs import Stop, assert_same_cells
 from wsiproc.errors import OutputError, PlanError, SettingsError
+from wsiproc.io.atomic import write_json
 from wsiproc.io.cells.parquet import read_cells
 from wsiproc.io.cells.phenotypes import read_phenotypes
 from wsiproc.pipeline.cohort import run_slides
@@ -30,9 +31,8 @@ from wsiproc.synthetic import write_synthetic_slide
 
 def run_all(paths: list[Path], out: Path, **settings: Any) -> list[Outcome]:
     """Outcomes of slides, whose errors are raised."""
-    outcomes = list(
-        run_slides(paths, out, Settings(**{"model": "classical", "executor": "loop", "region": 1024} | settings))
-    )
+    given: dict[str, Any] = {"model": "classical", "executor": "loop", "region": 1024} | settings
+    outcomes = list(run_slides(paths, out, Settings(**given)))
     for outcome in outcomes:
         if outcome.error is not None:
             raise outcome.error
@@ -125,7 +125,8 @@ def test_a_new_name_and_colour_are_in_every_output(
     with gzip.open(folder / "cells.geojson.gz") as file:
         classes = [feature["properties"]["classification"] for feature in geojson.load(file)["features"]]
     assert classes.count({"name": "Brown & round", "color": [10, 20, 30]}) == count
-    label = zarr.open_group(folder / "slide.ome.zarr/labels/classes", mode="r").attrs["ome"]["image-label"]
+    group: Any = zarr.open_group(folder / "slide.ome.zarr/labels/classes", mode="r")
+    label = group.attrs["ome"]["image-label"]
     assert {"label-value": 2, "name": "Brown & round"} in label["properties"]
     assert [row["rgba"][:3] for row in label["colors"] if row["label-value"] == 2] == [[10, 20, 30]]
     report = (folder / "report.html").read_text(encoding="utf-8")
@@ -145,14 +146,14 @@ def test_a_run_that_was_stopped_goes_on_with_the_kinds_that_were_found(
     cohort: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reference = run_one(cohort[1], tmp_path / "reference", classes=3)
-    whole, written = wsiproc.pipeline.stages.segment.write_json, 0
+    written = 0
 
     def write_some(path: Path, value: object) -> None:
         nonlocal written
         written += "segment" in path.name
         if written == 3:
             raise Stop
-        whole(path, value)
+        write_json(path, value)
 
     with monkeypatch.context() as patch:
         patch.setattr(wsiproc.pipeline.stages.segment, "write_json", write_some)

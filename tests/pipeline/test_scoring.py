@@ -24,7 +24,7 @@ def tiles(folder: Path, mpp: float) -> list[npt.NDArray[np.uint8]]:
         if "vsi" not in path.name:
             picture = Image.open(path).convert("RGB")
             side = round(picture.width * mpp / 0.5)
-            found.append(np.asarray(picture.resize((side, side), Image.Resampling.BOX)))
+            found.append(np.array(picture.resize((side, side), Image.Resampling.BOX)))
     return found
 
 

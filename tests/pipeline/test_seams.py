@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 import wsiproc.pipeline.stages.merge
 import wsiproc.pipeline.stages.segment
-from tests.pipeline.test_pipeline import run_one
+from tests.runs import run_one
 from wsiproc.core.cells import CellTable, Rings
-from wsiproc.pipeline.stages.seams import SIDE, SeamPlaces, certificate, compare_outlines
+from wsiproc.pipeline.stages.seams import SIDE, SeamCounts, SeamPlaces, certificate, compare_outlines
 from wsiproc.synthetic import write_synthetic_slide
 
 NONE = {"doubled": 0, "cut": 0, "lost": 0}
@@ -31,7 +31,12 @@ def table(places: list[tuple[int, int]]) -> CellTable:
     count = len(places)
     boxes = np.hstack([np.array(places).reshape(-1, 2), np.full((count, 2), 10)]).astype(np.int32)
     return CellTable(
-        np.zeros(count, np.uint8), np.ones(count, np.float32), boxes[:, :2] + 5.0, boxes, {}, squares(places)
+        np.zeros(count, np.uint8),
+        np.ones(count, np.float32),
+        boxes[:, :2].astype(np.float64) + 5.0,
+        boxes,
+        {},
+        squares(places),
     )
 
 
@@ -44,7 +49,7 @@ scattered = st.lists(st.tuples(st.integers(0, 19), st.integers(0, 19)), max_size
 def test_the_same_cells_in_any_order_have_no_fault(places: list[tuple[int, int]], random: Any) -> None:
     shuffled = random.sample(places, len(places))
     counts = compare_outlines(squares(places), squares(shuffled), np.ones(len(places), bool))
-    assert counts == {"cells": len(places)} | NONE
+    assert counts == SeamCounts(len(places))
 
 
 @given(scattered.filter(bool), st.data())
@@ -53,14 +58,14 @@ def test_each_kind_of_fault_is_counted_as_what_it_is(places: list[tuple[int, int
     count, here = len(places), np.ones(len(places), bool)
     whole = squares(places)
     kept = [place for i, place in enumerate(places) if i not in some]
-    assert compare_outlines(whole, squares(kept), here[: len(kept)]) == {"cells": count} | NONE | {"lost": len(some)}
+    assert compare_outlines(whole, squares(kept), here[: len(kept)]) == SeamCounts(count, lost=len(some))
     twice = squares(places + [(places[i][0] + 1, places[i][1]) for i in some])
-    assert compare_outlines(whole, twice, np.ones(count + len(some), bool))["doubled"] == len(some)
+    assert compare_outlines(whole, twice, np.ones(count + len(some), bool)).doubled == len(some)
     moved = squares([(y + (i in some), x) for i, (y, x) in enumerate(places)])
-    assert compare_outlines(whole, moved, here) == {"cells": count} | NONE | {"cut": len(some)}
+    assert compare_outlines(whole, moved, here) == SeamCounts(count, cut=len(some))
     # A row of the table whose centre lies outside the place is there to be matched, and is no fault by itself.
     outside = squares([*places, (900, 900)])
-    assert compare_outlines(whole, outside, np.append(here, False)) == {"cells": count} | NONE
+    assert compare_outlines(whole, outside, np.append(here, False)) == SeamCounts(count)
 
 
 @given(st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 1500)), min_size=1, max_size=60), st.integers(0, 9))
@@ -84,8 +89,7 @@ def test_places_lie_across_borders_with_cells(places: list[tuple[int, int]], see
 
 
 def test_the_certificate_adds_up() -> None:
-    results = [{"cells": 150, "doubled": 1, "cut": 0, "lost": 2}, {"cells": 50, "doubled": 0, "cut": 0, "lost": 0}]
-    told = certificate(results)
+    told = certificate([SeamCounts(150, doubled=1, lost=2), SeamCounts(50)])
     assert (told["places"], told["cells"], told["doubled"], told["lost"]) == (2, 200, 1, 2)
     assert told["per_1000"] == {"doubled": 5.0, "cut": 0.0, "lost": 10.0}
     assert certificate([])["per_1000"] == NONE

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import wsiproc.cli.main
-from tests.conftest import SIX
+from tests.runs import SIX
 from wsiproc.errors import UnexpectedError
 from wsiproc.executors import Task, worker_pool
 from wsiproc.pipeline.cohort import run_slides

@@ -13,7 +13,7 @@ import pytest
 import tifffile
 
 import wsiproc as package
-from tests.cli.test_cli import CPU, wsiproc
+from tests.command import CPU, wsiproc
 from wsiproc.errors import SettingsError
 from wsiproc.io.geojson.write import iter_features
 from wsiproc.results.export.export import FORMATS

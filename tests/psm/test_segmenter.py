@@ -22,9 +22,10 @@ from wsiproc.models.builtin.learned import network_input
 from wsiproc.models.folder import InputNumbers
 from wsiproc.models.networks.unet import UNet
 from wsiproc.psm import segmenter
+from wsiproc.psm.activation.training import OnStep
 from wsiproc.psm.labels.composite import Palette, collect_palette
 from wsiproc.psm.labels.targets import IGNORE, make_target
-from wsiproc.psm.segmenter import Example, OnStep, Training, draw_batch, jitter, segmentation_loss, train_segmenter
+from wsiproc.psm.segmenter import Example, Training, draw_batch, jitter, segmentation_loss, train_segmenter
 from wsiproc.psm.tiles import Tiles
 
 HE, HDAB = Stains(), Stains("H-DAB", STANDARD["H-DAB"])
@@ -226,7 +227,7 @@ def test_ignored_pixels_teach_nothing_and_all_others_something(values: list[int]
     target = of(values)
     logits = torch.randn(1, 2, 4, 4, generator=torch.Generator().manual_seed(seed)).requires_grad_()
     loss = segmentation_loss(logits, target)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert logits.grad is not None
     assert torch.equal(logits.grad != 0, target != IGNORE)
     assert float(loss.detach()) >= 0

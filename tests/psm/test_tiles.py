@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.psm.conftest import tissue
+from tests.psm.drawn_tissue import tissue
 from wsiproc.array.stains import Stains
 from wsiproc.core.types import UInt8Array
 from wsiproc.errors import PlanError, ResolutionError, SettingsError, SlideError

@@ -17,7 +17,7 @@ import zarr
 from ome_zarr_models.v04 import Image, ImageLabel, Labels
 
 import wsiproc
-from tests.cli.test_cli import wsiproc as command
+from tests.command import wsiproc as command
 from tests.results.qupath.finished_slide import draw_cells, finished
 from wsiproc.cli.result_commands.export import ExportFormat
 from wsiproc.errors import SettingsError
@@ -89,11 +89,12 @@ def test_spatialdata_is_read_back(result: Result, exported: dict[str, list[Path]
 @pytest.mark.parametrize("name", ["slide", "maps"])
 def test_ome_zarr_04_has_the_same_pixels(result: Result, exported: dict[str, list[Path]], name: str) -> None:
     (path,) = [path for path in exported["ome-zarr-0.4"] if path.name.startswith(name)]
-    group = zarr.open_group(path, mode="r", zarr_format=2)
+    group: Any = zarr.open_group(path, mode="r", zarr_format=2)
     image = Image.from_zarr(group)
     source = result.image if name == "slide" else result.maps
     assert [axis.name for axis in image.attributes.multiscales[0].axes] == ["c", "y", "x"]
-    assert tuple(channel.label for channel in image.attributes.omero.channels) == source.channels
+    omero: Any = image.attributes.omero
+    assert tuple(channel.label for channel in omero.channels) == source.channels
     for level, pixels in enumerate(source.levels):
         assert np.array_equal(group[str(level)][...], np.asarray(pixels))
     assert not list(path.rglob("zarr.json"))
@@ -101,7 +102,7 @@ def test_ome_zarr_04_has_the_same_pixels(result: Result, exported: dict[str, lis
 
 def test_ome_zarr_04_has_the_labels(result: Result, exported: dict[str, list[Path]]) -> None:
     path = exported["ome-zarr-0.4"][0]
-    group = zarr.open_group(path / "labels", mode="r", zarr_format=2)
+    group: Any = zarr.open_group(path / "labels", mode="r", zarr_format=2)
     assert sorted(Labels.from_zarr(group).attributes.labels) == sorted(result.labels)
     for name, pyramid in result.labels.items():
         label = ImageLabel.from_zarr(group[name])

@@ -15,7 +15,7 @@ import yaozarrs
 import zarr
 
 import wsiproc
-from tests.results.test_napari import layers
+from tests.results.napari_layers import layers
 from wsiproc.array.pyramid import downsample_mean
 from wsiproc.core.geometry import Box
 from wsiproc.errors import PlanError, SlideError
@@ -52,7 +52,7 @@ def whole(result: Result, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_has_the_slides_own_pixels_and_halves_of_them(whole: Path, drawn_slide: Path) -> None:
-    group = zarr.open_group(whole, mode="r")
+    group: Any = zarr.open_group(whole, mode="r")
     finest = np.asarray(group["0"])
     with open_slide(drawn_slide) as slide:
         pixels = slide.read(Box(0, 0, 1400, 2200), 0.25)

@@ -4,16 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from napari_ome_zarr import napari_get_reader
 
+from tests.results.napari_layers import layers
 from wsiproc.results.result import Result
-
-
-def layers(folder: str) -> dict[str, tuple[list[object], dict[str, object], str]]:
-    """Name → data, metadata and kind of the layers that napari shows."""
-    reader = napari_get_reader(folder)
-    assert reader is not None
-    return {str(meta["name"]): (data, meta, kind) for data, meta, kind in reader(folder)}
 
 
 def test_napari_opens_the_overview_with_its_labels(result: Result) -> None:

@@ -64,7 +64,7 @@ def photograph(path: Path) -> Path:
         top, left = int(436 + 305 * np.sin(angle)), int(536 + 305 * np.cos(angle))
         source = picture[20 + 30 * turn : 60 + 30 * turn, 60 + 25 * turn : 100 + 25 * turn]
         canvas[top : top + 40, left : left + 40][crumb] = source[crumb]
-    resolution = {"resolution": (2e4, 2e4), "resolutionunit": "CENTIMETER"}
+    resolution: dict[str, Any] = {"resolution": (2e4, 2e4), "resolutionunit": "CENTIMETER"}
     tifffile.imwrite(path, canvas, tile=(256, 256), photometric="rgb", **resolution)
     return path
 
@@ -72,7 +72,7 @@ def photograph(path: Path) -> Path:
 def counted(run: dict[str, Any], folder: Path, roi: shapely.Polygon | None) -> tuple[SlideNumbers, Any, Any]:
     """The numbers from the table of cells and the picture of tissue alone."""
     cells = geopandas.read_parquet(folder / "cells.parquet")
-    tissue = zarr.open_array(folder / "slide.ome.zarr/labels/tissue/0", mode="r")[...] > 0
+    tissue = np.asarray(zarr.open_array(folder / "slide.ome.zarr/labels/tissue/0", mode="r")) > 0
     h, w = run["slide"]["shape"]
     fy, fx = h / tissue.shape[0], w / tissue.shape[1]
     inside = tissue[(cells["centroid_y"] / fy).astype(int), (cells["centroid_x"] / fx).astype(int)]
@@ -124,11 +124,12 @@ def test_the_cells_are_worth_comparing(done: Done) -> None:
     """Some lie beyond the tissue, and the border of the region cuts px of the tissue."""
     assert done.truth.cells > 100
     if done.roi is None:
-        assert done.truth.cells_in_tissue < done.truth.cells
+        assert (done.truth.cells_in_tissue or 0) < done.truth.cells
     else:
-        tissue = zarr.open_array(done.folder / "slide.ome.zarr/labels/tissue/0", mode="r")[...] > 0
-        px = np.divide(done.outcome.run["slide"]["shape"], tissue.shape).prod() * done.outcome.run["slide"]["mpp"] ** 2
-        assert done.outcome.run["tissue_mm2"] < 0.999 * tissue.sum() * px / 1e6
+        run = json.loads((done.folder / "run.json").read_text())
+        tissue = np.asarray(zarr.open_array(done.folder / "slide.ome.zarr/labels/tissue/0", mode="r")) > 0
+        px = np.divide(run["slide"]["shape"], tissue.shape).prod() * run["slide"]["mpp"] ** 2
+        assert run["tissue_mm2"] < 0.999 * tissue.sum() * px / 1e6
 
 
 def test_run_json_and_python(done: Done) -> None:

@@ -9,8 +9,8 @@ import psutil
 import pytest
 
 import wsiproc
-from tests.cli.test_cli import words
-from tests.cli.test_cli import wsiproc as command
+from tests.command import words
+from tests.command import wsiproc as command
 from wsiproc.executors import TaskMetrics
 from wsiproc.results.profile import NETWORK, NetworkTime, Profile, Stage, advice, device_share, idle_share, lines
 from wsiproc.synthetic import write_synthetic_slide

@@ -66,7 +66,7 @@ def test_run_says_what_became_of_each_slide(drawn_slide: Path, tmp_path: Path) -
         ({"workers": 0}, "at least 1 is needed"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(settings: dict[str, object], said: str) -> None:
+def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(SettingsError, match=said):
         wsiproc.run("slide.svs", **settings)
     with pytest.raises(SettingsError, match="no slide was given"):
@@ -134,7 +134,7 @@ def test_cells_by_box_class_and_column(result: Result, reference: geopandas.GeoD
         ({"classes": "Positive"}, r"'Positive' is a string where a list"),
     ],
 )
-def test_columns_and_classes_that_are_not_there(result: Result, arguments: dict[str, object], said: str) -> None:
+def test_columns_and_classes_that_are_not_there(result: Result, arguments: dict[str, Any], said: str) -> None:
     with pytest.raises(SettingsError, match=said):
         result.table(**arguments)
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import wsiproc
-from tests.test_examples import example
+from tests.example_runs import example
 from wsiproc.results.result import Result, Results
 
 

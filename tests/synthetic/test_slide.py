@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openslide
@@ -38,20 +39,20 @@ boxes = st.builds(Box, st.integers(-50, 1500), st.integers(-50, 1800), st.intege
 
 @settings(max_examples=40)
 @given(boxes)
-def test_labels_of_a_box_are_cut_out_of_the_whole(whole, box):
+def test_labels_of_a_box_are_cut_out_of_the_whole(whole: np.ndarray, box: Box) -> None:
     padded = np.pad(whole, 400)
     np.testing.assert_array_equal(SCENE.labels(box), padded[box.y + 400 : box.y1 + 400, box.x + 400 : box.x1 + 400])
 
 
 @settings(max_examples=10)
 @given(st.integers(0, 1100), st.integers(0, 1400), st.integers(1, 200), st.integers(1, 200))
-def test_pixels_of_a_box_are_cut_out_of_a_larger_one(y, x, h, w):
+def test_pixels_of_a_box_are_cut_out_of_a_larger_one(y: int, x: int, h: int, w: int) -> None:
     large = SCENE.render(Box(y, x, 400, 400)).astype(int)
     # The slow fields are interpolated from a fixed lattice; only the blur may round differently.
     assert np.abs(large[37 : 37 + h, 51 : 51 + w] - SCENE.render(Box(y + 37, x + 51, h, w))).max() <= 1
 
 
-def test_openslide_reads_size_resolution_and_levels(slide):
+def test_openslide_reads_size_resolution_and_levels(slide: SyntheticTruth) -> None:
     with openslide.OpenSlide(slide.path) as opened:
         assert opened.dimensions == SHAPE[::-1]
         assert float(opened.properties["openslide.mpp-x"]) == pytest.approx(0.25, rel=1e-6)
@@ -60,7 +61,7 @@ def test_openslide_reads_size_resolution_and_levels(slide):
         assert opened.properties["openslide.level[1].tile-width"] == "256"
 
 
-def test_the_file_shows_the_scene_at_every_level(slide):
+def test_the_file_shows_the_scene_at_every_level(slide: SyntheticTruth) -> None:
     drawn = SCENE.render(FULL).astype(float)
     with openslide.OpenSlide(slide.path) as opened:
         for level, (w, h) in enumerate(opened.level_dimensions):
@@ -69,7 +70,7 @@ def test_the_file_shows_the_scene_at_every_level(slide):
             drawn = drawn[: h // 2 * 2, : w // 2 * 2].reshape(h // 2, 2, w // 2, 2, 3).mean(axis=(1, 3))
 
 
-def test_the_table_is_what_the_labels_show(slide, whole):
+def test_the_table_is_what_the_labels_show(slide: SyntheticTruth, whole: np.ndarray) -> None:
     table = pq.read_table(slide.table_path).to_pydict()
     ids = np.asarray(table["id"])
     assert sorted(ids) == list(np.unique(whole[whole > 0]))
@@ -83,7 +84,7 @@ def test_the_table_is_what_the_labels_show(slide, whole):
         assert inside[[0, -1]].any(axis=1).all()
 
 
-def test_the_table_does_not_depend_on_how_the_slide_is_cut():
+def test_the_table_does_not_depend_on_how_the_slide_is_cut() -> None:
     parts = [SCENE.truth(Box(y, x, 333, 217)) for y in range(0, 1500, 333) for x in range(0, 1810, 217)]
     whole = SCENE.truth(FULL)
     ids = np.concatenate([part.ids for part in parts])
@@ -92,13 +93,13 @@ def test_the_table_does_not_depend_on_how_the_slide_is_cut():
     np.testing.assert_array_equal(np.concatenate([part.centroids for part in parts])[order], whole.centroids)
 
 
-def test_label_image_and_scene_are_read_back(slide, whole):
+def test_label_image_and_scene_are_read_back(slide: SyntheticTruth, whole: np.ndarray) -> None:
     np.testing.assert_array_equal(tifffile.imread(slide.labels_path), whole)
     assert read_scene(slide.path) == read_scene(slide.table_path) == SCENE
     np.testing.assert_array_equal(truth_labels(slide.path, Box(700, 700, 90, 80)), whole[700:790, 700:780])
 
 
-def test_classes_follow_the_positive_fraction(slide):
+def test_classes_follow_the_positive_fraction(slide: SyntheticTruth) -> None:
     assert set(slide.counts) == {"Negative", "Positive"}
     assert slide.counts["Positive"] / slide.cells == pytest.approx(0.3, abs=0.1)
     scene = Scene((1024, 1024), stain="HE", tissue_fraction=1)
@@ -106,7 +107,7 @@ def test_classes_follow_the_positive_fraction(slide):
     assert not scene.truth(Box(0, 0, 1024, 1024)).classes.any()
 
 
-def test_positive_nuclei_are_brown_and_negative_ones_blue(whole):
+def test_positive_nuclei_are_brown_and_negative_ones_blue(whole: np.ndarray) -> None:
     scene = Scene(SHAPE, seed=5, crowding=0.9, stain="HDAB")
     rgb, truth = scene.render(FULL).astype(float), scene.truth(FULL)
     redness = ndimage.mean(rgb[..., 0] - rgb[..., 2], scene.labels(FULL), truth.ids)
@@ -114,7 +115,7 @@ def test_positive_nuclei_are_brown_and_negative_ones_blue(whole):
     assert (redness[truth.classes == 0] < 0).all()
 
 
-def test_every_nucleus_is_mostly_visible_and_of_a_plausible_size():
+def test_every_nucleus_is_mostly_visible_and_of_a_plausible_size() -> None:
     scene = Scene((4000, 4000), seed=1, crowding=1.0, tissue_fraction=1)
     truth = scene.truth(Box(0, 0, 4000, 4000))
     diameters_um = 2 * np.sqrt(truth.areas_px / np.pi) * 0.25
@@ -124,7 +125,7 @@ def test_every_nucleus_is_mostly_visible_and_of_a_plausible_size():
     assert np.ptp(diameters_um) > 5
 
 
-def test_crowding_makes_nuclei_touch():
+def test_crowding_makes_nuclei_touch() -> None:
     def touching(crowding: float) -> float:
         labels = Scene((2000, 2000), crowding=crowding, tissue_fraction=1).labels(Box(0, 0, 2000, 2000))
         grown = ndimage.maximum_filter(labels, 3)
@@ -135,14 +136,14 @@ def test_crowding_makes_nuclei_touch():
 
 
 @pytest.mark.parametrize("fraction", [0.05, 0.3, 0.7])
-def test_tissue_covers_about_what_was_asked(fraction):
+def test_tissue_covers_about_what_was_asked(fraction: float) -> None:
     scene = Scene((6000, 9000), seed=2, tissue_fraction=fraction)
     border = scene.world.border
     assert (border > 0).mean() == pytest.approx(fraction, abs=0.05)
 
 
 @pytest.mark.parametrize("look", sorted(LOOKS))
-def test_glass_is_flat_and_has_the_colour_of_the_look(look):
+def test_glass_is_flat_and_has_the_colour_of_the_look(look: Any) -> None:
     scene = Scene((4000, 4000), look=look, tissue_fraction=0.05)
     corners = [Box(y, x, 64, 64) for y in (0, 3936) for x in (0, 3936)]
     empty = [box for box in corners if scene.is_background(box)]
@@ -150,7 +151,7 @@ def test_glass_is_flat_and_has_the_colour_of_the_look(look):
     assert (scene.render(empty[0]) == scene.background).all()
 
 
-def test_a_scene_of_another_recipe_is_refused():
+def test_a_scene_of_another_recipe_is_refused() -> None:
     with pytest.raises(SettingsError, match="recipe 99"):
         Scene.from_json(SCENE.to_json().replace('"recipe": 1', '"recipe": 99'))
 
@@ -159,13 +160,13 @@ def test_a_scene_of_another_recipe_is_refused():
     ("name", "value"),
     [("shape", (10, 5000)), ("mpp", 0.0), ("tissue_fraction", 0.0), ("stain", "PAS"), ("look", "x"), ("crowding", 2)],
 )
-def test_impossible_arguments_are_named(tmp_path: Path, name, value):
+def test_impossible_arguments_are_named(tmp_path: Path, name: str, value: Any) -> None:
     with pytest.raises(WsiprocError, match=name):
         write_synthetic_slide(tmp_path / "a.tif", **{name: value})
     assert not list(tmp_path.iterdir())
 
 
-def test_other_files_are_not_taken_for_synthetic_slides(tmp_path: Path):
+def test_other_files_are_not_taken_for_synthetic_slides(tmp_path: Path) -> None:
     path = tmp_path / "other.tif"
     tifffile.imwrite(path, np.zeros((64, 64), np.uint8))
     with pytest.raises(SettingsError, match=r"other\.tif"):
@@ -173,7 +174,7 @@ def test_other_files_are_not_taken_for_synthetic_slides(tmp_path: Path):
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from Linux's /proc")
-def test_memory_does_not_grow_with_the_slide(tmp_path: Path):
+def test_memory_does_not_grow_with_the_slide(tmp_path: Path) -> None:
     code = (
         "import sys; from wsiproc.synthetic import write_synthetic_slide as write\n"
         "write(sys.argv[1], (20_000, 20_000), tissue_fraction=0.02, workers=2)\n"

@@ -19,7 +19,7 @@ def tissue(side: int, seed: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.
     return scene.render(box), scene.labels(box).astype(np.int32)
 
 
-def ways(labels: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+def ways(labels: npt.NDArray[np.int32]) -> npt.NDArray[np.uint8]:
     """What HoVer-Net learns (Graham et al. 2019): each pixel's way to its nucleus' middle, in [-1, 1]: (2, h, w)."""
     found = np.zeros((2, *labels.shape), np.float32)
     for label, place in enumerate(ndimage.find_objects(labels), 1):
@@ -34,7 +34,9 @@ def ways(labels: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
     return found
 
 
-def maps_of(labels: npt.NDArray[np.int32], types: npt.NDArray[np.int64], count: int, noise: float = 0.0) -> npt.NDArray:
+def maps_of(
+    labels: npt.NDArray[np.int32], types: npt.NDArray[np.int64], count: int, noise: float = 0.0
+) -> npt.NDArray[np.uint8]:
     """Maps (5 + count, h, w) uint8 of a perfect HoVer-Net; ``types`` (N + 1,): type of each label, 0…count - 1.
 
     ``noise``: deviation of what is added to the ways, smooth over a few pixels.

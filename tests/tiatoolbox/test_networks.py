@@ -16,8 +16,8 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from tests.models.conftest import solve
-from tests.pipeline.test_pipeline import assert_same_cells, run_one
+from tests.models.small_networks import solve
+from tests.runs import assert_same_cells, run_one
 from tests.tiatoolbox.drawn import MPP, maps_of, matched, tissue, ways
 from wsiproc.core.geometry import Box
 from wsiproc.errors import ModelError

@@ -26,7 +26,8 @@ def slide(tmp_path_factory: pytest.TempPathFactory) -> Slide:
 
 
 def test_facts(slide: Slide) -> None:
-    assert (slide.shape, slide.mpp, slide.levels) == (SHAPE, pytest.approx(MPP), (1.0, 2.0, 4.0, 8.0))
+    assert (slide.shape, slide.levels) == (SHAPE, (1.0, 2.0, 4.0, 8.0))
+    assert slide.mpp == pytest.approx(MPP)
     assert slide.format == "tiatoolbox TIFFWSIReader"
 
 

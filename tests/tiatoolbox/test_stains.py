@@ -14,8 +14,8 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from tests.models.conftest import picture
-from tests.pipeline.test_pipeline import assert_same_cells, run_one
+from tests.models.small_networks import picture
+from tests.runs import assert_same_cells, run_one
 from wsiproc.core.choices import StainNormChoice
 from wsiproc.core.geometry import Box
 from wsiproc.errors import OutputError, PlanError, SettingsError
@@ -82,6 +82,7 @@ def test_the_table_holds_what_the_transform_makes_of_each_colour(method: str) ->
 
 def test_a_model_behind_a_normaliser_is_another_model() -> None:
     look = REFERENCE["macenko"]
+    assert isinstance(look, StainLook)
     some = StainNormalised(Classical(), "macenko", look, look)
     other = dataclasses.replace(look, strongest=(1.0, 1.0))
     assert some.name != Classical().name
@@ -96,6 +97,7 @@ def test_a_model_behind_a_normaliser_is_another_model() -> None:
 @pytest.mark.skipif(not fast_int8(), reason="this processor does not multiply int8 exactly")
 def test_what_a_model_computes_in_bytes_it_computes_behind_a_normaliser_too() -> None:
     look = REFERENCE["macenko"]
+    assert isinstance(look, StainLook)
     source = dataclasses.replace(look, strongest=(1.5, 0.8))
     device = Device("cpu", "int8")
     some = StainNormalised(load_model("default"), "macenko", source, look)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from tests.array.conftest import clumps
+from tests.array.clumps import clumps
 from wsiproc.array.nuclei.instances import SplitRule, _height, content, fill_small_holes, split_clumps
 from wsiproc.core.geometry import Box
 

@@ -5,7 +5,7 @@ import pytest
 import shapely
 from skimage.measure import regionprops
 
-from tests.array.conftest import clumps
+from tests.array.clumps import clumps
 from wsiproc.array.nuclei.instances import SplitRule, split_clumps
 from wsiproc.array.nuclei.measure import centroids, ellipse_axes, label_sums, mean_and_spread, perimeters_and_solidities
 from wsiproc.array.nuclei.outline import trace

@@ -5,7 +5,7 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.array.conftest import clumps
+from tests.array.clumps import clumps
 from wsiproc.array.nuclei.instances import SplitRule, split_clumps
 from wsiproc.array.nuclei.outline import MOST_COMPARED, fill, is_simple, trace
 from wsiproc.io.cells.parquet import slide_polygons

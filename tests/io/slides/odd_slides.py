@@ -48,7 +48,7 @@ def write_zarr(path: Path, pixels: npt.NDArray[Any], axes: str = "cyx", **more: 
     return path
 
 
-def add_multiscale(group: zarr.Group, pixels: npt.NDArray[Any], axes: str, unit: str = "micrometer") -> None:
+def add_multiscale(group: Any, pixels: npt.NDArray[Any], axes: str, unit: str = "micrometer") -> None:
     chunks = tuple(128 if axis in "yx" else 1 for axis in axes)
     group.create_array("0", shape=pixels.shape, chunks=chunks, dtype=pixels.dtype)[...] = pixels
     kinds = {"c": "channel", "t": "time"}

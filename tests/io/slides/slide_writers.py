@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -92,8 +93,7 @@ def write_ome_zarr(
     path: Path, levels: list[Picture], version: str, axes: str = "cyx", unit: str = "micrometer"
 ) -> None:
     """An OME-Zarr 0.4 or 0.5 with the axes in this order."""
-    zarr_format = 2 if version == "0.4" else 3
-    group = zarr.open_group(path, mode="w", zarr_format=zarr_format)
+    group = zarr.open_group(path, mode="w", zarr_format=2 if version == "0.4" else 3)
     datasets = []
     for number, level in enumerate(levels):
         array = level.transpose(["yxc".index(axis) for axis in axes])
@@ -102,7 +102,7 @@ def write_ome_zarr(
         scale = [1.0 if axis == "c" else MPP * 2**number for axis in axes]
         datasets.append({"path": str(number), "coordinateTransformations": [{"type": "scale", "scale": scale}]})
     spaces = [{"name": a, "type": "channel"} if a == "c" else {"name": a, "type": "space", "unit": unit} for a in axes]
-    multiscale = {"axes": spaces, "datasets": datasets, "name": "synthetic"}
+    multiscale: dict[str, Any] = {"axes": spaces, "datasets": datasets, "name": "synthetic"}
     if version == "0.4":
         group.attrs["multiscales"] = [{**multiscale, "version": "0.4"}]
     else:
@@ -115,7 +115,7 @@ def _write_odd_tiff(path: Path, picture: Picture) -> None:
     write_tiff(path, [picture, np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)])
 
 
-WRITERS: dict[str, tuple[str, Callable[[Path, Picture], None]]] = {
+WRITERS: dict[str, tuple[str, Callable[[Path, Picture], object]]] = {
     "tiff": ("a.tif", lambda path, picture: write_tiff(path, pyramid(picture))),
     "one-level-tiff": ("one.tif", lambda path, picture: write_tiff(path, [picture])),
     "odd-factor-tiff": ("odd.tif", _write_odd_tiff),

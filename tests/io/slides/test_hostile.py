@@ -350,7 +350,7 @@ def test_the_directories_of_real_slides_are_walked_to_their_end(real_slides: Pat
 
 def test_a_tile_that_claims_to_be_a_huge_jpeg_is_not_decoded(tmp_path: Path, picture: Picture) -> None:
     path = tmp_path / "a.tif"
-    scale = {"resolution": (1e4 / MPP, 1e4 / MPP), "resolutionunit": "CENTIMETER"}
+    scale: dict[str, Any] = {"resolution": (1e4 / MPP, 1e4 / MPP), "resolutionunit": "CENTIMETER"}
     tifffile.imwrite(path, picture, photometric="rgb", compression="jpeg", tile=(128, 128), metadata=None, **scale)
     with tifffile.TiffFile(path) as tiff:
         offset, size = tiff.pages.first.dataoffsets[0], tiff.pages.first.databytecounts[0]
@@ -366,7 +366,7 @@ def test_the_size_in_a_header_is_that_of_the_picture(picture: Picture) -> None:
     import imagecodecs
 
     for encode in (imagecodecs.jpeg8_encode, lambda p: imagecodecs.jpeg2k_encode(p, codecformat="j2k")):
-        assert jpeg_size(encode(np.ascontiguousarray(picture[:50, :70]))) == (50, 70)
+        assert jpeg_size(bytes(encode(np.ascontiguousarray(picture[:50, :70])))) == (50, 70)
     assert jpeg_size(b"\xff\xd8") is None
     assert jpeg_size(b"no picture") is None
     for byte in range(256):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,7 +51,12 @@ def test_nothing_outside_the_slide_is_read_and_no_more_than_shows(
 ) -> None:
     asked: list[Box] = []
     read = slide.read
-    monkeypatch.setattr(slide, "read", lambda box, mpp: (asked.append(box), read(box, mpp))[1])
+
+    def noted(box: Box, mpp: float) -> Any:
+        asked.append(box)
+        return read(box, mpp)
+
+    monkeypatch.setattr(slide, "read", noted)
     read_mirrored(slide, Box(-9, 20, 30, 10), 0.5)
     read_mirrored(slide, Box(40, 30, 30, 30), 0.5)
     read_mirrored(slide, Box(5, 5, 10, 10), 0.5)

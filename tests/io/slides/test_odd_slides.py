@@ -54,7 +54,8 @@ def warnings_of(path: Path) -> str:
 def test_the_same_picture_in_all_ways_of_storing_it(tmp_path: Path, small: Picture, kind: str) -> None:
     path = SAME_PIXELS[kind](tmp_path, small)
     with open_slide(path) as slide:
-        assert (slide.shape, slide.mpp) == (small.shape[:2], pytest.approx(MPP))
+        assert slide.shape == small.shape[:2]
+        assert slide.mpp == pytest.approx(MPP)
         found = slide.read(Box(0, 0, *slide.shape), slide.mpp)
         part = slide.read(Box(100, 30, 90, 150), slide.mpp)
     # Converting to YCbCr and back rounds twice.
@@ -132,7 +133,7 @@ def test_a_png_of_16_bits(tmp_path: Path, small: Picture, factor: int) -> None:
 def test_other_types_are_refused_for_their_type(
     tmp_path: Path, small: Picture, dtype: type, scale: float, format_: str
 ) -> None:
-    pixels = (small / 255 * scale).astype(dtype)
+    pixels: Any = (small / 255 * scale).astype(dtype)
     if format_ == "zarr":
         path = write_zarr(tmp_path / "a.zarr", pixels.transpose(2, 0, 1))
     else:
@@ -159,7 +160,7 @@ def test_levels_of_an_ome_zarr_too(tmp_path: Path, small: Picture) -> None:
     path = write_zarr(tmp_path / "a.zarr", smaller(small, 2).transpose(2, 0, 1))
     group = zarr.open_group(path)
     group.create_array("1", data=np.ascontiguousarray(small.transpose(2, 0, 1)), chunks=(3, 128, 128))
-    multiscale = group.attrs["multiscales"]
+    multiscale: Any = group.attrs["multiscales"]
     multiscale[0]["datasets"][0]["coordinateTransformations"][0]["scale"] = [1, 2 * MPP, 2 * MPP]
     scale = {"type": "scale", "scale": [1, MPP, MPP]}
     multiscale[0]["datasets"].append({"path": "1", "coordinateTransformations": [scale]})
@@ -410,7 +411,7 @@ def test_ome_units_that_are_no_length_say_nothing(tmp_path: Path, small: Picture
 def test_units_of_ome_zarr(tmp_path: Path, small: Picture, unit: str, um: float) -> None:
     group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2)
     add_multiscale(group, small.transpose(2, 0, 1), "cyx", unit)
-    multiscale = group.attrs["multiscales"]
+    multiscale: Any = group.attrs["multiscales"]
     multiscale[0]["datasets"][0]["coordinateTransformations"][0]["scale"] = [1, MPP / um, MPP / um]
     group.attrs["multiscales"] = multiscale
     with open_slide(tmp_path / "a.zarr") as slide:

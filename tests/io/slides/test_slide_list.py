@@ -38,7 +38,7 @@ def names(folder: Path, found: tuple[Path, ...]) -> list[str]:
 def dicom(path: Path, series: str) -> None:
     """The smallest file that says of what series it is."""
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.77.1.6"
+    meta.MediaStorageSOPClassUID = pydicom.uid.VLWholeSlideMicroscopyImageStorage
     meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid(entropy_srcs=[path.name])
     meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
     file = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
@@ -113,7 +113,7 @@ def test_a_list_that_is_none(tmp_path: Path, content: bytes | None, said: str) -
 def test_the_same_slide_by_several_ways_is_taken_once_and_said(slides: Path) -> None:
     (slides / "link.svs").symlink_to(slides / "a.svs")
     os.link(slides / "a.svs", slides / "hard.svs")
-    given = [slides / "a.svs", slides / "link.svs", f"{slides}/case 1/../a.svs", slides / "hard.svs"]
+    given: list[Path | str] = [slides / "a.svs", slides / "link.svs", f"{slides}/case 1/../a.svs", slides / "hard.svs"]
     found = list_slides(given)
     assert found.slides == (slides / "a.svs",)
     also = f"{slides / 'hard.svs'}, {slides / 'link.svs'}"

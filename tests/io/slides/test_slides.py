@@ -88,7 +88,8 @@ def is_aligned(slide: Slide) -> bool:
 
 
 def test_the_slides_own_resolution_is_a_plain_copy(slide: Slide, picture: Picture) -> None:
-    assert (slide.shape, slide.mpp) == (SHAPE, pytest.approx(MPP))
+    assert slide.shape == SHAPE
+    assert slide.mpp == pytest.approx(MPP)
     assert np.array_equal(slide.read(Box(0, 0, *SHAPE), slide.mpp), picture)
 
 

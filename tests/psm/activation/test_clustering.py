@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.psm.conftest import Drawn, tissue
+from tests.psm.drawn_tissue import Drawn, tissue
 from wsiproc.psm.activation.clustering import (
     JetClusters,
     fit_clusters,

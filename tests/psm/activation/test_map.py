@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.psm.conftest import Drawn
+from tests.psm.drawn_tissue import Drawn
 from wsiproc.models.networks.readout import Readout
 from wsiproc.models.networks.unet import SmallResNet
 from wsiproc.psm.activation.map import calibrate_readout, grad_cam, predict_map, readout_sign

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.psm.conftest import tissue
+from tests.psm.drawn_tissue import tissue
 from wsiproc.models.networks.unet import SmallResNet
 from wsiproc.psm.activation.objectives import MeanValue, SimSiam
 from wsiproc.psm.activation.training import random_crops, train_activation

@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tests.psm.conftest import Drawn, tissue
+from tests.psm.drawn_tissue import Drawn, tissue
 from tests.psm.shapes import BLUE, BROWN, Floats, Mask, ellipse, iou, numbered, stained
 from wsiproc.array.stains import STANDARD, Stains
 from wsiproc.core.types import Int32Array, UInt8Array

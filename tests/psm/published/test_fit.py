@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from tests.psm.conftest import Drawn
+from tests.psm.drawn_tissue import Drawn
 from wsiproc.core.geometry import Box
 from wsiproc.models.networks.unet import UNet
 from wsiproc.psm.published.fit import (

@@ -50,7 +50,7 @@ def test_voronoi_against_brute_force(count: int, seed: int) -> None:
     shape = (24, 31)
     points = np.unique(rng.integers(0, shape, (count, 2)), axis=0)
     label = voronoi_label(points, shape)
-    grid = np.stack(np.mgrid[: shape[0], : shape[1]], -1)
+    grid = np.moveaxis(np.mgrid[: shape[0], : shape[1]], 0, -1)
     squared = ((grid[:, :, None] - points) ** 2).sum(-1)
     near = np.sqrt(squared.min(-1)) <= 2
     assert np.array_equal(label == NUCLEUS, near)

@@ -59,7 +59,7 @@ def scattered(centres: np.ndarray) -> CellTable:
     columns["area_um2"] = np.arange(n, dtype=np.float32)
     rings = Rings(4 * np.arange(n + 1), (low[:, None] + corners).reshape(-1, 2))
     boxes = np.column_stack([low, np.full((n, 2), 4, np.int32)]).astype(np.int32)
-    return CellTable(np.zeros(n, np.uint8), np.ones(n, np.float32), low + 2.0, boxes, columns, rings)
+    return CellTable(np.zeros(n, np.uint8), np.ones(n, np.float32), low.astype(np.float64) + 2.0, boxes, columns, rings)
 
 
 def finished(

@@ -5,7 +5,15 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from tests.results.viewer.conftest import Shown
+from tests.results.viewer.serving import Shown
+
+FLAGS = [  # of chromium
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--no-first-run",
+]
 
 
 def until(page: Any, expression: str, seconds: float = 60) -> Any:

@@ -1,72 +1,21 @@
-"""Finished slides and a server that shows them: the command as a process of its own."""
+"""Finished slides, a server that shows them, and a browser."""
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
-import subprocess
-import sys
-import urllib.error
-import urllib.request
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import geopandas
-import orjson
 import pytest
 
+from tests.results.viewer.browsing import FLAGS
+from tests.results.viewer.serving import ODD, Shown, viewing
 from wsiproc.pipeline.cohort import run_slides
 from wsiproc.pipeline.settings import Settings
 from wsiproc.synthetic import write_synthetic_slide
-
-ODD = "50 % {odd} & <b>"
-"""Name of a slide that is nowhere plain: in an address, in a page, in a route."""
-
-
-class Shown:
-    """A running ``wsiproc view``: its address, and what it answers."""
-
-    def __init__(self, address: str, pid: int) -> None:
-        self.address, self.pid = address, pid
-
-    def get(self, path: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers (names in small letters) and body."""
-        request = urllib.request.Request(self.address + path, headers=headers)
-        try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                return answer.status, _lower(answer.headers.items()), answer.read()
-        except urllib.error.HTTPError as error:
-            return error.code, _lower(error.headers.items()), error.read()
-
-    def json(self, path: str) -> Any:
-        """The body, parsed; it must be a good answer."""
-        status, _, body = self.get(path)
-        assert status == 200, body
-        return orjson.loads(body)
-
-
-def _lower(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
-    return {name.lower(): value for name, value in headers}
-
-
-@contextmanager
-def viewing(*arguments: object) -> Iterator[Shown]:
-    """The server for the time of the block, on any free port."""
-    command = [sys.executable, "-m", "wsiproc.cli.main", "view", *map(str, arguments), "--no-browser", "--port", "0"]
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        found = re.search(r"http://\S+/", line)
-        try:
-            assert found, line + process.stdout.read()
-            yield Shown(found[0], process.pid)
-        finally:
-            process.terminate()
-            process.wait(20)
 
 
 @pytest.fixture(scope="session")
@@ -92,15 +41,6 @@ def shown(results: Path) -> Iterator[Shown]:
     """The server over both."""
     with viewing(results) as server:
         yield server
-
-
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--no-first-run",
-]
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ import pytest
 import tensorstore
 
 import wsiproc.results.viewer
-from tests.results.viewer.conftest import ODD, Shown, viewing
+from tests.results.viewer.serving import ODD, Shown, decoded, viewing
 from wsiproc.core.geometry import Box
 from wsiproc.io.ome_zarr import image as ngff
 from wsiproc.io.slides.open import open_slide
@@ -29,8 +29,7 @@ STATIC = Path(wsiproc.results.viewer.__file__).parent / "static"
 def picture(shown: Shown, path: str) -> np.ndarray:
     status, _, body = shown.get(path)
     assert status == 200, body
-    read = cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_UNCHANGED)
-    return cv2.cvtColor(read, cv2.COLOR_BGRA2RGBA if read.shape[-1] == 4 else cv2.COLOR_BGR2RGB)
+    return decoded(body)
 
 
 def test_every_slide_is_listed_with_its_counts(shown: Shown, results: Path) -> None:

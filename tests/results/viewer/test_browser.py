@@ -9,7 +9,7 @@ import geopandas
 import pytest
 
 from tests.results.viewer.browsing import layers, on_screen, settled, show, until
-from tests.results.viewer.conftest import Shown
+from tests.results.viewer.serving import Shown
 
 
 def test_it_opens_with_the_cells_over_the_slide(page: Any, shown: Shown) -> None:

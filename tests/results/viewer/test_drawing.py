@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsiproc.array.nuclei.measure import centroids, label_sums
+from tests.results.viewer.serving import decoded
+from wsiproc.array.nuclei.measure import label_sums
 from wsiproc.array.nuclei.outline import trace
-from wsiproc.core.cells import CellTable
+from wsiproc.core.cells import DrawnCells
 from wsiproc.core.geometry import Box
 from wsiproc.results.viewer.colouring import GREY, HIDDEN, SHADES, Look, palette, scale_colours
 from wsiproc.results.viewer.drawing import dots, draw_outlines, jpeg, mask_edge, outlines, png, tinted
@@ -18,8 +19,8 @@ PALETTE = palette(Look(), NAMES, COLOURS)
 FADING = 64  # opacity of the outermost pixels of a smooth line
 
 
-def discs(count: int, side: int = 200, seed: int = 0) -> tuple[np.ndarray, CellTable]:
-    """Labels (side, side) of discs, and the table of them, of two classes."""
+def discs(count: int, side: int = 200, seed: int = 0) -> tuple[np.ndarray, DrawnCells]:
+    """Labels (side, side) of discs, and what is drawn of them, of two classes."""
     rng = np.random.default_rng(seed)
     labels = np.zeros((side, side), np.int32)
     for number in range(1, count + 1):
@@ -32,8 +33,7 @@ def discs(count: int, side: int = 200, seed: int = 0) -> tuple[np.ndarray, CellT
     sums = label_sums(labels, len(numbers), np.zeros((1, side, side), np.uint8))
     kinds = (np.arange(len(numbers)) % 2).astype(np.uint8)
     rings = trace(labels, np.arange(1, len(numbers) + 1))
-    scores = np.ones(len(numbers), np.float32)
-    return labels, CellTable(kinds, scores, centroids(sums), sums.boxes.astype(np.int32), {}, rings)
+    return labels, DrawnCells(kinds, sums.boxes.astype(np.int32), rings)
 
 
 @pytest.mark.parametrize("zoom", [1, 2, 4])
@@ -59,7 +59,7 @@ def test_filled_cells_cover_their_pixels_in_their_colours(zoom: int) -> None:
 def test_outlines_leave_the_inside_free_and_run_along_the_edge(zoom: int) -> None:
     labels, cells = discs(20)
     picture = outlines(cells, PALETTE, Box(0, 0, 200, 200), zoom, fill=0)
-    truth = np.kron((labels > 0).astype(np.uint8), np.ones((zoom, zoom), np.uint8))
+    truth = np.kron(labels > 0, np.ones((zoom, zoom), np.uint8)).astype(np.uint8)
     width = 2 * zoom + 3
     edge = (cv2.dilate(truth, np.ones((width, width))) > 0) & (cv2.erode(truth, np.ones((width, width))) == 0)
     shown = picture[..., 3] > FADING
@@ -146,8 +146,6 @@ def test_maps_and_masks_are_clear_where_there_is_nothing() -> None:
 
 def test_pictures_are_what_browsers_take_for_them() -> None:
     rgba = np.random.default_rng(0).integers(0, 255, (30, 40, 4), np.uint8)
-    read = cv2.imdecode(np.frombuffer(png(rgba), np.uint8), cv2.IMREAD_UNCHANGED)
-    assert (cv2.cvtColor(read, cv2.COLOR_BGRA2RGBA) == rgba).all()
+    assert (decoded(png(rgba)) == rgba).all()
     red = np.full((30, 40, 3), (200, 30, 40), np.uint8)
-    read = cv2.imdecode(np.frombuffer(jpeg(red), np.uint8), cv2.IMREAD_COLOR)
-    assert np.abs(cv2.cvtColor(read, cv2.COLOR_BGR2RGB).astype(int) - red).max() < 4
+    assert np.abs(decoded(jpeg(red)).astype(int) - red).max() < 4

@@ -18,7 +18,7 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.results.viewer.conftest import Shown
+from tests.results.viewer.serving import Shown
 from wsiproc.errors import WsiprocError
 from wsiproc.io.geojson.write import find_geojson_problems
 from wsiproc.results.viewer.analysis import measure_area, parse_area

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import urllib.error
-import urllib.request
+import urllib.parse
 from typing import Any
 
 import cv2
@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.results.viewer.conftest import Shown
+from tests.results.viewer.serving import Shown, decoded
 from wsiproc.pipeline.cohort import run_slides
 from wsiproc.pipeline.settings import Settings
 from wsiproc.results.viewer.analysis import order, stain_share, walk
@@ -40,7 +40,7 @@ NAMES = ["Negative", "Positive", "Tumor"]
 def tile(shown: Shown, query: str, level: int = 3) -> np.ndarray:
     status, _, body = shown.get(f"{IHC}/cells/{level}/0/0.png?{query}")
     assert status == 200, body
-    return cv2.cvtColor(cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_UNCHANGED), cv2.COLOR_BGRA2RGBA)
+    return decoded(body)
 
 
 def colours_of(picture: np.ndarray) -> set[tuple[int, ...]]:
@@ -179,7 +179,7 @@ def test_positivity_follows_the_threshold(shown: Shown, table: Any) -> None:
 
 def test_slides_without_positive_cells_have_no_positivity(shown: Shown) -> None:
     name = next(card["name"] for card in shown.json("api/slides") if card["name"] != "ihc")
-    path = f"api/slides/{urllib.request.quote(name, safe='')}"
+    path = f"api/slides/{urllib.parse.quote(name, safe='')}"
     assert shown.json(path)["has_dab"] is False
     status, _, body = shown.get(f"{path}/positivity")
     assert status == 400
@@ -261,7 +261,7 @@ def test_a_crop_shows_the_cell_in_its_middle(shown: Shown, table: Any) -> None:
     row = table.iloc[len(table) // 3]
     status, _, body = shown.get(f"{IHC}/crop/{row['id']}.jpg?px=96&um=24")
     assert status == 200
-    crop = cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_COLOR)
+    crop = decoded(body)
     assert crop.shape == (96, 96, 3)
     line = np.abs(crop.astype(int) - 255).sum(axis=2) < 60  # the white line around the cell
     y, x = (side.mean() for side in np.nonzero(line[16:80, 16:80]))

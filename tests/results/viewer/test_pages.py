@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.results.viewer.browsing import settled
-from tests.results.viewer.conftest import Shown
+from tests.results.viewer.serving import Shown
 
 ODD = "50 % {odd} & _b_"  # the folder of the slide whose name is nowhere plain
 

@@ -9,14 +9,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import cv2
 import geopandas
 import numpy as np
 import pytest
 import shapely
 
 from tests.results.viewer.browsing import on_screen, settled, show, until
-from tests.results.viewer.conftest import Shown
+from tests.results.viewer.serving import Shown, decoded
 
 IHC = "api/slides/ihc"
 
@@ -123,13 +122,13 @@ def test_the_ruler_is_right_and_the_picture_has_scale_and_legend(page: Any, show
     assert page.text_content(".overlay .ruler-length") == "100 µm"
     assert "ruler=" in page.url
     page.keyboard.press("h")
-    picture = cv2.imdecode(np.frombuffer(saved(page, "s"), np.uint8), cv2.IMREAD_COLOR)
+    picture = decoded(saved(page, "s"))[..., :3]
     assert picture.shape == (760, 1200, 3)
     line = picture[760 - 25, 28 : 28 + 120].sum(axis=1) < 200  # the bar, in its dark ink
     assert line.sum() * 0.5 == pytest.approx(float(page.inner_text("#length").removesuffix(" µm")), rel=0.03)
-    orange, blue = (np.abs(picture[:100, 1000:].astype(int) - c).sum(axis=2) < 8 for c in ((0, 94, 213), (178, 114, 0)))
-    assert min(orange.sum(), blue.sum()) >= 100  # of BGR: the squares of the legend
-    ink = np.abs(picture[395:406, 510:690].astype(int) - (44, 32, 22)).sum(axis=2) < 60
+    orange, blue = (np.abs(picture[:100, 1000:].astype(int) - c).sum(axis=2) < 8 for c in ((213, 94, 0), (0, 114, 178)))
+    assert min(orange.sum(), blue.sum()) >= 100  # the squares of the legend
+    ink = np.abs(picture[395:406, 510:690].astype(int) - (22, 32, 44)).sum(axis=2) < 60
     assert ink.any(axis=0).mean() > 0.8  # the ruler
 
 

@@ -23,8 +23,8 @@ import pytest
 import zarr
 from PIL import Image
 
-from tests.results.viewer.browsing import until
-from tests.results.viewer.conftest import FLAGS, Shown, viewing
+from tests.results.viewer.browsing import FLAGS, until
+from tests.results.viewer.serving import Shown, viewing
 from wsiproc.io.slides.open import SlideSource
 from wsiproc.results.export.full_image import write_full_image
 
@@ -98,7 +98,7 @@ def assert_same_picture(shot: np.ndarray, pixels: np.ndarray) -> None:
 
 def test_viv_shows_the_overview(seen_by_viv: Any, shown: Shown, results: Path) -> None:
     shot, levels = seen_by_viv(f"{shown.address}zarr/ihc/slide.ome.zarr")
-    group = zarr.open_group(results / "ihc/slide.ome.zarr", mode="r")
+    group: Any = zarr.open_group(results / "ihc/slide.ome.zarr", mode="r")
     assert levels == [list(group[str(level)].shape) for level in range(len(levels))]
     assert_same_picture(shot, np.asarray(group["0"]))
 
