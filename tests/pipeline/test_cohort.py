@@ -17,6 +17,7 @@ import pytest
 import wsiproc.pipeline.slide
 import wsiproc.pipeline.stages.infer
 import wsiproc.pipeline.workers
+from wsiproc.core.choices import Executor
 from wsiproc.core.threads import Abandoned, concurrently, in_background
 from wsiproc.errors import WorkerError
 from wsiproc.executors import EXECUTORS, Task, worker_pool
@@ -169,7 +170,7 @@ def cells(out: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("kind", ["dask", "processes", "threads"])
 def test_slides_side_by_side_are_as_they_are_alone(
-    kind: str, slides: list[Path], alone: dict[str, bytes], tmp_path: Path
+    kind: Executor, slides: list[Path], alone: dict[str, bytes], tmp_path: Path
 ) -> None:
     events: list[Event] = []
     outcomes = list(run_slides(slides, tmp_path, Settings(executor=kind, workers=2, **SETTINGS), False, events.append))
@@ -185,7 +186,7 @@ def test_slides_side_by_side_are_as_they_are_alone(
 
 @pytest.mark.parametrize("kind", ["dask", "processes", "threads"])
 def test_an_interrupted_queue_ends_soon_and_goes_on(
-    kind: str, slides: list[Path], alone: dict[str, bytes], tmp_path: Path
+    kind: Executor, slides: list[Path], alone: dict[str, bytes], tmp_path: Path
 ) -> None:
     settings = Settings(executor=kind, workers=2, **SETTINGS)
     seen: set[str] = set()
