@@ -14,6 +14,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ import numpy.typing as npt
 import psutil
 from peak_memory import GIB, Watch
 
+from wsiproc.array.dab_pattern import DabPattern
 from wsiproc.array.nuclei.measure import centroids, label_sums
 from wsiproc.array.nuclei.outline import trace
 from wsiproc.array.stains import STANDARD, Stain, Stains
@@ -34,10 +36,21 @@ from wsiproc.io.cells.parquet import write_part
 from wsiproc.io.slides.open import SlideSource
 from wsiproc.models.builtin.classical import Classical
 from wsiproc.models.device import Device
+from wsiproc.pipeline.planning.scoring import RecognisedDab, SlideScoring
 from wsiproc.pipeline.stages.export import export_tasks
 from wsiproc.pipeline.stages.job import Job
 from wsiproc.pipeline.stages.merge import Block, merge_tasks, number_blocks
 from wsiproc.pipeline.stages.render import create_maps, create_pictures, render_tasks, save_overview
+from wsiproc.results.record import (
+    RECORD_VERSION,
+    CountsRecord,
+    GridRecord,
+    ModelRecord,
+    RegionsRecord,
+    RunRecord,
+    SettingsRecord,
+    SlideRecord,
+)
 
 STEP, PITCH = 2048, 29
 POSITIVE_OD = 0.8
@@ -104,6 +117,36 @@ def merged(job: Job, regions: list[Region], team: WorkerPool) -> list[Block]:
     tasks = [replace(task, depends_on=()) for task in merge_tasks(job, regions)]  # the regions' parts are there
     results = [result for _, result in team.run(tasks)]
     return number_blocks({result.value.block: result.value.cells for result in results})
+
+
+def record_of(job: Job, slide: Path, counts: Sequence[int]) -> RunRecord:
+    """What ``run.json`` says of cells, of which there are so many of each class."""
+    frame, rule = job.frame, job.scoring
+    found = RecognisedDab(DabPattern(0.0, 0.0, 0.0, 0.0), POSITIVE_OD, 0.2, "drawn", "drawn")
+    return RunRecord(
+        record_version=RECORD_VERSION,
+        wsiproc="benchmark",
+        key="none",
+        slide=SlideRecord(
+            name="drawn",
+            path=str(slide),
+            shape=frame.slide,
+            mpp=frame.slide_mpp,
+            format="none",
+            fingerprint=job.fingerprint,
+        ),
+        model=ModelRecord(name=job.model.name, mpp=job.model.mpp, classes=list(job.model.classes), calibration={}),
+        classes=dict(job.classes),
+        immuno=None if rule is None else SlideScoring(rule, found, True, True).record(),
+        settings=SettingsRecord(mpp=frame.slide_mpp),
+        grid=GridRecord(shape=frame.grid, mpp=frame.mpp, scale=frame.scale),
+        tissue_mm2=float(np.prod(frame.grid)) * frame.px_um2 / 1e6,
+        regions=RegionsRecord(step=STEP, total=1, tissue=1, failed=[], boxes=[]),
+        counts=CountsRecord(cells=sum(counts), classes=dict(zip(job.classes, counts, strict=True)), dropped={}),
+        warnings=[],
+        versions={},
+        seconds={"total": 0.0},
+    )
 
 
 def main(count: int, workers: int) -> None:

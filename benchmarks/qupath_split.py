@@ -8,7 +8,6 @@ The cells are those of ``million_cells.py``. ``cells.geojson.gz`` is imported as
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
@@ -16,8 +15,9 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
-from million_cells import make_parts, merged
+from million_cells import make_parts, merged, record_of
 from peak_memory import GIB, Watch
 
 from wsiproc.executors import worker_pool
@@ -32,6 +32,7 @@ def finished_slide(folder: Path, count: int) -> int:
     """The files of a finished slide that the commands read; how many cells it has."""
     job, regions = make_parts(folder, count)
     names, colours = list(job.classes), list(job.classes.values())
+    counts = np.zeros(len(names), np.int64)
     with worker_pool("loop") as alone:
         blocks = merged(job, regions, alone)
     columns = list(read_part(block_path(job, blocks[0].region)).measurements)
@@ -42,12 +43,11 @@ def finished_slide(folder: Path, count: int) -> int:
         for block in blocks:
             cells = read_part(block_path(job, block.region))
             table.write(cells)
+            counts += np.bincount(cells.classes, minlength=len(names))
             features.append(
                 Piece.of(*features_bytes(cells, block.first_id, job.fingerprint, names, colours, job.frame.scale))
             )
-    slide = {"name": "slide", "shape": job.frame.slide, "mpp": job.frame.slide_mpp, "fingerprint": job.fingerprint}
-    grid = {"shape": job.frame.grid, "mpp": job.frame.mpp, "scale": job.frame.scale}
-    (folder / "run.json").write_text(json.dumps({"key": "k", "slide": slide, "grid": grid}))
+    record_of(job, Path("none"), counts.tolist()).write(folder)
     shutil.rmtree(job.work)
     return sum(block.count for block in blocks)
 

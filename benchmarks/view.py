@@ -25,12 +25,11 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-from million_cells import POSITIVE_OD, make_parts, merged
+from million_cells import make_parts, merged, record_of
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from wsiproc.executors import worker_pool
-from wsiproc.io.atomic import write_json
 from wsiproc.io.cells.blocks import CellBlocks
 from wsiproc.pipeline.stages.export import export_tasks
 from wsiproc.pipeline.stages.render import render_tasks
@@ -73,23 +72,9 @@ def make_results(folder: Path, count: int) -> Path:
             pass
     cells = sum(block.count for block in blocks)
     counts = np.bincount(CellBlocks(folder / "cells.parquet").centres()[1], minlength=len(job.classes)).tolist()
-    mpp = job.frame.mpp
-    area = float(np.prod(job.frame.grid)) * mpp[0] * mpp[1] / 1e6
     slide = folder.parent / "slide.png"
     Image.new("RGB", (64, 64), "white").save(slide)
-    run = {
-        "wsiproc": "benchmark", "key": "none", "slide": {
-            "name": "drawn", "path": str(slide), "shape": job.frame.slide, "mpp": 0.25, "objective": None,
-            "format": "none", "fingerprint": "none",
-        },
-        "model": {"name": "classical"}, "settings": {"mpp": 0.25, "reader": "auto"},
-        "grid": {"shape": job.frame.grid, "mpp": mpp, "scale": job.frame.scale}, "tissue_mm2": area,
-        "classes": {name: list(colour) for name, colour in job.classes.items()},
-        "counts": {"cells": cells, "classes": dict(zip(job.classes, counts, strict=True))},
-        "immuno": {"compartment": "nucleus", "positive_dab_od": [POSITIVE_OD], "ring_dab_od": 0.2, "index": True},
-        "regions": {"boxes": [], "failed": []}, "warnings": [],
-    }  # fmt: skip
-    write_json(folder / "run.json", run)
+    record_of(job, slide, counts).write(folder)
     print(f"{cells:,} cells on {job.frame.slide[1]} × {job.frame.slide[0]} px", flush=True)
     return folder
 

@@ -61,6 +61,14 @@ def test_what_runs_loads_no_torch_and_no_dask_before_they_are_needed() -> None:
     assert "numba" in loaded, "the probe sees what is loaded"
 
 
+def test_what_workers_import_knows_no_record_of_runs() -> None:
+    """Which costs a tenth of a second, and none of them reads or writes it."""
+    stages = sorted((Path(wsiproc.__file__).parent / "pipeline/stages").glob("*.py"))
+    names = [f"wsiproc.pipeline.stages.{path.stem}" for path in stages if path.stem not in ("__init__", "crops")]
+    assert "pydantic" not in loaded_by(f"import {', '.join(names)}")
+    assert "pydantic" not in loaded_by("import wsiproc.cli.main")
+
+
 def test_a_run_needs_no_pandas(tmp_path: Path) -> None:
     """Which takes a worker a quarter of a second to load; Arrow does where it is only offered NumPy's arrays."""
     write_synthetic_slide(tmp_path / "small.tif", (900, 900), mpp=0.25, seed=5, tissue_fraction=0.5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,7 +45,8 @@ HOMES = {
     # What a network is lies in models; stages and the benchmark set threads; diagnostics say what PyTorch makes of the
     # machine.
     "torch": {"models", "psm", "pipeline", "evaluate", "cli"},
-    "pydantic": {"cli", "pipeline", "models", "io", "psm"},
+    # Settings, the command line's documents, files that people write, and run.json.
+    "pydantic": {"cli", "pipeline", "models", "io", "psm", "results"},
     "safetensors": {"models", "psm"},
     "tomli_w": {"models", "io"},
     "jinja2": {"results"},
@@ -145,6 +147,25 @@ def test_stages_know_no_settings() -> None:
         if any(name.startswith("wsiproc.pipeline.settings.") for name in imported(path))
     }
     assert users == {"", "cli", "cli/slide_commands", "evaluate", "pipeline", "pipeline/planning"}
+
+
+def test_run_json_is_read_through_its_record_only() -> None:
+    """``run["…"]`` and ``run.get("…")`` would be a second, unwritten schema of it."""
+    found = {
+        f"{in_package(path)}:{node.lineno}"
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if (isinstance(node, ast.Subscript) and _names_a_run(node.value) and isinstance(node.slice, ast.Constant))
+        or (isinstance(node, ast.Attribute) and node.attr == "get" and _names_a_run(node.value))
+    }
+    assert found == set()
+    templates = [path for path in PACKAGE.rglob("*.j2") if re.search(r"\brun(\[|\.get\()", path.read_text("utf-8"))]
+    assert templates == []
+
+
+def _names_a_run(node: ast.expr) -> bool:
+    """Whether an expression is ``run`` or ``something.run``."""
+    return (isinstance(node, ast.Name) and node.id == "run") or (isinstance(node, ast.Attribute) and node.attr == "run")
 
 
 @pytest.mark.parametrize("path", FILES, ids=in_package)

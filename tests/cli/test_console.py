@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
 
+from tests.records import record
 from wsiproc.cli import console as progress
 from wsiproc.errors import SlideError
 from wsiproc.pipeline.progress import Event, Outcome
@@ -36,12 +36,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def done(name: str = "a.svs", cells: int = 12345, tissue_mm2: float = 2.5, warnings: tuple[str, ...] = ()) -> Outcome:
-    run: dict[str, Any] = {
-        "counts": {"cells": cells, "classes": {"Nucleus": cells}, "in_tissue": {"Nucleus": cells}},
-        "tissue_mm2": tissue_mm2,
-        "seconds": {"total": 61.4},
-        "warnings": list(warnings),
-    }
+    run = record(
+        counts={"cells": cells, "classes": {"Nucleus": cells}, "in_tissue": {"Nucleus": cells}},
+        tissue_mm2=tissue_mm2,
+        seconds={"total": 61.4},
+        warnings=list(warnings),
+    )
     return Outcome(Path(name), Path(name).stem, "done", Path("out") / Path(name).stem, run)
 
 

@@ -2,42 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from wsiproc.core.geometry import at_points
-from wsiproc.core.numbers import CellCounts, area_numbers, has_index, slide_numbers
+from wsiproc.core.numbers import CellCounts, ClassCounts, area_numbers, slide_numbers
 
-
-def run(**changes: Any) -> dict[str, Any]:
-    counts = {
-        "cells": 12,
-        "classes": {"Negative": 9, "Positive": 3},
-        "in_tissue": {"Negative": 8, "Positive": 2},
-    }
-    return {"counts": counts, "tissue_mm2": 0.5} | changes
+COUNTS = ClassCounts(12, {"Negative": 9, "Positive": 3}, {"Negative": 8, "Positive": 2})
 
 
 def test_density_is_of_cells_in_tissue_and_the_index_of_all() -> None:
-    told = slide_numbers(run())
+    told = slide_numbers(COUNTS, 0.5, indexed=True)
     assert (told.cells, told.cells_in_tissue, told.tissue_mm2) == (12, 10, 0.5)
     assert (told.cells_per_mm2, told.positive_index, told.h_score) == (20.0, 0.25, None)
 
 
 def test_what_is_not_known_is_none_and_not_another_number() -> None:
-    assert slide_numbers(run(tissue_mm2=0.0)).cells_per_mm2 is None
-    older = run(counts={"cells": 12, "classes": {"Nucleus": 12}})
-    assert slide_numbers(older).cells_in_tissue is slide_numbers(older).cells_per_mm2 is None
+    assert slide_numbers(COUNTS, 0.0, indexed=True).cells_per_mm2 is None
+    older = slide_numbers(ClassCounts(12, {"Nucleus": 12}, None), 0.5, indexed=True)
+    assert older.cells_in_tissue is older.cells_per_mm2 is None
     strengths = {"Negative": 1, "1+": 1, "2+": 0, "3+": 2}
-    scored = run(counts={"cells": 4, "classes": strengths, "in_tissue": strengths})
-    assert slide_numbers(scored).h_score == 175
-    recognised = scored | {"immuno": {"index": False}}
-    assert not has_index(recognised)
-    assert slide_numbers(recognised).positive_index is slide_numbers(recognised).h_score is None
+    scored = ClassCounts(4, strengths, strengths)
+    assert slide_numbers(scored, 0.5, indexed=True).h_score == 175
+    recognised = slide_numbers(scored, 0.5, indexed=False)
+    assert recognised.positive_index is recognised.h_score is None
 
 
 def test_an_area_is_told_in_words_that_qupath_shows() -> None:

@@ -15,6 +15,7 @@ import tifffile
 from PIL import Image
 from rich.console import Console
 
+from tests.records import run_facts
 from wsiproc.array.nuclei.outline import trace
 from wsiproc.core.geometry import Box
 from wsiproc.errors import OutputError, SettingsError
@@ -43,7 +44,7 @@ def _write_output(folder: Path, polygons: list[shapely.Polygon]) -> None:
     folder.mkdir()
     table = {"id": pa.array(range(1, len(polygons) + 1), pa.uint32()), "geometry": shapely.to_wkb(polygons)}
     pq.write_table(pa.table(table), folder / "cells.parquet")
-    (folder / "run.json").write_text(json.dumps({"slide": {"shape": SHAPE}}))
+    (folder / "run.json").write_text(json.dumps(run_facts(slide={"shape": SHAPE})))
 
 
 def _write_geojson(path: Path, polygons: list[shapely.Polygon]) -> None:

@@ -13,7 +13,6 @@ from PIL import Image
 
 import wsiproc
 from wsiproc.core.geometry import Box
-from wsiproc.core.numbers import slide_numbers
 from wsiproc.evaluate.metrics import aji, dice, overlap, panoptic_quality
 from wsiproc.models import load_model
 from wsiproc.synthetic import Scene
@@ -80,7 +79,7 @@ def test_ki67_index_of_a_real_picture(data: Path, tmp_path: Path) -> None:
     with (data / "bcdata_dev" / "points" / "0.csv").open() as file:
         truth = [row["class"] == "positive" for row in csv.DictReader(file)]
     (done,) = wsiproc.run(picture, tmp_path, mpp=0.25, tissue="all", executor="loop")
-    assert done.run is not None
-    index = slide_numbers(done.run).positive_index
+    assert done.record is not None
+    index = done.record.slide_numbers().positive_index
     assert index is not None
     assert abs(index - float(np.mean(truth))) < 0.15

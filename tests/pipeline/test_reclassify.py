@@ -17,6 +17,7 @@ from wsiproc.pipeline import reclassify as module
 from wsiproc.pipeline.cohort import run_slides
 from wsiproc.pipeline.reclassify import reclassify
 from wsiproc.pipeline.settings import Settings
+from wsiproc.results import record
 from wsiproc.results.cohort_table import write_cohort
 from wsiproc.results.validate import check_output
 from wsiproc.synthetic import write_synthetic_slide
@@ -128,8 +129,8 @@ def test_killed_anywhere_the_same_command_goes_on(
         return call
 
     with monkeypatch.context() as patched:
-        for name in ("write_classes", "write_report", "write_json"):
-            patched.setattr(module, name, dying(name, getattr(module, name)))
+        for where, name in ((module, "write_classes"), (module, "write_report"), (record, "write_json")):
+            patched.setattr(where, name, dying(name, getattr(where, name)))
         patched.setattr(module, "os", SimpleNamespace(replace=dying("replace", os.replace)))
         with pytest.raises(KilledError):
             reclassify(folder, None, THREE)

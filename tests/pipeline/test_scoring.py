@@ -13,6 +13,7 @@ from PIL import Image
 
 from wsiproc.models.builtin.classical import Classical
 from wsiproc.pipeline.planning.scoring import RecognisedDab, find_cut, slide_scoring
+from wsiproc.results.record import RecognisedRecord
 
 TRUE_MPP = {"EAS2-core_CD20-IHC": 0.263, "OS2_Ki67-IHC": 0.2271, "duodenum-net_SYN-IHC": 0.263}
 
@@ -53,8 +54,7 @@ def test_where_dab_lies_is_recognised(data: Path, folder: str, compartment: str)
     found = slide_scoring(Classical().calibrate(samples), samples, "auto", None)
     assert found is not None
     assert found.rule.compartment == compartment
-    facts = found.facts()
-    assert facts["index"] is (compartment == "nucleus")
+    assert found.record().index is (compartment == "nucleus")
     assert bool(found.warnings()) is (compartment != "nucleus")
     given = slide_scoring(Classical().calibrate(samples), samples, "membrane", (0.1, 0.2, 0.3))
     assert given is not None
@@ -70,9 +70,10 @@ def test_red_beside_brown_is_warned_of(data: Path) -> None:
     assert found.rule.compartment == "nucleus"
     (warning,) = found.warnings()
     assert "red on 5" in warning
-    assert RecognisedDab.of_facts(found.found.facts()) == found.found
-    earlier = {name: value for name, value in found.found.facts().items() if name != "red_share"}
-    assert not RecognisedDab.of_facts(earlier).pattern.has_red_stain
+    told = found.found.record()
+    assert RecognisedDab.of_record(told) == found.found
+    earlier = RecognisedRecord.model_validate({n: value for n, value in told.as_dict().items() if n != "red_share"})
+    assert not RecognisedDab.of_record(earlier).pattern.has_red_stain
 
 
 def test_he_is_not_scored(data: Path) -> None:

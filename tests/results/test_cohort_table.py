@@ -6,11 +6,11 @@ import csv
 import json
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import html5lib
 import pytest
 
+from tests.records import run_facts
 from wsiproc.pipeline.cohort import run_slides
 from wsiproc.pipeline.settings import Settings
 from wsiproc.results.cohort_table import failed_before, has_cohort, write_cohort
@@ -52,16 +52,15 @@ def rows(out: Path) -> list[dict[str, str]]:
 
 def finished(out: Path, name: str, classes: dict[str, int], area: float = 2.0) -> None:
     """A folder as a run leaves it, as far as a table looks at it."""
-    run: dict[str, Any] = {
-        "slide": {"name": name, "path": f"/slides/{name}.svs"},
-        "classes": {kind: [10 * i, 20, 30] for i, kind in enumerate(classes)},
-        "counts": {"cells": sum(classes.values()), "classes": classes, "in_tissue": classes},
-        "tissue_mm2": area,
-        "regions": {"failed": []},
-        "model": {"name": "default", "calibration": {"stain": "H-DAB"}},
-        "seconds": {"total": 12.5},
-        "warnings": ["look"],
-    }
+    run = run_facts(
+        slide={"name": name, "path": f"/slides/{name}.svs"},
+        classes={kind: [10 * i, 20, 30] for i, kind in enumerate(classes)},
+        counts={"cells": sum(classes.values()), "classes": classes, "in_tissue": classes},
+        tissue_mm2=area,
+        model={"name": "default", "calibration": {"stain": "H-DAB"}},
+        seconds={"total": 12.5},
+        warnings=["look"],
+    )
     (out / name).mkdir(parents=True)
     (out / name / "run.json").write_text(json.dumps(run))
 

@@ -24,6 +24,7 @@ from wsiproc.errors import SettingsError
 from wsiproc.io.geojson.areas import mask_shape
 from wsiproc.io.geojson.write import find_geojson_problems, iter_features
 from wsiproc.results.export.export import FORMATS, export
+from wsiproc.results.record import RunRecord
 from wsiproc.results.result import Result
 
 
@@ -145,7 +146,7 @@ def test_regions_are_the_tissue_with_its_cells(result: Result, exported: dict[st
 def test_failed_regions_are_marked(result: Result, tmp_path: Path) -> None:
     failed = {"key": "r0c1", "box": [0, 512, 512, 512], "reason": "cannot be read"}
     run = result.run | {"regions": result.run["regions"] | {"failed": [failed]}}
-    (path,) = export(Result(result.folder, run), ["regions"], tmp_path)
+    (path,) = export(Result(result.folder, RunRecord.model_validate(run)), ["regions"], tmp_path)
     feature = list(iter_features(path))[-1]
     assert feature["properties"]["classification"]["name"] == "Failed"
     assert shapely.geometry.shape(feature["geometry"]).bounds == (1024, 0, 2048, 1024)

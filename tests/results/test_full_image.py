@@ -150,7 +150,8 @@ def test_the_export_needs_the_slide(result: Result, whole: Path, tmp_path: Path)
     (path,) = export(result, ["ome-zarr"], tmp_path)
     pixels, small_shards = (zarr.open_group(folder, mode="r")["0"] for folder in (path, whole))
     assert np.array_equal(np.asarray(pixels), np.asarray(small_shards))
-    gone = Result(result.folder, result.run | {"slide": result.run["slide"] | {"path": str(tmp_path / "gone.tif")}})
+    slide = result.record.slide.model_copy(update={"path": str(tmp_path / "gone.tif")})
+    gone = Result(result.folder, result.record.model_copy(update={"slide": slide}))
     with pytest.raises(SlideError, match="is not there"):
         list(export(gone, ["ome-zarr"], tmp_path))
 

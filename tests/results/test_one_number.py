@@ -29,6 +29,7 @@ from wsiproc.pipeline.progress import Outcome
 from wsiproc.pipeline.reclassify import reclassify
 from wsiproc.results.cohort_table import write_cohort
 from wsiproc.results.export.export import export
+from wsiproc.results.record import RunRecord
 from wsiproc.results.result import Result
 from wsiproc.results.validate import check_output
 from wsiproc.results.viewer.analysis import measure_area, parse_area, stain_share, suggested_areas
@@ -142,7 +143,7 @@ def test_run_json_and_python(done: Done) -> None:
     assert result.numbers == told
     assert f"{told.cells:,} cells, {mm2_text(told.tissue_mm2)} mm²" in repr(result)
     shutil.copy(done.folder / "cells.parquet", done.folder / "cells.corrected.parquet")
-    assert Result(done.folder, run, corrected=True).numbers == told
+    assert Result(done.folder, RunRecord.model_validate(run), corrected=True).numbers == told
     (done.folder / "cells.corrected.parquet").unlink()
     assert [finding for finding in check_output(done.folder) if finding.level == "error"] == []
 

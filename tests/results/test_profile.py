@@ -11,17 +11,23 @@ import pytest
 import wsiproc
 from tests.command import words
 from tests.command import wsiproc as command
+from tests.records import record
 from wsiproc.executors import TaskMetrics
 from wsiproc.results.profile import NETWORK, NetworkTime, Profile, Stage, advice, device_share, idle_share, lines
+from wsiproc.results.record import ProfileRecord, RunRecord
 from wsiproc.synthetic import write_synthetic_slide
 
 
-def facts(busy: dict[str, float], **changed: Any) -> dict[str, Any]:
+def facts(busy: dict[str, float], slides_at_once: int = 1, **changed: Any) -> RunRecord:
     """What advice looks at, of a slide of two workers, a minute, twenty regions."""
-    profile = {"workers": 2, "slides_at_once": 1, "busy_s": busy, "mpx": {NETWORK: 90.0}}
+    profile = {"workers": 2, "slides_at_once": slides_at_once, "busy_s": busy, "mpx": {NETWORK: 90.0}}
     seconds = {"plan": 2.0, "infer and segment": 50.0, "render and export": 8.0, "total": 60.0}
-    run = {"profile": profile, "seconds": seconds, "device": "cpu", "regions": {"tissue": 20, "step": 2048}}
-    return run | changed
+    return record(**{"profile": profile, "seconds": seconds, "device": "cpu", "regions": {"tissue": 20}} | changed)
+
+
+def profile_of(run: RunRecord) -> ProfileRecord:
+    assert run.profile is not None
+    return run.profile
 
 
 def test_seconds_are_added_up_by_what_they_were_spent_on() -> None:
@@ -44,12 +50,12 @@ def test_seconds_are_added_up_by_what_they_were_spent_on() -> None:
 
 
 def test_the_heaviest_comes_first_with_its_rate() -> None:
-    rows = lines(facts({"read": 10.0, NETWORK: 90.0}))
+    rows = lines(profile_of(facts({"read": 10.0, NETWORK: 90.0})))
     assert [(row.what, row.share, row.rate) for row in rows] == [
         ("network", 0.9, "1.0 Mpx/s a worker"),
         ("read", 0.1, ""),
     ]
-    assert lines(facts({})) == []
+    assert lines(profile_of(facts({}))) == []
 
 
 @pytest.mark.parametrize(
@@ -74,24 +80,22 @@ def test_the_heaviest_comes_first_with_its_rate() -> None:
         ),
     ],
 )
-def test_advice_fits_what_limited_the_run(run: dict[str, Any], said: list[str]) -> None:
+def test_advice_fits_what_limited_the_run(run: RunRecord, said: list[str]) -> None:
     told = list(advice(run))
     assert len(told) == len(said)
     assert all(line.startswith(start) for line, start in zip(told, said, strict=True))
 
 
 def test_the_device_is_busy_as_long_as_the_network_runs() -> None:
-    assert device_share(facts({NETWORK: 80.0, "read": 9.0})) == 0.8  # of two workers, 50 s each
-    shared = facts({NETWORK: 80.0})
-    shared["profile"]["slides_at_once"] = 2
-    assert device_share(shared) == 0.0
+    alone, shared = facts({NETWORK: 80.0, "read": 9.0}), facts({NETWORK: 80.0}, slides_at_once=2)
+    assert device_share(profile_of(alone), alone.seconds) == 0.8  # of two workers, 50 s each
+    assert device_share(profile_of(shared), shared.seconds) == 0.0
 
 
 def test_workers_that_two_slides_share_are_not_called_idle() -> None:
-    run = facts({"segment": 10.0})
-    assert idle_share(run) > 0.5
-    run["profile"]["slides_at_once"] = 2
-    assert idle_share(run) == 0.0
+    alone, shared = facts({"segment": 10.0}), facts({"segment": 10.0}, slides_at_once=2)
+    assert idle_share(profile_of(alone), alone.seconds) > 0.5
+    assert idle_share(profile_of(shared), shared.seconds) == 0.0
 
 
 def test_the_command_tells_of_a_real_run(tmp_path: Path) -> None:

@@ -17,8 +17,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.records import run_facts
 from wsiproc.core.cells import CellTable, Rings
 from wsiproc.core.palette import class_colour
+from wsiproc.results.record import RunRecord
 from wsiproc.results.report.cells import Histogram, ReportCells
 from wsiproc.results.report.figures import density_pixels, nice_step, number, ticks
 from wsiproc.results.report.page import Crop, measurement_title, write_report
@@ -74,15 +76,14 @@ def cell_table(n: int, seed: int = 0, classes: int = 2) -> CellTable:
     )
 
 
-def run_facts(n: int = 500, classes: tuple[str, ...] = ("Positive", "Negative"), **changes: Any) -> dict[str, Any]:
+def facts(n: int = 500, classes: tuple[str, ...] = ("Positive", "Negative"), **changes: Any) -> dict[str, Any]:
     failed = {"key": "r0001c0000", "box": [2000, 0, 2000, 2000], "reason": f"cannot decode {HOSTILE}"}
     run: dict[str, Any] = {
-        "wsiproc": "0.1.0",
-        "slide": {"name": HOSTILE, "path": HOSTILE, "shape": [8000, 4000], "mpp": 0.25, "fingerprint": "f"},
+        "slide": {"name": HOSTILE, "path": HOSTILE, "shape": [8000, 4000], "format": ""},
         "model": {"name": HOSTILE, "mpp": 0.5, "classes": list(classes), "calibration": {"a": [1, 2]}},
         "classes": {name: list(class_colour(name, index)) for index, name in enumerate(classes)},
         "kinds": {"scale": {"area_um2": 1.5}, "centres": {HOSTILE: {"area_um2": 30.0}}},
-        "settings": {"region": HOSTILE},
+        "settings": {"model": HOSTILE},
         "grid": {"shape": list(GRID), "mpp": [0.5, 0.5], "scale": [2.0, 2.0]},
         "regions": {"step": 2000, "total": 2, "tissue": 2, "failed": [failed], "boxes": [[0, 0, 2000, 2000]]},
         "seams": {
@@ -99,7 +100,7 @@ def run_facts(n: int = 500, classes: tuple[str, ...] = ("Positive", "Negative"),
         "warnings": [f"pale stain {HOSTILE}"],
         "versions": {"numpy": "2"},
     }
-    return run | changes
+    return run_facts(**run | changes)
 
 
 def sums(*tables: CellTable, classes: int = 2) -> ReportCells:
@@ -122,7 +123,7 @@ def page(path: Path, run: dict[str, Any], cells: ReportCells, some: list[Crop]) 
     tissue = np.zeros((800, 400), bool)
     tissue[100:500, 50:350] = True
     tissue[200:300, 100:200] = False
-    write_report(path / "report.html", run, overview, tissue, {"pen": ~tissue}, cells, some)
+    write_report(path / "report.html", RunRecord.model_validate(run), overview, tissue, {"pen": ~tissue}, cells, some)
     assert [file.name for file in path.iterdir()] == ["report.html"]
     text = (path / "report.html").read_text(encoding="utf-8")
     parser = Balance()
@@ -134,7 +135,7 @@ def page(path: Path, run: dict[str, Any], cells: ReportCells, some: list[Crop]) 
 
 
 def test_the_page_is_whole_well_formed_and_self_contained(tmp_path: Path) -> None:
-    text, parser = page(tmp_path, run_facts(), sums(cell_table(500)), crops(6))
+    text, parser = page(tmp_path, facts(), sums(cell_table(500)), crops(6))
     assert text.startswith("<!doctype html>")
     assert text.rstrip().endswith("</html>")
     assert not {"script", "link", "iframe", "object"} & set(parser.tags)
@@ -155,7 +156,7 @@ def test_the_page_is_whole_well_formed_and_self_contained(tmp_path: Path) -> Non
 
 
 def test_no_name_can_break_out(tmp_path: Path) -> None:
-    text, parser = page(tmp_path, run_facts(classes=(HOSTILE, "b")), sums(cell_table(50)), crops(2))
+    text, parser = page(tmp_path, facts(classes=(HOSTILE, "b")), sums(cell_table(50)), crops(2))
     assert "<script" not in text
     assert parser.text.count(HOSTILE) >= 8
     assert ("aria-label", f"crop 0 {HOSTILE}") in parser.attributes
@@ -163,14 +164,14 @@ def test_no_name_can_break_out(tmp_path: Path) -> None:
 
 
 def test_warnings_come_before_all_sections(tmp_path: Path) -> None:
-    text, _ = page(tmp_path, run_facts(), sums(cell_table(10)), [])
+    text, _ = page(tmp_path, facts(), sums(cell_table(10)), [])
     assert text.index("pale stain") < text.index("<h2>Classes")
-    calm, _ = page(tmp_path, run_facts(warnings=[]), sums(cell_table(10)), [])
+    calm, _ = page(tmp_path, facts(warnings=[]), sums(cell_table(10)), [])
     assert 'class="warnings"' not in calm.replace("'", '"')
 
 
 def test_a_slide_without_cells_has_a_report_too(tmp_path: Path) -> None:
-    run = run_facts(0, tissue_mm2=0.0, seconds={}, warnings=[])
+    run = facts(0, tissue_mm2=0.0, seconds={}, warnings=[])
     run["counts"]["dropped"] = {}
     run["regions"].update(failed=[], boxes=[])
     text, _ = page(tmp_path, run, sums(), [])
@@ -179,21 +180,21 @@ def test_a_slide_without_cells_has_a_report_too(tmp_path: Path) -> None:
 
 
 def test_the_page_stays_below_four_megabytes(tmp_path: Path) -> None:
-    run = run_facts()
+    run = facts()
     run["regions"]["boxes"] = [[y, x, 20, 20] for y in range(0, 4000, 40) for x in range(0, 2000, 40)]
     page(tmp_path, run, sums(cell_table(500)), crops(60, side=512))
     assert (tmp_path / "report.html").stat().st_size < 4_000_000
 
 
 def test_long_lists_are_cut_and_say_so(tmp_path: Path) -> None:
-    run = run_facts(warnings=[f"warning {i}" for i in range(100)])
+    run = facts(warnings=[f"warning {i}" for i in range(100)])
     run["regions"]["failed"] *= 100
     text, _ = page(tmp_path, run, sums(cell_table(10)), [])
     assert text.count("and 60 more") == 2
 
 
 def test_pictures_can_be_decoded(tmp_path: Path) -> None:
-    text, _ = page(tmp_path, run_facts(), sums(cell_table(500)), crops(1))
+    text, _ = page(tmp_path, facts(), sums(cell_table(500)), crops(1))
     images = [
         Image.open(io.BytesIO(base64.b64decode(data))) for data in re.findall(r"data:image/webp;base64,([^\"]+)", text)
     ]

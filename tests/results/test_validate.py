@@ -6,7 +6,6 @@ import gzip
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 import zarr
 
+from tests.records import record
 from wsiproc.array.nuclei.outline import trace
 from wsiproc.array.pyramid import level_shape
 from wsiproc.core.cells import CellTable
 from wsiproc.core.geometry import Box
-from wsiproc.core.numbers import slide_numbers
 from wsiproc.core.palette import class_colour
 from wsiproc.io.cells.parquet import CellWriter
 from wsiproc.io.geojson.write import GeoJsonWriter, Piece, features_bytes
@@ -93,23 +92,20 @@ def write_zarr(folder: Path, labels: np.ndarray, cells: CellTable) -> None:
     fill(image / "labels/cells", labels.astype(np.uint32))
 
 
-def run_facts(cells: CellTable) -> dict[str, Any]:
+FAILED = {"key": "r0001c0000", "box": [0, 0, 512, 512], "reason": "cannot decode"}
+
+
+def facts_of(cells: CellTable) -> dict[str, Any]:
     counts = dict(zip(CLASSES, np.bincount(cells.classes, minlength=2).tolist(), strict=True))
-    run = {
-        "wsiproc": "0.1.0",
-        "slide": {"name": "s", "path": "s.tif", "shape": SLIDE, "mpp": MPP, "format": "tiff", "fingerprint": "f"},
-        "model": {"name": "m", "mpp": 0.5, "classes": CLASSES, "calibration": {}},
-        "classes": {name: list(colour) for name, colour in COLOURS.items()},
-        "settings": {},
-        "grid": {"shape": GRID, "mpp": mpp_of(GRID), "scale": SCALE},
-        "regions": {"step": 512, "total": 2, "tissue": 2, "failed": [], "boxes": [[0, 0, 512, 401]]},
-        "counts": {"cells": len(cells), "classes": counts, "in_tissue": counts, "dropped": {"small": 3}},
-        "tissue_mm2": SLIDE[0] * SLIDE[1] * MPP**2 / 1e6,  # all of it
-        "seconds": {"total": 1.0},
-        "warnings": [],
-        "versions": {},
-    }
-    return run | {"numbers": asdict(slide_numbers(run))}
+    run = record(
+        slide={"shape": SLIDE, "mpp": MPP},
+        classes={name: list(colour) for name, colour in COLOURS.items()},
+        grid={"shape": GRID, "mpp": mpp_of(GRID), "scale": SCALE},
+        regions={"step": 512, "total": 2, "tissue": 2, "failed": [], "boxes": [[0, 0, 512, 401]]},
+        counts={"cells": len(cells), "classes": counts, "in_tissue": counts, "dropped": {"small": 3}},
+        tissue_mm2=SLIDE[0] * SLIDE[1] * MPP**2 / 1e6,  # all of it
+    )
+    return run.with_numbers().as_dict()
 
 
 @pytest.fixture(scope="session")
@@ -127,7 +123,7 @@ def good_output(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for half in halves:
             text = features_bytes(half, table.write(half), "f", CLASSES, list(COLOURS.values()), SCALE)
             features.append(Piece.of(*text))
-    (folder / "run.json").write_text(json.dumps(run_facts(cells)))
+    (folder / "run.json").write_text(json.dumps(facts_of(cells)))
     (folder / "report.html").write_text("<!doctype html><html></html>")
     return folder
 
@@ -239,7 +235,7 @@ LAST = {"label-value": 2, "rgba": [1, 2, 3, 4]}
         (run(lambda r: r.update(tissue_mm2=0.05)), "mm², run.json says 0.05"),
         (run(lambda r: r["slide"].update(mpp=0.5)), "`area_um2` of cell 1"),
         (run(lambda r: r["slide"].update(mpp=0.2501)), "level 0: scale is"),
-        (run(lambda r: r["regions"]["failed"].append({})), "warning | to know: 1 regions"),
+        (run(lambda r: r["regions"]["failed"].append(FAILED)), "warning | to know: 1 regions"),
         (run(lambda r: r["warnings"].append("pale stain")), "warning | to know: pale stain"),
         (lambda folder: (folder / "x.tmp").touch(), "x.tmp is left over"),
         (remove("report.html"), "report.html: missing"),

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from wsiproc.core.numbers import mm2_text, slide_numbers
+from wsiproc.core.numbers import mm2_text
 from wsiproc.errors import sentence
 from wsiproc.evaluate.tables import upright_table
 from wsiproc.executors.limits import GB
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from wsiproc.evaluate.layouts import Dataset
     from wsiproc.pipeline.planning.plan import Forecast, Plan
     from wsiproc.pipeline.progress import Event, Outcome
+    from wsiproc.results.record import RunRecord
     from wsiproc.results.validate import Finding
 
 STAGES = {
@@ -233,9 +234,10 @@ def print_benchmark(done: Benchmark, out: Path) -> None:
 def _outcome_line(outcome: Outcome, number: int, total: int) -> Text:
     """One line about one slide."""
     head = f"[{number}/{total}] {outcome.label}: {outcome.status}"
-    if outcome.run is None:
+    run = outcome.record
+    if run is None:
         return Text(f"{head}: {sentence(outcome.error)}", style="red")
-    return Text(f"{head}, {outcome.run['counts']['cells']:,} cells in {outcome.run['seconds']['total']:.0f} s")
+    return Text(f"{head}, {run.counts.cells:,} cells in {run.seconds['total']:.0f} s")
 
 
 def print_summary(outcomes: Sequence[Outcome]) -> None:
@@ -243,10 +245,10 @@ def print_summary(outcomes: Sequence[Outcome]) -> None:
     console = Console(soft_wrap=True)  # a path that is cut in a log can be neither searched for nor copied
     table = Table("slide", "status", "cells", "tissue mm²", "cells/mm²", "seconds", box=None, header_style="bold")
     for outcome in outcomes:
-        table.add_row(Text(outcome.label), outcome.status, *_figures(outcome.run))
+        table.add_row(Text(outcome.label), outcome.status, *_figures(outcome.record))
     console.print(table)
     for outcome in outcomes:
-        for warning in outcome.run["warnings"] if outcome.run else ():
+        for warning in outcome.record.warnings if outcome.record else ():
             console.print(Text(f"Warning, {outcome.label}: {warning}", style="yellow"))
         if outcome.error is not None:
             console.print(Text(f"Failed, {outcome.label}: {sentence(outcome.error)}", style="red"))
@@ -259,12 +261,12 @@ def print_summary(outcomes: Sequence[Outcome]) -> None:
         console.print(Text(f"{folders[0]}: cohort.html, cohort.csv", style="dim"))
 
 
-def _figures(run: dict[str, Any] | None) -> list[str]:
+def _figures(run: RunRecord | None) -> list[str]:
     if run is None:
         return ["–"] * 4
-    told = slide_numbers(run)
+    told = run.slide_numbers()
     density = "–" if told.cells_per_mm2 is None else f"{told.cells_per_mm2:,.0f}"
-    return [f"{told.cells:,}", mm2_text(told.tissue_mm2), density, f"{run['seconds']['total']:.1f}"]
+    return [f"{told.cells:,}", mm2_text(told.tissue_mm2), density, f"{run.seconds['total']:.1f}"]
 
 
 def print_plan(plan: Plan, expected: Forecast) -> None:
@@ -292,26 +294,26 @@ def print_plan(plan: Plan, expected: Forecast) -> None:
         Console(soft_wrap=True).print(Text(f"Warning: {warning}", style="yellow"))
 
 
-def print_profile(output: Path, run: Mapping[str, Any]) -> None:
+def print_profile(output: Path, run: RunRecord) -> None:
     """Where the time of a finished slide went, and what to do about it."""
     console = Console(soft_wrap=True)
-    if "profile" not in run:
+    profile = run.profile
+    if profile is None:
         console.print(Text(f"{output}: made by an earlier version that kept no profile; run it again with --overwrite"))
         return
-    workers = run["profile"]["workers"]
-    table = Table(title=Text(f"{output.name}: {_duration(run['seconds']['total'])}, {workers} workers"))
+    table = Table(title=Text(f"{output.name}: {_duration(run.seconds['total'])}, {profile.workers} workers"))
     for name in ("busy with", "seconds", "share", "read", "written", "rate"):
         table.add_column(name, justify="left" if name == "busy with" else "right")
-    for line in profile_lines(run):
+    for line in profile_lines(profile):
         moved = [f"{n / 1e6:,.0f} MB" if n else "" for n in (line.read_bytes, line.written_bytes)]
         table.add_row(line.what, f"{line.seconds:.1f}", f"{line.share:.0%}", *moved, line.rate)
     table.add_section()
-    for stage, seconds in run["seconds"].items():
+    for stage, seconds in run.seconds.items():
         if stage != "total":
             table.add_row(f"{stage}, by the clock", f"{seconds:.1f}")
     console.print(table)
-    if share := run["profile"].get("device_busy"):
-        console.print(Text(f"The {run['device']} was busy with the network {share:.0%} of the time that cells took."))
+    if share := profile.device_busy:
+        console.print(Text(f"The {run.device} was busy with the network {share:.0%} of the time that cells took."))
     for sentence_ in advice(run):
         console.print(Text(sentence_))
 

@@ -5,9 +5,8 @@ compartment exceeds a cut.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -76,13 +75,12 @@ def checked_cuts(cuts: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(float(cut) for cut in cuts)
 
 
-def rule_in_words(scoring: Mapping[str, Any]) -> str:
-    """What makes a cell positive, from the scoring in ``run.json``."""
-    cuts = scoring["positive_dab_od"]
+def rule_in_words(compartment: Compartment, compartment_from: str, cuts: Sequence[float], cuts_from: str) -> str:
+    """What makes a cell positive; ``compartment_from``, ``cuts_from``: in words, how either was found."""
     above = f"{cuts[0]:g}" if len(cuts) == 1 else f"{cuts[0]:g} (1+), {cuts[1]:g} (2+) or {cuts[2]:g} (3+)"
     return (
-        f"A cell is positive where the mean optical density of DAB in {WHERE[scoring['compartment']]} exceeds {above} "
-        f"({scoring['positive_dab_from']}); compartment: {scoring['compartment']} ({scoring['compartment_from']})."
+        f"A cell is positive where the mean optical density of DAB in {WHERE[compartment]} exceeds {above} "
+        f"({cuts_from}); compartment: {compartment} ({compartment_from})."
     )
 
 

@@ -71,28 +71,34 @@ def per_mm2(cells: int, area_mm2: float) -> float | None:
     return cells / area_mm2 if area_mm2 > 0 else None
 
 
-def has_index(run: Mapping[str, Any]) -> bool:
-    """Whether positive cells of a run are meaningful: not if DAB is in no scored compartment."""
-    return bool((run.get("immuno") or {}).get("index", True))
+@dataclass(frozen=True)
+class ClassCounts:
+    """Cells in all and by class, and by class those with their centre in tissue; None where these were not counted."""
+
+    cells: int
+    classes: Mapping[str, int]
+    in_tissue: Mapping[str, int] | None
 
 
-def slide_numbers(run: Mapping[str, Any]) -> SlideNumbers:
-    """The numbers of a slide from the counts in ``run.json``; no density if cells in tissue were not counted."""
-    counts, area = run["counts"], float(run["tissue_mm2"])
-    inside = sum(counts["in_tissue"].values()) if "in_tissue" in counts else None
-    found = area_numbers(counts["classes"], area, has_index(run))
+def slide_numbers(counts: ClassCounts, tissue_mm2: float, indexed: bool) -> SlideNumbers:
+    """The numbers of a slide; no density for a run that did not count cells in tissue.
+
+    ``indexed``: whether positive cells mean something: not where DAB lies in no compartment that is scored.
+    """
+    inside = None if counts.in_tissue is None else sum(counts.in_tissue.values())
+    found = area_numbers(counts.classes, tissue_mm2, indexed)
     return SlideNumbers(
-        cells=int(counts["cells"]),
+        cells=counts.cells,
         cells_in_tissue=inside,
-        tissue_mm2=area,
-        cells_per_mm2=None if inside is None else per_mm2(inside, area),
+        tissue_mm2=tissue_mm2,
+        cells_per_mm2=None if inside is None else per_mm2(inside, tissue_mm2),
         positive_index=found.positive_index,
         h_score=found.h_score,
     )
 
 
 def area_numbers(classes: Mapping[str, int], area_mm2: float, indexed: bool) -> AreaNumbers:
-    """The numbers of an area from its cells per class; ``indexed``: ``has_index`` of its slide."""
+    """The numbers of an area with so many cells of each class; ``indexed``: as in ``slide_numbers``."""
     cells = sum(classes.values())
     return AreaNumbers(
         area_mm2=area_mm2,
@@ -133,13 +139,13 @@ class CellCounts:
         """All cells."""
         return int(self.everywhere.sum())
 
-    def of_classes(self, names: Sequence[str]) -> dict[str, Any]:
-        """The counts as in ``run.json``."""
-        return {
-            "cells": self.total,
-            "classes": dict(zip(names, self.everywhere.tolist(), strict=True)),
-            "in_tissue": dict(zip(names, self.in_tissue.tolist(), strict=True)),
-        }
+    def of_classes(self, names: Sequence[str]) -> ClassCounts:
+        """By the names of the classes."""
+        return ClassCounts(
+            cells=self.total,
+            classes=dict(zip(names, self.everywhere.tolist(), strict=True)),
+            in_tissue=dict(zip(names, self.in_tissue.tolist(), strict=True)),
+        )
 
 
 def count_inside(

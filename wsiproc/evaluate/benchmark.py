@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from wsiproc._version import __version__
 from wsiproc.core.geometry import Box, grid_shape
@@ -50,6 +49,7 @@ from wsiproc.models.device import Device, choose_device
 from wsiproc.models.inference import predict
 from wsiproc.pipeline.cohort import run_slides
 from wsiproc.pipeline.settings import Settings
+from wsiproc.results.record import SlideRecord
 
 BASELINE = "classical"
 MOST_OVERLAYS = 50
@@ -227,26 +227,25 @@ def score_picture(work: Work) -> PictureResult:
     """Run one picture as a slide, unless that was done before, and score its cells."""
     try:
         (outcome,) = run_slides([work.picture.image], work.home / "runs", work.settings, work.overwrite)
-        if outcome.folder is None or outcome.run is None:
+        if outcome.folder is None or outcome.record is None:
             raise outcome.error or OutputError(f"{work.picture.image}: the run left no results")
-        result = _compare(work, outcome.folder, outcome.run["slide"])
+        result = _compare(work, outcome.folder, outcome.record.slide)
     except Exception as error:  # one bad picture or truth costs no other
         return PictureResult(work, error=sentence(error))
-    cells, seconds = outcome.run["counts"]["cells"], outcome.run["seconds"]["total"]
+    cells, seconds = outcome.record.counts.cells, outcome.record.seconds["total"]
     return dataclasses.replace(result, status=outcome.status, cells=cells, seconds=seconds)
 
 
-def _compare(work: Work, folder: Path, slide: dict[str, Any]) -> PictureResult:
+def _compare(work: Work, folder: Path, slide: SlideRecord) -> PictureResult:
     """Scores of the cells in a run's ``folder``."""
     if work.kind == "areas":
         tallies = areas.count_false(cell_points(folder).yx, work.marked)
         return PictureResult(work, folder=folder, tallies=tallies, rank=-areas.total(tallies).per_mm2)
     if work.kind == "points":
         truth = load_points(work.picture.truth)
-        counts = count_points(cell_points(folder), truth, work.radius_um / slide["mpp"], work.classes)
+        counts = count_points(cell_points(folder), truth, work.radius_um / slide.mpp, work.classes)
         return PictureResult(work, folder=folder, scores=counts, rank=headline_f1(counts))
-    shape = (slide["shape"][0], slide["shape"][1])
-    labels, true_labels = load_labels(folder, shape), load_truth(work.picture.truth, shape)
+    labels, true_labels = load_labels(folder, slide.shape), load_truth(work.picture.truth, slide.shape)
     scores, judged = evaluate(labels, true_labels), judge_cells(folder, labels, true_labels)
     return PictureResult(work, folder=folder, scores=scores, rank=scores.aji, judged=judged)
 

@@ -18,6 +18,8 @@ from skimage.draw import polygon
 
 from wsiproc.core.types import Int64Array, IntArray
 from wsiproc.errors import OutputError, SettingsError
+from wsiproc.results.folder import RUN
+from wsiproc.results.record import RunRecord
 
 _ENDINGS = re.compile(r"(\.labels)?(\.ome)?\.(png|tiff?|npy|geojson|json)(\.gz)?$", re.IGNORECASE)
 _CELLS = "cells.parquet"
@@ -90,13 +92,11 @@ def _geojson_polygons(path: Path) -> list[shapely.Geometry]:
 
 def _from_output(folder: Path) -> Int64Array:
     """Cells of an output folder of wsiproc in slide pixels; the value is the cell's id."""
-    facts = folder / "run.json"
-    if not facts.is_file() or not (folder / _CELLS).is_file():
+    if not (folder / RUN).is_file() or not (folder / _CELLS).is_file():
         raise OutputError(f"{folder}: no run.json with {_CELLS} in it; finish the run (wsiproc run) and evaluate again")
-    h, w = json.loads(facts.read_text())["slide"]["shape"]
     table = pyarrow.parquet.read_table(folder / _CELLS, columns=["id", "geometry"])
     polygons = shapely.from_wkb(table["geometry"].to_numpy(zero_copy_only=False))
-    return rasterise(polygons.tolist(), (h, w), table["id"].to_numpy())
+    return rasterise(polygons.tolist(), RunRecord.read(folder).slide.shape, table["id"].to_numpy())
 
 
 def rasterise(polygons: Iterable[shapely.Geometry], shape: tuple[int, int], ids: IntArray | None = None) -> Int64Array:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wsiproc.io.slides.open import slide_name
+
+if TYPE_CHECKING:
+    from wsiproc.results.record import RunRecord
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ def ignore(event: Event) -> None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one slide: ``status`` is *done*, *already done* or *failed*; ``run`` as in ``run.json``.
+    """What became of one slide: ``status`` is *done*, *already done* or *failed*; ``record``: its ``run.json``.
 
     ``slide``: the name of its folder, as in the events about it; ``label``: what to call it where all are listed.
     """
@@ -44,8 +48,13 @@ class Outcome:
     slide: str
     status: str
     folder: Path | None = None
-    run: dict[str, Any] | None = None
+    record: RunRecord | None = None
     error: Exception | None = None
+
+    @cached_property
+    def run(self) -> dict[str, Any] | None:
+        """What ``run.json`` says, as JSON has it."""
+        return None if self.record is None else self.record.as_dict()
 
     @property
     def label(self) -> str:

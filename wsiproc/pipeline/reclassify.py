@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,10 +19,9 @@ from wsiproc.array.tissue import classify_overview, left_out_masks
 from wsiproc.core.cells import CellTable
 from wsiproc.core.geometry import Box, Grid, Region
 from wsiproc.core.immuno import checked_cuts
-from wsiproc.core.numbers import slide_numbers
 from wsiproc.core.types import BoolArray, UInt8Array, UInt32Array
 from wsiproc.errors import OutputError, SettingsError, SlideError
-from wsiproc.io.atomic import remove_leftovers, write_json
+from wsiproc.io.atomic import remove_leftovers
 from wsiproc.io.cells.parquet import CellReader, write_classes
 from wsiproc.io.geojson.write import GeoJsonWriter, Piece, features_bytes
 from wsiproc.io.ome_zarr import image as ngff
@@ -35,7 +33,8 @@ from wsiproc.pipeline.stages.crops import CropPlaces, draw_crops
 from wsiproc.pipeline.stages.merge import BLOCK
 from wsiproc.pipeline.stages.render import create_class_labels
 from wsiproc.results.cohort_table import HTML, failed_before, has_cohort, write_cohort
-from wsiproc.results.folder import RUN, STAGED, locked, read_run, storage_explained
+from wsiproc.results.folder import RUN, STAGED, locked, storage_explained
+from wsiproc.results.record import RunRecord, ScoringRecord
 from wsiproc.results.report.cells import ReportCells
 from wsiproc.results.report.page import Crop, write_report
 
@@ -65,105 +64,100 @@ def reclassify(folder: Path, compartment: str | None, positive_dab: float | tupl
     folder = folder.absolute()
     with storage_explained(folder), locked(folder):
         _put_in_place(folder)  # what an earlier call had staged whole
-        run = read_run(folder)
+        run = RunRecord.read(folder)
         scoring = _scoring(folder, run, compartment, positive_dab)
-        before = dict(run["counts"]["classes"])
-        new = _changed(run, scoring, compartment, positive_dab)
-        warnings = _stage(folder, run, new, scoring)
+        new, warnings = _stage(folder, run, _changed(run, scoring, compartment, positive_dab), scoring)
         _put_in_place(folder)
         if has_cohort(folder.parent):
             write_cohort(folder.parent, failed_before(folder.parent))
-    return Reclassified(folder, before, new["counts"]["classes"], warnings)
+    return Reclassified(folder, run.counts.classes, new.counts.classes, warnings)
 
 
 def _scoring(
-    folder: Path, run: dict[str, Any], compartment: str | None, positive_dab: float | tuple[float, ...] | None
+    folder: Path, run: RunRecord, compartment: str | None, positive_dab: float | tuple[float, ...] | None
 ) -> SlideScoring:
     """The new rule; OutputError where the slide has none."""
-    if not run.get("immuno"):
-        stain = run["model"]["calibration"].get("stain", "another stain")
+    if run.immuno is None:
+        stain = run.model.calibration.get("stain", "another stain")
         raise OutputError(
-            f"{folder}: its cells are not scored by DAB ({stain}, classes {', '.join(run['classes'])}). For a slide "
+            f"{folder}: its cells are not scored by DAB ({stain}, classes {', '.join(run.classes)}). For a slide "
             "taken for the wrong stain, run it again with --stain hdab"
         )
-    settings = run["settings"]
-    cuts = settings["positive_dab"] if positive_dab is None else positive_dab
-    chosen = settings["compartment"] if compartment is None else compartment
+    cuts = run.settings.positive_dab if positive_dab is None else positive_dab
+    chosen = run.settings.compartment if compartment is None else compartment
     given = None if cuts is None else checked_cuts((cuts,) if isinstance(cuts, int | float) else tuple(cuts))
-    return scored_by(RecognisedDab.of_facts(run["immuno"]["recognised"]), chosen, given)
+    return scored_by(RecognisedDab.of_record(run.immuno.recognised), chosen, given)
 
 
 def _changed(
-    run: dict[str, Any],
+    run: RunRecord,
     scoring: SlideScoring,
     compartment: str | None,
     positive_dab: float | tuple[float, ...] | None,
-) -> dict[str, Any]:
+) -> RunRecord:
     """``run.json`` as a run with the new settings would say it, but for the counts."""
     given = {"compartment": compartment, "positive_dab": positive_dab}
     settings = {name: value for name, value in given.items() if value is not None}
-    made_with = run["made_with"] | {name: str(value) for name, value in settings.items()}
-    old, told = scored_by_facts(run).warnings(), scoring.warnings()
-    return run | {
+    made_with = run.made_with | {name: str(value) for name, value in settings.items()}
+    old = [] if run.immuno is None else _rule_of(run.immuno).warnings()
+    changed = {
         "key": work_key(made_with),
         "made_with": made_with,
-        "classes": {name: list(colour) for name, colour in scoring.rule.classes.items()},
-        "immuno": scoring.facts(),
-        "settings": run["settings"] | settings,
-        "counts": dict(run["counts"]),
-        "warnings": told + [text for text in run["warnings"] if text not in old],
+        "classes": dict(scoring.rule.classes),
+        "immuno": scoring.record(),
+        "settings": run.settings.model_copy(update=settings),
+        "warnings": scoring.warnings() + [text for text in run.warnings if text not in old],
     }
+    return run.model_copy(update=changed)
 
 
-def scored_by_facts(run: dict[str, Any]) -> SlideScoring:
+def _rule_of(told: ScoringRecord) -> SlideScoring:
     """The rule that the cells of a finished slide have."""
-    facts = run["immuno"]
-    compartment = "auto" if facts["compartment_from"] != "given" else facts["compartment"]
-    return scored_by(RecognisedDab.of_facts(facts["recognised"]), compartment, tuple(facts["positive_dab_od"]))
+    compartment = "auto" if told.compartment_from != "given" else told.compartment
+    return scored_by(RecognisedDab.of_record(told.recognised), compartment, tuple(told.positive_dab_od))
 
 
 # --- staging ---------------------------------------------------------------------------------------------------------
 
 
-def _stage(folder: Path, run: dict[str, Any], new: dict[str, Any], scoring: SlideScoring) -> list[str]:
-    """Write every file anew into the folder of staged files, ``run.json`` last; warnings. Completes ``new``."""
+def _stage(folder: Path, run: RunRecord, new: RunRecord, scoring: SlideScoring) -> tuple[RunRecord, list[str]]:
+    """Write every file anew into the folder of staged files, ``run.json`` last; ``new`` with its counts; warnings."""
     staged = folder / STAGED
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir()
     rule = scoring.rule
     write_classes(folder / _TABLE, staged / _TABLE, rule.classes, rule.classify)
     reader = CellReader(staged / _TABLE)
-    grid = (run["grid"]["shape"][0], run["grid"]["shape"][1])
-    mpp = float(np.mean(run["grid"]["mpp"]))
+    grid, mpp = run.grid.shape, float(np.mean(run.grid.mpp))
     tissue = ngff.read_all(folder / "slide.ome.zarr/labels/tissue") > 0
     sums, places = ReportCells.empty(grid, mpp, len(reader.classes), tissue), CropPlaces()
-    values = np.zeros(run["counts"]["cells"] + 1, np.uint8)  # of the label image of classes, by id
+    values = np.zeros(run.counts.cells + 1, np.uint8)  # of the label image of classes, by id
     bounds: list[Box] = []
     with GeoJsonWriter(staged / _GEOJSON) as writer:
         for ids, cells in _blocks(reader):
-            facts = (run["slide"]["fingerprint"], list(reader.classes), list(reader.classes.values()), reader.scale)
+            facts = (run.slide.fingerprint, list(reader.classes), list(reader.classes.values()), reader.scale)
             writer.append(Piece.of(*features_bytes(cells, int(ids[0]), *facts)))
             sums.add(cells)
             places.add(cells)
             values[ids] = cells.classes + 1
             bounds.append(_around(cells))
-    new["counts"] |= sums.counts.of_classes(list(reader.classes))
-    new["numbers"] = asdict(slide_numbers(new))
+    counts = run.counts.model_copy(update=asdict(sums.counts.of_classes(list(reader.classes))))
+    new = new.model_copy(update={"counts": counts}).with_numbers()
     _stage_labels(folder, staged, run, reader, values)
     crops, warnings = _crops(run, reader, places, bounds, grid, mpp)
     overview = ngff.read_all(folder / "slide.ome.zarr").transpose(1, 2, 0)
     cohort = f"../{HTML}" if has_cohort(folder.parent) else None
     write_report(staged / _REPORT, new, overview, tissue, _left_out(new, overview), sums, crops, cohort)
     remove_leftovers(staged)
-    write_json(staged / RUN, new)
-    return warnings
+    new.write(staged)
+    return new, warnings
 
 
-def _left_out(run: dict[str, Any], overview: UInt8Array) -> dict[str, BoolArray]:
+def _left_out(run: RunRecord, overview: UInt8Array) -> dict[str, BoolArray]:
     """Masks of what the run took for neither tissue nor glass, told apart once more on the overview (h, w, 3)."""
-    if not any(run.get("left_out_mm2", {}).values()):
+    if not any(run.left_out_mm2.values()):
         return {}
-    mpp = float(np.mean(run["slide"]["mpp"])) * run["slide"]["shape"][1] / overview.shape[1]
+    mpp = run.slide.mpp * run.slide.shape[1] / overview.shape[1]
     return left_out_masks(classify_overview(overview, mpp))
 
 
@@ -178,11 +172,10 @@ def _around(cells: CellTable) -> Box:
     return Box(int(low[0]), int(low[1]), int(high[0] - low[0]), int(high[1] - low[1]))
 
 
-def _stage_labels(folder: Path, staged: Path, run: dict[str, Any], reader: CellReader, values: UInt8Array) -> None:
+def _stage_labels(folder: Path, staged: Path, run: RunRecord, reader: CellReader, values: UInt8Array) -> None:
     """The label image of classes, from that of cells: each pixel has the class of the cell that it shows."""
-    grid = (run["grid"]["shape"][0], run["grid"]["shape"][1])
-    image = staged / "slide.ome.zarr"
-    create_class_labels(image, reader.classes, grid, (run["grid"]["mpp"][0], run["grid"]["mpp"][1]))
+    grid, image = run.grid.shape, staged / "slide.ome.zarr"
+    create_class_labels(image, reader.classes, grid, run.grid.mpp)
     target = image / "labels/classes"
     drawn: list[Region] = []
     for shard in Grid(grid, BLOCK):
@@ -199,7 +192,7 @@ def _stage_labels(folder: Path, staged: Path, run: dict[str, Any], reader: CellR
 
 
 def _crops(
-    run: dict[str, Any],
+    run: RunRecord,
     reader: CellReader,
     places: CropPlaces,
     bounds: list[Box],
@@ -212,12 +205,12 @@ def _crops(
     def near(box: Box) -> Iterator[CellTable]:
         return (reader.read(g)[1] for g, bound in zip(groups, bounds, strict=True) if bound.intersect(box).area)
 
-    settings = run["settings"]
+    settings = run.settings
     try:
-        with open_slide(Path(run["slide"]["path"]), settings["mpp"], settings["reader"]) as slide:
-            if slide.fingerprint() != run["slide"]["fingerprint"]:
+        with open_slide(Path(run.slide.path), settings.mpp, settings.reader) as slide:
+            if slide.fingerprint() != run.slide.fingerprint:
                 raise SlideError(f"{slide.path} is another file than the one that was run")
-            return draw_crops(slide, places, near, grid, mpp, run["model"]["mpp"]), []
+            return draw_crops(slide, places, near, grid, mpp, run.model.mpp), []
     except SlideError as error:
         return [], [f"report.html has no samples of cells, since the slide cannot be read: {error}"]
 

@@ -35,7 +35,7 @@ from wsiproc.io.atomic import remove_leftovers, write_json
 from wsiproc.io.cells.parquet import read_part
 from wsiproc.pipeline.planning.plan import Plan, choose_model, device_for, plan_slide, run_identity, slide_source
 from wsiproc.pipeline.progress import Event, OnEvent, Outcome
-from wsiproc.pipeline.record import Drawn, FoundCells, run_facts
+from wsiproc.pipeline.record import Drawn, FoundCells, Spent, run_record
 from wsiproc.pipeline.settings import Settings
 from wsiproc.pipeline.stages.crops import CropPlaces, take_crops
 from wsiproc.pipeline.stages.export import GeoJsonJoined, export_tasks
@@ -55,7 +55,8 @@ from wsiproc.pipeline.stages.seams import SeamCounts, SeamPlaces, certificate, s
 from wsiproc.pipeline.stages.segment import Segmented, segment_task
 from wsiproc.pipeline.workers import SharedWorkers
 from wsiproc.results.folder import RUN, SLIDE, changed_keys, clean_up, empty
-from wsiproc.results.profile import Profile, Stage, device_share
+from wsiproc.results.profile import Profile, Stage
+from wsiproc.results.record import MemoryRecord, RunRecord, SeamsRecord
 from wsiproc.results.report.cells import ReportCells
 from wsiproc.results.report.page import write_report
 from wsiproc.results.run_log import LOG
@@ -122,13 +123,12 @@ def run_slide(request: SlideRequest, on_progress: OnEvent) -> Outcome:
                     ) from error
 
 
-def _finished(folder: Path, identity: Mapping[str, str]) -> dict[str, Any] | None:
-    """What a finished folder's ``run.json`` says; OutputError where it was made with something else."""
-    finished = folder / RUN
-    if not finished.exists():
+def _finished(folder: Path, identity: Mapping[str, str]) -> RunRecord | None:
+    """The record of a finished folder; OutputError where it was made with something else."""
+    if not (folder / RUN).exists():
         return None
-    run: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
-    other = changed_keys(run.get("made_with", {}), identity)
+    run = RunRecord.read(folder)
+    other = changed_keys(run.made_with, identity)
     if other:
         raise OutputError(
             f"{folder} holds results that were made with another {other}. Choose another -o folder, or pass "
@@ -183,8 +183,8 @@ class _Context:
         self.on_progress(Event(self.request.folder.name, stage, done, total, cells, mpx, self.profile.most()))
 
 
-def _run_plan(plan: Plan, context: _Context, before: Mapping[str, float], opened: Future[list[str]]) -> dict[str, Any]:
-    """Carry out a plan; what ``run.json`` says.
+def _run_plan(plan: Plan, context: _Context, before: Mapping[str, float], opened: Future[list[str]]) -> RunRecord:
+    """Carry out a plan; its record.
 
     ``before``: seconds that went by already, by what took them; ``opened``: the end of ``_open_folder``.
 
@@ -203,15 +203,12 @@ def _run_plan(plan: Plan, context: _Context, before: Mapping[str, float], opened
     seconds.lap("merge")
     drawn = _draw(plan, merged, context)
     seconds.lap("render and export")
-    run = run_facts(plan, context.request.settings, found, merged.sums.counts, drawn)
-    run["profile"] = context.profile.as_dict(context.pool.workers, context.request.at_once)
-    run["warnings"] = warnings + run["warnings"]
-    run["seconds"] = seconds.as_dict()
-    run["profile"]["device_busy"] = round(device_share(run), 3)
+    spent = Spent.of(context.profile, context.pool.workers, context.request.at_once, seconds.as_dict())
+    run = run_record(plan, context.request.settings, found, merged.sums.counts, drawn, spent, warnings)
     _report(plan, merged, context, run)
     seconds.lap("report")
-    run["seconds"] = seconds.as_dict()
-    run["memory"] = {"peak_bytes": context.watch.peak, "limit_bytes": context.watch.limit}
+    memory = MemoryRecord(peak_bytes=context.watch.peak, limit_bytes=context.watch.limit)
+    run = run.model_copy(update={"seconds": seconds.as_dict(), "memory": memory})
     _finish(plan.job, run)
     return run
 
@@ -315,10 +312,10 @@ def _draw(plan: Plan, table: _Table, context: _Context) -> Drawn:
             case SeamCounts() as counts:
                 seams.append(counts)
         context.report("render", number, len(tasks))
-    return Drawn(left_out, certificate(seams))
+    return Drawn(left_out, SeamsRecord(**certificate(seams)))
 
 
-def _report(plan: Plan, table: _Table, context: _Context, run: dict[str, Any]) -> None:
+def _report(plan: Plan, table: _Table, context: _Context, run: RunRecord) -> None:
     context.report("report", 0, 1)
     with plan.job.source.open() as slide:
         crops = take_crops(plan.job, slide, table.blocks, table.places)
@@ -326,8 +323,8 @@ def _report(plan: Plan, table: _Table, context: _Context, run: dict[str, Any]) -
     write_report(page, run, plan.overview, plan.tissue, plan.left_out, table.sums, crops, cohort)
 
 
-def _finish(job: Job, run: dict[str, Any]) -> None:
+def _finish(job: Job, run: RunRecord) -> None:
     """``run.json`` by rename, the mark of completion; before it go temporary files that killed workers left."""
     remove_leftovers(job.folder)
-    write_json(job.folder / RUN, run)
+    run.write(job.folder)
     shutil.rmtree(job.work)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from wsiproc.core.numbers import mm2_text, slide_numbers
+from wsiproc.core.numbers import mm2_text
 from wsiproc.core.palette import css_colour
+from wsiproc.errors import OutputError
 from wsiproc.io.atomic import atomic_file
 from wsiproc.io.ome_zarr import image as ngff
+from wsiproc.results.record import RunRecord, ScoringRecord
 from wsiproc.results.report.figures import Ranking, data_uri, ranked, shrink
 from wsiproc.results.report.render import render
 from wsiproc.results.viewer.addresses import viewer_address
@@ -40,11 +42,11 @@ def write_cohort(out: Path, failed: Mapping[str, str]) -> None:
     What failed and is done by now counts as done. Each file appears under its name when it is whole.
     """
     runs = sorted(_runs(out), key=lambda found: found[0].lower())
-    done = {str(run["slide"]["path"]) for _, run in runs}
+    done = {run.slide.path for _, run in runs}
     failed = {path: why for path, why in failed.items() if path not in done}
     if not runs and not failed:
         return
-    classes = list(dict.fromkeys(name for _, run in runs for name in run["classes"]))
+    classes = list(dict.fromkeys(name for _, run in runs for name in run.classes))
     lost = [{"slide": Path(path).name, "status": "failed", "reason": why, "path": path} for path, why in failed.items()]
     rows = [_row(folder, run, classes) for folder, run in runs] + lost
     _replace(out / CSV, _csv(rows, classes))
@@ -59,22 +61,18 @@ def failed_before(out: Path) -> dict[str, str]:
         return {row["path"]: row["reason"] for row in csv.DictReader(file) if row.get("status") == "failed"}
 
 
-def _runs(out: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _runs(out: Path) -> Iterator[tuple[str, RunRecord]]:
     """Folder and run of each finished slide."""
     for path in out.glob("*/run.json"):
-        try:
-            run = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if isinstance(run, dict) and {"counts", "classes", "slide"} <= run.keys():
-            yield path.parent.name, run
+        with suppress(OutputError):
+            yield path.parent.name, RunRecord.read(path.parent)
 
 
-def _row(folder: str, run: dict[str, Any], classes: Sequence[str]) -> CohortRow:
-    counts, told = run["counts"], slide_numbers(run)
-    of_class = {f"cells_{name}": counts["classes"].get(name, "") for name in classes}
+def _row(folder: str, run: RunRecord, classes: Sequence[str]) -> CohortRow:
+    told = run.slide_numbers()
+    of_class = {f"cells_{name}": run.counts.classes.get(name, "") for name in classes}
     return {
-        "slide": run["slide"]["name"],
+        "slide": run.slide.name,
         "status": "done",
         "cells": told.cells,
         "cells_in_tissue": _known(told.cells_in_tissue),
@@ -83,14 +81,14 @@ def _row(folder: str, run: dict[str, Any], classes: Sequence[str]) -> CohortRow:
         **of_class,
         "positive_index": _known(told.positive_index, 4),
         "h_score": _known(told.h_score, 1),
-        **_scored(run),
-        "failed_regions": len(run["regions"]["failed"]),
-        "model": run["model"]["name"],
-        "stain": run["model"]["calibration"].get("stain", ""),
-        "seconds": run["seconds"]["total"],
-        "warnings": len(run["warnings"]),
+        **_scored(run.immuno),
+        "failed_regions": len(run.regions.failed),
+        "model": run.model.name,
+        "stain": run.model.calibration.get("stain", ""),
+        "seconds": run.seconds["total"],
+        "warnings": len(run.warnings),
         "folder": folder,
-        "path": run["slide"]["path"],
+        "path": run.slide.path,
     }
 
 
@@ -99,12 +97,11 @@ def _known(value: float | None, digits: int = 0) -> float | str:
     return "" if value is None else round(value, digits or None)
 
 
-def _scored(run: Mapping[str, Any]) -> CohortRow:
+def _scored(scoring: ScoringRecord | None) -> CohortRow:
     """What made cells positive; empty without DAB."""
-    facts = run.get("immuno") or {}
     return {
-        "compartment": facts.get("compartment", ""),
-        "positive_dab_od": " ".join(f"{cut:g}" for cut in facts.get("positive_dab_od", [])),
+        "compartment": "" if scoring is None else scoring.compartment,
+        "positive_dab_od": "" if scoring is None else " ".join(f"{cut:g}" for cut in scoring.positive_dab_od),
     }
 
 
@@ -183,7 +180,7 @@ class CohortPage:
     rows: Sequence[SlideRow]
 
 
-def _page(out: Path, rows: Sequence[CohortRow], classes: Sequence[str], runs: Sequence[dict[str, Any]]) -> CohortPage:
+def _page(out: Path, rows: Sequence[CohortRow], classes: Sequence[str], runs: Sequence[RunRecord]) -> CohortPage:
     """Totals, what failed, plots over the slides, and a row a slide that leads to its report."""
     done = [row for row in rows if row["status"] == "done"]
     columns, colours = _shown_columns(done, classes), _colours(runs)
@@ -209,12 +206,12 @@ def _page(out: Path, rows: Sequence[CohortRow], classes: Sequence[str], runs: Se
     )
 
 
-def _colours(runs: Sequence[dict[str, Any]]) -> dict[str, str]:
+def _colours(runs: Sequence[RunRecord]) -> dict[str, str]:
     """CSS colour of each class; the first slide that has it decides."""
     colours: dict[str, str] = {}
     for run in runs:
-        for name, (red, green, blue) in run["classes"].items():
-            colours.setdefault(name, css_colour((red, green, blue)))
+        for name, colour in run.classes.items():
+            colours.setdefault(name, css_colour(colour))
     return colours
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import errno
-import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -111,23 +109,6 @@ def find_outputs(folder: Path) -> list[Path]:
         what = "no output of wsiproc in it or in its folders" if folder.is_dir() else "no such folder"
         raise OutputError(f"{folder}: {what}; give the folder that `wsiproc run SLIDE -o FOLDER` wrote")
     return found
-
-
-def read_run(output: Path) -> dict[str, Any]:
-    """``run.json`` of a finished slide; ``OutputError`` where there is none."""
-    try:
-        run: dict[str, Any] = json.loads((output / "run.json").read_text(encoding="utf-8"))
-        _ = run["slide"]["fingerprint"], run["slide"]["shape"], run["grid"]["scale"], run["key"]
-    except FileNotFoundError as error:
-        raise OutputError(
-            f"{output}: unfinished, there is no run.json; the same `wsiproc run` command goes on where it stopped"
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OutputError(
-            f"{output / 'run.json'}: not what `wsiproc run` writes ({type(error).__name__}: {error}); "
-            "wsiproc run --overwrite makes the result again"
-        ) from error
-    return run
 
 
 def _is_output(path: Path) -> bool:

@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wsiproc.executors import TaskMetrics
+
+if TYPE_CHECKING:  # workers import this module, and have no use for the record
+    from wsiproc.results.record import ProfileRecord, RunRecord
 
 
 class Stage(StrEnum):
@@ -117,50 +120,49 @@ class ProfileRow:
     written_bytes: int = 0
 
 
-def lines(run: Mapping[str, Any]) -> list[ProfileRow]:
+def lines(profile: ProfileRecord) -> list[ProfileRow]:
     """The profile of a finished slide, the heaviest first."""
-    profile = run["profile"]
-    total = sum(profile["busy_s"].values()) or 1.0
+    total = sum(profile.busy_s.values()) or 1.0
     rows = []
-    for name, seconds in sorted(profile["busy_s"].items(), key=lambda item: -item[1]):
-        mpx = profile["mpx"].get(name, 0.0)
+    for name, seconds in sorted(profile.busy_s.items(), key=lambda item: -item[1]):
+        mpx = profile.mpx.get(name, 0.0)
         rate = f"{mpx / seconds:.1f} Mpx/s a worker" if mpx and seconds else ""
-        moved = [profile.get(way, {}).get(name, 0) for way in ("read_bytes", "written_bytes")]
+        moved = [way.get(name, 0) for way in (profile.read_bytes, profile.written_bytes)]
         rows.append(ProfileRow(name, seconds, seconds / total, rate, *moved))
     return rows
 
 
-def idle_share(run: Mapping[str, Any]) -> float:
+def idle_share(profile: ProfileRecord, seconds: Mapping[str, float]) -> float:
     """How much of their time the workers of a finished slide had nothing to do while it was worked on: 0 … 1.
 
     0 where they had another slide to work on, since that cannot be told from here.
     """
-    profile, seconds = run["profile"], run["seconds"]
-    if profile["slides_at_once"] > 1:
+    if profile.slides_at_once > 1:
         return 0.0
-    there = profile["workers"] * sum(seconds.get(stage, 0.0) for stage in ("infer and segment", "render and export"))
-    return max(0.0, 1 - sum(profile["busy_s"].values()) / there) if there else 0.0
+    there = profile.workers * sum(seconds.get(stage, 0.0) for stage in ("infer and segment", "render and export"))
+    return max(0.0, 1 - sum(profile.busy_s.values()) / there) if there else 0.0
 
 
-def device_share(run: Mapping[str, Any]) -> float:
+def device_share(profile: ProfileRecord, seconds: Mapping[str, float]) -> float:
     """How much of the time in which cells were looked for the workers' device was busy with the network: 0 … 1.
 
     0 where it cannot be told, as with ``idle_share``.
     """
-    profile = run["profile"]
-    there: float = profile["workers"] * run["seconds"].get("infer and segment", 0.0)
-    busy: float = profile["busy_s"].get(NETWORK, 0.0)
-    return min(1.0, busy / there) if profile["slides_at_once"] == 1 and there else 0.0
+    there = profile.workers * seconds.get("infer and segment", 0.0)
+    busy = profile.busy_s.get(NETWORK, 0.0)
+    return min(1.0, busy / there) if profile.slides_at_once == 1 and there else 0.0
 
 
-def advice(run: Mapping[str, Any]) -> Iterable[str]:
-    """What limited a finished slide, and what to change."""
-    shares = {line.what: line.share for line in lines(run)}
-    regions, workers, seconds = run["regions"]["tissue"], run["profile"]["workers"], run["seconds"]
-    idle = idle_share(run)
+def advice(run: RunRecord) -> Iterable[str]:
+    """What limited a finished slide, and what to change; nothing for results that kept no profile."""
+    if run.profile is None:
+        return
+    shares = {line.what: line.share for line in lines(run.profile)}
+    regions, workers, seconds = run.regions.tissue, run.profile.workers, run.seconds
+    idle = idle_share(run.profile, seconds)
     if shares.get(NETWORK, 0.0) > _LIMIT:
-        yield _network(run)
-        if run.get("settings", {}).get("precision") == "float32":
+        yield _network(run.device)
+        if run.settings.precision == "float32":
             yield "--precision float32 was asked for: GPUs and most CPUs take half the time or less without it."
     if shares.get(READ, 0.0) > _LIMIT / 2:
         yield (
@@ -168,7 +170,7 @@ def advice(run: Mapping[str, Any]) -> Iterable[str]:
             "faster than other formats."
         )
     if idle > _IDLE and regions < 3 * workers:
-        side = run["regions"]["step"]
+        side = run.regions.step
         yield (
             f"Workers waited {idle:.0%} of the time: {regions} regions are few for {workers} workers. Give several "
             f"slides at once, or smaller regions: --region {side // 2}."
@@ -180,8 +182,8 @@ def advice(run: Mapping[str, Any]) -> Iterable[str]:
         yield f"{alone:.1f} s of {seconds['total']:.1f} s were preparation: give many small slides in one command."
 
 
-def _network(run: Mapping[str, Any]) -> str:
-    if run["device"] == "cuda":
+def _network(device: str) -> str:
+    if device == "cuda":
         return "The network is what costs: more GPUs, or a model for a coarser resolution (`wsiproc fit` with its mpp)."
     return (
         "The network is what costs: a GPU does it far faster; more cores, with a worker each, do it "

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsiproc.core.geometry import Box, grid_shape
-from wsiproc.core.numbers import CellCounts, SlideNumbers, mm2_text, slide_numbers
+from wsiproc.core.numbers import CellCounts, SlideNumbers, mm2_text
 from wsiproc.core.palette import RGB
 from wsiproc.core.paths import absolute
 from wsiproc.core.types import Float64Array, UInt8Array
 from wsiproc.errors import OutputError, SettingsError, SlideError
-from wsiproc.results.folder import find_outputs, read_run
+from wsiproc.results.folder import find_outputs
+from wsiproc.results.record import RunRecord
 
 if TYPE_CHECKING:
     import geopandas
@@ -39,11 +40,11 @@ class Result:
     top-left pixel.
     """
 
-    def __init__(self, folder: Path, run: dict[str, Any], corrected: bool = False) -> None:
+    def __init__(self, folder: Path, record: RunRecord, corrected: bool = False) -> None:
         self.folder = folder
         self._corrected = corrected
-        self.run = run
-        """What ``run.json`` says."""
+        self.record = record
+        """What ``run.json`` says, typed."""
         self.table_path = folder / ("cells.corrected.parquet" if corrected else "cells.parquet")
         if corrected and not self.table_path.exists():
             raise OutputError(
@@ -52,26 +53,31 @@ class Result:
             )
 
     def __repr__(self) -> str:
-        return f"Result({self.name!r}, {len(self):,} cells, {mm2_text(self.run['tissue_mm2'])} mm² of tissue)"
+        return f"Result({self.name!r}, {len(self):,} cells, {mm2_text(self.record.tissue_mm2)} mm² of tissue)"
 
     def __len__(self) -> int:
         """Number of cells."""
         return len(self._table)
 
+    @cached_property
+    def run(self) -> dict[str, Any]:
+        """What ``run.json`` says, as JSON has it."""
+        return self.record.as_dict()
+
     @property
     def name(self) -> str:
         """Name of the slide."""
-        return str(self.run["slide"]["name"])
+        return self.record.slide.name
 
     @property
     def mpp(self) -> float:
         """µm per level-0 px of the slide."""
-        return float(self.run["slide"]["mpp"])
+        return float(self.record.slide.mpp)
 
     @property
     def classes(self) -> dict[str, RGB]:
         """Colour (red, green, blue) of each class by name."""
-        return {name: (r, g, b) for name, (r, g, b) in self.run["classes"].items()}
+        return dict(self.record.classes)
 
     @property
     def measurements(self) -> list[str]:
@@ -82,13 +88,13 @@ class Result:
     def numbers(self) -> SlideNumbers:
         """Cells, tissue, density, positive index and H-score, as the report has them; of corrected cells, theirs."""
         if not self._corrected:
-            return slide_numbers(self.run)
+            return self.record.slide_numbers()
         table = self.table(["centroid_y", "centroid_x", "class"])
         kinds, codes = list(table["class"].cat.categories), table["class"].cat.codes.to_numpy()
         tissue = np.asarray(self.labels["tissue"].levels[0]) > 0
-        counts = CellCounts.empty(tissue, tuple(self.run["slide"]["shape"]), len(kinds))
+        counts = CellCounts.empty(tissue, self.record.slide.shape, len(kinds))
         counts.add(table[["centroid_y", "centroid_x"]].to_numpy(), codes)
-        return slide_numbers(self.run | {"counts": counts.of_classes(kinds)})
+        return self.record.slide_numbers(counts.of_classes(kinds))
 
     def cells(
         self,
@@ -129,7 +135,7 @@ class Result:
         cells = self.table()
         found = cells_anndata(cells, self.measurements, self.classes, self._facts())
         if overview_px:
-            shape = self.run["slide"]["shape"]
+            shape = self.record.slide.shape
             picture = self.thumbnail(overview_px)
             found.uns["spatial"] = {self.name: picture_facts(picture, shape, self.mpp, cells["area_um2"])}
         return found
@@ -210,7 +216,7 @@ class Result:
         """
         from wsiproc.io.cells.dataframe import Selection
 
-        grid_mpp = float(self.run["model"]["mpp"]) if mpp is None else mpp
+        grid_mpp = float(self.record.model.mpp) if mpp is None else mpp
         if not (grid_mpp > 0 and size_um >= grid_mpp):
             raise SettingsError(
                 f"size_um is {size_um} and mpp {grid_mpp}; both must be more than 0, size_um the larger"
@@ -233,8 +239,8 @@ class Result:
         """How the slide is opened."""
         from wsiproc.io.slides.open import SlideSource
 
-        settings = self.run["settings"]
-        return SlideSource(absolute(path or self.run["slide"]["path"]), settings["mpp"], settings["reader"])
+        settings = self.record.settings
+        return SlideSource(absolute(path or self.record.slide.path), settings.mpp, settings.reader)
 
     def _open_slide(self, path: Path | str | None) -> Slide:
         """The slide of this result; ``SlideError`` where it is gone or another one."""
@@ -245,7 +251,7 @@ class Result:
                 f"{place}: the slide of {self.folder} is not there (any more); slide=PATH says where it is now"
             )
         slide = source.open()
-        if slide.fingerprint() != self.run["slide"]["fingerprint"]:
+        if slide.fingerprint() != self.record.slide.fingerprint:
             slide.close()
             raise SlideError(f"{place}: another slide than the one that {self.folder} was made from; pass slide=PATH")
         return slide
@@ -263,17 +269,17 @@ class Result:
 
     def _facts(self) -> dict[str, Any]:
         """What goes along with the cells into other formats: plain numbers and text."""
-        run = self.run
+        run = self.record
         return {
             "slide": self.name,
-            "slide_path": run["slide"]["path"],
-            "slide_fingerprint": run["slide"]["fingerprint"],
-            "slide_shape": np.asarray(run["slide"]["shape"]),
+            "slide_path": run.slide.path,
+            "slide_fingerprint": run.slide.fingerprint,
+            "slide_shape": np.asarray(run.slide.shape),
             "mpp": self.mpp,
-            "tissue_mm2": run["tissue_mm2"],
-            "model": run["model"]["name"],
-            "key": run["key"],
-            "version": run["wsiproc"],
+            "tissue_mm2": run.tissue_mm2,
+            "model": run.model.name,
+            "key": run.key,
+            "version": run.wsiproc,
         }
 
 
@@ -285,7 +291,7 @@ def open_result(folder: str | PathLike[str], corrected: bool = False) -> Result:
             f"{folder}: a folder of {len(found)} results, not a result; open one, as {found[0]}, or all of them: "
             "wsiproc.open_all"
         )
-    return Result(found[0], read_run(found[0]), corrected)
+    return Result(found[0], RunRecord.read(found[0]), corrected)
 
 
 class Results(dict[str, Result]):
@@ -312,7 +318,7 @@ def open_results(folder: str | PathLike[str]) -> Results:
     left_out = [output.name for output in outputs if output not in done]
     if left_out and done:
         warnings.warn(f"{folder}: left out, since unfinished: {', '.join(left_out)}", stacklevel=3)
-    return Results({output.resolve().name: Result(output, read_run(output)) for output in done or outputs[:1]})
+    return Results({output.resolve().name: Result(output, RunRecord.read(output)) for output in done or outputs[:1]})
 
 
 def _draw_outline(pixels: UInt8Array, corners: Float64Array, colour: RGB) -> None:

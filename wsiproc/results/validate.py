@@ -17,26 +17,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import ValidationError
 
 from wsiproc.core.geometry import Box, Grid
-from wsiproc.core.numbers import slide_numbers
 from wsiproc.core.types import Float32Array, Float64Array, Int64Array, UInt8Array
+from wsiproc.results.record import RunRecord, problems
 
 _LABELS = ("tissue", "classes", "cells")
 _COLUMNS = ("id", "class", "score", "centroid_x", "centroid_y", "bbox", "area_um2", "geometry")
 _SHARD = 4096
 _STRIP = 512  # rows counted at once, so that bincount's int64 copy stays small
 _MOST = 20  # problems told a check
-
-# What run.json must hold, by type.
-_RUN: dict[type | tuple[type, ...], str] = {
-    str: "wsiproc slide.name slide.fingerprint model.name",
-    int: "regions.total regions.tissue counts.cells",
-    (int, float): "model.mpp tissue_mm2",
-    (int, float, list): "slide.mpp grid.mpp",
-    list: "slide.shape grid.shape grid.scale regions.failed warnings",
-    dict: "settings classes counts.classes counts.in_tissue counts.dropped numbers seconds versions",
-}
 
 
 @dataclass(frozen=True)
@@ -57,7 +48,7 @@ class _Output:
     """
 
     folder: Path
-    run: dict[str, Any]
+    run: RunRecord
     names: list[str] = field(default_factory=list)
     classes: UInt8Array = field(default_factory=lambda: np.zeros(1, np.uint8))
     pixels: Int64Array = field(default_factory=lambda: np.zeros(1, np.int64))
@@ -66,12 +57,12 @@ class _Output:
     @property
     def mpp(self) -> Float64Array:
         """(y, x) µm per level-0 px."""
-        return np.broadcast_to(np.asarray(self.run["slide"]["mpp"], np.float64), 2)
+        return np.full(2, self.run.slide.mpp, np.float64)
 
     @property
     def scale(self) -> Float64Array:
         """(y, x) level-0 px per grid px."""
-        return np.asarray(self.run["grid"]["scale"], np.float64)
+        return np.asarray(self.run.grid.scale, np.float64)
 
 
 Check = Callable[[_Output], Iterator[str]]
@@ -82,12 +73,12 @@ def check_output(folder: Path) -> list[Finding]:
 
     A broken or missing file is a finding, never an exception.
     """
-    output = _Output(folder, {})
-    findings = _outcome("run.json", _check_run, output)
+    findings = _outcome("run.json", _check_run(folder))
     if findings[0].level == "error":
         return findings
+    output = _Output(folder, RunRecord.read(folder))
     for what, check in _checks():
-        findings += _outcome(what, check, output)
+        findings += _outcome(what, check(output))
     return findings + [Finding("warning", "to know", text) for text in _warnings(output)]
 
 
@@ -106,53 +97,52 @@ def _checks() -> list[tuple[str, Check]]:
     ]
 
 
-def _outcome(what: str, check: Check, output: _Output) -> list[Finding]:
-    problems = []
+def _outcome(what: str, check: Iterator[str]) -> list[Finding]:
+    found = []
     try:
-        for problem in check(output):
-            problems.append(Finding("error", what, problem))
-            if len(problems) == _MOST:
-                problems.append(Finding("error", what, "and perhaps more"))
+        for problem in check:
+            found.append(Finding("error", what, problem))
+            if len(found) == _MOST:
+                found.append(Finding("error", what, "and perhaps more"))
                 break
     except Exception as error:  # any file may be broken in any way, and the libraries raise what they like
-        problems.append(Finding("error", what, f"cannot be checked: {type(error).__name__}: {error}"))
-    return problems or [Finding("ok", what, "as it should be")]
+        found.append(Finding("error", what, f"cannot be checked: {type(error).__name__}: {error}"))
+    return found or [Finding("ok", what, "as it should be")]
 
 
-def _check_run(output: _Output) -> Iterator[str]:
-    path = output.folder / "run.json"
+def _check_run(folder: Path) -> Iterator[str]:
+    path = folder / "run.json"
     if not path.exists():
         yield "missing: the run did not finish; the same `wsiproc run` command goes on where it stopped"
         return
-    output.run = json.loads(path.read_text(encoding="utf-8"))
-    complete = True
-    for key, kind in [(key, kind) for kind, keys in _RUN.items() for key in keys.split()]:
-        value: Any = output.run
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
-        if not isinstance(value, kind):
-            complete = False
-            yield f"`{key}` is missing or of the wrong type: {value!r}"
-    if complete:
-        yield from _check_run_numbers(output.run)
+    try:
+        run = RunRecord.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        yield from problems(error)
+        return
+    # Earlier versions wrote neither; without them nothing says how many cells lie in the tissue.
+    for name, value in (("counts.in_tissue", run.counts.in_tissue), ("numbers", run.numbers)):
+        if value is None:
+            yield f"`{name}` is missing or of the wrong type: None"
+    yield from _check_run_numbers(run)
 
 
-def _check_run_numbers(run: dict[str, Any]) -> Iterator[str]:
-    counts, scale = run["counts"], np.divide(run["slide"]["shape"], run["grid"]["shape"])
-    if sum(counts["classes"].values()) != counts["cells"]:
-        yield f"the classes add up to {sum(counts['classes'].values())}, not to {counts['cells']} cells"
-    if list(counts["classes"]) != list(run["classes"]):
-        yield f"cells are counted for {list(counts['classes'])}, the classes are {list(run['classes'])}"
-    if not np.allclose(scale, run["grid"]["scale"], rtol=1e-9):
-        yield f"grid.scale is {run['grid']['scale']}, slide extent ÷ grid extent is {scale.tolist()}"
+def _check_run_numbers(run: RunRecord) -> Iterator[str]:
+    counts, scale = run.counts, np.divide(run.slide.shape, run.grid.shape)
+    if sum(counts.classes.values()) != counts.cells:
+        yield f"the classes add up to {sum(counts.classes.values())}, not to {counts.cells} cells"
+    if list(counts.classes) != list(run.classes):
+        yield f"cells are counted for {list(counts.classes)}, the classes are {list(run.classes)}"
+    if not np.allclose(scale, run.grid.scale, rtol=1e-9):
+        yield f"grid.scale is {list(run.grid.scale)}, slide extent ÷ grid extent is {scale.tolist()}"
 
 
 def _warnings(output: _Output) -> Iterator[str]:
     """What is no error but should not go unseen."""
-    failed = output.run["regions"]["failed"]
+    failed = output.run.regions.failed
     if failed:
         yield f"{len(failed)} regions could not be processed and hold no cells"
-    yield from map(str, output.run["warnings"])
+    yield from output.run.warnings
     for path in sorted(output.folder.glob("*.tmp")):
         yield f"{path.name} is left over from an interrupted run"
 
@@ -178,18 +168,18 @@ def _check_table(output: _Output) -> Iterator[str]:
             yield f"columns are missing: {', '.join(missing)}"
             return
         yield from _check_table_metadata(file.metadata.metadata or {}, output)
-        count, names = file.metadata.num_rows, list(output.run["classes"])
+        count, names = file.metadata.num_rows, list(output.run.classes)
         output.names, output.classes = names, np.zeros(count + 1, np.uint8)
         output.pixels, output.bounds = np.zeros(count + 1, np.int64), np.zeros((count + 1, 4), np.float32)
-        if count != output.run["counts"]["cells"]:
-            yield f"{count} rows, run.json counts {output.run['counts']['cells']} cells"
+        if count != output.run.counts.cells:
+            yield f"{count} rows, run.json counts {output.run.counts.cells} cells"
         first = 1
         for batch in file.iter_batches(50_000, columns=["id", "class", "bbox", "area_um2", "geometry"]):
             yield from _check_rows(batch, first, output)
             first += len(batch)
     found = dict(zip(names, np.bincount(output.classes[1:], minlength=len(names)).tolist(), strict=False))
-    if found != output.run["counts"]["classes"]:
-        yield f"cells a class are {found}, run.json says {output.run['counts']['classes']}"
+    if found != output.run.counts.classes:
+        yield f"cells a class are {found}, run.json says {output.run.counts.classes}"
 
 
 def _check_table_metadata(metadata: dict[bytes, bytes], output: _Output) -> Iterator[str]:
@@ -199,7 +189,8 @@ def _check_table_metadata(metadata: dict[bytes, bytes], output: _Output) -> Iter
     elif geo["columns"]["geometry"].get("crs", "absent") is not None:
         yield "the coordinate reference system must be null: a missing one means longitude and latitude"
     run, classes = output.run, dict(zip(facts.get("classes", []), facts.get("colours", []), strict=False))
-    if facts.get("scale") != run["grid"]["scale"] or list(classes.items()) != list(run["classes"].items()):
+    colours = [(name, list(colour)) for name, colour in run.classes.items()]
+    if facts.get("scale") != list(run.grid.scale) or list(classes.items()) != colours:
         yield "metadata `wsiproc` has another scale, other classes or other colours than run.json"
 
 
@@ -256,7 +247,7 @@ def _check_geojson_cells(output: _Output) -> Iterator[str]:
         if not np.allclose([*ring.min(0), *ring.max(0)], output.bounds[identity], atol=0.05):
             yield f"cell {identity} lies elsewhere than in cells.parquet: the frame must be level-0 pixels"
     missing = np.flatnonzero(~seen[1:]) + 1
-    allowed = output.run["counts"].get("not_in_geojson", 0)
+    allowed = output.run.counts.not_in_geojson
     if len(missing) != allowed:
         yield f"{len(missing)} cells are missing (run.json says {allowed}), the first is {missing[:1].tolist()}"
 
@@ -324,10 +315,8 @@ def _check_multiscale(path: Path, name: str, output: _Output) -> Iterator[str]:
     for level, (entry, array) in enumerate(zip(datasets, arrays, strict=True)):
         yield from _check_level(level, entry, array, arrays[0], output)
     full = tuple(arrays[0].shape[-2:])
-    if name.endswith(("labels/cells", "labels/classes", "maps.ome.zarr")) and full != tuple(
-        output.run["grid"]["shape"]
-    ):
-        yield f"level 0 is {full} px, the grid is {tuple(output.run['grid']['shape'])}"
+    if name.endswith(("labels/cells", "labels/classes", "maps.ome.zarr")) and full != output.run.grid.shape:
+        yield f"level 0 is {full} px, the grid is {output.run.grid.shape}"
     if "/labels/" in name:
         yield from _check_label(path, ome, arrays)
     else:
@@ -350,7 +339,7 @@ def _check_axes(axes: list[dict[str, Any]], arrays: list[Any]) -> Iterator[str]:
 def _check_level(level: int, entry: dict[str, Any], array: Any, first: Any, output: _Output) -> Iterator[str]:
     """Shape, scale and translation of one level: mpp·2^k and mpp·2^k/2, mpp being slide ÷ array extent."""
     full = np.array(first.shape[-2:])
-    mpp = np.asarray(output.run["slide"]["shape"]) * output.mpp / full
+    mpp = np.asarray(output.run.slide.shape) * output.mpp / full
     flat = [1.0] * (array.ndim - 2)
     expected: list[tuple[str, list[float]]] = [
         ("scale", [*flat, *(mpp * 2**level)]),
@@ -449,22 +438,23 @@ def _check_numbers(output: _Output) -> Iterator[str]:
     import pyarrow.parquet
     import zarr
 
-    told, follows = output.run["numbers"], asdict(slide_numbers(output.run))
+    told = None if output.run.numbers is None else output.run.numbers.as_dict()
+    follows = asdict(output.run.slide_numbers())
     if told != follows:
         yield f"`numbers` are {told}, the counts and the tissue come to {follows}"
     tissue = np.asarray(zarr.open_array(output.folder / "slide.ome.zarr/labels/tissue/0", mode="r")[...]) > 0
-    px = np.divide(output.run["slide"]["shape"], tissue.shape)
+    px = np.divide(output.run.slide.shape, tissue.shape)
     names = ["centroid_y", "centroid_x"]
     table = pyarrow.parquet.read_table(output.folder / "cells.parquet", columns=names)
     # Rounded, so that a centre on the border of two px is in the same one as in the frame of the grid.
     places = [np.round(table[name].to_numpy() / side, 6).astype(np.int64) for name, side in zip(names, px, strict=True)]
     y, x = (np.clip(place, 0, side - 1) for place, side in zip(places, tissue.shape, strict=True))
     inside = np.bincount(output.classes[1:][tissue[y, x]], minlength=len(output.names)).tolist()
-    counted = output.run["counts"]["in_tissue"]
+    counted = output.run.counts.in_tissue
     if dict(zip(output.names, inside, strict=True)) != counted:
         yield f"cells of each class with their centre in labels/tissue are {inside}, run.json says {counted}"
     mm2 = float(tissue.sum() * px.prod() * output.mpp.prod() / 1e6)
-    area = output.run["tissue_mm2"]
+    area = output.run.tissue_mm2
     # In a region of interest the label goes one px over its border, which is not counted.
-    if area > mm2 * (1 + 1e-9) or (output.run.get("roi") is None and not np.isclose(area, mm2)):
+    if area > mm2 * (1 + 1e-9) or (output.run.roi is None and not np.isclose(area, mm2)):
         yield f"labels/tissue has {mm2:.6f} mm², run.json says {area:.6f}"

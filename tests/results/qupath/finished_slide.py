@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from tests.records import run_facts, scoring
 from wsiproc.array.nuclei.measure import centroids, label_sums, measure, measurement_names
 from wsiproc.array.nuclei.outline import trace
 from wsiproc.core.cells import CellTable, Rings
@@ -20,10 +21,7 @@ from wsiproc.io.geojson.write import GeoJsonWriter, Piece, features_bytes
 from wsiproc.io.ome_zarr import image as ngff
 
 CLASSES = {name: class_colour(name, index) for index, name in enumerate(("Negative", "Positive"))}
-IMMUNO = {
-    "compartment": "nucleus", "compartment_from": "recognised in samples", "positive_dab_od": [0.2],
-    "positive_dab_from": "given", "ring_dab_od": 0.2, "index": True,
-}  # fmt: skip
+IMMUNO = scoring(compartment_from="recognised in samples")
 """What a run says of a slide with DAB in its nuclei."""
 STAINS = {"hematoxylin": 1, "dab": 2}
 PITCH = 40
@@ -91,15 +89,12 @@ def finished(
             first = table.write(some)
             features.append(Piece.of(*features_bytes(some, first, name, list(colours), list(colours.values()), both)))
     counts = np.bincount(cells.classes, minlength=len(names)).tolist()
-    run = {
-        "wsiproc": "0.1.0",
-        "key": "k",
-        "slide": {"name": name, "shape": slide, "mpp": 0.5 / scale, "fingerprint": name},
-        "grid": {"shape": grid, "mpp": [0.5, 0.5], "scale": both},
-        "counts": {"cells": len(cells), "classes": dict(zip(names, counts, strict=True))},
-        "tissue_mm2": 1.0,
-        "immuno": None if immuno is None else dict(immuno),
-    }
+    run = run_facts(
+        slide={"name": name, "shape": slide, "mpp": 0.5 / scale, "fingerprint": name},
+        grid={"shape": grid, "mpp": [0.5, 0.5], "scale": both},
+        counts={"cells": len(cells), "classes": dict(zip(names, counts, strict=True))},
+        immuno=None if immuno is None else dict(immuno),
+    )
     (folder / "run.json").write_text(json.dumps(run))
     return folder
 

@@ -241,7 +241,7 @@ def test_results_that_cannot_be_read_cost_no_other(results: Path, tmp_path: Path
     for name, text in (("old", '{"wsiproc": "0.0.1"}'), ("torn", '{"wsipr'), ("list", "[]")):
         (tmp_path / "mixed" / name).mkdir(parents=True)
         (tmp_path / "mixed" / name / "run.json").write_text(text)
-    assert refused(tmp_path / "mixed").count("run the slide again with --overwrite") == 3
+    assert refused(tmp_path / "mixed").count("wsiproc run --overwrite makes the result again") == 3
     shutil.copytree(results / "ihc", tmp_path / "mixed/ihc", symlinks=True)
     with viewing(tmp_path / "mixed", results / "ihc") as both:
         assert [card["name"] for card in both.json("api/slides")] == ["ihc", "ihc (2)"]

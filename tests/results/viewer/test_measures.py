@@ -221,7 +221,8 @@ def test_cells_without_a_value_have_no_shade() -> None:
 
 def test_where_only_the_compartment_was_recognised_no_threshold_gives_an_index(brown: ShownSlide) -> None:
     shown = ShownSlide(brown.folder, "brown")
-    shown.run["immuno"]["index"] = False
+    assert shown.run.immuno is not None
+    shown.run = shown.run.model_copy(update={"immuno": shown.run.immuno.model_copy(update={"index": False})})
     told = stain_share(shown, Look(cuts=(0.1, 0.2, 0.3)))
     assert told["positive"] > 0
     assert told["index"] is told["h_score"] is None

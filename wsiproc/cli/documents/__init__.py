@@ -1,7 +1,8 @@
 """What commands answer with ``--json``: one document for each command, whose fields keep their names and units.
 
 The models of this package are the definition. ``wsiproc schema COMMAND`` prints the JSON Schema of each, and
-docs/json.md lists the fields as they are told here. A field may be added in a later version; none is renamed or given
+docs/json.md lists the fields as they are told here, with those of ``run.json``, which ``wsiproc.results.record``
+defines. A field may be added in a later version; none is renamed or given
 another unit.
 """
 
@@ -22,6 +23,8 @@ from wsiproc.cli.documents.folders import (
     ReclassifyDocument,
 )
 from wsiproc.cli.documents.slides import InfoDocument, PlanDocument, RunDocument
+from wsiproc.results.folder import RUN
+from wsiproc.results.record import RunRecord
 
 __all__ = ["DOCUMENTS", "Document", "Problem", "document", "schema"]
 
@@ -47,7 +50,10 @@ def document(
     return model.model_validate(known | {model.items: list(items)} | more).model_dump_json(indent=1)
 
 
-def schema(command: str) -> dict[str, Any]:
-    """JSON Schema (draft 2020-12) of the document of a command."""
-    model = DOCUMENTS[command]
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **model.model_json_schema(mode="serialization")}
+def schema(name: str) -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of the document of a command, or of ``run.json``."""
+    if name == RUN:  # as it is read: files of earlier versions lack what was added since
+        found = RunRecord.model_json_schema(mode="validation")
+    else:
+        found = DOCUMENTS[name].model_json_schema(mode="serialization")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -14,6 +14,7 @@ from wsiproc.results.profile import advice, lines
 if TYPE_CHECKING:
     from wsiproc.evaluate.compare import ScoreRow, Scores
     from wsiproc.pipeline.reclassify import Reclassified
+    from wsiproc.results.record import RunRecord
     from wsiproc.results.validate import Finding
 
 # --- check, profile, export, reclassify -------------------------------------------------------------------------------
@@ -97,9 +98,9 @@ class ProfileFolder(Part):
     """What limited the run, and what to change."""
 
     @classmethod
-    def of(cls, folder: Path, run: Mapping[str, Any]) -> Self:
+    def of(cls, folder: Path, run: RunRecord) -> Self:
         """From ``run.json``."""
-        profile, clock = run.get("profile"), dict(run["seconds"])
+        profile, clock = run.profile, dict(run.seconds)
         known: dict[str, Any] = {"workers": None, "device_busy": None, "busy": [], "advice": []}
         if profile is not None:
             busy = [
@@ -110,20 +111,20 @@ class ProfileFolder(Part):
                     read_bytes=line.read_bytes,
                     written_bytes=line.written_bytes,
                 )
-                for line in lines(run)
+                for line in lines(profile)
             ]
             known = {
-                "workers": profile["workers"],
-                "device_busy": profile.get("device_busy"),
+                "workers": profile.workers,
+                "device_busy": profile.device_busy,
                 "busy": busy,
                 "advice": list(advice(run)),
             }
         return cls(
             folder=str(folder),
-            slide=run["slide"]["name"],
+            slide=run.slide.name,
             total_s=clock.pop("total"),
             clock_s=clock,
-            device=run["device"],
+            device=run.device,
             **known,
         )
 

@@ -7,11 +7,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from wsiproc.cli.documents.base import Document, Part
-from wsiproc.core.numbers import slide_numbers
 
 if TYPE_CHECKING:
     from wsiproc.pipeline.planning.plan import Forecast, Plan
     from wsiproc.pipeline.progress import Outcome
+    from wsiproc.results.record import RunRecord
 
 # --- run --------------------------------------------------------------------------------------------------------------
 
@@ -53,16 +53,17 @@ class RunSlide(Part):
         """From what became of a slide."""
         known: dict[str, Any] = {"slide": outcome.slide, "path": str(outcome.path), "status": outcome.status}
         known["folder"] = None if outcome.folder is None else str(outcome.folder)
-        return cls.model_validate(known | ({"warnings": []} if outcome.run is None else cls._numbers(outcome.run)))
+        numbers = {"warnings": []} if outcome.record is None else cls._numbers(outcome.record)
+        return cls.model_validate(known | numbers)
 
     @staticmethod
-    def _numbers(run: Mapping[str, Any]) -> dict[str, Any]:
+    def _numbers(run: RunRecord) -> dict[str, Any]:
         """What is known of a slide that is done."""
-        return asdict(slide_numbers(run)) | {
-            "classes": run["counts"]["classes"],
-            "failed_regions": len(run["regions"]["failed"]),
-            "total_s": run["seconds"]["total"],
-            "warnings": run["warnings"],
+        return asdict(run.slide_numbers()) | {
+            "classes": run.counts.classes,
+            "failed_regions": len(run.regions.failed),
+            "total_s": run.seconds["total"],
+            "warnings": run.warnings,
         }
 
 

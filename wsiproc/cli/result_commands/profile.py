@@ -21,12 +21,12 @@ def profile_command(
     Seconds are those that workers were busy, added up; the share is of all of these.
     """
     from wsiproc.cli.console import print_profile
-    from wsiproc.results.folder import read_run
+    from wsiproc.results.record import RunRecord
 
     answers = Answers("profile", as_json)
 
     def show(output: Path) -> None:
-        run = read_run(output)
+        run = RunRecord.read(output)
         if as_json:
             from wsiproc.cli.documents.folders import ProfileFolder
 

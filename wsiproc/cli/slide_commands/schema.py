@@ -1,4 +1,4 @@
-"""``wsiproc schema``: JSON Schemas of what commands answer with ``--json``."""
+"""``wsiproc schema``: JSON Schemas of what commands answer with ``--json``, and of ``run.json``."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-SCHEMA_EXAMPLES = "Example:  wsiproc schema run > run.schema.json"
+SCHEMA_EXAMPLES = "Examples:  wsiproc schema run > run.schema.json   ·   wsiproc schema run.json"
 
 
-class JsonCommand(StrEnum):
-    """Commands whose ``--json`` has a schema, as ``wsiproc.cli.documents.DOCUMENTS`` has them."""
+class JsonDocument(StrEnum):
+    """What has a schema: the answers of commands, as ``wsiproc.cli.documents.DOCUMENTS`` has them, and ``run.json``."""
 
     run = "run"
     plan = "plan"
@@ -22,13 +22,16 @@ class JsonCommand(StrEnum):
     export = "export"
     profile = "profile"
     reclassify = "reclassify"
+    run_json = "run.json"
 
 
-JSON_COMMANDS = frozenset(command.value for command in JsonCommand)
+JSON_COMMANDS = frozenset(document.value for document in JsonDocument) - {JsonDocument.run_json.value}
 
 
-def schema_command(command: Annotated[JsonCommand, typer.Argument(help="Command.", show_default=False)]) -> None:
-    """Print the JSON Schema of what a command answers with --json."""
+def schema_command(
+    command: Annotated[JsonDocument, typer.Argument(help="Command, or run.json.", show_default=False)],
+) -> None:
+    """Print the JSON Schema of what a command answers with --json, or of run.json in each folder of results."""
     from wsiproc.cli.documents import schema as schema_of
 
     typer.echo(json.dumps(schema_of(command.value), indent=1, ensure_ascii=False))

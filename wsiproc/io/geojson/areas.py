@@ -78,9 +78,9 @@ def _polygons(shape: Any) -> Any:
     return shapely.union_all([part for part in shapely.get_parts(shape) if part.geom_type == "Polygon"])
 
 
-def region_of(run: Mapping[str, Any]) -> Any | None:
-    """The region of interest that a run was restricted to, level-0 px (x, y), from ``run.json``."""
-    return None if run.get("roi") is None else shapely.from_geojson(orjson.dumps(run["roi"]))
+def as_shape(geometry: Mapping[str, Any] | None) -> Any | None:
+    """The shapely geometry of what ``as_geojson`` made of it; None of None."""
+    return None if geometry is None else shapely.from_geojson(orjson.dumps(geometry))
 
 
 def as_geojson(shape: Any) -> Any:

@@ -7,9 +7,8 @@ the run has: it is quick, and neither device nor precision matter.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -17,12 +16,13 @@ from wsiproc.array.dab_pattern import DabPattern, dab_pattern
 from wsiproc.array.nuclei.measure import label_sums
 from wsiproc.array.nuclei.ring import ring_sums
 from wsiproc.core.choices import Compartment
-from wsiproc.core.immuno import Scoring, rule_in_words
+from wsiproc.core.immuno import Scoring
 from wsiproc.core.types import Float64Array, UInt8Array
 from wsiproc.models.base import OD_STEP, Model, Recolours
 from wsiproc.models.builtin.classical import Classical
 from wsiproc.models.device import Device
 from wsiproc.models.inference import predict
+from wsiproc.results.record import RecognisedRecord, ScoringRecord
 
 MeasuredSamples = Sequence[UInt8Array]
 
@@ -48,27 +48,25 @@ class RecognisedDab:
         """Where DAB lies; membrane is not told from cytoplasm."""
         return "nucleus" if self.pattern.nuclear else "cytoplasm"
 
-    def facts(self) -> dict[str, Any]:
-        """For ``run.json``; plain Python values."""
-        return {
-            "compartment": self.compartment,
-            "nucleus_dab_od": self.cut,
-            "nucleus_how": self.how,
-            "ring_dab_od": self.ring_cut,
-            "ring_how": self.ring_how,
-            "brown_share": self.pattern.share,
-            "roundness": self.pattern.roundness,
-            "blob_um2": self.pattern.blob_um2,
-            "red_share": self.pattern.red_share,
-        }
+    def record(self) -> RecognisedRecord:
+        """For ``run.json``."""
+        return RecognisedRecord(
+            compartment=self.compartment,
+            nucleus_dab_od=self.cut,
+            nucleus_how=self.how,
+            ring_dab_od=self.ring_cut,
+            ring_how=self.ring_how,
+            brown_share=self.pattern.share,
+            roundness=self.pattern.roundness,
+            blob_um2=self.pattern.blob_um2,
+            red_share=self.pattern.red_share,
+        )
 
     @classmethod
-    def of_facts(cls, facts: Mapping[str, Any]) -> RecognisedDab:
-        """What ``facts`` told."""
-        red = facts.get("red_share", 0.0)  # earlier versions did not look for it
-        pattern = DabPattern(facts["brown_share"], facts["roundness"], facts["blob_um2"], red)
-        numbers = facts["nucleus_dab_od"], facts["ring_dab_od"]
-        return cls(pattern, *numbers, facts["nucleus_how"], facts["ring_how"])
+    def of_record(cls, told: RecognisedRecord) -> RecognisedDab:
+        """What a finished slide's ``run.json`` tells."""
+        pattern = DabPattern(told.brown_share, told.roundness, told.blob_um2, told.red_share)
+        return cls(pattern, told.nucleus_dab_od, told.ring_dab_od, told.nucleus_how, told.ring_how)
 
 
 @dataclass(frozen=True)
@@ -80,24 +78,24 @@ class SlideScoring:
     given_compartment: bool
     given_cuts: bool
 
-    def facts(self) -> dict[str, Any]:
-        """For ``run.json``; plain Python values."""
+    def record(self) -> ScoringRecord:
+        """For ``run.json``."""
         found = self.found
         nuclear = self.rule.compartment == "nucleus"
-        return {
-            "compartment": self.rule.compartment,
-            "compartment_from": "given" if self.given_compartment else "recognised in samples",
-            "positive_dab_od": list(self.rule.cuts),
-            "positive_dab_from": "given" if self.given_cuts else (found.how if nuclear else found.ring_how),
-            "ring_dab_od": self.rule.ring_cut,
-            "index": nuclear or self.given_compartment,
-            "recognised": found.facts(),
-        }
+        return ScoringRecord(
+            compartment=self.rule.compartment,
+            compartment_from="given" if self.given_compartment else "recognised in samples",
+            positive_dab_od=list(self.rule.cuts),
+            positive_dab_from="given" if self.given_cuts else (found.how if nuclear else found.ring_how),
+            ring_dab_od=self.rule.ring_cut,
+            index=nuclear or self.given_compartment,
+            recognised=found.record(),
+        )
 
     def in_words(self) -> str:
         """What makes a cell positive, and whether there is an index."""
-        facts = self.facts()
-        return rule_in_words(facts) + ("" if facts["index"] else " No index: DAB does not lie in nuclei.")
+        told = self.record()
+        return told.in_words() + ("" if told.index else " No index: DAB does not lie in nuclei.")
 
     def warnings(self) -> list[str]:
         """What the user should know before believing the index."""

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import shapely
 
-from wsiproc.core.numbers import area_numbers, count_inside, has_index
+from wsiproc.core.numbers import area_numbers, count_inside
 from wsiproc.core.types import OnProgress
 from wsiproc.errors import SettingsError
 from wsiproc.io.atomic import atomic_file, atomic_folder
 from wsiproc.io.cells.dataframe import CellFile, write_cells_csv
 from wsiproc.io.cells.parquet import CellReader
-from wsiproc.io.geojson.areas import Area, label_pieces, piece_shapes, region_of, write_areas
+from wsiproc.io.geojson.areas import Area, as_shape, label_pieces, piece_shapes, write_areas
 from wsiproc.io.geojson.outlines import Outlines
 from wsiproc.io.geojson.write import GeoJsonWriter, Piece, outlined_features
 from wsiproc.io.ome_zarr.version_04 import write_as_04
@@ -109,7 +109,7 @@ def _regions(result: Result, folder: Path, _: OnProgress) -> Iterator[Path]:
 
 def _classes(result: Result, folder: Path, _: OnProgress) -> Iterator[Path]:
     """A file a class."""
-    facts = (result.run["slide"]["fingerprint"], list(result.classes), list(result.classes.values()))
+    facts = (result.record.slide.fingerprint, list(result.classes), list(result.classes.values()))
     reader = CellReader(result.table_path)
     for code, name in enumerate(reader.classes):
         path = folder / f"cells-{_file_name(name)}.geojson.gz"
@@ -134,23 +134,23 @@ def _file_name(name: str) -> str:
 def _tissue(result: Result) -> Iterator[Area]:
     """Each piece of tissue with the cells in it, the largest first."""
     pieces = label_pieces(np.asarray(result.labels["tissue"].levels[0]) > 0)
-    shape = (result.run["slide"]["shape"][0], result.run["slide"]["shape"][1])
+    shape = result.record.slide.shape
     table = result.table(["centroid_y", "centroid_x", "class"])
     kinds, codes = list(table["class"].cat.categories), table["class"].cat.codes.to_numpy()
     cells = count_inside(pieces, shape, table[["centroid_y", "centroid_x"]].to_numpy(), codes, len(kinds))
-    for place, (piece, outline) in enumerate(piece_shapes(pieces, shape, region_of(result.run)), 1):
+    for place, (piece, outline) in enumerate(piece_shapes(pieces, shape, as_shape(result.record.roi)), 1):
         counts = dict(zip(kinds, cells[piece].tolist(), strict=True))
-        found = area_numbers(counts, outline.area * result.mpp**2 / 1e6, has_index(result.run))
+        found = area_numbers(counts, outline.area * result.mpp**2 / 1e6, result.record.has_index)
         yield Area(outline, f"Tissue {place}", "Tissue", _TISSUE, found.measurements())
 
 
 def _failed(result: Result) -> Iterator[Area]:
     """Regions that could not be read."""
-    sy, sx = result.run["grid"]["scale"]
-    for region in result.run["regions"]["failed"]:
-        y, x, h, w = region["box"]
+    sy, sx = result.record.grid.scale
+    for region in result.record.regions.failed:
+        y, x, h, w = region.box
         outline = shapely.box(x * sx, y * sy, (x + w) * sx, (y + h) * sy)
-        yield Area(outline, f"Failed {region['key']}", "Failed", _FAILED)
+        yield Area(outline, f"Failed {region.key}", "Failed", _FAILED)
 
 
 FORMATS = {

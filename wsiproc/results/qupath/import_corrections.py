@@ -21,7 +21,6 @@ from wsiproc._version import __version__
 from wsiproc.array.hilbert import hilbert_index
 from wsiproc.core.cells import CellTable
 from wsiproc.core.immuno import NEGATIVE, POSITIVE, STRENGTHS, h_score, positive_index
-from wsiproc.core.numbers import has_index
 from wsiproc.core.palette import RGB, class_colour
 from wsiproc.core.types import BoolArray, Float64Array, Int64Array
 from wsiproc.errors import OutputError, SettingsError
@@ -29,10 +28,10 @@ from wsiproc.io.atomic import write_json
 from wsiproc.io.cells.parquet import CORRECTED, CellReader, CorrectedWriter
 from wsiproc.io.geojson.outlines import Outlines
 from wsiproc.io.geojson.read import read_objects
-from wsiproc.results.folder import read_run
 from wsiproc.results.qupath.diff import Changes, Table, diff_cells
 from wsiproc.results.qupath.remeasure import MOST_PX, Maps, cells_in
 from wsiproc.results.qupath.split import FOLDER, INDEX
+from wsiproc.results.record import RunRecord
 
 TABLE, FACTS = "cells.corrected.parquet", "corrections.json"
 Missing = Literal["delete", "keep"]
@@ -97,10 +96,10 @@ def import_corrections(
     ``OutputError`` for a folder that is not complete, and for a file that cannot be read or is of another slide;
     ``SettingsError`` where it must be said what becomes of missing cells.
     """
-    run = read_run(output)
+    run = RunRecord.read(output)
     reader = CellReader(output / "cells.parquet")
     table, least_um2 = _table(reader, output, run)
-    changes = diff_cells(table, run["slide"]["fingerprint"], read_objects(path), exclude)
+    changes = diff_cells(table, run.slide.fingerprint, read_objects(path), exclude)
     _refuse_foreign(path, changes, run)
     stay = _staying(path, table, changes, least_um2, missing)
     maps = _maps(output, run, reader)
@@ -118,13 +117,13 @@ def import_corrections(
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def _table(reader: CellReader, output: Path, run: dict[str, Any]) -> tuple[Table, float]:
+def _table(reader: CellReader, output: Path, run: RunRecord) -> tuple[Table, float]:
     """All cells, and the area below which they were not written for QuPath."""
     index = _index(output, run)
     groups = [reader.read(group) for group in range(len(reader))]
     if not groups:
         raise OutputError(f"{output}: no cells were found on this slide, so that there is nothing to correct")
-    h, w = run["slide"]["shape"]
+    h, w = run.slide.shape
     table = Table(
         np.concatenate([ids for ids, _ in groups]),
         CellTable.concat([cells for _, cells in groups]),
@@ -137,22 +136,22 @@ def _table(reader: CellReader, output: Path, run: dict[str, Any]) -> tuple[Table
     return table, float(index.get("min_area_um2", 0))
 
 
-def _index(output: Path, run: dict[str, Any]) -> dict[str, Any]:
+def _index(output: Path, run: RunRecord) -> dict[str, Any]:
     """What ``wsiproc qupath`` last wrote of these very cells; nothing where it did not."""
     try:
         index: dict[str, Any] = json.loads((output / FOLDER / INDEX).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return index if index.get("run") == run["key"] else {}
+    return index if index.get("run") == run.key else {}
 
 
-def _maps(output: Path, run: dict[str, Any], reader: CellReader) -> Maps:
-    h, w = run["grid"]["shape"]
-    mpp_y, mpp_x = run["grid"]["mpp"]
+def _maps(output: Path, run: RunRecord, reader: CellReader) -> Maps:
+    h, w = run.grid.shape
+    mpp_y, mpp_x = run.grid.mpp
     return Maps(output / "maps.ome.zarr", (h, w), reader.scale, mpp_y * mpp_x, reader.measurements)
 
 
-def _refuse_foreign(path: Path, changes: Changes, run: dict[str, Any]) -> None:
+def _refuse_foreign(path: Path, changes: Changes, run: RunRecord) -> None:
     """Raise ``OutputError`` where a file says nothing about this slide."""
     if not changes.objects and not changes.areas:
         others = ", ".join(f"{number} of type {kind}" for kind, number in changes.ignored.items()) or "nothing"
@@ -162,9 +161,9 @@ def _refuse_foreign(path: Path, changes: Changes, run: dict[str, Any]) -> None:
         )
     known, strangers = int(changes.present.sum()), changes.foreign + changes.outside
     if changes.objects and not known and strangers:
-        h, w = run["slide"]["shape"]
+        h, w = run.slide.shape
         raise OutputError(
-            f"{path}: not of this slide, {run['slide']['name']}: of {changes.objects:,} cells none has an id of a cell "
+            f"{path}: not of this slide, {run.slide.name}: of {changes.objects:,} cells none has an id of a cell "
             f"here, {changes.foreign:,} have ids of another slide or program, and {changes.outside:,} lie outside its "
             f"{w} × {h} px (x, y)"
         )
@@ -226,7 +225,7 @@ def _inside(changes: Changes, centres: Float64Array) -> BoolArray:
 
 
 def _told(
-    run: dict[str, Any],
+    run: RunRecord,
     table: Table,
     changes: Changes,
     result: _Result,
@@ -238,7 +237,7 @@ def _told(
     old, new = table.cells.classes[result.stay].astype(np.int64), changes.classes[result.stay]
     moved = Counter(zip(old[old != new].tolist(), new[old != new].tolist(), strict=True))
     states = result.corrected[result.stay]
-    scored = has_index(run)
+    scored = run.has_index
     after = np.concatenate([new, result.fresh.classes[result.new].astype(np.int64)])
     return Corrections(
         before=len(table.ids),
@@ -251,7 +250,7 @@ def _told(
         excluded=int((stay & excluded).sum()),
         positive_index=_before_and_after(positive_index, names, table.cells.classes, after) if scored else None,
         h_score=_before_and_after(h_score, names, table.cells.classes, after) if scored else None,
-        compartment=(run.get("immuno") or {}).get("compartment"),
+        compartment=None if run.immuno is None else run.immuno.compartment,
         areas=len(changes.areas),
         ignored=dict(changes.ignored),
         skipped=changes.skipped,
@@ -328,7 +327,7 @@ def _replaced(cells: CellTable, rows: Int64Array, result: _Result) -> CellTable:
 
 
 def _facts(
-    path: Path, run: dict[str, Any], told: Corrections, exclude: list[str], missing: Missing | None
+    path: Path, run: RunRecord, told: Corrections, exclude: list[str], missing: Missing | None
 ) -> dict[str, Any]:
     """What ``corrections.json`` says."""
     with path.open("rb") as file:
@@ -336,8 +335,8 @@ def _facts(
     return {
         "wsiproc": __version__,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "slide": {"name": run["slide"]["name"], "fingerprint": run["slide"]["fingerprint"]},
-        "run": run["key"],
+        "slide": {"name": run.slide.name, "fingerprint": run.slide.fingerprint},
+        "run": run.key,
         "file": {"name": path.name, "bytes": path.stat().st_size, "sha256": digest},
         "settings": {"exclude": exclude, "missing": missing},
         "cells": told.facts(),

@@ -15,15 +15,13 @@ import numpy as np
 
 from wsiproc._version import __version__
 from wsiproc.core.geometry import Box, Grid, Region
-from wsiproc.core.immuno import rule_in_words
-from wsiproc.core.numbers import slide_numbers
 from wsiproc.core.types import BoolArray, Int64Array
 from wsiproc.errors import SettingsError
 from wsiproc.io.atomic import atomic_file, write_json
 from wsiproc.io.cells.parquet import CellReader
 from wsiproc.io.geojson.outlines import SNAP_DECIMALS, Outlines
 from wsiproc.io.geojson.write import GeoJsonWriter, Piece, outlined_features
-from wsiproc.results.folder import read_run
+from wsiproc.results.record import RunRecord
 
 FOLDER, INDEX = "qupath", "index.json"
 SCRIPTS = ("import-cells.groovy", "export-corrections.groovy")
@@ -87,11 +85,10 @@ def split_cells(output: Path, wanted: Wanted) -> QuPathSplit:
     Files of an earlier split that are not of this one are removed; nothing else there is touched. Raises
     ``OutputError`` for a folder that is not complete.
     """
-    run = read_run(output)
+    run = RunRecord.read(output)
     reader = CellReader(output / "cells.parquet")
-    shape: tuple[int, int] = (run["slide"]["shape"][0], run["slide"]["shape"][1])
-    counts, bounds, too_small = _count(reader, shape, wanted.min_area_um2)
-    grid = Grid(shape, _side(reader, run, counts, wanted))
+    counts, bounds, too_small = _count(reader, run.slide.shape, wanted.min_area_um2)
+    grid = Grid(run.slide.shape, _side(reader, run, counts, wanted))
     folder = output / FOLDER
     folder.mkdir(exist_ok=True)
     (folder / INDEX).unlink(missing_ok=True)  # it comes last, so that it lists files that are there
@@ -139,11 +136,10 @@ def _places(reader: CellReader, side: int, min_area_um2: float) -> list[tuple[in
     return sorted(found)
 
 
-def _side(reader: CellReader, run: dict[str, Any], counts: Int64Array, wanted: Wanted) -> int:
+def _side(reader: CellReader, run: RunRecord, counts: Int64Array, wanted: Wanted) -> int:
     """Side of a square in level-0 px."""
     if wanted.side_mm is not None:
-        mpp = np.broadcast_to(np.asarray(run["slide"]["mpp"], np.float64), 2)
-        return max(1, round(wanted.side_mm * 1000 / float(np.sqrt(mpp.prod()))))
+        return max(1, round(wanted.side_mm * 1000 / run.slide.mpp))
     most = wanted.most_cells or cells_that_fit(_mean_corners(reader, wanted.simplify_px))
     return _BIN_PX * largest_block_side(counts, most)
 
@@ -204,10 +200,10 @@ def _name(region: Region, grid: Grid) -> str:
 
 
 def _write_area(
-    reader: CellReader, name: str, area: Box, bounds: list[Box], run: dict[str, Any], wanted: Wanted, split: QuPathSplit
+    reader: CellReader, name: str, area: Box, bounds: list[Box], run: RunRecord, wanted: Wanted, split: QuPathSplit
 ) -> None:
     """Write the cells with their centre in ``area`` (level-0 px), if there are any, and list the file."""
-    facts = (run["slide"]["fingerprint"], list(reader.classes), list(reader.classes.values()))
+    facts = (run.slide.fingerprint, list(reader.classes), list(reader.classes.values()))
     near = [group for group, box in enumerate(bounds) if box.intersect(area).area]
     cells_in, corners, reach = 0, 0, (np.inf, np.inf, -np.inf, -np.inf)
     with GeoJsonWriter(split.folder / name) as writer:
@@ -258,13 +254,13 @@ def _copy_script(name: str, folder: Path) -> None:
         temporary.write_bytes(text)
 
 
-def _index(run: dict[str, Any], wanted: Wanted, split: QuPathSplit) -> dict[str, Any]:
+def _index(run: RunRecord, wanted: Wanted, split: QuPathSplit) -> dict[str, Any]:
     """What ``index.json`` says."""
-    h, w = run["slide"]["shape"]
+    h, w = run.slide.shape
     return {
         "wsiproc": __version__,
-        "slide": {"name": run["slide"]["name"], "width": w, "height": h, "fingerprint": run["slide"]["fingerprint"]},
-        "run": run["key"],
+        "slide": {"name": run.slide.name, "width": w, "height": h, "fingerprint": run.slide.fingerprint},
+        "run": run.key,
         "frame": "level-0 px of the slide, origin at the top-left corner of its top-left pixel, x right, y down",
         "side_px": split.side_px,
         "simplify_px": wanted.simplify_px,
@@ -277,11 +273,11 @@ def _index(run: dict[str, Any], wanted: Wanted, split: QuPathSplit) -> dict[str,
     }
 
 
-def _scoring(run: dict[str, Any]) -> str | None:
+def _scoring(run: RunRecord) -> str | None:
     """What the classes of the slide's cells mean, for whoever looks at them in QuPath; None where there is no DAB."""
-    if not run.get("immuno"):
+    if run.immuno is None:
         return None
-    numbers = slide_numbers(run)
+    numbers = run.slide_numbers()
     told = "none, DAB does not lie in nuclei" if numbers.positive_index is None else f"{numbers.positive_index:.1%}"
     more = "" if numbers.h_score is None else f"; H-score {numbers.h_score:.0f}"
-    return f"{rule_in_words(run['immuno'])} Positive index of the slide: {told}{more}."
+    return f"{run.immuno.in_words()} Positive index of the slide: {told}{more}."

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsiproc.core.immuno import rule_in_words
-from wsiproc.core.numbers import SlideNumbers, has_index, per_mm2, slide_numbers
+from wsiproc.core.numbers import SlideNumbers, per_mm2
 from wsiproc.core.palette import RGB
 from wsiproc.core.types import BoolArray, Float64Array, UInt8Array
 from wsiproc.io.atomic import atomic_file
+from wsiproc.results.record import RunRecord, ScoringRecord
 from wsiproc.results.report.cells import ReportCells
 from wsiproc.results.report.figures import (
     ScaleBar,
@@ -138,13 +138,13 @@ class StageTime:
 
 @dataclass(frozen=True)
 class ReportPage:
-    """All that ``templates/report.html.j2`` shows; ``run`` as in ``run.json``.
+    """All that ``templates/report.html.j2`` shows; ``run``: its ``run.json``.
 
     ``facts``: slide and model in words; ``viewer``, ``cohort``: links; ``scored_by``: what makes a cell positive, empty
     without DAB; ``samples``: by their title; ``details``: tables of names and values, by their title.
     """
 
-    run: Mapping[str, Any]
+    run: RunRecord
     facts: Sequence[str]
     numbers: SlideNumbers
     viewer: str
@@ -162,7 +162,7 @@ class ReportPage:
 
 def write_report(
     path: Path,
-    run: dict[str, Any],
+    run: RunRecord,
     overview: UInt8Array,
     tissue: BoolArray,
     left_out: Mapping[str, BoolArray],
@@ -172,22 +172,22 @@ def write_report(
 ) -> None:
     """Write the page, at most some 4 MB, whole or not at all.
 
-    ``run`` as in ``run.json``; ``overview`` (h, w, 3) and ``tissue`` (h, w) show the whole slide, and
+    ``run``: its ``run.json``; ``overview`` (h, w, 3) and ``tissue`` (h, w) show the whole slide, and
     ``left_out`` masks (h, w) of what else was recognised, by name; at most 24 ``crops`` are shown. ``cohort``: where
     the table of all slides is from here, if there is one.
     """
-    stages = dict(run.get("seconds", {}))
+    stages = dict(run.seconds)
     total = stages.pop("total", sum(stages.values()))
     longest = max([*stages.values(), 1e-9])
     slide = _slide(run, shrink(overview, _THUMBNAIL_PX), tissue, left_out)
     page = ReportPage(
         run=run,
         facts=_facts(run),
-        numbers=slide_numbers(run),
-        viewer=viewer_address(run["slide"]["name"]),
+        numbers=run.slide_numbers(),
+        viewer=viewer_address(run.slide.name),
         cohort=cohort,
         classes=list(_classes(run)),
-        scored_by=_scored_by(run) if run.get("immuno") else "",
+        scored_by="" if run.immuno is None else _scored_by(run.immuno),
         slide=slide,
         density=_density(run, cells, slide.picture),
         samples=_samples(run, crops[:_MOST_CROPS]),
@@ -201,58 +201,56 @@ def write_report(
         temporary.write_text(text, encoding="utf-8")
 
 
-def _facts(run: dict[str, Any]) -> list[str]:
+def _facts(run: RunRecord) -> list[str]:
     """The slide and the model in a line."""
-    slide, model = run["slide"], run["model"]
-    h, w = slide["shape"]
-    mpp = float(np.mean(slide["mpp"]))
+    slide, model = run.slide, run.model
+    h, w = slide.shape
     facts = [
         f"{w:,} × {h:,} px",
-        f"{w * mpp / 1000:.1f} × {h * mpp / 1000:.1f} mm",
-        f"{mpp:.4g} µm/px",
-        slide.get("format", ""),
-        f"model {model['name']} at {model['mpp']:.4g} µm/px",
+        f"{w * slide.mpp / 1000:.1f} × {h * slide.mpp / 1000:.1f} mm",
+        f"{slide.mpp:.4g} µm/px",
+        slide.format,
+        f"model {model.name} at {model.mpp:.4g} µm/px",
     ]
     return [fact for fact in facts if fact]
 
 
-def _colours(run: dict[str, Any]) -> list[RGB]:
-    return [(red, green, blue) for red, green, blue in run["classes"].values()]
+def _colours(run: RunRecord) -> list[RGB]:
+    return list(run.classes.values())
 
 
-def _classes(run: dict[str, Any]) -> Iterator[ClassRow]:
-    counts, told = run["counts"], slide_numbers(run)
-    inside = counts.get("in_tissue", {})
-    for name, colour in zip(run["classes"], _colours(run), strict=True):
-        count = counts["classes"].get(name, 0)
+def _classes(run: RunRecord) -> Iterator[ClassRow]:
+    told, inside = run.slide_numbers(), run.counts.in_tissue or {}
+    for name, colour in run.classes.items():
+        count = run.counts.classes.get(name, 0)
         density = per_mm2(inside[name], told.tissue_mm2) if name in inside else None
         yield ClassRow(name, colour, count, count / max(1, told.cells), density)
 
 
-def _scored_by(run: dict[str, Any]) -> str:
+def _scored_by(scoring: ScoringRecord) -> str:
     """What makes a cell positive."""
-    text = rule_in_words(run["immuno"])
-    if has_index(run):
+    text = scoring.in_words()
+    if scoring.index:
         text += " Positive index: positive ÷ all cells."
-    if len(run["immuno"]["positive_dab_od"]) > 1:
+    if len(scoring.positive_dab_od) > 1:
         text += " H-score: per cent of 1+ cells + 2 × 2+ + 3 × 3+."
     return text
 
 
 def _slide(
-    run: dict[str, Any],
+    run: RunRecord,
     thumbnail: UInt8Array,
     tissue: BoolArray,
     left_out: Mapping[str, BoolArray],
 ) -> SlidePicture:
     """What was looked at."""
     h, w = thumbnail.shape[:2]
-    to_px = np.array([h, w]) / run["grid"]["shape"]
-    failed = [region["box"] for region in run["regions"]["failed"]]
-    done = [box for box in run["regions"]["boxes"] if list(box) not in map(list, failed)]
+    to_px = np.array([h, w]) / run.grid.shape
+    failed = [region.box for region in run.regions.failed]
+    done = [box for box in run.regions.boxes if box not in failed]
     return SlidePicture(
         Picture(data_uri(thumbnail), h, w, max(1.0, _LEAST_SHOWN_PX / max(h, w))),
-        scale_bar(run["slide"]["shape"][1] * float(np.mean(run["slide"]["mpp"])) / w, (h, w), 0.033),
+        scale_bar(run.slide.shape[1] * run.slide.mpp / w, (h, w), 0.033),
         [
             *((f"out {name}", mask_path(mask, (h, w))) for name, mask in left_out.items() if mask.any()),
             ("regions", _boxes(done, to_px)),
@@ -268,23 +266,23 @@ def _boxes(boxes: Sequence[Sequence[int]], to_px: Float64Array) -> str:
     return box_path(np.array(boxes, np.float64).reshape(-1, 4) * np.tile(to_px, 2))
 
 
-def _density(run: dict[str, Any], cells: ReportCells, slide: Picture) -> DensityPicture:
+def _density(run: RunRecord, cells: ReportCells, slide: Picture) -> DensityPicture:
     """How dense the cells are, on the picture of the slide."""
-    grid_um2 = float(np.prod(run["slide"]["shape"]) * np.prod(np.broadcast_to(run["slide"]["mpp"], 2)))
-    bin_mm2 = cells.bin_px**2 * grid_um2 / float(np.prod(run["grid"]["shape"])) / 1e6
+    grid_um2 = float(np.prod(run.slide.shape) * (run.slide.mpp * run.slide.mpp))
+    bin_mm2 = cells.bin_px**2 * grid_um2 / float(np.prod(run.grid.shape)) / 1e6
     density, top = cell_density(cells.density, bin_mm2)
-    h, w = cells.bin_px * (np.array([slide.h, slide.w]) / run["grid"]["shape"]) * cells.density.shape
+    h, w = cells.bin_px * (np.array([slide.h, slide.w]) / run.grid.shape) * cells.density.shape
     return DensityPicture(Picture(data_uri(density_pixels(density, top), None), h, w), density_gradient(), top)
 
 
-def _samples(run: dict[str, Any], crops: Sequence[Crop]) -> dict[str, list[Sample]]:
+def _samples(run: RunRecord, crops: Sequence[Crop]) -> dict[str, list[Sample]]:
     """Under their titles."""
     named = {"Representative": False, "Most doubtful": True}
     found = {title: [_sample(run, crop) for crop in crops if crop.doubtful is kind] for title, kind in named.items()}
     return {title: samples for title, samples in found.items() if samples}
 
 
-def _sample(run: dict[str, Any], crop: Crop) -> Sample:
+def _sample(run: RunRecord, crop: Crop) -> Sample:
     (h, w), colours = crop.rgb.shape[:2], _colours(run)
     rings = [
         (colours[kind], ring_path(ring for ring, own in zip(crop.rings, crop.classes, strict=True) if own == kind))
@@ -295,7 +293,7 @@ def _sample(run: dict[str, Any], crop: Crop) -> Sample:
         scale_bar(crop.mpp, (h, w), 0.055),
         rings,
         crop.caption,
-        viewer_address(run["slide"]["name"], crop.centre),
+        viewer_address(run.slide.name, crop.centre),
     )
 
 
@@ -307,24 +305,23 @@ def measurement_title(name: str) -> str:
     return text[:1].upper() + text[1:] + (f" ({_UNITS[suffix]})" if suffix else "")
 
 
-def _measurements(run: dict[str, Any], cells: ReportCells) -> Iterator[Measurement]:
+def _measurements(run: RunRecord, cells: ReportCells) -> Iterator[Measurement]:
     """Of all that were measured in some cell."""
     for name, values in cells.histograms.items():
         if values.counts.any():
             edges, counts, outside = values.shown()
-            steps = histogram(measurement_title(name), edges, counts, list(run["classes"]), _colours(run))
+            steps = histogram(measurement_title(name), edges, counts, list(run.classes), _colours(run))
             yield Measurement(steps, outside, values.unfit)
 
 
-def _details(run: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _details(run: RunRecord) -> dict[str, dict[str, Any]]:
     """All that the cells depend on."""
-    model = run["model"]
     return {
-        "Slide": run["slide"],
-        "Model": {key: value for key, value in model.items() if key != "calibration"},
-        "Calibration": model.get("calibration", {}),
-        "Kinds of cells": run["kinds"] or {},
-        "Scoring by DAB": run.get("immuno") or {},
-        "Settings": run["settings"],
-        "Versions": run["versions"],
+        "Slide": run.slide.as_dict(),
+        "Model": {key: value for key, value in run.model.as_dict().items() if key != "calibration"},
+        "Calibration": run.model.calibration,
+        "Kinds of cells": {} if run.kinds is None else run.kinds.as_dict(),
+        "Scoring by DAB": {} if run.immuno is None else run.immuno.as_dict(),
+        "Settings": run.settings.model_dump(exclude_unset=True),
+        "Versions": run.versions,
     }

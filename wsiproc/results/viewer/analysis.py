@@ -14,10 +14,10 @@ import shapely
 
 from wsiproc.core.geometry import Box
 from wsiproc.core.immuno import WHERE
-from wsiproc.core.numbers import AreaNumbers, area_numbers, has_index
+from wsiproc.core.numbers import AreaNumbers, area_numbers
 from wsiproc.core.types import BoolArray, Float32Array, Int32Array
 from wsiproc.errors import SettingsError
-from wsiproc.io.geojson.areas import as_geojson, label_pieces, piece_shapes, region_of
+from wsiproc.io.geojson.areas import as_geojson, as_shape, label_pieces, piece_shapes
 from wsiproc.results.viewer.colouring import GREY, HIDDEN, NEGATIVE, POSITIVE, STRENGTHS, Look, kept, positivity
 from wsiproc.results.viewer.shown import ShownSlide
 
@@ -81,7 +81,7 @@ def stain_share(shown: ShownSlide, look: Look) -> Mapping[str, Any]:
     if rule is None:
         raise SettingsError(f"the cells of {shown.name} are not positive and negative by a threshold of DAB")
     cuts = look.cuts or rule.cuts
-    told = positivity(len(cuts), shown.graded(cuts), has_index(shown.run))
+    told = positivity(len(cuts), shown.graded(cuts), shown.run.has_index)
     where = WHERE[rule.compartment]
     return {**told, "cuts": rule.cuts, "where": where, "spread": spread(shown, Look(measure=shown.density_of(rule)))}
 
@@ -135,7 +135,7 @@ def parse_area(geometry: Any, shown: ShownSlide) -> Any:
         raise SettingsError(f"an area is a polygon of at most {_MOST_CORNERS:,} corners, not a {shape.geom_type}")
     if not (np.abs(corners) < _FAR_PX).all():
         raise SettingsError("an area has coordinates in px of the slide")
-    h, w = shown.run["slide"]["shape"]
+    h, w = shown.run.slide.shape
     inside = shapely.intersection(shapely.make_valid(shape), shapely.box(0, 0, w, h))
     parts = [part for part in shapely.get_parts(inside) if part.geom_type == "Polygon" and part.area > 0]
     if not parts:
@@ -161,7 +161,7 @@ def measure_area(shown: ShownSlide, shape: Any, cuts: tuple[float, ...] = ()) ->
     ``cuts``: thresholds of DAB by which positive and negative are told anew, as in ``Look``.
     """
     blocks, inside = _inside(shown, shape)
-    area_mm2 = shape.area * shown.run["slide"]["mpp"] ** 2 / 1e6
+    area_mm2 = shape.area * shown.run.slide.mpp**2 / 1e6
     columns = shown.cells.columns(shown.cells.measurements, blocks) if blocks else {}
     columns = {name: values[inside] for name, values in columns.items()}
     _, classes = shown.cells.centres()
@@ -172,7 +172,7 @@ def measure_area(shown: ShownSlide, shape: Any, cuts: tuple[float, ...] = ()) ->
         names = [NEGATIVE, POSITIVE] if len(cuts) == 1 else [NEGATIVE, *STRENGTHS]
     counts = dict(zip(names, np.bincount(kinds, minlength=len(names)).tolist(), strict=True))
     medians = {name: _median(values) for name, values in columns.items()} if len(kinds) else {}
-    return MeasuredArea(area_numbers(counts, area_mm2, has_index(shown.run)), medians)
+    return MeasuredArea(area_numbers(counts, area_mm2, shown.run.has_index), medians)
 
 
 def _median(values: Float32Array) -> float | None:
@@ -198,8 +198,8 @@ def _inside(shown: ShownSlide, shape: Any) -> tuple[list[int], BoolArray]:
 
 def suggested_areas(shown: ShownSlide) -> list[dict[str, Any]]:
     """Areas that need no drawing: the region of interest of the run, and pieces of tissue, the largest first."""
-    region, slide = region_of(shown.run), shown.run["slide"]["shape"]
+    region, slide = as_shape(shown.run.roi), shown.run.slide.shape
     found = [] if region is None else [("Region of interest", region)]
-    pieces = piece_shapes(label_pieces(shown.tissue_mask() > 0), (slide[0], slide[1]), region, _MOST_PIECES)
+    pieces = piece_shapes(label_pieces(shown.tissue_mask() > 0), slide, region, _MOST_PIECES)
     found += [(f"Tissue {place}", shape) for place, (_, shape) in enumerate(pieces, 1)]
     return [{"name": name, "geometry": as_geojson(shape)} for name, shape in found]

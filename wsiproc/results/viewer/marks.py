@@ -107,7 +107,7 @@ class Marks:
             return {}
         document = orjson.loads(self._corrections.read_bytes())
         made_for = document.get("wsiproc", {}).get("run") if isinstance(document, dict) else None
-        if made_for != self._shown.run["key"]:
+        if made_for != self._shown.run.key:
             raise OutputError(
                 f"{self._corrections}: not of the cells that are here now (they were found again since, or another "
                 "program wrote it); give it another name or delete it, and corrections begin anew"
@@ -115,7 +115,7 @@ class Marks:
         return {_number(feature): feature for feature in iter_features(self._corrections)}
 
     def _write(self, features: Sequence[Mapping[str, Any]]) -> None:
-        head = orjson.dumps({"run": self._shown.run["key"]})
+        head = orjson.dumps({"run": self._shown.run.key})
         lines = b",\n".join(orjson.dumps(feature) for feature in features)
         with atomic_file(self._corrections) as temporary:
             temporary.write_bytes(
@@ -137,9 +137,9 @@ class Marks:
         if verdict not in (RIGHT, CLASS) or (verdict == CLASS and not (kind or "").strip()):
             raise SettingsError("a cell is right, wrong, or of another class, which must be named")
         name = row["class"] if verdict == RIGHT else str(kind).strip()[:_MOST_NAME]
-        colour = self._shown.run["classes"].get(name) or class_colour(name, len(self._shown.names))
+        colour = self._shown.run.classes.get(name) or class_colour(name, len(self._shown.names))
         values = {measurement_label(key): row[key] for key in self._shown.cells.measurements if key != "score"}
-        raw = cell_uuids(self._shown.run["slide"]["fingerprint"], np.array([number]))[0]
+        raw = cell_uuids(self._shown.run.slide.fingerprint, np.array([number]))[0]
         return {
             "type": "Feature",
             "id": str(uuid.UUID(bytes=raw.tobytes())),
@@ -158,7 +158,7 @@ class Marks:
             outline = shapely.box(x - 1, y - 1, x + 1, y + 1)
         return {
             "type": "Feature",
-            "id": str(uuid.uuid5(uuid.NAMESPACE_OID, f"{self._shown.run['slide']['fingerprint']} {number} {WRONG}")),
+            "id": str(uuid.uuid5(uuid.NAMESPACE_OID, f"{self._shown.run.slide.fingerprint} {number} {WRONG}")),
             "geometry": orjson.loads(shapely.to_geojson(outline)),
             "properties": {
                 "objectType": "annotation",

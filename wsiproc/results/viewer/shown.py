@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -20,13 +19,13 @@ from wsiproc.array.pyramid import level_shape
 from wsiproc.core.cells import DrawnCells, touching
 from wsiproc.core.geometry import Box, grid_shape
 from wsiproc.core.immuno import NUCLEUS_DAB, RING_COLUMNS, RING_DAB, Scoring, checked_cuts
-from wsiproc.core.numbers import has_index, slide_numbers
 from wsiproc.core.palette import NAMED, RGB, css_colour
 from wsiproc.core.types import Float32Array, UInt8Array
 from wsiproc.errors import OutputError, SettingsError, SlideError
 from wsiproc.io.cells.blocks import CellBlocks
 from wsiproc.io.ome_zarr import image as ngff
 from wsiproc.io.slides.open import Slide, open_slide
+from wsiproc.results.record import RunRecord
 from wsiproc.results.report.figures import cell_density, density_pixels, shrink
 from wsiproc.results.viewer.colouring import HIDDEN, POSITIVE, STRENGTHS, Look, codes, painted, palette, standing_out
 from wsiproc.results.viewer.drawing import dots, draw_outlines, mask_edge, outlines, smooth, tinted
@@ -47,11 +46,11 @@ class ShownSlide:
 
     def __init__(self, folder: Path, name: str, slides: Path | None = None) -> None:
         self.folder, self.name = folder, name
-        self.run: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        self.run = RunRecord.read(folder)
         self._slides = slides
-        self.grid: tuple[int, int] = (self.run["grid"]["shape"][0], self.run["grid"]["shape"][1])
-        self.scale: tuple[float, float] = (self.run["grid"]["scale"][0], self.run["grid"]["scale"][1])
-        self.names: list[str] = list(self.run["classes"])
+        self.grid = self.run.grid.shape
+        self.scale = self.run.grid.scale
+        self.names = list(self.run.classes)
         self._opening = Lock()
 
     # --- facts ---
@@ -64,7 +63,7 @@ class ShownSlide:
     @cached_property
     def colours(self) -> list[RGB]:
         """Of the classes: those of all outputs, made lighter or darker where they would be lost on this tissue."""
-        return [standing_out((r, g, b), self._tissue_colour) for r, g, b in self.run["classes"].values()]
+        return [standing_out(colour, self._tissue_colour) for colour in self.run.classes.values()]
 
     @cached_property
     def _tissue_colour(self) -> RGB:
@@ -96,10 +95,10 @@ class ShownSlide:
     @cached_property
     def scoring(self) -> Scoring | None:
         """The rule by which the run told positive from negative cells; None where no rule on DAB told all of them."""
-        facts = self.run.get("immuno")
-        if not facts:
+        told = self.run.immuno
+        if told is None:
             return None
-        rule = Scoring(facts["compartment"], tuple(facts["positive_dab_od"]), facts["ring_dab_od"])
+        rule = Scoring(told.compartment, tuple(told.positive_dab_od), told.ring_dab_od)
         needed = {self.density_of(rule), *(RING_COLUMNS if rule.compartment == "membrane" else ())}
         return rule if list(rule.classes) == self.names and needed <= set(self.cells.measurements) else None
 
@@ -120,34 +119,34 @@ class ShownSlide:
 
     def card(self) -> dict[str, Any]:
         """What a list of slides says about this one."""
-        return {"name": self.name, **asdict(slide_numbers(self.run)), "warnings": len(self.run["warnings"])}
+        return {"name": self.name, **asdict(self.run.slide_numbers()), "warnings": len(self.run.warnings)}
 
     def facts(self) -> dict[str, Any]:
         """All that the page needs to show the slide; sizes (h, w), frames as in ``run.json``."""
-        counts = self.run["counts"]["classes"]
+        counts = self.run.counts.classes
         return self.card() | {
-            "shape": self.run["slide"]["shape"],
-            "mpp": self.run["slide"]["mpp"],
-            "objective": self.run["slide"]["objective"],
-            "format": self.run["slide"]["format"],
+            "shape": self.run.slide.shape,
+            "mpp": self.run.slide.mpp,
+            "objective": self.run.slide.objective,
+            "format": self.run.slide.format,
             "grid": {"shape": self.grid, "scale": self.scale, "levels": self.levels},
             "classes": [
                 {"name": name, "colour": css_colour(colour), "cells": counts.get(name, 0)}
                 for name, colour in zip(self.names, self.colours, strict=True)
             ],
             "maps": [{"name": name, "colour": css_colour(colour)} for name, colour in self.channels],
-            "regions": self.run["regions"]["boxes"],
-            "failed": self.run["regions"]["failed"],
-            "messages": self.run["warnings"],
+            "regions": self.run.regions.boxes,
+            "failed": [region.as_dict() for region in self.run.regions.failed],
+            "messages": self.run.warnings,
             "measurements": self.cells.measurements,
             "has_dab": self.has_dab,
-            "has_index": has_index(self.run),
+            "has_index": self.run.has_index,
             "positive_colour": css_colour(NAMED[POSITIVE]),
             "folder": shlex.quote(str(self.folder.resolve())),
             "tissue_colour": css_colour(_TISSUE),
             "strengths": {name: css_colour(colour) for name, colour in STRENGTHS.items()},
-            "model": self.run["model"]["name"],
-            "version": self.run["wsiproc"],
+            "model": self.run.model.name,
+            "version": self.run.wsiproc,
             "slide_there": self.slide is not None,
         }
 
@@ -156,15 +155,15 @@ class ShownSlide:
     @cached_property
     def slide(self) -> Slide | None:
         """The slide itself, where it was when it was run or in the folder of slides; None where it is gone."""
-        path = Path(self.run["slide"]["path"])
+        path = Path(self.run.slide.path)
         places = [path, self.folder / path.name, self.folder.parent / path.name]
-        settings = self.run["settings"]
+        settings = self.run.settings
         for place in [self._slides / path.name, *places] if self._slides else places:
             try:
-                slide = open_slide(place, settings["mpp"], settings["reader"])
+                slide = open_slide(place, settings.mpp, settings.reader)
             except SlideError:
                 continue
-            if slide.fingerprint() == self.run["slide"]["fingerprint"]:
+            if slide.fingerprint() == self.run.slide.fingerprint:
                 return slide
             slide.close()
         return None
@@ -176,8 +175,8 @@ class ShownSlide:
     def slide_tile(self, level: int, row: int, col: int) -> UInt8Array:
         """A tile (h, w, 3) of the slide, ``2 ** level`` level-0 px a px; from the overview where the slide is gone."""
         slide = self._slide()
-        h, w = self.run["slide"]["shape"]
-        mpp = self.run["slide"]["mpp"] * 2**level
+        h, w = self.run.slide.shape
+        mpp = self.run.slide.mpp * 2**level
         box = Box(row * TILE_PX, col * TILE_PX, TILE_PX, TILE_PX).clip(grid_shape((h, w), 1.0, 2.0**level))
         if box.area == 0:
             raise OutputError(f"{self.name} has no such tile")
@@ -186,7 +185,7 @@ class ShownSlide:
     def _from_overview(self, box: Box, shrink: float) -> UInt8Array:
         """A box (px of ``shrink`` level-0 px) cut out of the overview, however blurred."""
         shape = np.array(self.overview.shape[:2])
-        factor = shape / np.array(self.run["slide"]["shape"]) * shrink
+        factor = shape / np.array(self.run.slide.shape) * shrink
         to_overview = np.array([[factor[1], 0, box.x * factor[1] - 0.5], [0, factor[0], box.y * factor[0] - 0.5]])
         to_overview[:, 2] += to_overview[:, :2].sum(axis=1) / 2
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
@@ -259,7 +258,7 @@ class ShownSlide:
         if len(blocks) < len(self.cells.blocks):
             parts = [self.cells.rows(block) for block in blocks]
             centres, codes = (np.concatenate([column[part] for part in parts]) for column in (centres, codes))
-        dense = _DENSE_PER_MM2 * float(np.prod(self.run["grid"]["mpp"])) / 1e6
+        dense = _DENSE_PER_MM2 * float(np.prod(self.run.grid.mpp)) / 1e6
         return dots(centres, codes, self.palette(look), box, shrink, dense, painted(look))
 
     def _from_labels(self, level: int, row: int, col: int, look: Look, fill: int) -> UInt8Array | None:
@@ -298,7 +297,7 @@ class ShownSlide:
 
     def density(self) -> tuple[UInt8Array, float]:
         """Cells per mm² in colours, (h, w, 4), over the whole slide, and the density of the deepest colour."""
-        mpp = np.array(self.run["grid"]["mpp"])
+        mpp = np.array(self.run.grid.mpp)
         side = max(_FINEST_BIN_UM / mpp.mean(), max(self.grid) / _DENSITY_BINS)
         h, w = (max(1, round(px / side)) for px in self.grid)
         centres, _ = self.cells.centres()
@@ -322,7 +321,7 @@ class ShownSlide:
         if found is None:
             return None
         row, rings = found
-        slide_mpp, mpp = self.run["slide"]["mpp"], side_um / side_px
+        slide_mpp, mpp = self.run.slide.mpp, side_um / side_px
         centre = np.array([row["centroid_y"], row["centroid_x"]]) * (slide_mpp / mpp)
         corner = np.rint(centre - side_px / 2).astype(int)
         box = Box(int(corner[0]), int(corner[1]), side_px, side_px)
@@ -380,11 +379,8 @@ def find_slides(folders: Sequence[Path], slides: Path | None) -> tuple[dict[str,
             try:
                 name = _free_name(place.resolve().name, found)
                 found[name] = ShownSlide(place, name, slides)
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                problems.append(
-                    f"{place}: run.json is not as this version of wsiproc writes it ({type(error).__name__}: {error}); "
-                    "run the slide again with --overwrite"
-                )
+            except OutputError as error:
+                problems.append(str(error))
     if not found:
         raise OutputError(". ".join(problems))
     return found, problems
