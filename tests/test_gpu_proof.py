@@ -91,14 +91,14 @@ def test_a_whole_run_needs_no_library_that_is_not_carried(tmp_path: Path) -> Non
 def test_an_item_that_hangs_is_ended_and_one_that_crashes_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = argparse.Namespace(device="cpu", small=True, patience=0.06)
+    arguments = argparse.Namespace(device="cpu", small=True, patience=0.03)
     monkeypatch.setattr(gpu_proof, "__file__", str(tmp_path / "gpu_proof.py"))
     items = tmp_path / "gpu_proof_items.py"
     items.write_text("import time\nprint('on my way', flush=True)\ntime.sleep(100)\n")
-    found = gpu_proof.run_item("maps", arguments, tmp_path, 6.0)
-    assert (found["status"], found["why"]) == ("failed", "not done after 6 s: on my way")
+    found = gpu_proof.run_item("maps", arguments, tmp_path, 3.0)
+    assert (found["status"], found["why"]) == ("failed", "not done after 3 s: on my way")
     arguments.patience = 1.0  # its time was cut short by what went before
-    assert gpu_proof.run_item("maps", arguments, tmp_path, 6.0)["status"] == "not here"
+    assert gpu_proof.run_item("maps", arguments, tmp_path, 3.0)["status"] == "not here"
     items.write_text("import os, signal\nprint('so far', flush=True)\nos.kill(os.getpid(), signal.SIGSEGV)\n")
     found = gpu_proof.run_item("maps", arguments, tmp_path, 60.0)
     assert (found["status"], found["why"]) == ("failed", "its process ended with -11: so far")

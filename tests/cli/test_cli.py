@@ -88,8 +88,9 @@ def test_the_bare_command_shows_help_and_minus_v_the_version() -> None:
     assert wsiproc("-V").stdout == wsiproc("--version").stdout
 
 
-@pytest.mark.parametrize("mpp", ["nan", "inf", "-1", "0"])
-@pytest.mark.parametrize("command", ["run", "plan", "info"])
+@pytest.mark.parametrize(
+    ("command", "mpp"), [("run", "nan"), ("run", "inf"), ("run", "-1"), ("run", "0"), ("plan", "nan"), ("info", "0")]
+)
 def test_a_pixel_size_that_is_no_positive_number(slide: Path, command: str, mpp: str, tmp_path: Path) -> None:
     done = wsiproc(command, slide, f"--mpp={mpp}", cwd=tmp_path)
     assert done.returncode == (1 if command == "info" else 2)

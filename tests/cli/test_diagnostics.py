@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import numpy as np
@@ -145,8 +146,13 @@ def test_what_bounds_cores_and_memory_is_named_with_its_number(tmp_path: Path, m
 
 
 def test_libraries_that_are_missing_or_too_old_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    there = {"zarr": "2.18.0", "isal": None}
-    monkeypatch.setattr("wsiproc.cli.diagnostics._installed", lambda name: there.get(name, "9999"))
+
+    def version(name: str) -> str:
+        if name == "isal":
+            raise PackageNotFoundError(name)
+        return "2.18.0" if name == "zarr" else "9999"
+
+    monkeypatch.setattr("wsiproc.cli.diagnostics.version", version)
     found = check_versions()
     assert found.level == "problem"
     assert found.found.endswith("; isal is not installed, zarr is 2.18.0, needed is >=3.1.3")
@@ -264,7 +270,11 @@ def test_a_cluster_that_does_not_start_is_a_problem(tmp_path: Path, monkeypatch:
 
 def test_extras_say_what_they_are_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert check_extra("dask-jobqueue").found.endswith(": workers on Slurm and LSF")
-    monkeypatch.setattr("wsiproc.cli.diagnostics._installed", lambda name: None)
+
+    def version(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("wsiproc.cli.diagnostics.version", version)
     assert check_extra("timm").found.endswith("pip install 'wsiproc[timm]'")
 
 

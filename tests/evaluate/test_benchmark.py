@@ -117,7 +117,7 @@ def test_the_baseline_stands_beside_every_model(masks: Path, tmp_path: Path, mon
         assert device == Device()  # full precision: these models need it
         return predict(model, windows, device)
 
-    monkeypatch.setattr("wsiproc.models.device._has", lambda feature: True)
+    monkeypatch.setattr("wsiproc.models.device.cpu_has", lambda feature: True)
     monkeypatch.setattr(wsiproc.evaluate.benchmark, "predict", predicted)
     for module in (wsiproc.evaluate.benchmark, wsiproc.pipeline.planning.plan):
         monkeypatch.setattr(module, "load_model", load)

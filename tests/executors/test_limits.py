@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -114,12 +115,11 @@ def test_what_slurm_gave_a_job(environ: dict[str, str], cores: int | None, memor
 def test_cores_are_whole_and_never_more_than_any_limit_needs(
     quota: int, period: int, affinity: set[int], slurm: int
 ) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(limits, "_control_groups", lambda root, controller: [Path("group")])
-        patch.setattr(limits, "_text", lambda path: f"{quota} {period}" if path.name == "cpu.max" else "")
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        root = system(Path(folder), "0::/", cpu_dot_max=f"{quota} {period}")
         patch.setattr(os, "sched_getaffinity", lambda pid: affinity, raising=False)
         patch.setattr(os, "cpu_count", lambda: 64)
-        cores = available_cores(environ={"SLURM_CPUS_PER_TASK": str(slurm)})
+        cores = available_cores(root, {"SLURM_CPUS_PER_TASK": str(slurm)})
     assert 1 <= cores <= min(len(affinity), slurm, 64)
     assert cores - 1 < quota / period or cores == 1
     assert cores >= min(len(affinity), slurm, quota / period, 64)

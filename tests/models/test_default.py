@@ -60,11 +60,12 @@ def test_drawn_nuclei_are_found(stain: Literal["HE", "HDAB"]) -> None:
 
 
 def test_better_than_the_classical_model_on_real_tissue(data: Path) -> None:
-    """Thirteen pictures of seven organs, scored with labels that no model has seen."""
+    """A quarter of thirteen pictures of seven organs, scored with labels that no model has seen."""
     scores: dict[str, list[tuple[float, float]]] = {"default": [], "classical": []}
     for path in sorted((data / "monuseg_train" / "labels").glob("*.png")):
-        truth = np.asarray(Image.open(path)).astype(np.int64)
-        pixels = np.asarray(Image.open(path.parents[1] / "images" / path.name).convert("RGB"))
+        corner = (0, 0, 500, 500)
+        truth = np.asarray(Image.open(path).crop(corner)).astype(np.int64)
+        pixels = np.asarray(Image.open(path.parents[1] / "images" / path.name).convert("RGB").crop(corner))
         for name, kept in scores.items():
             labels = find_cells(name, pixels)
             table = overlap(labels, truth)

@@ -107,7 +107,7 @@ def test_half_precision_changes_maps_little(name: str) -> None:
 
 
 def test_auto_takes_what_the_processor_is_fast_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsiproc.models.device._may_have_gpu", lambda: False)
+    monkeypatch.setattr("wsiproc.models.device.may_have_gpu", lambda: False)
     monkeypatch.setattr("wsiproc.models.device.int8_failure", str)
     wide = "bfloat16" if fast_bfloat16() else "float32"
     assert choose_device("auto").precision == ("int8" if fast_int8() else wide)
@@ -117,7 +117,7 @@ def test_auto_takes_what_the_processor_is_fast_at(monkeypatch: pytest.MonkeyPatc
         ({"avx512bf16"}, "bfloat16"),
         ({"avx2"}, "float32"),
     ):
-        monkeypatch.setattr("wsiproc.models.device._has", features.__contains__)
+        monkeypatch.setattr("wsiproc.models.device.cpu_has", features.__contains__)
         assert choose_device("cpu") == Device("cpu", precision)
         assert choose_device("auto", "float32") == Device("cpu", "float32")
 
@@ -226,11 +226,11 @@ def test_a_precision_that_a_device_has_not_is_an_error(monkeypatch: pytest.Monke
     assert choose_device("cpu", "bfloat16") == Device("cpu", "bfloat16")
     with pytest.raises(SettingsError, match="float16, which networks on cpu do not support; choose one of auto"):
         choose_device("cpu", "float16")
-    monkeypatch.setattr("wsiproc.models.device._may_have_gpu", lambda: True)
+    monkeypatch.setattr("wsiproc.models.device.may_have_gpu", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(SettingsError, match="int8, which networks on cuda do not support"):
         choose_device("cuda", "int8")
-    monkeypatch.setattr("wsiproc.models.device._has", lambda feature: False)
+    monkeypatch.setattr("wsiproc.models.device.cpu_has", lambda feature: False)
     with pytest.raises(SettingsError, match=r"this processor does not multiply int8 exactly \(no VNNI\); use"):
         choose_device("cpu", "int8")
     asked = Device("cpu", "int8", None)
@@ -240,7 +240,7 @@ def test_a_precision_that_a_device_has_not_is_an_error(monkeypatch: pytest.Monke
 
 
 def test_a_gpu_computes_in_half_precision_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsiproc.models.device._may_have_gpu", lambda: True)
+    monkeypatch.setattr("wsiproc.models.device.may_have_gpu", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert choose_device("auto") == Device("cuda", "float16")
     assert choose_device("cuda", "float32") == Device("cuda", "float32")
@@ -261,13 +261,13 @@ def test_work_of_another_precision_is_other_work() -> None:
 
 def test_a_model_without_a_network_keeps_its_own_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that its work can go on on any processor."""
-    monkeypatch.setattr("wsiproc.models.device._has", lambda feature: True)
+    monkeypatch.setattr("wsiproc.models.device.cpu_has", lambda feature: True)
     monkeypatch.setattr("wsiproc.models.device.int8_failure", str)
     settings = Settings(device="cpu")
     assert device_for(load_model("classical"), settings, None) == Device("cpu", "float32")
     assert device_for(load_model("default"), settings, None) == Device("cpu", "int8")
     assert device_for(load_model("psm"), settings, None) == Device("cpu", "bfloat16")  # it has no int8
-    monkeypatch.setattr("wsiproc.models.device._has", "avxvnni".__eq__)
+    monkeypatch.setattr("wsiproc.models.device.cpu_has", "avxvnni".__eq__)
     assert device_for(load_model("psm"), settings, None) == Device("cpu", "float32")
     workers = Cluster(Device("cuda", "float16"), 8, 1)
     assert device_for(load_model("classical"), settings, workers) == Device("cuda", "float32")
@@ -276,7 +276,7 @@ def test_a_model_without_a_network_keeps_its_own_precision(monkeypatch: pytest.M
 
 def test_kinds_are_found_in_the_precision_that_a_model_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks of others may fail under autocast on a CPU, and need not be in half precision what they are in full."""
-    monkeypatch.setattr("wsiproc.models.device._has", lambda feature: True)
+    monkeypatch.setattr("wsiproc.models.device.cpu_has", lambda feature: True)
     seen: list[Device] = []
 
     def looked(model: Model, windows: UInt8Array, device: Device) -> UInt8Array:

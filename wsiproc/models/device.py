@@ -90,14 +90,14 @@ def choose_device(choice: str, precision: str = "auto") -> Device:
 
 
 def _has_gpu(choice: str) -> bool:
-    if choice == "cpu" or (choice == "auto" and not _may_have_gpu()):
+    if choice == "cpu" or (choice == "auto" and not may_have_gpu()):
         return False
     import torch
 
     return torch.cuda.is_available()
 
 
-def _may_have_gpu() -> bool:
+def may_have_gpu() -> bool:
     """Whether to import PyTorch, which takes a second, to look for a GPU; on Linux a driver has a device file."""
     drivers = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
     return sys.platform != "linux" or any(Path(path).exists() for path in drivers)
@@ -154,7 +154,7 @@ def int8_failure() -> str:
 
 
 def _tried_int8() -> bool:
-    return sys.platform == "linux" and _has("avx512vnni") and _torch_release() in _TRIED_INT8
+    return sys.platform == "linux" and cpu_has("avx512vnni") and _torch_release() in _TRIED_INT8
 
 
 def _torch_release() -> str:
@@ -166,15 +166,16 @@ def _torch_release() -> str:
 
 def fast_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16 in hardware; others take several times as long as for float32."""
-    return _has("avx512bf16")
+    return cpu_has("avx512bf16")
 
 
 def fast_int8() -> bool:
     """Whether this CPU multiplies int8 and sums the products exactly; on others sums of two products overflow."""
-    return _has("avx512vnni") or _has("avxvnni")
+    return cpu_has("avx512vnni") or cpu_has("avxvnni")
 
 
-def _has(feature: str) -> bool:
+def cpu_has(feature: str) -> bool:
+    """Whether this CPU has these instructions, by their name in LLVM: ``avx512vnni``."""
     from llvmlite import binding
 
     return bool(binding.get_host_cpu_features().get(feature))

@@ -87,7 +87,7 @@ def test_an_object_that_does_not_hold_its_middle_keeps_its_outline() -> None:
     y, x = np.mgrid[:96, :96]
     away = np.hypot(y - 48, x - 48)
     given = ((away <= 24) & (away >= 17) & (x < 56)).astype(np.int32)
-    density = cv2.GaussianBlur(np.where(away <= 22, 60, 0).astype(np.uint8), (0, 0), 1.5).astype(np.uint8)
+    density = np.asarray(cv2.GaussianBlur(np.where(away <= 22, 60, 0).astype(np.uint8), (0, 0), 1.5), np.uint8)
     found = refine(given, density, RULE, 10)
     np.testing.assert_array_equal(found.labels, given)
     assert (found.closed[0], found.fall[0]) == (0.0, 0.0)

@@ -221,22 +221,22 @@ def test_nothing_is_written_without_leave(shown: Shown, results: Path) -> None:
     assert sorted(path.name for path in (results / "ihc").iterdir()) == before
 
 
-@pytest.mark.parametrize(
-    ("headers", "status"),
-    [
-        ({"X-Wsiproc-Token": "guessed"}, 403),
-        ({"X-Wsiproc-Token": ""}, 403),
-        ({"Origin": "https://evil.example"}, 403),
-        ({"Origin": "http://127.0.0.1:1"}, 403),
-        ({"Origin": "null"}, 403),
-        ({"Host": "evil.example"}, 400),
-        ({"Content-Type": "text/plain"}, 415),
-        ({"Content-Type": "application/x-www-form-urlencoded"}, 415),
-    ],
-)
-def test_other_pages_can_write_nothing(writing: Shown, folder: Path, headers: dict[str, str], status: int) -> None:
+REFUSED = [
+    ({"X-Wsiproc-Token": "guessed"}, 403),
+    ({"X-Wsiproc-Token": ""}, 403),
+    ({"Origin": "https://evil.example"}, 403),
+    ({"Origin": "http://127.0.0.1:1"}, 403),
+    ({"Origin": "null"}, 403),
+    ({"Host": "evil.example"}, 400),
+    ({"Content-Type": "text/plain"}, 415),
+    ({"Content-Type": "application/x-www-form-urlencoded"}, 415),
+]
+
+
+def test_other_pages_can_write_nothing(writing: Shown, folder: Path) -> None:
     body = {"id": 1, "verdict": "right"}
-    assert ask(writing, "PUT", f"{IHC}/corrections", body, **headers)[0] == status
+    answers = [(headers, ask(writing, "PUT", f"{IHC}/corrections", body, **headers)[0]) for headers, _ in REFUSED]
+    assert answers == REFUSED
     assert not (folder / "corrections.geojson").exists()
     origin = {"Origin": writing.address.rstrip("/")}
     assert ask(writing, "PUT", f"{IHC}/corrections", body, **origin)[0] == 200

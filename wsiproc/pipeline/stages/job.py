@@ -33,7 +33,7 @@ _Value = TypeVar("_Value")
 _Arguments = ParamSpec("_Arguments")
 
 # Twice what the largest nucleus reaches from its middle.
-_SIGHT_UM = 25.0
+SIGHT_UM = 25.0
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Job:
         There is nothing but glass, so it is what a nucleus at the edge reaches. Around a region of interest tissue goes
         on, so it is all that a cell may depend on.
         """
-        glass = round(_SIGHT_UM / float(np.mean(self.frame.mpp)))
+        glass = round(SIGHT_UM / float(np.mean(self.frame.mpp)))
         return self.model.margin if self.roi is not None else min(self.model.margin, glass)
 
     @property
