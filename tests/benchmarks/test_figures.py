@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.benchmarks.command import output_of
+from tests.benchmarks.command import BENCHMARKS, output_of
 from wsiproc.core.geometry import Box
 from wsiproc.io.slides.open import SlideSource
 from wsiproc.synthetic import write_synthetic_slide
@@ -37,6 +38,20 @@ SVS = Path(__file__).parents[2].parent / "shared/data/slides/CMU-1-Small-Region.
 )
 def test_a_benchmark_prints_its_figures(command: tuple[str, ...], said: str) -> None:
     assert said in output_of(*command)
+
+
+@pytest.mark.parametrize(
+    ("script", "library", "given"),
+    [("process_pools.py", "pebble", []), ("int8_libraries.py", "openvino", ["slide.svs"])],
+)
+def test_a_library_that_is_missing_is_named(script: str, library: str, given: list[str]) -> None:
+    code = (
+        f"import runpy, sys; sys.modules[{library!r}] = None; sys.argv[1:] = {given}\n"
+        f"runpy.run_path({str(BENCHMARKS / script)!r}, run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith(f"is not installed: pip install {library}")
 
 
 def test_a_mosaic_is_the_slide_side_by_side(tmp_path: Path) -> None:
