@@ -5,8 +5,8 @@
 >>> result = wsiproc.open("results/slide")
 >>> result.cells()
 
-Importing the package loads nothing heavy; the functions below do, when they are called, and the classes of what they
-take and give when they are asked for.
+Importing the package loads nothing heavy; the functions below do when they are called, and the classes of their
+arguments and results when they are accessed.
 """
 
 from __future__ import annotations
@@ -96,16 +96,16 @@ def run(
     on_progress: OnEvent | None = None,
     **settings: Unpack[SettingsArguments],
 ) -> list[Outcome]:
-    """Find the cells of one slide or many, as the command ``wsiproc run`` does; what became of each.
+    """Find the cells of one or more slides, as the command ``wsiproc run`` does; the outcome of each slide.
 
-    ``slides``: as the command takes them: files, folders with slides in them, patterns, ``@list.txt``; each is done
-    once, and what is left out is warned of. ``settings`` by name, as in ``wsiproc.Settings``: ``model="classical"``,
-    ``mpp=0.25``, ``workers=4``; None takes the default. ``overwrite`` does finished slides again; ``on_progress`` is
-    called with each step's ``Event``. A slide that fails costs no other and raises nothing: its ``Outcome`` has the
-    ``error``; the others have the ``folder`` for ``wsiproc.open``.
+    ``slides``: as the command takes them: files, folders with slides in them, patterns, ``@list.txt``; each is run
+    once, with a warning for what is left out. ``settings`` by name, as in ``wsiproc.Settings``: ``model="classical"``,
+    ``mpp=0.25``, ``workers=4``; None takes the default. ``overwrite`` runs finished slides again; ``on_progress`` is
+    called with each step's ``Event``. A slide that fails does not affect the others and raises nothing: its ``Outcome``
+    has the ``error``; the others have the ``folder`` for ``wsiproc.open``.
 
-    Raises SettingsError for settings that make no sense and ModelError for a model that is not there. Worker processes
-    import the script that calls this, so in a script it stands under ``if __name__ == "__main__":``.
+    Raises SettingsError for invalid settings and ModelError for a model that does not exist. Worker processes import
+    the script that calls this, so in a script put the call under ``if __name__ == "__main__":``.
     """
     import warnings
 
@@ -131,11 +131,10 @@ def run(
 
 
 def open(folder: str | PathLike[str], *, corrected: bool = False) -> Result:
-    """The result that ``wsiproc run`` wrote to ``folder``: its cells, maps, labels and facts, read when asked for.
+    """The result that ``wsiproc run`` wrote to ``folder``: its cells, maps, labels and metadata, read lazily.
 
-    ``folder``: a slide's own, or the one of a run with a single slide; ``corrected``: take the cells that ``wsiproc
-    import`` brought back from QuPath. Raises OutputError where there is no result, or an unfinished one, and says
-    what to do.
+    ``folder``: a slide's own, or that of a run with a single slide; ``corrected``: use the cells that ``wsiproc
+    import`` imported from QuPath. Raises OutputError, with a remedy, if there is no result or it is unfinished.
     """
     from wsiproc.results.result import open_result
 
@@ -145,7 +144,7 @@ def open(folder: str | PathLike[str], *, corrected: bool = False) -> Result:
 def open_all(folder: str | PathLike[str]) -> Results:
     """All results in ``folder`` by name; unfinished ones are left out, with a warning. Raises as ``open`` does.
 
-    ``open_all(folder).anndata()`` has the cells of all in one table.
+    ``open_all(folder).anndata()`` has the cells of all slides in one table.
     """
     from wsiproc.results.result import open_results
 

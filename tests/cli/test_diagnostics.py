@@ -83,7 +83,7 @@ def test_a_problem_ends_with_1_and_its_remedy_under_it(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     done = wsiproc("doctor", "--quick", "-o", tmp_path / "file" / "out")
     assert done.returncode == 1
-    assert f"problem disk for results {tmp_path}/file/out cannot be written: Not a directory" in words(done.stdout)
+    assert f"problem disk for results {tmp_path}/file/out cannot be written to: Not a directory" in words(done.stdout)
     assert "→ choose another -o folder" in done.stdout
     assert " Dask " not in done.stdout
 
@@ -96,7 +96,7 @@ def test_json_has_everything_and_no_names_of_folders(tmp_path: Path) -> None:
     assert [check["what"] for check in report["checks"]] == list(QUICK)
     assert report["libraries"]["numpy"] == np.__version__
     (problem,) = [check for check in report["checks"] if check["level"] == "problem"]
-    assert problem["found"] == "<out> cannot be written: Not a directory"
+    assert problem["found"] == "<out> cannot be written to: Not a directory"
     for place in (tmp_path, Path.home(), tempfile.gettempdir()):
         assert str(place) not in done.stdout
 
@@ -109,16 +109,16 @@ def test_a_folder_that_cannot_be_written_is_a_problem(disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     found = check_folder("disk for results", disk / "not" / "yet", "elsewhere")
     assert (found.level, found.remedy) == ("problem", "elsewhere")
-    assert found.found == f"{disk}/not/yet cannot be written: Read-only file system"
+    assert found.found == f"{disk}/not/yet cannot be written to: Read-only file system"
 
 
 def test_a_disk_that_is_nearly_full_is_a_warning_and_a_full_one_a_problem(disk: Path) -> None:
     found = check_folder("disk for results", disk, "elsewhere")
     assert found.level == "warning"
-    assert "0.0 GB free; can be written; 100 mm² of tissue take 1." in found.found
+    assert "0.0 GB free; writable; 100 mm² of tissue need 1." in found.found
     (disk / "filler").write_bytes(bytes(1 << 20))
     full = check_folder("disk for results", disk, "elsewhere")
-    assert (full.level, full.found) == ("problem", f"{disk} cannot be written: No space left on device")
+    assert (full.level, full.found) == ("problem", f"{disk} cannot be written to: No space left on device")
 
 
 def test_without_a_place_for_temporary_files_nothing_else_is_tried(
@@ -155,7 +155,7 @@ def test_libraries_that_are_missing_or_too_old_are_named(monkeypatch: pytest.Mon
     monkeypatch.setattr("wsiproc.cli.diagnostics.version", version)
     found = check_versions()
     assert found.level == "problem"
-    assert found.found.endswith("; isal is not installed, zarr is 2.18.0, needed is >=3.1.3")
+    assert found.found.endswith("; isal is not installed, zarr is 2.18.0, but >=3.1.3 is required")
 
 
 # --- formats ---------------------------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ def test_a_codec_that_is_missing_or_broken_is_named(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(imagecodecs, "jpeg2k_decode", lambda data: np.zeros((64, 64, 3), np.uint8))
     found = check_codecs()
     assert found.level == "problem"
-    assert "JPEG 2000 gives another picture; LZW: " in found.found
+    assert "JPEG 2000 decodes to another image; LZW: " in found.found
     assert "zstd" not in found.found
 
 
@@ -190,7 +190,7 @@ def test_without_openslide_its_package_is_named(tmp_path: Path, monkeypatch: pyt
 
 def test_a_slide_of_glass_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wsiproc.cli.diagnostics._read", lambda *_: np.full((256, 256, 3), 240, np.uint8))
-    with pytest.raises(ValueError, match="read as 1 grey levels"):
+    with pytest.raises(ValueError, match="read with only 1 grey levels"):
         check_openslide(tmp_path / "drawn.tif")
 
 
@@ -232,7 +232,7 @@ def test_operators_on_bytes_that_cannot_be_used_are_a_warning(slide: Path, monke
         (False, None, "ok", "none; the CPU is used"),
         (False, "12.8", "ok", "built for CUDA 12.8"),
         (True, None, "warning", "is built for CPUs, but there is an NVIDIA driver"),
-        (True, "12.8", "warning", "finds no GPU beside the NVIDIA driver"),
+        (True, "12.8", "warning", "finds no GPU, although there is an NVIDIA driver"),
     ],
 )
 def test_what_pytorch_makes_of_a_driver(

@@ -83,7 +83,7 @@ def test_densities_are_of_the_areas_of_all_pictures_together() -> None:
         ("[100, 100], [0, 100]]]", "[0, 100], [100, 100]]]", "crosses itself"),
         ("[[picture]]", "[picture", "cannot read a list"),
         (GOOD, "", "no [[picture]]"),
-        ("rings = [[[0, 0], [100, 0], [100, 100], [0, 100]]]", "rings = [[[0, 0]]]", "picture 1"),
+        ("rings = [[[0, 0], [100, 0], [100, 100], [0, 100]]]", "rings = [[[0, 0]]]", "[[picture]] 1"),
     ],
 )
 def test_a_list_that_makes_no_sense_is_refused_with_its_place(tmp_path: Path, old: str, new: str, said: str) -> None:
@@ -95,10 +95,10 @@ def test_a_list_that_makes_no_sense_is_refused_with_its_place(tmp_path: Path, ol
 
 
 def test_pictures_that_are_not_there_and_doubled_names_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"1 of 1 pictures are not in .*a\.png"):
+    with pytest.raises(SettingsError, match=r"1 of 1 images are not in .*a\.png"):
         find_dataset(str(marks(tmp_path)), tmp_path)
     Image.new("RGB", (10, 10)).save(tmp_path / "a.png")
-    with pytest.raises(SettingsError, match="pictures of one name: a"):
+    with pytest.raises(SettingsError, match="images with the same name: a"):
         find_dataset(str(marks(tmp_path, GOOD + GOOD)), tmp_path)
 
 

@@ -184,7 +184,7 @@ def test_points_from_cells_to_the_table(tmp_path: Path) -> None:
     run_benchmark(find_dataset("bcdata", folder), [], tmp_path / "out", LOOP)
 
     cells = cell_points(tmp_path / "out" / "classical" / "runs" / "0")
-    positive, negative = (cells.yx[cells.kinds == kind].tolist() for kind in ("positive", "negative"))
+    positive, negative = (cells.yx[cells.classes == kind].tolist() for kind in ("positive", "negative"))
     p, n = len(positive), len(negative)
     assert min(p, n) > 5
     truth = [(y + 3, x - 3, "positive") for y, x in positive[2:]]

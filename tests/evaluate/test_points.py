@@ -27,13 +27,13 @@ def points(*rows: tuple[float, float, str]) -> Points:
 # One match of each class, one cell of the wrong class, one false and one missed negative.
 TRUTH = points((10, 10, "positive"), (50, 50, "negative"), (90, 90, "negative"), (90, 10, "negative"))
 FOUND = points((12, 10, "positive"), (50, 51, "negative"), (90, 90, "positive"), (10, 90, "negative"))
-COUNTS = count_points(FOUND, TRUTH, radius_px=5, kinds=True)
+COUNTS = count_points(FOUND, TRUTH, radius_px=5, by_class=True)
 
 
 def test_points_are_counted_a_class_at_a_time_and_all_together() -> None:
     assert {"positive": Count(1, 2, 1), "negative": Count(1, 2, 3), "all": Count(3, 4, 4)} == COUNTS
-    assert count_points(FOUND, TRUTH, 5, kinds=False) == {"all": Count(3, 4, 4)}
-    assert count_points(FOUND, TRUTH, 1.5, kinds=True)["positive"].matched == 0
+    assert count_points(FOUND, TRUTH, 5, by_class=False) == {"all": Count(3, 4, 4)}
+    assert count_points(FOUND, TRUTH, 1.5, by_class=True)["positive"].matched == 0
 
 
 def test_scores_of_a_picture_worked_out_by_hand() -> None:
@@ -52,7 +52,7 @@ def test_scores_of_a_picture_worked_out_by_hand() -> None:
 
 
 def test_a_dataset_is_scored_by_its_counts_and_its_pictures_by_their_errors() -> None:
-    empty = count_points(points(), points((5, 5, "negative")), radius_px=5, kinds=True)
+    empty = count_points(points(), points((5, 5, "negative")), radius_px=5, by_class=True)
     columns = point_dataset_columns([COUNTS, empty])
     assert columns["negative_f1"] == pytest.approx(2 * 1 / (2 + 4))
     assert columns["positive_f1"] == pytest.approx(2 / 3)
@@ -66,7 +66,7 @@ def test_a_dataset_is_scored_by_its_counts_and_its_pictures_by_their_errors() ->
 
 
 def test_without_classes_there_is_detection_only() -> None:
-    counts = count_points(FOUND, TRUTH, 5, kinds=False)
+    counts = count_points(FOUND, TRUTH, 5, by_class=False)
     assert point_dataset_columns([counts, counts]) == {
         "f1": 0.75, "precision": 0.75, "recall": 0.75, "mean_picture_f1": 0.75, "all_count_error": 0,
     }  # fmt: skip
@@ -76,7 +76,7 @@ def test_points_are_read_from_csv(tmp_path: Path) -> None:
     write_points(tmp_path / "a.csv", [(1, 2.5, "Positive"), (3, 4, " negative ")])
     read = load_points(tmp_path / "a.csv")
     assert read.yx.tolist() == [[1, 2.5], [3, 4]]
-    assert read.kinds.tolist() == ["positive", "negative"]
+    assert read.classes.tolist() == ["positive", "negative"]
     write_points(tmp_path / "a.csv", [])
     assert load_points(tmp_path / "a.csv").yx.shape == (0, 2)
 
@@ -84,12 +84,12 @@ def test_points_are_read_from_csv(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["a,b\n1,2\n", "x,y,class\none,2,positive\n", "x,y,class\n1\n", "x,y\n1,2\n"])
 def test_other_csv_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "a.csv").write_text(content)
-    with pytest.raises(SettingsError, match=r"a\.csv: points are read from CSV with a first line x,y,class"):
+    with pytest.raises(SettingsError, match=r"a\.csv: points are read from CSV with the header x,y,class"):
         load_points(tmp_path / "a.csv")
 
 
 def test_the_figure_tells_matched_missed_and_false_apart(tmp_path: Path) -> None:
-    write_point_figure(tmp_path / "f.png", FOUND, TRUTH, np.full((100, 100, 3), 255, np.uint8), 5, kinds=True)
+    write_point_figure(tmp_path / "f.png", FOUND, TRUTH, np.full((100, 100, 3), 255, np.uint8), 5, by_class=True)
     with Image.open(tmp_path / "f.png") as figure:
         at = {
             (y, x): figure.getpixel((2 * x, 2 * y))

@@ -232,7 +232,7 @@ def test_ctrl_c_ends_the_command_soon_and_says_how_to_go_on(
         os.killpg(process.pid, signal.SIGINT)  # a terminal interrupts the workers too
         _, rest = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert rest.splitlines()[-1] == "Stopped. The same command goes on from here."
+    assert rest.splitlines()[-1] == "Stopped. Run the same command to resume."
     assert "Traceback" not in rest
     assert subprocess.run([*command, "-q"], check=False, capture_output=True, timeout=200).returncode == 0
     assert cells(tmp_path) == alone

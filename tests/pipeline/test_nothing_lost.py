@@ -183,7 +183,7 @@ def test_a_full_disk_is_named_and_the_next_run_goes_on(
     six: Path, whole: Path, disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("wsiproc.pipeline.planning.plan.disk_bytes", lambda *_: 0)  # it looked as if there were room
-    with pytest.raises(OutputError, match=r"the disk is full: make room on it.*the same command goes on from there"):
+    with pytest.raises(OutputError, match=r"the disk is full: make room on it.*run the same command to resume"):
         run_one(six, disk, **SETTINGS)
     subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)
     run = run_one(six, disk, **SETTINGS).run
@@ -216,7 +216,7 @@ def test_a_slide_whose_drive_goes_away_stops_and_is_finished_later(
 
     with monkeypatch.context() as patch:
         patch.setattr(wsiproc.pipeline.stages.infer, "predict_windows", lose_the_third)
-        with pytest.raises(SlideError, match=r"six.tif is out of reach.*the same command goes on from there"):
+        with pytest.raises(SlideError, match=r"six.tif is out of reach.*run the same command to resume"):
             run_one(drive / "six.tif", tmp_path / "out", **SETTINGS)
     (tmp_path / "away").rename(drive)
     run = run_one(drive / "six.tif", tmp_path / "out", **SETTINGS).run

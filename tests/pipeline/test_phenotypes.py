@@ -183,7 +183,7 @@ def test_kinds_that_are_there_are_neither_replaced_nor_misused(cohort: list[Path
     path = out / "classes.toml"
     with pytest.raises(SettingsError) as error:
         run_one(cohort[0], out, classes=5)
-    assert f"{path} holds 2 kinds of cells, --classes asks for 5. Pass --classes {path}" in str(error.value)
+    assert f"{path} holds 2 phenotypes, but --classes asks for 5. Pass --classes {path}" in str(error.value)
     other = tmp_path / "other.toml"
     other.write_text(path.read_text(encoding="utf-8").replace('"classical"', '"mine"'), encoding="utf-8")
     with pytest.raises(SettingsError, match=r"'mine' at 0\.5 µm/px.*'classical' at 0\.5 µm/px"):
@@ -231,7 +231,7 @@ def test_slides_that_fail_cost_no_other_and_too_few_cells_are_refused(
         run_all([bad], tmp_path / "none", classes=2)
     tiny = tmp_path / "tiny.tif"
     write_synthetic_slide(tiny, (150, 150), mpp=0.5, seed=2, tissue_fraction=1.0)
-    with pytest.raises(PlanError, match=r"12 kinds of cells need at least 240 cells.*hold \d+ cells of 1 slide\."):
+    with pytest.raises(PlanError, match=r"12 phenotypes .* at least 240 sampled cells.*are \d+ cells of 1 slide\."):
         run_one(tiny, tmp_path / "few", classes=12, tissue="all")
     assert not (tmp_path / "few").exists()
 

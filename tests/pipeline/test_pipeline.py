@@ -56,7 +56,7 @@ def test_glass_that_is_not_looked_at_costs_no_cell(tmp_path: Path, monkeypatch: 
     path = tmp_path / "island.tif"  # tissue in the middle of glass
     write_synthetic_slide(path, (2600, 2600), mpp=0.5, seed=2, tissue_fraction=0.15, crowding=0.9)
     narrow = run_one(path, tmp_path / "narrow", region=512)
-    monkeypatch.setattr("wsiproc.pipeline.stages.job.SIGHT_UM", 1000.0)  # as far as any cell may depend on
+    monkeypatch.setattr("wsiproc.pipeline.stages.job.CONTEXT_UM", 1000.0)  # as far as any cell may depend on
     wide = run_one(path, tmp_path / "wide", region=512)
     assert narrow.run is not None
     assert wide.run is not None

@@ -103,14 +103,16 @@ def test_a_file_with_an_impossible_value_is_named(tmp_path: Path, name: str, val
         ("mpp", math.inf, "mpp is inf, not a positive number; give the µm per pixel of the slide"),
         ("min_score", 1.5, "min_score is 1.5; scores go from 0 to 1"),
         ("min_score", math.nan, "min_score is nan; scores go from 0 to 1"),
-        ("classes", 1, "classes is 1; give 2 to 12 kinds of cells to find, or the path of a classes.toml"),
-        ("classes", 13, "classes is 13; give 2 to 12 kinds of cells to find, or the path of a classes.toml"),
+        ("classes", 1, "classes is 1; give a number of phenotypes (clusters of cells) to find, 2 to 12, or the path of "
+         "a classes.toml"),
+        ("classes", 13, "classes is 13; give a number of phenotypes (clusters of cells) to find, 2 to 12, or the path "
+         "of a classes.toml"),
         ("region", 0, "region is 0 px; it must be a positive multiple of the model's window"),
         ("region", -51200000, "region is -51200000 px; it must be a positive multiple of the model's window"),
         ("batch", 0, "batch is 0; at least 1 is needed"),
         ("workers", 0, "workers is 0; at least 1 is needed"),
-        ("workers", 1025, "workers is 1025; one machine can start 1024 at most: leave it out for one a core, or name a "
-         "cluster with --scheduler"),
+        ("workers", 1025, "workers is 1025; one machine can start 1024 at most: leave it out for one per core, or name "
+         "a cluster with --scheduler"),
         ("memory_gb", 0, "memory_gb is 0; it must be more than 0 GB"),
         ("memory_gb", math.nan, "memory_gb is nan; it must be more than 0 GB"),
         ("read_timeout_s", -0.5, "read_timeout_s is -0.5; it must be more than 0 seconds"),

@@ -22,12 +22,12 @@ from wsiproc.results.run_log import LOG, net, recorded
 from wsiproc.synthetic import write_synthetic_slide
 
 SEAMS = {
-    "wsiproc.pipeline.planning.plan.survey_slide": "looking for tissue and calibrating",
+    "wsiproc.pipeline.planning.plan.survey_slide": "detecting tissue and calibrating",
     "wsiproc.pipeline.stages.infer.predict_windows": "finding cells",
     "wsiproc.pipeline.stages.segment.segment_region": "finding cells",
     "wsiproc.pipeline.slide.read_part": "merging cells",
-    "wsiproc.pipeline.stages.render.render_labels": "drawing labels and exporting",
-    "wsiproc.pipeline.stages.export.join_geojson": "drawing labels and exporting",
+    "wsiproc.pipeline.stages.render.render_labels": "rendering labels and exporting",
+    "wsiproc.pipeline.stages.export.join_geojson": "rendering labels and exporting",
     "wsiproc.pipeline.slide.write_report": "writing the report",
     "wsiproc.pipeline.slide._finish": "writing the report",
 }

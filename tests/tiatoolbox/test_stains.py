@@ -111,7 +111,7 @@ def test_what_a_model_computes_in_bytes_it_computes_behind_a_normaliser_too() ->
 
 
 def test_a_target_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"gone\.png: the target of the stain cannot be read"):
+    with pytest.raises(SettingsError, match=r"gone\.png: the image of the target stain cannot be read"):
         choose_model(Settings(model="classical", stain_norm=f"tiatoolbox:macenko={tmp_path / 'gone.png'}"))
 
 

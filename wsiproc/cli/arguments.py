@@ -1,4 +1,4 @@
-"""What commands have in common: paths as users write them, and work on many folders of which none costs another."""
+"""What commands have in common: parsing of paths, and work on many folders whose failures are independent."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 INTERRUPTED = 130
-"""Exit code after Ctrl-C, as typer has it."""
+"""Exit code after Ctrl-C, as in typer."""
 
 
 def path(text: str) -> Path:
@@ -36,9 +36,9 @@ def listed(
     out: Path | None = None,
     counts_as_slide: Callable[[Path], bool] | None = None,
 ) -> tuple[Path, ...]:
-    """The slides that are meant; says what was left out. Raises WsiprocError where none is there.
+    """The slides that arguments stand for; prints what was left out. Raises WsiprocError if none exists.
 
-    ``counts_as_slide``: which folders stand for themselves and not for the slides in them.
+    ``counts_as_slide``: whether a folder is taken as a slide itself, not searched for slides.
     """
     from wsiproc.io.slides.list import list_slides
 
@@ -55,8 +55,8 @@ def listed(
 Slides = Annotated[
     list[str],
     typer.Argument(
-        help="Slides: files, folders of DICOM or OME-Zarr, folders with slides in them, or @LIST, a file with a path a "
-        "line.",
+        help="Slides: files, folders of DICOM or OME-Zarr, folders with slides in them, or @LIST, a file with one path "
+        "per line.",
         show_default=False,
         autocompletion=completion.slides,
     ),
@@ -67,20 +67,17 @@ ReaderName = Annotated[
     typer.Option(help=f"{either(Reader)}. (default: auto)", autocompletion=completion.choices(Reader)),
 ]
 AsJson = Annotated[
-    bool, typer.Option("--json", help="Answer with one JSON document, as docs/json.md has it; progress goes to stderr.")
+    bool, typer.Option("--json", help="Print one JSON document, described in docs/json.md; progress goes to stderr.")
 ]
 
 
 def exit_code(error: Exception) -> int:
-    """The exit code for what ends a command: 1 for what nobody foresaw, else 2."""
+    """The exit code for an error that ends a command: 1 for unexpected errors, else 2."""
     return 2 if isinstance(error, WsiprocError) and not isinstance(error, UnexpectedError) else 1
 
 
 class Answers:
-    """Where the answers of a command go: to the terminal as they come, or with ``--json`` into one document at the end.
-
-    ``failed``: whether something failed so far.
-    """
+    """The output of a command: printed as it comes, or with ``--json`` collected in one document at the end."""
 
     def __init__(self, command: str, as_json: bool) -> None:
         self.as_json = as_json
@@ -94,20 +91,20 @@ class Answers:
         return bool(self._errors)
 
     def give(self, *items: BaseModel) -> None:
-        """Keep slides, folders or what else the document lists."""
+        """Collect items (slides, folders) for the document's list."""
         self._items += items
 
     def fail(self, error: Exception, path: Path | None = None) -> None:
-        """Tell of an error about a slide or folder, or the command."""
+        """Report an error about the slide or folder ``path``, or about the command."""
         from wsiproc.cli.console import print_error
 
-        # What is the same for all is said once to people.
-        if not self.as_json and str(error) not in {str(told) for told, _ in self._errors}:
+        # Print an error that several slides share only once.
+        if not self.as_json and str(error) not in {str(reported) for reported, _ in self._errors}:
             print_error(error)
         self._errors.append((error, path))
 
     def end(self, code: int, **more: object) -> NoReturn:
-        """End the command with this exit code; ``more``: fields of the document beside its list."""
+        """End the command with this exit code; ``more``: fields of the document in addition to its list."""
         if self.as_json:
             from wsiproc.cli.documents import Problem, document
 
@@ -117,7 +114,7 @@ class Answers:
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """With ``--json``, whatever ends the block, the document has what was given until then."""
+        """With ``--json``, print the document with everything given so far, however the block ends."""
         try:
             yield
         except KeyboardInterrupt:
@@ -132,7 +129,7 @@ class Answers:
 
 
 def answer_in_json(app: typer.Typer, command: str) -> int:
-    """Run a command with ``--json``; the exit code. What ends it before it has an answer becomes its document."""
+    """Run a command with ``--json``; the exit code. An error that ends it early becomes its document."""
     from wsiproc.cli.documents import Problem, document
     from wsiproc.results.run_log import recorded
 
@@ -144,14 +141,16 @@ def answer_in_json(app: typer.Typer, command: str) -> int:
         if hasattr(error, "format_message"):  # of typer's parser, whose class has no public name
             code, problem = 2, Problem(kind="UsageError", message=error.format_message())
         else:
-            told = recorded(error, f"wsiproc {command}", None)
-            code, problem = exit_code(told), Problem.of(told)
+            reported = recorded(error, f"wsiproc {command}", None)
+            code, problem = exit_code(reported), Problem.of(reported)
     typer.echo(document(command, code, errors=[problem]))
     return code
 
 
 def for_each_slide(slides: Sequence[Path], step: str, show: Callable[[Path], None], answers: Answers) -> NoReturn:
-    """``show(slide)`` for each; one that fails is named and costs no other. Ends with 1 where some failed, else 0."""
+    """``show(slide)`` for each; one that fails is reported and does not affect the others. Ends with 1 if any failed,
+    else 0.
+    """
     from wsiproc.results.run_log import recorded
 
     for slide in slides:
@@ -165,10 +164,10 @@ def for_each_slide(slides: Sequence[Path], step: str, show: Callable[[Path], Non
 def for_each_output(
     folders: Sequence[Path], step: str, do: Callable[[Path], None], answers: Answers | None = None
 ) -> None:
-    """``do(output)`` for each output of `run` in ``folders``; one that fails is named and costs no other.
+    """``do(output)`` for each output of `run` in ``folders``; one that fails is reported, the others continue.
 
-    Raises OutputError where there is none in one of the folders, and what a single one raises; ends with 1 where some
-    of several failed. The document of ``--json`` is left to the caller where none did.
+    Raises OutputError if a folder has no output, and the error of a single output; ends with 1 if some of several
+    failed. If none did, the document of ``--json`` is left to the caller.
     """
     from wsiproc.results.folder import find_outputs
     from wsiproc.results.run_log import recorded
@@ -179,12 +178,12 @@ def for_each_output(
         try:
             do(output)
         except Exception as error:
-            told = recorded(error, f"{output}: while {step}", output)
-            alone = told is error and len(outputs) == 1
+            reported = recorded(error, f"{output}: while {step}", output)
+            alone = reported is error and len(outputs) == 1
             if alone and not answers.as_json:
                 raise
-            answers.fail(told, output)
+            answers.fail(reported, output)
             if alone:
-                answers.end(exit_code(told))
+                answers.end(exit_code(reported))
     if answers.failed:
         answers.end(1)

@@ -1,6 +1,6 @@
-"""What the Tab key offers in a shell: values of options, slides, and files of the kind that an option wants.
+"""Shell completion: values of options, slides, and files of the type that an option expects.
 
-Where nothing is offered, the shell completes files as it always does, which also knows how to quote their names.
+Where nothing is offered, the shell falls back to its own completion of files, which also quotes their names.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
-_PLAIN = re.compile(r"[\w./~:@%+=,-]*")  # what no shell reads as anything but itself
-_SHOWN = 200  # more are no help to choose from
+_PLAIN = re.compile(r"[\w./~:@%+=,-]*")  # needs no quoting in any shell
+_MAX_SHOWN = 200  # a longer list is of no use
 
 
 def choices(of: Any) -> Callable[[str], list[str]]:
-    """Offers the values of a type of ``wsiproc.core.choices``."""
+    """Completion of the values of a type of ``wsiproc.core.choices``."""
     return lambda incomplete: [value for value in get_args(of) if value.startswith(incomplete)]
 
 
 def models(incomplete: str) -> list[str]:
-    """Models that come with the package, and model folders."""
+    """Completion of bundled models and model folders."""
     from wsiproc.models import MODELS
 
     names = [name for name in MODELS if name.startswith(incomplete)]
@@ -28,28 +28,28 @@ def models(incomplete: str) -> list[str]:
 
 
 def slides(incomplete: str) -> list[str]:
-    """Files that are slides by their names, and folders of OME-Zarr; folders to look into, where they lead there."""
+    """Completion of slides by their file names, OME-Zarr folders, and other folders on the way to them."""
     from wsiproc.io.slides.list import IMAGE_SUFFIXES, SLIDE_SUFFIXES
 
     return _paths(incomplete, lambda path: path.name.lower().endswith(SLIDE_SUFFIXES + IMAGE_SUFFIXES))
 
 
 def files(*suffixes: str) -> Callable[[str], list[str]]:
-    """Offers files with these endings."""
+    """Completion of files with these suffixes."""
     return lambda incomplete: _paths(incomplete, lambda path: path.is_file() and path.name.endswith(suffixes))
 
 
 def datasets(incomplete: str) -> list[str]:
-    """Names of datasets whose layout is known; folders are left to the shell."""
+    """Completion of names of known datasets; folders are left to the shell."""
     from wsiproc.evaluate.known import KNOWN
 
     return [name for name in KNOWN if name.startswith(incomplete)]
 
 
 def _paths(incomplete: str, wanted: Callable[[Path], bool]) -> list[str]:
-    """What begins with ``incomplete`` and is wanted, and folders; nothing where the shell had better do it.
+    """Wanted paths that begin with ``incomplete``, and folders; empty where the shell's own completion is better.
 
-    A single folder is entered at once: a shell that is given one name closes the word behind it.
+    A single folder is descended into at once, since a shell ends the word after a single match.
     """
     head, tail = incomplete[: incomplete.rfind("/") + 1], incomplete[incomplete.rfind("/") + 1 :]
     found = _entries(head, tail, wanted)
@@ -59,13 +59,13 @@ def _paths(incomplete: str, wanted: Callable[[Path], bool]) -> list[str]:
             break
         found = inside
     hits = [name for name in found if not name.endswith("/")]
-    if not hits or len(found) > _SHOWN or not all(map(_PLAIN.fullmatch, found)):
+    if not hits or len(found) > _MAX_SHOWN or not all(map(_PLAIN.fullmatch, found)):
         return []
     return found
 
 
 def _entries(head: str, tail: str, wanted: Callable[[Path], bool]) -> list[str]:
-    """Names in the folder ``head`` that begin with ``tail``: those that are wanted, then other folders with a slash."""
+    """Names in the folder ``head`` that begin with ``tail``: wanted ones, then other folders with a slash."""
     try:
         entries = sorted(Path(head or ".").expanduser().iterdir())
     except OSError:

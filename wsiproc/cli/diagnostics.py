@@ -1,7 +1,7 @@
-"""What of an installation works, each thing tried for real and named with its remedy where it does not.
+"""Checks of an installation: each runs a sample, and names a remedy if it fails.
 
-Everything happens in a temporary folder of its own: a slide of a few hundred pixels is drawn, read back in two ways,
-and its nuclei are looked for.
+Everything happens in a temporary folder: a synthetic slide of a few hundred pixels is written, read back in two ways,
+and its nuclei are detected.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 CheckLevel = Literal["ok", "warning", "problem"]
 
-_SIDE_PX, _MPP = 608, 0.5  # of the slide that is drawn: a window of the default model with its halo fits, just
-_LOOPBACK = "only clusters need it; a firewall may close 127.0.0.1"
-_SLIDE_MPP = 0.25  # of the slide that workers are counted for: what scanners call 40x
-_TISSUE_MM2 = 100.0  # of a slide for which there should be room on the disk
-_LOSSY = 12.0  # mean difference in grey levels that a lossy codec may make of a smooth picture
-_APART = 2.0  # most that maps with fewer bits may differ from those with all, in grey levels on average
+_SIDE_PX, _MPP = 608, 0.5  # of the synthetic slide: a window of the default model with its halo just fits
+_LOOPBACK = "only clusters need it; a firewall may block 127.0.0.1"
+_SLIDE_MPP = 0.25  # of the slide that the number of workers is estimated for: 40x
+_TISSUE_MM2 = 100.0  # of a slide whose results should fit on the disk
+_LOSSY = 12.0  # largest mean difference, in grey levels, that a lossy codec may make to a smooth image
+_APART = 2.0  # largest mean difference, in grey levels, between maps in lower and in full precision
 _EXTRAS = {
     "dask-jobqueue": ("cluster", "workers on Slurm and LSF"),
     "tiatoolbox": ("tiatoolbox", "its readers, tissue maskers, stain normalisers, nucleus models and annotation store"),
@@ -50,7 +50,7 @@ _TORCH_CUDA = (
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """One thing that was tried: ``what``, how it went, what was found, and what to do about it where it is not ok."""
+    """The result of one check: ``what`` was checked, its level, what was found, and the remedy if it is not ok."""
 
     what: str
     level: CheckLevel
@@ -59,9 +59,9 @@ class Diagnosis:
 
 
 def examine(out: Path, quick: bool = False) -> Iterator[Diagnosis]:
-    """Try everything, each as it is asked for. ``out``: where results would go; ``quick``: without starting workers.
+    """Run all checks, lazily. ``out``: where results would go; ``quick``: without starting workers.
 
-    What breaks is a diagnosis, never an exception.
+    A failure is a diagnosis, never an exception.
     """
     yield _tried("versions", check_versions, _REINSTALL)
     yield _tried("cores", check_cores, "set --workers")
@@ -82,7 +82,7 @@ def examine(out: Path, quick: bool = False) -> Iterator[Diagnosis]:
 
 
 def _examine_files(folder: Path) -> Iterator[Diagnosis]:
-    """All that needs a slide, or a place for one."""
+    """The checks that need a slide, or files in ``folder``."""
     slide, zarr = folder / "drawn.tif", folder / "drawn.ome.zarr"
     yield _tried("codecs", check_codecs, "pip install --force-reinstall imagecodecs")
     yield _tried("OpenSlide", lambda: check_openslide(slide), "pip install --force-reinstall openslide-bin")
@@ -95,10 +95,10 @@ def _examine_files(folder: Path) -> Iterator[Diagnosis]:
 
 
 def _tried(what: str, check: Callable[[], Diagnosis], remedy: str) -> Diagnosis:
-    """The diagnosis of a check; whatever a library raises is a problem with ``remedy``."""
+    """The diagnosis of a check; any exception becomes a problem with ``remedy``."""
     try:
         return check()
-    except Exception as error:  # what a broken installation raises is of any kind
+    except Exception as error:  # a broken installation may raise anything
         return Diagnosis(what, "problem", " ".join(sentence(error).split()), remedy)
 
 
@@ -121,13 +121,13 @@ def _installed(name: str) -> str | None:
 
 
 def check_versions() -> Diagnosis:
-    """Python, wsiproc, and whether every library is there in a version that will do."""
+    """Versions of Python and wsiproc, and whether every required library is installed in a suitable version."""
     from packaging.requirements import Requirement
 
     found = library_versions()
     wanted = {each.name: each.specifier for each in map(Requirement, requires("wsiproc") or ()) if each.name in found}
     wrong = [
-        f"{name} is not installed" if (has := found[name]) is None else f"{name} is {has}, needed is {allowed}"
+        f"{name} is not installed" if (has := found[name]) is None else f"{name} is {has}, but {allowed} is required"
         for name, allowed in wanted.items()
         if found[name] is None or not allowed.contains(found[name] or "", prereleases=True)
     ]
@@ -138,7 +138,7 @@ def check_versions() -> Diagnosis:
 
 
 def check_cores() -> Diagnosis:
-    """Cores that may be used, and what allows no more."""
+    """Number of cores that may be used, and what limits it."""
     from wsiproc.executors import available_cores, core_limits
 
     limits, cores = core_limits(), available_cores()
@@ -150,7 +150,7 @@ def check_cores() -> Diagnosis:
 
 
 def check_memory() -> Diagnosis:
-    """Memory there is, what allows no more of it, and the workers that a run of the default model would start by it."""
+    """Available memory, what limits it, and the number of workers that a run of the default model would start."""
     import psutil
 
     from wsiproc.executors import memory_limits
@@ -167,27 +167,27 @@ def check_memory() -> Diagnosis:
     room, each = free - driver_bytes(1), _worker_bytes()
     workers = workers_that_fit(each, room)
     if room < each:
-        needed = f"a worker of up to {each / GB:.2f} GB and {driver_bytes(1) / GB:.2f} GB beside it do not fit"
-        return Diagnosis("memory", "warning", f"{found}: {needed}", "end other programs, or give a smaller --region")
+        needed = f"one worker needs up to {each / GB:.2f} GB, and the main process {driver_bytes(1) / GB:.2f} GB"
+        return Diagnosis("memory", "warning", f"{found}: {needed}", "close other programs, or use a smaller --region")
     found += f": {workers} worker{'s' * (workers > 1)} of {each / GB:.2f} GB at most would be started"
     return Diagnosis("memory", "ok", found)
 
 
 def _worker_bytes() -> int:
-    """What one worker may hold at its peak, with the settings that are taken where none are given."""
+    """Projected peak memory of one worker with default settings."""
     from wsiproc.models import load_model
     from wsiproc.pipeline.planning.estimate import worker_bytes
     from wsiproc.pipeline.settings import Settings
 
     settings = Settings()
-    model = load_model("classical")  # its maps, like those of all models, are a nucleus and two stains
+    model = load_model("classical")  # like all models, it has three maps: nuclei and two stains
     return worker_bytes(
         settings.region, model.margin, model.window, model.halo, len(model.channels), model.mpp / _SLIDE_MPP
     )
 
 
 def check_folder(what: str, folder: Path, remedy: str) -> Diagnosis:
-    """Whether a folder, or the one that it would be made in, can be written, and holds a slide's results."""
+    """Whether a folder, or the one that it would be created in, is writable and has room for a slide's results."""
     from wsiproc.executors.limits import GB
     from wsiproc.pipeline.planning.estimate import disk_bytes
 
@@ -198,12 +198,12 @@ def check_folder(what: str, folder: Path, remedy: str) -> Diagnosis:
             file.flush()
         free = shutil.disk_usage(there).free
     except OSError as error:
-        return Diagnosis(what, "problem", f"{folder} cannot be written: {error.strerror or error}", remedy)
+        return Diagnosis(what, "problem", f"{folder} cannot be written to: {error.strerror or error}", remedy)
     px = int(_TISSUE_MM2 * 1e6 / _MPP**2)
     needed = disk_bytes(px, 3, _TISSUE_MM2)
-    found = f"{free / GB:.1f} GB free; can be written"
+    found = f"{free / GB:.1f} GB free; writable"
     if what == "disk for results" and free < needed:
-        return Diagnosis(what, "warning", f"{found}; {_TISSUE_MM2:g} mm² of tissue take {needed / GB:.1f} GB", remedy)
+        return Diagnosis(what, "warning", f"{found}; {_TISSUE_MM2:g} mm² of tissue need {needed / GB:.1f} GB", remedy)
     return Diagnosis(what, "ok", found)
 
 
@@ -211,7 +211,7 @@ def check_folder(what: str, folder: Path, remedy: str) -> Diagnosis:
 
 
 def _ramp() -> UInt8Array:
-    """A smooth (64, 64, 3) picture, of which a lossy codec keeps nearly all."""
+    """A smooth image (64, 64, 3), which a lossy codec preserves almost exactly."""
     ramp = np.linspace(40, 220, 64)
     return np.stack(
         [np.add.outer(ramp, ramp) / 2, np.add.outer(ramp, -ramp) / 2 + 128, np.tile(ramp, (64, 1))], -1
@@ -219,44 +219,44 @@ def _ramp() -> UInt8Array:
 
 
 def check_codecs() -> Diagnosis:
-    """Each codec that slides are stored with, there and back."""
+    """Encode and decode with each codec that slides are stored with."""
     import imagecodecs
 
-    picture, broken = _ramp(), []
-    flat = picture.tobytes()
-    pictures = {"JPEG": "jpeg8", "JPEG 2000": "jpeg2k", "WebP": "webp"}
+    image, broken = _ramp(), []
+    flat = image.tobytes()
+    lossy = {"JPEG": "jpeg8", "JPEG 2000": "jpeg2k", "WebP": "webp"}
     streams = {"zstd": "zstd", "deflate": "zlib", "LZW": "lzw"}
-    for title, name in pictures.items():
+    for title, name in lossy.items():
         try:
-            encoded = getattr(imagecodecs, f"{name}_encode")(picture, level=90)
+            encoded = getattr(imagecodecs, f"{name}_encode")(image, level=90)
             decoded = np.asarray(getattr(imagecodecs, f"{name}_decode")(encoded), np.float64)
-            if decoded.shape != picture.shape or np.abs(decoded - picture).mean() > _LOSSY:
-                broken.append(f"{title} gives another picture")
+            if decoded.shape != image.shape or np.abs(decoded - image).mean() > _LOSSY:
+                broken.append(f"{title} decodes to another image")
         except Exception as error:  # each codec has an error class of its own
             broken.append(f"{title}: {error}")
     for title, name in streams.items():
         try:
             encoded = getattr(imagecodecs, f"{name}_encode")(flat)
             if getattr(imagecodecs, f"{name}_decode")(encoded) != flat:
-                broken.append(f"{title} gives other bytes")
+                broken.append(f"{title} decodes to other bytes")
         except Exception as error:
             broken.append(f"{title}: {error}")
     if broken:
-        remedy = "slides stored so cannot be read: pip install --force-reinstall imagecodecs"
+        remedy = "slides stored with these cannot be read: pip install --force-reinstall imagecodecs"
         return Diagnosis("codecs", "problem", "; ".join(broken), remedy)
     return Diagnosis(
-        "codecs", "ok", f"{', '.join(pictures)}, zstd, deflate and LZW (imagecodecs {version('imagecodecs')})"
+        "codecs", "ok", f"{', '.join(lossy)}, zstd, deflate and LZW (imagecodecs {version('imagecodecs')})"
     )
 
 
 def check_openslide(slide: Path) -> Diagnosis:
-    """Draw a slide at ``slide``, open it with OpenSlide and read a tile."""
+    """Write a synthetic slide to ``slide``, open it with OpenSlide and read a tile."""
     from wsiproc.synthetic import write_synthetic_slide
 
     write_synthetic_slide(slide, (_SIDE_PX, _SIDE_PX), mpp=_MPP, tissue_fraction=1.0, workers=1)
     spread = int(np.ptp(_read(slide, "openslide")))
     if spread < 32:
-        raise ValueError(f"the drawn tissue is read as {spread + 1} grey levels")
+        raise ValueError(f"the synthetic tissue is read with only {spread + 1} grey levels")
     libraries = f"openslide-python {version('openslide-python')}, openslide-bin {_installed('openslide-bin') or 'none'}"
     return Diagnosis("OpenSlide", "ok", f"opens a slide and reads a tile ({libraries})")
 
@@ -281,7 +281,7 @@ def _read(slide: Path, reader: Literal["openslide", "tifffile"]) -> UInt8Array:
 
 
 def check_zarr(folder: Path) -> Diagnosis:
-    """Write a picture as OME-Zarr into ``folder``, and read it as a slide."""
+    """Write an image as OME-Zarr into ``folder``, and read it as a slide."""
     from wsiproc.core.geometry import Box
     from wsiproc.io.ome_zarr import image as ngff
     from wsiproc.io.slides.open import open_slide
@@ -293,15 +293,15 @@ def check_zarr(folder: Path) -> Diagnosis:
     ngff.write_pyramid(folder, box, np.ascontiguousarray(tile.transpose(2, 0, 1)), ngff.CHUNK)
     with open_slide(folder) as slide:
         if not np.array_equal(slide.read(box, _MPP), tile):
-            raise ValueError("what is read is not what was written")
-    return Diagnosis("OME-Zarr", "ok", f"written and read to the same pixels (zarr {version('zarr')})")
+            raise ValueError("the pixels read differ from those written")
+    return Diagnosis("OME-Zarr", "ok", f"written, and read back to the same pixels (zarr {version('zarr')})")
 
 
 # --- model, GPU, workers ---------------------------------------------------------------------------------------------
 
 
 def _maps(slide: Path, device: Device) -> tuple[UInt8Array, float, int]:
-    """Maps (c, h, w) that the default model makes of ``slide``, seconds of a window, and nuclei in it."""
+    """Maps (c, h, w) of a window of ``slide`` by the default model, seconds that took, and the number of nuclei."""
     from wsiproc.core.geometry import Box
     from wsiproc.io.slides.open import open_slide
     from wsiproc.models import load_model
@@ -319,9 +319,9 @@ def _maps(slide: Path, device: Device) -> tuple[UInt8Array, float, int]:
 
 
 def check_model(slide: Path) -> Diagnosis:
-    """The weights against their hash, whether the default model finds nuclei in the drawn slide, and in what precision.
+    """Whether the weights match their hash, and the default model finds nuclei in the synthetic slide; its precision.
 
-    Where this CPU is faster with fewer bits, the maps must be those of full precision but for little.
+    If this CPU is faster in lower precision, the maps must be close to those in full precision.
     """
     from wsiproc.models import load_model
     from wsiproc.models.device import Device, choose_device
@@ -330,7 +330,7 @@ def check_model(slide: Path) -> Diagnosis:
     exact, here = _maps(slide, Device()), _maps(slide, device)
     found = f"{model.name}, weights {(model.weights_sha256 or '')[:12]} as recorded"
     if not here[2]:
-        raise ValueError(f"{found}, but it finds no nuclei where some are drawn")
+        raise ValueError(f"{found}, but it finds no nuclei in the synthetic slide")
     found += f"; {here[2]} nuclei in a window of {model.window} px, {here[1]:.2f} s on one CPU in {device.precision}"
     if device.note:
         return Diagnosis("model", "warning", f"{found}; {device.note}", "install the PyTorch of constraints.txt")
@@ -349,7 +349,7 @@ def _compared(name: str, found: str, apart: float, remedy: str) -> Diagnosis:
 
 
 def check_gpu(slide: Path) -> Diagnosis:
-    """Whether PyTorch has a GPU, and whether the default model gives there, in half precision, what it gives here."""
+    """Whether PyTorch has a GPU, and whether the default model's maps on it match those on the CPU."""
     import torch
 
     build = f"PyTorch {torch.__version__}"
@@ -360,8 +360,8 @@ def check_gpu(slide: Path) -> Diagnosis:
         remedy = _TORCH_CUDA.format(version=torch.__version__.partition("+")[0])
         return Diagnosis("GPU", "warning", f"{build} is built for CPUs, but there is an NVIDIA driver", remedy)
     if driver:
-        found = f"{build} is built for CUDA {torch.version.cuda}, but finds no GPU beside the NVIDIA driver"
-        remedy = "look at nvidia-smi: an older driver than this CUDA needs, no permission, or CUDA_VISIBLE_DEVICES"
+        found = f"{build} is built for CUDA {torch.version.cuda}, but finds no GPU, although there is an NVIDIA driver"
+        remedy = "check nvidia-smi: the driver may be too old for this CUDA, access denied, or CUDA_VISIBLE_DEVICES set"
         return Diagnosis("GPU", "warning", found, remedy)
     built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built for CPUs"
     return Diagnosis("GPU", "ok", f"none; the CPU is used ({build}, {built})")
@@ -383,25 +383,27 @@ def _check_cuda(slide: Path, build: str) -> Diagnosis:
 
 
 def nvidia_driver() -> bool:
-    """Whether this system has an NVIDIA driver, whatever PyTorch makes of it."""
+    """Whether this system has an NVIDIA driver, whether or not PyTorch can use it."""
     devices = (Path("/dev/nvidiactl"), Path("/proc/driver/nvidia/version"))
     return any(path.exists() for path in devices) or shutil.which("nvidia-smi") is not None
 
 
 def check_workers(what: str, kind: str) -> Diagnosis:
-    """Start one worker of that kind of executor on this machine, have it answer, and end it."""
+    """Start one worker of an executor of this ``kind`` on this machine, run a task in it, and shut it down."""
     from wsiproc.executors import Task, worker_pool
 
     started = time.perf_counter()
     with worker_pool(kind, workers=1) as workers:
         answers = [answer for _, answer in workers.run([Task("hello", os.getpid, ())])]
     if answers == [os.getpid()] or len(answers) != 1:
-        raise RuntimeError(f"a worker was asked for its process, and the answers are {answers}")
-    return Diagnosis(what, "ok", f"a worker starts, answers and ends in {time.perf_counter() - started:.1f} s")
+        raise RuntimeError(f"a worker was asked for its process id, and returned {answers}")
+    return Diagnosis(
+        what, "ok", f"a worker starts, runs a task and shuts down in {time.perf_counter() - started:.1f} s"
+    )
 
 
 def check_extra(name: str) -> Diagnosis:
-    """Whether an optional library is installed, and for what; it is not imported, which may take long."""
+    """Whether an optional library is installed, and its use; it is not imported, which may be slow."""
     extra, use = _EXTRAS[name]
     if (has := _installed(name)) is not None and find_spec(name.replace("-", "_")) is not None:
         return Diagnosis(name, "ok", f"{has}: {use}")

@@ -1,4 +1,4 @@
-"""The command line: arguments in, one plain sentence or table out. Nothing is imported before it is needed."""
+"""The command line interface. Nothing heavy is imported before it is needed."""
 
 from __future__ import annotations
 
@@ -72,11 +72,11 @@ def _root(
 
 
 def main() -> None:
-    """Entry point: errors that we expect become one sentence and exit code 2; Ctrl-C is answered.
+    """Entry point: expected errors become one sentence and exit code 2; Ctrl-C prints how to resume.
 
-    What nobody foresaw becomes a sentence too, with exit code 1 and its traceback in a file.
+    Unexpected errors become a sentence too, with exit code 1 and their traceback in a file.
     """
-    for stream in (sys.stdout, sys.stderr):  # what a terminal or log cannot show is written as its code
+    for stream in (sys.stdout, sys.stderr):  # escape characters that a terminal or log cannot show
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     command = next(iter(sys.argv[1:]), "")
@@ -94,10 +94,10 @@ def main() -> None:
         sys.exit(1)
     except SystemExit as end:
         if end.code == INTERRUPTED:
-            typer.echo("Stopped. The same command goes on from here.", err=True)
+            typer.echo("Stopped. Run the same command to resume.", err=True)
         raise
     finally:
-        gc.freeze()  # the end of the process need not look for garbage among all that was imported: most of a second
+        gc.freeze()  # saves most of a second of garbage collection over all imported modules at exit
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Scores against truth."""
+"""Scores against ground truth."""

@@ -1,4 +1,4 @@
-"""Outlines that were drawn in Aperio ImageScope, as MoNuSeg is published."""
+"""Outlines drawn in Aperio ImageScope, the format that MoNuSeg is published in."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from wsiproc.errors import SettingsError
 
 
 def aperio_polygons(path: Path) -> list[shapely.Polygon]:
-    """Outlines of all regions of an ImageScope XML file, in its order; (x, y), level-0 px from the picture's corner.
+    """Outlines of all regions of an ImageScope XML file, in file order; (x, y), level-0 px from the image's corner.
 
-    The numbers count from the corner of the first pixel, not from its centre: so drawn, MoNuSeg's outlines lie where
-    the stain is, to 0.2 px. Label images of it that were drawn by programs which count from centres, such as
-    scikit-image's ``draw.polygon``, lie half a pixel too far down and right; they are taken as they are.
-    Regions of fewer than three corners enclose nothing and are left out. SettingsError where it is no such file.
+    Coordinates count from the corner of the first pixel, not from its centre: rasterised so, MoNuSeg's outlines match
+    the stain to 0.2 px. Label images that were rasterised by programs which count from pixel centres, such as
+    scikit-image's ``draw.polygon``, are shifted half a pixel down and right; they are used as they are.
+    Regions with fewer than three corners enclose nothing and are left out. SettingsError if it is not such a file.
     """
     try:
         root = ElementTree.parse(path).getroot()

@@ -1,6 +1,6 @@
-"""Areas that hold no nucleus: every cell that is found there is false, and is counted per mm².
+"""Areas without nuclei: every cell found there is a false positive; these are counted per mm².
 
-A list of areas is a TOML file of pictures, each with its µm/px, its role and the areas drawn on it; see
+A list of areas is a TOML file of images, each with its µm/px, its role and the areas annotated on it; see
 ``benchmarks/no_nuclei.toml``.
 """
 
@@ -22,14 +22,14 @@ from wsiproc.errors import SettingsError
 from wsiproc.evaluate.compare import PREDICTION_RGB, TRUTH_RGB
 
 ROLES = ("choosing", "reporting")
-"""Whether settings and models may be chosen by a picture, or it only reports."""
+"""Whether an image may be used to choose settings and models, or only to report."""
 GLASS = "glass"
 _MARK_PX = 4
 
 
 @dataclass(frozen=True)
 class NucleusFreeArea:
-    """What it shows, as in *collagen*, and where it is: ``shape`` (x, y) px of the picture."""
+    """An area: ``kind``, what it shows, such as *collagen*; ``shape`` (x, y), px of the image."""
 
     kind: str
     shape: shapely.Geometry
@@ -37,7 +37,7 @@ class NucleusFreeArea:
 
 @dataclass(frozen=True)
 class MarkedPicture:
-    """A picture and its areas: ``file`` below the folder of data, ``mpp`` µm/px, ``role`` one of ``ROLES``."""
+    """An image and its areas: ``file`` relative to the data folder, ``mpp`` µm/px, ``role`` one of ``ROLES``."""
 
     file: str
     mpp: float
@@ -47,7 +47,7 @@ class MarkedPicture:
 
 @dataclass(frozen=True)
 class AreaMarks:
-    """A list of areas. ``tissue``: how the run finds tissue; ``all`` where pictures are cut from tissue."""
+    """A list of areas. ``tissue``: how the run finds tissue; ``all`` where images are cut out of tissue."""
 
     tissue: TissueChoice
     pictures: tuple[MarkedPicture, ...]
@@ -55,7 +55,7 @@ class AreaMarks:
 
 @dataclass(frozen=True)
 class Tally:
-    """False cells, and the area in which they were looked for."""
+    """Number of false cells, and the area searched."""
 
     cells: int = 0
     mm2: float = 0.0
@@ -70,30 +70,30 @@ class Tally:
 
 
 Tallies = Mapping[tuple[str, str], Tally]
-"""Tallies of one picture or of several, by role and kind."""
+"""Tallies of one or more images, by role and kind."""
 
 
 def load_marks(path: Path) -> AreaMarks:
-    """The list of areas in a TOML file; SettingsError where it is something else, with the place."""
+    """The list of areas in a TOML file; SettingsError, naming the entry, if it is invalid."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingsError(f"cannot read a list of areas from {path}: {error}") from error
-    pictures = []
+    images = []
     for number, entry in enumerate(values.get("picture", ()), start=1):
         try:
-            pictures.append(_picture(entry))
+            images.append(_marked_image(entry))
         except (KeyError, TypeError, ValueError, AttributeError, shapely.errors.ShapelyError) as error:
             raise SettingsError(
-                f"{path}: picture {number}: {error!r}; each needs file, mpp, role ({' or '.join(ROLES)}) and areas, "
-                "each of these kind and rings of at least three [x, y]"
+                f"{path}: [[picture]] {number}: {error!r}; each needs file, mpp, role ({' or '.join(ROLES)}) and "
+                "areas, each of which needs kind and rings of at least three [x, y]"
             ) from error
-    if not pictures:
+    if not images:
         raise SettingsError(f"{path}: no [[picture]] in it; see benchmarks/no_nuclei.toml for a list of areas")
-    return AreaMarks(cast(TissueChoice, values.get("tissue", "all")), tuple(pictures))  # a run's settings refuse others
+    return AreaMarks(cast(TissueChoice, values.get("tissue", "all")), tuple(images))  # validated by a run's settings
 
 
-def _picture(entry: dict[str, Any]) -> MarkedPicture:
+def _marked_image(entry: dict[str, Any]) -> MarkedPicture:
     if entry["role"] not in ROLES:
         raise ValueError(f"role is {entry['role']!r}")
     areas = tuple(NucleusFreeArea(str(area["kind"]), _shape(area)) for area in entry["areas"])
@@ -101,7 +101,7 @@ def _picture(entry: dict[str, Any]) -> MarkedPicture:
 
 
 def _shape(area: dict[str, Any]) -> shapely.Geometry:
-    """The rings' insides without the discs (x, y, radius) to ignore."""
+    """The interior of the rings without the discs (x, y, radius) to ignore."""
     rings = [shapely.Polygon(ring) for ring in area["rings"]]
     crossed = [ring for ring in rings if not ring.is_valid]
     if crossed or not rings:
@@ -110,36 +110,36 @@ def _shape(area: dict[str, Any]) -> shapely.Geometry:
     return shapely.difference(shapely.union_all(rings), shapely.union_all(discs))
 
 
-def count_false(yx: Float64Array, picture: MarkedPicture) -> dict[tuple[str, str], Tally]:
-    """Tallies of the cells with these centres (N, 2), in px of the picture, by role and kind."""
+def count_false(yx: Float64Array, image: MarkedPicture) -> dict[tuple[str, str], Tally]:
+    """Tallies of the cells with centres ``yx`` (N, 2), in px of the image, by role and kind."""
     tallies: dict[tuple[str, str], Tally] = {}
-    for area in picture.areas:
-        key = (picture.role, area.kind)
-        mm2 = area.shape.area * picture.mpp**2 / 1e6
+    for area in image.areas:
+        key = (image.role, area.kind)
+        mm2 = area.shape.area * image.mpp**2 / 1e6
         inside = int(shapely.contains_xy(area.shape, yx[:, 1], yx[:, 0]).sum())
         tallies[key] = tallies.get(key, Tally()) + Tally(inside, mm2)
     return tallies
 
 
 def total(tallies: Tallies) -> Tally:
-    """All kinds and roles together."""
+    """The sum over all kinds and roles."""
     return sum(tallies.values(), Tally())
 
 
 def area_picture_columns(tallies: Tallies) -> dict[str, str | float]:
-    """Role, false cells, area and density of one picture by name."""
+    """Role, false cells, area and density of one image by name."""
     (role,) = {role for role, _ in tallies}
-    whole = total(tallies)
-    return {"role": role, "false": whole.cells, "mm2": whole.mm2, "false_per_mm2": whole.per_mm2}
+    every = total(tallies)
+    return {"role": role, "false": every.cells, "mm2": every.mm2, "false_per_mm2": every.per_mm2}
 
 
-def area_dataset_columns(pictures: Sequence[Tallies]) -> dict[str, float]:
-    """False cells per mm² by name: of all areas, of all but glass, of each role likewise, and of each kind.
+def area_dataset_columns(images: Sequence[Tallies]) -> dict[str, float]:
+    """False cells per mm² by name: in all areas, in all but glass, the same for each role, and in each kind.
 
-    There is more glass than anything else, and it is the easiest.
+    Glass is the largest kind, and the easiest.
     """
-    keys = sorted({key for tallies in pictures for key in tallies})
-    merged = {key: sum((tallies.get(key, Tally()) for tallies in pictures), Tally()) for key in keys}
+    keys = sorted({key for tallies in images for key in tallies})
+    merged = {key: sum((tallies.get(key, Tally()) for tallies in images), Tally()) for key in keys}
     columns = _densities("", merged)
     for role in ROLES:
         columns |= _densities(f"{role}_", {key: tally for key, tally in merged.items() if key[0] == role})
@@ -147,7 +147,7 @@ def area_dataset_columns(pictures: Sequence[Tallies]) -> dict[str, float]:
 
 
 def _densities(prefix: str, tallies: Tallies) -> dict[str, float]:
-    """Density of all, and of all but glass; of nothing none."""
+    """Density in all areas, and in all but glass; empty if there are no areas."""
     if not tallies:
         return {}
     but_glass = total({key: tally for key, tally in tallies.items() if key[1] != GLASS})
@@ -160,22 +160,22 @@ def by_kind(tallies: Tallies) -> dict[str, Tally]:
     return {kind: sum((tally for (_, k), tally in tallies.items() if k == kind), Tally()) for kind in kinds}
 
 
-def describe_area(pictures: Sequence[MarkedPicture]) -> str:
-    """How much of each kind there is, in words: ``collagen 0.068 mm² (31)``, with the number of areas."""
-    nowhere = np.empty((0, 2))
+def describe_area(images: Sequence[MarkedPicture]) -> str:
+    """Total area of each kind and the number of its areas, as text: ``collagen 0.068 mm² (31)``."""
+    no_cells = np.empty((0, 2))
     merged: dict[str, Tally] = {}
-    for picture in pictures:
-        for kind, tally in by_kind(count_false(nowhere, picture)).items():
+    for image in images:
+        for kind, tally in by_kind(count_false(no_cells, image)).items():
             merged[kind] = merged.get(kind, Tally()) + tally
-    numbers = {kind: sum(area.kind == kind for picture in pictures for area in picture.areas) for kind in merged}
+    numbers = {kind: sum(area.kind == kind for image in images for area in image.areas) for kind in merged}
     return ", ".join(f"{kind} {tally.mm2:.4f} mm² ({numbers[kind]})" for kind, tally in sorted(merged.items()))
 
 
-def write_area_figure(path: Path, yx: Float64Array, picture: MarkedPicture, pixels: UInt8Array) -> None:
+def write_area_figure(path: Path, yx: Float64Array, image: MarkedPicture, pixels: UInt8Array) -> None:
     """PNG of ``pixels`` (h, w, 3) with the outlines of the areas in blue and orange crosses on the false cells."""
     canvas = Image.fromarray(pixels)
     draw = ImageDraw.Draw(canvas)
-    for area in picture.areas:
+    for area in image.areas:
         for part in shapely.get_parts(area.shape):
             for ring in (part.exterior, *part.interiors):
                 draw.line(list(ring.coords), fill=TRUTH_RGB, width=2)

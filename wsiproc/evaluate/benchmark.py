@@ -1,9 +1,9 @@
-"""Models over a benchmark dataset: every picture is run as a slide, scored against its truth, and drawn.
+"""Benchmark models on a dataset: every image is run as a slide, scored against its ground truth, and drawn.
 
-``OUT/<model>/runs/<picture>/`` is what ``wsiproc run`` leaves, so a benchmark that was stopped goes on where it was;
-``OUT/<model>/figures/`` has overlays, the worst first; ``scores.csv`` a row a model and picture, ``table.md`` a row a
-model, and one for each of its organs where the dataset tells. The model ``classical`` is always among them: what does
-not beat it has learned nothing.
+``OUT/<model>/runs/<image>/`` is the output of ``wsiproc run``, so an interrupted benchmark can be resumed;
+``OUT/<model>/figures/`` has overlays, the worst first; ``scores.csv`` has one row per model and image, ``table.md`` one
+per model, and one per organ if the dataset gives organs. The model ``classical`` is always included as the baseline
+that a trained model must beat.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ from wsiproc.results.record import SlideRecord
 
 BASELINE = "classical"
 MOST_OVERLAYS = 50
-"""Pictures drawn a model, from the worst upwards."""
+"""Images drawn per model, from the worst upwards."""
 _MAX_WORKERS = 8  # each holds the libraries, some 0.7 GB; by default no more are started
 _FEWEST_CALLS, _TIMED_S = 3, 1.0  # the network is timed for so many calls and seconds
 
 
 @dataclass(frozen=True)
 class Work:
-    """One picture for one model: all that a worker needs to know. ``label`` names the model's folder in ``out``."""
+    """One image for one model: all that a worker needs. ``label`` names the model's folder in ``out``."""
 
     label: str
     picture: LabelledImage
@@ -78,17 +78,17 @@ class Work:
 
     @property
     def marked(self) -> areas.MarkedPicture:
-        """The picture's entry in its list of areas."""
+        """The image's entry in its list of areas."""
         listed = areas.load_marks(self.picture.truth).pictures
         return next(marked for marked in listed if self.picture.image.as_posix().endswith(marked.file))
 
 
 @dataclass(frozen=True)
 class PictureResult:
-    """What became of one picture: its scores or tallies, or the ``error`` that it ended with.
+    """The result of one image: its scores or tallies, or the ``error`` that it failed with.
 
-    ``rank``: AJI, F1 or less false cells per mm², by which the worst come first; ``folder``: the run's output;
-    ``seconds``: of the whole run when it was done; ``judged``: its cells one by one, where the truth is labels.
+    ``rank``: AJI, F1 or the negative of false cells per mm², by which the worst come first; ``folder``: the run's
+    output; ``seconds``: duration of its run; ``judged``: its cells one by one, where the truth is labels.
     """
 
     work: Work
@@ -105,9 +105,9 @@ class PictureResult:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """The results: one line a model, one a model and organ, one a model and picture; and what failed, in sentences.
+    """The results: one line per model, one per model and organ, one per model and image; and failures, as sentences.
 
-    ``judged``: each model's cells in all pictures, where truths are labels.
+    ``judged``: each model's cells in all images, where truths are labels.
     """
 
     dataset: Dataset
@@ -119,11 +119,11 @@ class Benchmark:
 
 
 OnPicture = Callable[[int, int, PictureResult], None]
-"""Told of each picture: how many are done, of how many, and the result."""
+"""Called after each image: number done, total number, and the result."""
 
 
 def ignore_picture(done: int, total: int, result: PictureResult) -> None:
-    """A listener that wants nothing."""
+    """A callback that does nothing."""
 
 
 def run_benchmark(
@@ -135,11 +135,11 @@ def run_benchmark(
     overwrite: bool = False,
     on_progress: OnPicture = ignore_picture,
 ) -> Benchmark:
-    """Run and score ``models`` (names or folders) and the baseline on all pictures; everything is written to ``out``.
+    """Run and score ``models`` (names or folders) and the baseline on all images; everything is written to ``out``.
 
-    Of ``settings``, five count: ``mpp``, where given in place of the dataset's own, ``device``, ``precision``,
-    ``workers`` (pictures at a time) and ``region``. A picture that fails costs no other. Raises ModelError,
-    SettingsError, ResolutionError or SlideError where nothing could come of it.
+    Five of ``settings`` are used: ``mpp``, which overrides the dataset's own, ``device``, ``precision``, ``workers``
+    (images run concurrently) and ``region``. An image that fails does not affect the others. Raises ModelError,
+    SettingsError, ResolutionError or SlideError where no image can be scored.
     """
     return run_benchmarks({out: dataset}, models, settings, overwrite=overwrite, on_progress=on_progress)[0]
 
@@ -154,9 +154,9 @@ def run_benchmarks(
     figures: int = MOST_OVERLAYS,
     timed: bool = True,
 ) -> list[Benchmark]:
-    """As :func:`run_benchmark`, on several datasets by the same workers; each is written to the folder that names it.
+    """As :func:`run_benchmark`, on several datasets by the same workers; each is written to the folder that is its key.
 
-    ``figures``: overlays a model and dataset; ``timed``: whether each model's network is timed on each dataset.
+    ``figures``: overlays per model and dataset; ``timed``: whether each model's network is timed on each dataset.
     """
     named = _label_models([BASELINE, *(model for model in models if model != BASELINE)])
     settings = dataclasses.replace(settings, device=choose_device(settings.device, "float32").name)
@@ -173,7 +173,7 @@ def run_benchmarks(
 
 
 def _works(dataset: Dataset, out: Path, named: dict[str, str], settings: Settings, overwrite: bool) -> list[Work]:
-    """Every picture for every model."""
+    """Every image for every model."""
     settings = dataclasses.replace(settings, mpp=settings.mpp or dataset.mpp)
     with open_slide(dataset.pictures[0].image, settings.mpp or dataset.pictures[0].mpp):
         pass  # no pixel size, or no such picture: said once, not once a picture
@@ -186,7 +186,7 @@ def _works(dataset: Dataset, out: Path, named: dict[str, str], settings: Setting
 
 
 def _picture_settings(model: str, settings: Settings, dataset: Dataset) -> Settings:
-    """How each picture is run: as a slide of nothing but tissue unless the dataset says otherwise, in this process, in
+    """How each image is run: as a slide that is all tissue unless the dataset says otherwise, in this process, in
     regions that suit the model.
     """
     step = math.lcm(load_model(model).window, CHUNK)
@@ -197,12 +197,14 @@ def _picture_settings(model: str, settings: Settings, dataset: Dataset) -> Setti
 
 
 def _of_picture(settings: Settings, picture: LabelledImage) -> Settings:
-    """``settings`` with the µm/px of one picture, unless all have the same."""
+    """``settings`` with the µm/px of one image, unless all have the same."""
     return dataclasses.replace(settings, mpp=settings.mpp or picture.mpp)
 
 
 def _label_models(models: Sequence[str]) -> dict[str, str]:
-    """Model by the name of its folder in the output; ModelError for an unknown one, SettingsError for two of a name."""
+    """Models by the name of their folder in the output; ModelError for an unknown one, SettingsError for duplicate
+    names.
+    """
     named: dict[str, str] = {}
     for model in dict.fromkeys(models):
         load_model(model)
@@ -224,7 +226,7 @@ def _score(works: Sequence[Work], team: WorkerPool, on_progress: OnPicture) -> l
 
 
 def score_picture(work: Work) -> PictureResult:
-    """Run one picture as a slide, unless that was done before, and score its cells."""
+    """Run one image as a slide, unless it is already done, and score its cells."""
     try:
         (outcome,) = run_slides([work.picture.image], work.home / "runs", work.settings, work.overwrite)
         if outcome.folder is None or outcome.record is None:
@@ -251,7 +253,7 @@ def _compare(work: Work, folder: Path, slide: SlideRecord) -> PictureResult:
 
 
 def _draw(results: Sequence[PictureResult], team: WorkerPool, figures: int) -> None:
-    """Overlays of every model's worst pictures; those of an earlier benchmark go."""
+    """Draw overlays of every model's worst images; those of an earlier benchmark are removed."""
     tasks = []
     for home in dict.fromkeys(result.work.home for result in results):
         shutil.rmtree(home / "figures", ignore_errors=True)
@@ -265,7 +267,7 @@ def _draw(results: Sequence[PictureResult], team: WorkerPool, figures: int) -> N
 
 
 def draw_picture(result: PictureResult, path: Path) -> None:
-    """One overlay on the picture itself."""
+    """Draw one overlay on the image itself."""
     work, folder = result.work, result.folder
     assert folder is not None
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -330,7 +332,7 @@ def _picture_scores(result: PictureResult) -> TableLine:
 
 
 def _organ_lines(label: str, good: Sequence[PictureResult], organs: Mapping[str, str]) -> list[TableLine]:
-    """Means over the pictures of each organ, by its name."""
+    """Means over the images of each organ, by its name."""
     by_organ: dict[str, list[PictureResult]] = {}
     for result in good:
         if result.work.picture.name in organs:
@@ -354,7 +356,7 @@ def _means(good: Sequence[PictureResult]) -> dict[str, float]:
 
 
 def _cost(result: PictureResult) -> dict[str, float]:
-    """µm/px at which a model works, and seconds that its network takes, on a window, for 10⁶ px of 0.25 µm."""
+    """µm/px that a model works at, and seconds that its network takes per 10⁶ px of 0.25 µm, timed on one window."""
     import torch
 
     work = result.work
@@ -379,7 +381,7 @@ def _cost(result: PictureResult) -> dict[str, float]:
 
 
 def _predict_s(model: Model, window: UInt8Array, device: Device) -> float:
-    """Seconds of one call; the best of some, since other work can only slow it down."""
+    """Seconds of one call; the minimum of several, since other load can only slow it down."""
     predict(model, window, device)  # the first call pays for loading and compiling
     seconds: list[float] = []
     while len(seconds) < _FEWEST_CALLS or sum(seconds) < _TIMED_S:
@@ -424,7 +426,7 @@ _ROLES: dict[Role, str] = {
 
 
 def _markdown(done: Benchmark, settings: Settings) -> str:
-    """The table of models with what one must know to read it."""
+    """The table of models with the notes needed to read it."""
     dataset = done.dataset
     count, without = len(dataset.pictures), len(dataset.without)
     listed = areas.load_marks(dataset.pictures[0].truth).pictures if dataset.kind == "areas" else ()

@@ -1,4 +1,4 @@
-"""Predictions against truths: one pair or two folders, as rows, as a table, as pictures."""
+"""Predictions against ground truths: one pair or two folders, as rows, as a table, as figures."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from wsiproc.evaluate.tables import TableLine, terminal_table, write_lines
 
 TRUTH_RGB, PREDICTION_RGB, BOTH_RGB = OKABE_ITO[0], OKABE_ITO[1], OKABE_ITO[7]
 ON_TISSUE_RGB = ((0, 255, 0), (255, 255, 0), (255, 255, 255))
-"""Truth, prediction and both where the ground is purple and brown."""
+"""Truth, prediction and both, on a purple and brown background."""
 ENLARGED = 2
-"""How much larger than the picture an overlay on it is."""
+"""Magnification of an overlay relative to its image."""
 MOST_FIGURES = 12
-"""Pictures drawn, from the worst AJI upwards."""
+"""Images drawn, from the worst AJI upwards."""
 FIGURE_PX = 1500
-"""Larger pictures are shown by their part of this side in which most pixels differ."""
+"""Of larger images, the part of this side in which most pixels differ is shown."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of one picture, or their mean: see :mod:`wsiproc.evaluate.metrics`; F1, precision, recall of objects."""
+    """Scores of one image, or their mean: see :mod:`wsiproc.evaluate.metrics`; F1, precision, recall of objects."""
 
     dice: float
     iou: float
@@ -51,7 +51,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """A picture's name and its scores."""
+    """An image's name and its scores."""
 
     name: str
     scores: Scores
@@ -73,15 +73,15 @@ def evaluate(prediction: IntArray, truth: IntArray) -> Scores:
 
 
 def mean_scores(rows: Sequence[ScoreRow]) -> Scores:
-    """Mean over pictures, of the counts too; ``rows`` holds at least one."""
+    """Mean over images, of the counts too; ``rows`` holds at least one."""
     return Scores(*np.mean([astuple(row.scores) for row in rows], axis=0).tolist())
 
 
 def evaluate_paths(prediction: Path, truth: Path, figure_dir: Path | None = None) -> list[ScoreRow]:
     """Scores of a prediction against a truth, or of two folders whose files are paired by name.
 
-    Files and output folders as :func:`load_labels` reads them. With ``figure_dir`` the worst pictures are drawn
-    there, worst first. SettingsError where there is nothing to pair.
+    Files and output folders are read by :func:`load_labels`. With ``figure_dir`` the worst images are drawn there,
+    worst first. SettingsError where there is nothing to pair.
     """
     pairs = pair_paths(prediction, truth)
     rows = [ScoreRow(name, evaluate(*_load_pair(one, other))) for name, one, other in pairs]
@@ -95,24 +95,24 @@ def evaluate_paths(prediction: Path, truth: Path, figure_dir: Path | None = None
 
 
 def pair_paths(prediction: Path, truth: Path) -> list[tuple[str, Path, Path]]:
-    """(name, prediction, truth) of each pair; a truth without a prediction is an error, the reverse is not."""
+    """(name, prediction, truth) of each pair; a truth without a prediction is an error, but not the reverse."""
     for path in (prediction, truth):
         if not path.exists():
-            raise SettingsError(f"{path}: there is no such file or folder to evaluate")
+            raise SettingsError(f"{path}: no such file or folder to evaluate")
     if is_labelled(prediction) and is_labelled(truth):
         return [(stem(truth), prediction, truth)]
     predictions, truths = _by_stem(prediction), _by_stem(truth)
     missing = sorted(set(truths) - set(predictions))
     if not truths or missing:
         raise SettingsError(
-            f"{prediction} holds {len(predictions)} predictions, {truth} {len(truths)} truths; they are paired by name "
-            f"without type, and there is no prediction for: {', '.join(missing[:5]) or '(no truths found)'}"
+            f"{prediction} holds {len(predictions)} predictions, {truth} {len(truths)} truths; they are paired by file "
+            f"name without suffix, and there is no prediction for: {', '.join(missing[:5]) or '(no truths found)'}"
         )
     return [(name, predictions[name], path) for name, path in sorted(truths.items())]
 
 
 def _by_stem(path: Path) -> dict[str, Path]:
-    """Everything with labels in a folder, or the path itself, by name."""
+    """All files and folders with labels in a folder, or the path itself, by name."""
     if is_labelled(path):
         return {stem(path): path}
     found = [entry for entry in sorted(path.iterdir()) if is_labelled(entry)] if path.is_dir() else []
@@ -120,7 +120,7 @@ def _by_stem(path: Path) -> dict[str, Path]:
 
 
 def _load_pair(prediction: Path, truth: Path) -> tuple[IntArray, IntArray]:
-    """Both as labels of one shape, which the one may have to learn from the other."""
+    """Both as labels of one shape; GeoJSON takes its shape from its counterpart."""
     if "json" in truth.name.lower() and truth.is_file():
         predicted = load_labels(prediction)
         return predicted, load_labels(truth, _shape(predicted))
@@ -133,7 +133,7 @@ def _shape(labels: IntArray) -> tuple[int, int]:
 
 
 def score_table(rows: Sequence[ScoreRow], title: str = "") -> Table:
-    """A table for the terminal: one line a picture, the mean last."""
+    """A table for the terminal: one row per image, the mean last."""
     return terminal_table(_lines(rows), title)
 
 
@@ -147,17 +147,17 @@ def _lines(rows: Sequence[ScoreRow]) -> list[TableLine]:
     return [{"picture": row.name, **asdict(row.scores)} for row in [*rows, *means]]
 
 
-def write_figure(path: Path, prediction: IntArray, truth: IntArray, picture: UInt8Array | None = None) -> None:
-    """PNG of outlines: truth blue, prediction orange, black where both agree, on white.
+def write_figure(path: Path, prediction: IntArray, truth: IntArray, image: UInt8Array | None = None) -> None:
+    """Write a PNG of outlines: truth blue, prediction orange, black where both agree, on white.
 
-    On a ``picture`` (h, w, 3), which is enlarged: truth green, prediction yellow, white where both agree.
+    On an ``image`` (h, w, 3), which is enlarged: truth green, prediction yellow, white where both agree.
     """
     part = _worst_part(prediction, truth).slices
     prediction, truth = prediction[part], truth[part]
     colours = TRUTH_RGB, PREDICTION_RGB, BOTH_RGB
     canvas = np.full((*truth.shape, 3), 255, np.uint8)
-    if picture is not None:
-        prediction, truth, canvas = (enlarged(each) for each in (prediction, truth, picture[part]))
+    if image is not None:
+        prediction, truth, canvas = (enlarged(each) for each in (prediction, truth, image[part]))
         colours = ON_TISSUE_RGB
     true, pred = _outlines(truth), _outlines(prediction)
     canvas[true], canvas[pred], canvas[true & pred] = colours
@@ -170,12 +170,12 @@ def enlarged(pixels: Any) -> Any:
 
 
 def _outlines(labels: IntArray) -> BoolArray:
-    """Pixels of cells that touch another cell or background."""
+    """Mask (h, w) of the pixels of cells that touch another cell or background."""
     return np.asarray(find_boundaries(labels, mode="inner"))  # type: ignore[no-untyped-call]
 
 
 def _worst_part(prediction: IntArray, truth: IntArray) -> Box:
-    """The window of at most FIGURE_PX a side, on a raster of half windows, in which the foregrounds differ most."""
+    """The part of at most FIGURE_PX a side, on a raster of half that step, in which the foregrounds differ most."""
     h, w = (min(side, FIGURE_PX) for side in truth.shape)
     wrong = (prediction > 0) != (truth > 0)
     starts = [

@@ -1,4 +1,4 @@
-"""Label images from whatever holds cells: pictures, arrays, GeoJSON, output folders of wsiproc."""
+"""Label images from every supported source of cells: images, arrays, GeoJSON, output folders of wsiproc."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def is_labelled(path: Path) -> bool:
 
 
 def stem(path: Path) -> str:
-    """The name by which prediction and truth are paired: ``a.labels.tif``, ``a.geojson.gz`` and ``a/`` give ``a``."""
+    """The name that prediction and truth are paired by: ``a.labels.tif``, ``a.geojson.gz`` and ``a/`` give ``a``."""
     return path.name if path.is_dir() else _ENDINGS.sub("", path.name)
 
 
 def load_labels(path: Path, shape: tuple[int, int] | None = None) -> Int64Array:
     """(h, w) int64 labels, 0 background, of a PNG, TIFF, npy, GeoJSON (.gz) or an output folder of wsiproc.
 
-    ``shape`` (h, w) px: needed for GeoJSON, which does not say it; checked where the file does. SettingsError for
-    other kinds, wrong shapes and pictures that are no labels, OutputError for an unfinished output folder.
+    ``shape`` (h, w) px: required for GeoJSON, which does not contain it; else checked. SettingsError for other file
+    types, wrong shapes and images that are not labels, OutputError for an unfinished output folder.
     """
     name = path.name.lower()
     if path.is_dir():
@@ -100,10 +100,10 @@ def _from_output(folder: Path) -> Int64Array:
 
 
 def rasterise(polygons: Iterable[shapely.Geometry], shape: tuple[int, int], ids: IntArray | None = None) -> Int64Array:
-    """(h, w) labels of polygons (x, y; px, origin at the corner of the first pixel), numbered 1 … unless ``ids`` say.
+    """(h, w) labels of polygons (x, y; px, origin at the corner of the first pixel), numbered from 1 or by ``ids``.
 
-    A pixel belongs to a polygon when its centre lies inside, which gives outlines along pixel edges back exactly;
-    where polygons overlap the first one stays on top.
+    A pixel belongs to a polygon if its centre lies inside, so outlines along pixel edges are reproduced exactly; where
+    polygons overlap, the first one is on top.
     """
     labels = np.zeros(shape, np.int64)
     numbered = list(enumerate(polygons))
@@ -116,7 +116,7 @@ def rasterise(polygons: Iterable[shapely.Geometry], shape: tuple[int, int], ids:
 
 
 def _pixels(part: shapely.Polygon, shape: tuple[int, int]) -> tuple[Int64Array, Int64Array]:
-    """Rows and columns of the pixels whose centres lie in a polygon and in none of its holes."""
+    """Rows and columns of the pixels whose centres lie in a polygon but not in its holes."""
     rows, cols = _ring_pixels(part.exterior, shape)
     if not len(part.interiors):
         return rows, cols
@@ -128,7 +128,7 @@ def _pixels(part: shapely.Polygon, shape: tuple[int, int]) -> tuple[Int64Array, 
 
 
 def _ring_pixels(ring: shapely.LinearRing, shape: tuple[int, int]) -> tuple[Int64Array, Int64Array]:
-    """Pixels in a closed ring; half a pixel is taken off because ``polygon`` counts from pixel centres."""
+    """Pixels in a closed ring; half a pixel is subtracted because ``polygon`` counts from pixel centres."""
     x, y = shapely.get_coordinates(ring).T - 0.5
     rows, cols = polygon(y, x, shape)  # type: ignore[no-untyped-call]
     return rows, cols

@@ -1,8 +1,9 @@
-"""What the files of known datasets do not say: resolution, organs, how near is near, and what pictures were used for.
+"""Metadata missing from the files of known datasets: resolution, organs, matching radius, and what images were used
+for.
 
-Organs of MoNuSeg's training pictures are those of Kumar et al. (IEEE TMI 2017); what is called liver there has the
-codes of lung in TCGA. Pictures of BRCA-M2C (Abousamra et al., ICCV 2021) were made smaller to 0.5 µm/px, as their sizes
-tell: 1000 px of 0.2325 µm, by the slide's file, became 465.
+Organs of MoNuSeg's training images are those of Kumar et al. (IEEE TMI 2017); those called liver there have TCGA codes
+of lung. Images of BRCA-M2C (Abousamra et al., ICCV 2021) were downsampled to 0.5 µm/px, as their sizes show: 1000 px
+of 0.2325 µm, the slide file's pixel size, became 465.
 """
 
 from __future__ import annotations
@@ -13,17 +14,17 @@ from typing import Literal
 
 TruthKind = Literal["labels", "points", "areas"]
 Role = Literal["chosen on", "unseen"]
-"""*chosen on*: settings of the bundled models were chosen on these pictures; *unseen*: they chose nothing."""
+"""*chosen on*: settings of the bundled models were chosen on these images; *unseen*: nothing was."""
 
 KI67_RADIUS_UM = 2.5
 """10 px at 0.25 µm/px, less than the radius of a tumour nucleus."""
 NUCLEUS_RADIUS_UM = 4.0
-"""The radius of a usual nucleus: points are set by hand, anywhere in it."""
+"""The radius of a typical nucleus: points are placed by hand, anywhere in it."""
 
 
 @dataclass(frozen=True)
 class Known:
-    """``mpp`` µm/px; ``radius_um``: farthest that a match of points may lie; ``organs`` by the start of names."""
+    """``mpp`` µm/px; ``radius_um``: largest distance of matching points; ``organs`` by prefix of the image's name."""
 
     kind: TruthKind
     mpp: float

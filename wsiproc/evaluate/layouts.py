@@ -1,9 +1,9 @@
-"""Benchmark datasets as folders: pictures and their truths, paired by name.
+"""Benchmark datasets as folders: images and their ground truths, paired by name.
 
-Three forms are found by looking: ``images/`` beside ``labels/`` (instance labels, as :func:`load_labels` reads them),
-``images/`` beside ``points/`` (CSV: x, y, class), and pictures with ImageScope XML anywhere below, as MoNuSeg is
-published. A dataset's name adds what its files do not say: :mod:`wsiproc.evaluate.known`. A fourth is a list of areas
-without nuclei (TOML), which names its pictures itself.
+Three layouts are recognised: ``images/`` next to ``labels/`` (instance labels, read by :func:`load_labels`),
+``images/`` next to ``points/`` (CSV: x, y, class), and images with ImageScope XML in any subfolder, as MoNuSeg is
+published. A dataset's name adds what its files do not contain: :mod:`wsiproc.evaluate.known`. A fourth is a list of
+areas without nuclei (TOML), which names its images itself.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from wsiproc.evaluate.datasets import is_labelled, load_labels, rasterise, stem
 from wsiproc.evaluate.known import KI67_RADIUS_UM, KNOWN, NUCLEUS_RADIUS_UM, Role, TruthKind
 from wsiproc.evaluate.points import POINT_CLASSES, load_points
 
-_PICTURE = re.compile(r"(\.ome)?\.(png|tiff?|jpe?g|bmp|svs)$", re.IGNORECASE)
+_IMAGE = re.compile(r"(\.ome)?\.(png|tiff?|jpe?g|bmp|svs)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class LabelledImage:
-    """A picture and the file that holds its truth; ``mpp`` µm/px where the truth says it."""
+    """An image and the file that holds its truth; ``mpp`` µm/px if the truth contains it."""
 
     name: str
     image: Path
@@ -37,11 +37,10 @@ class LabelledImage:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Pictures with truths, sorted by name, and the names of those ``without``; ``mpp`` µm/px where it is known.
+    """Images with truths, sorted by name, and the names of those ``without``; ``mpp`` µm/px if known.
 
-    ``classes``: whether the truths are points of the classes of Ki-67, to be compared a class at a time; ``tissue``:
-    how the runs find tissue; ``radius_um``: farthest that a match of points may lie; ``organs``: of pictures by name,
-    where the dataset tells.
+    ``classes``: whether the truths are points of the classes of Ki-67, to be compared class by class; ``tissue``: how
+    the runs find tissue; ``radius_um``: largest distance of matching points; ``organs``: of images by name, if known.
     """
 
     name: str
@@ -58,72 +57,76 @@ class Dataset:
 
 
 def find_dataset(name: str, folder: Path | None = None, limit: int | None = None) -> Dataset:
-    """The dataset called ``name`` in ``folder``, or that in the folder ``name`` itself; its first ``limit`` pictures.
+    """The dataset called ``name`` in ``folder``, or that in the folder ``name`` itself; its first ``limit`` images.
 
-    SettingsError for unknown names, and for folders without pictures, without truths, or with truths of no picture.
+    SettingsError for unknown names, and for folders without images, without truths, or with truths without images.
     """
     if name.lower().endswith(".toml"):
         return _areas(Path(name), folder, limit)
     known = KNOWN.get(name)
     if known is not None:
         if folder is None:
-            raise SettingsError(f"{name}: say where it is: wsiproc benchmark {name} FOLDER")
+            raise SettingsError(f"{name}: give its folder: wsiproc benchmark {name} FOLDER")
     elif folder is not None or not Path(name).is_dir():
         raise SettingsError(
             f"{name!r} is neither a dataset with a known layout ({', '.join(KNOWN)}) nor a folder; "
             f"give one of these and a folder, only a folder with images/ and labels/ or points/, or a list of areas "
-            "(.toml) and the folder of its pictures"
+            "(.toml) and the folder of its images"
         )
     folder = folder or Path(name)
     if not folder.is_dir():
-        raise SettingsError(f"{folder}: there is no such folder")
+        raise SettingsError(f"{folder}: no such folder")
     found, images, truths = _look(folder, None if known is None else known.kind)
     if known is not None and known.kind != found:
-        raise SettingsError(f"{folder}: {name} has {known.kind} as truth, but here are {found}; give the folder alone")
-    pictures, without = _pair(folder, images, truths)
-    pictures = pictures[:limit]
-    pointed = pictures if found == "points" else []
-    named = {str(kind) for picture in pointed for kind in load_points(picture.truth).kinds}
+        raise SettingsError(
+            f"{folder}: the truth of {name} is {known.kind}, but the folder holds {found}; give FOLDER alone"
+        )
+    labelled, without = _pair(folder, images, truths)
+    labelled = labelled[:limit]
+    pointed = labelled if found == "points" else []
+    named = {str(name) for image in pointed for name in load_points(image.truth).classes}
     classes = bool(named) and named <= set(POINT_CLASSES)
     if known is None:
         radius_um = KI67_RADIUS_UM if classes else NUCLEUS_RADIUS_UM
         name = folder.resolve().name
-        return Dataset(name, folder, found, classes, None, tuple(pictures), tuple(without), radius_um=radius_um)
-    organs = {p.name: organ for p in pictures for start, organ in known.organs.items() if p.name.startswith(start)}
+        return Dataset(name, folder, found, classes, None, tuple(labelled), tuple(without), radius_um=radius_um)
+    organs = {p.name: organ for p in labelled for start, organ in known.organs.items() if p.name.startswith(start)}
     return Dataset(
-        name, folder, found, classes, known.mpp, tuple(pictures), tuple(without),
+        name, folder, found, classes, known.mpp, tuple(labelled), tuple(without),
         radius_um=known.radius_um, role=known.role, organs=organs,
     )  # fmt: skip
 
 
 def _areas(marks: Path, folder: Path | None, limit: int | None) -> Dataset:
-    """The pictures of a list of areas, which are sought in ``folder``, by default that of the list."""
+    """The images of a list of areas, searched for in ``folder``, by default that of the list."""
     folder = folder or marks.parent
     listed = load_marks(marks)
-    images = [folder / picture.file for picture in listed.pictures]
+    images = [folder / marked.file for marked in listed.pictures]
     missing = [image for image in images if not image.exists()]
     if missing:
-        raise SettingsError(f"{marks}: {len(missing)} of {len(images)} pictures are not in {folder}: {missing[0]} …")
-    names = [_PICTURE.sub("", image.name) for image in images]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise SettingsError(f"{marks}: pictures of one name: {', '.join(twice[:3])}; their results would be mixed up")
-    pictures = [
-        LabelledImage(name, image, marks, picture.mpp)
-        for name, image, picture in zip(names, images, listed.pictures, strict=True)
+        raise SettingsError(f"{marks}: {len(missing)} of {len(images)} images are not in {folder}: {missing[0]} …")
+    names = [_IMAGE.sub("", image.name) for image in images]
+    duplicates = sorted({name for name in names if names.count(name) > 1})
+    if duplicates:
+        raise SettingsError(
+            f"{marks}: images with the same name: {', '.join(duplicates[:3])}; their results would be mixed up"
+        )
+    labelled = [
+        LabelledImage(name, image, marks, marked.mpp)
+        for name, image, marked in zip(names, images, listed.pictures, strict=True)
     ]
-    return Dataset(marks.stem, folder, "areas", False, None, tuple(pictures[:limit]), (), listed.tissue)
+    return Dataset(marks.stem, folder, "areas", False, None, tuple(labelled[:limit]), (), listed.tissue)
 
 
 def load_truth(path: Path, shape: tuple[int, int]) -> Int64Array:
-    """(h, w) labels of a file of labels or of ImageScope XML; SettingsError where it does not suit ``shape``."""
+    """(h, w) labels of a file of labels or of ImageScope XML; SettingsError if it does not match ``shape``."""
     if path.suffix.lower() == ".xml":
         return rasterise(aperio_polygons(path), shape)
     return load_labels(path, shape)
 
 
 def _look(folder: Path, wanted: TruthKind | None) -> tuple[TruthKind, dict[str, Path], dict[str, Path]]:
-    """The form that a folder has: what its truths are, pictures and truths by name; the ``wanted`` kind first."""
+    """The layout of a folder: the kind of its truths, images and truths by name; the ``wanted`` kind is preferred."""
     images = folder / "images"
     kinds: tuple[TruthKind, ...] = ("points", "labels") if wanted == "points" else ("labels", "points")
     for kind in kinds:
@@ -137,12 +140,12 @@ def _look(folder: Path, wanted: TruthKind | None) -> tuple[TruthKind, dict[str, 
         return "labels", _by_name(folder.rglob("*")), outlines
     if any(folder.rglob("*.h5")):
         raise SettingsError(
-            f"{folder}: HDF5 annotations are not read; write each picture's points into points/<picture>.csv, "
-            "with a first line x,y,class, beside images/"
+            f"{folder}: HDF5 annotations are not read; write each image's points to points/<image>.csv, with the "
+            "header x,y,class, next to images/"
         )
     raise SettingsError(
-        f"{folder}: no benchmark here; it takes a folder with images/ and labels/ (instance labels: PNG, TIFF, npy), "
-        "images/ and points/ (CSV: x,y,class), or pictures and the XML of Aperio ImageScope"
+        f"{folder}: not a benchmark dataset; that is a folder with images/ and labels/ (instance labels: PNG, TIFF, "
+        "npy), images/ and points/ (CSV: x,y,class), or images and the XML of Aperio ImageScope"
     )
 
 
@@ -157,29 +160,29 @@ def _is_truth(path: Path, kind: TruthKind) -> bool:
 
 
 def _by_name(paths: Iterable[Path]) -> dict[str, Path]:
-    """Pictures by name; SettingsError where two have one name, for their results would be mixed up."""
-    pictures: dict[str, Path] = {}
+    """Images by name; SettingsError if two have the same name, since their results would be mixed up."""
+    images: dict[str, Path] = {}
     for path in sorted(paths):
-        if _hidden(path) or not path.is_file() or not _PICTURE.search(path.name):
+        if _hidden(path) or not path.is_file() or not _IMAGE.search(path.name):
             continue
-        name = _PICTURE.sub("", path.name)
-        if name in pictures:
-            raise SettingsError(f"{path} and {pictures[name]} have the same name; give a folder with one of them")
-        pictures[name] = path
-    return pictures
+        name = _IMAGE.sub("", path.name)
+        if name in images:
+            raise SettingsError(f"{path} and {images[name]} have the same name; give a folder with one of them")
+        images[name] = path
+    return images
 
 
 def _pair(folder: Path, images: dict[str, Path], truths: dict[str, Path]) -> tuple[list[LabelledImage], list[str]]:
-    """Pictures with truths, and the names of those without."""
+    """Images with truths, and the names of those without."""
     if not images:
-        raise SettingsError(f"{folder}: no pictures found (PNG, TIFF, JPEG, BMP, SVS)")
+        raise SettingsError(f"{folder}: no images found (PNG, TIFF, JPEG, BMP, SVS)")
     if not truths:
-        raise SettingsError(f"{folder}: {len(images)} pictures, but no truths to compare with")
+        raise SettingsError(f"{folder}: {len(images)} images, but no truths to compare with")
     alone = sorted(set(truths) - set(images))
     if alone:
         raise SettingsError(
-            f"{folder}: {len(alone)} of {len(truths)} truths have no picture of their name: {', '.join(alone[:3])}; "
-            f"the {len(images)} pictures are called {', '.join(list(images)[:3])} …"
+            f"{folder}: {len(alone)} of {len(truths)} truths have no image with their name: {', '.join(alone[:3])}; "
+            f"the {len(images)} images are called {', '.join(list(images)[:3])} …"
         )
-    pictures = [LabelledImage(name, images[name], truths[name]) for name in sorted(truths)]
-    return pictures, sorted(set(images) - set(truths))
+    labelled = [LabelledImage(name, images[name], truths[name]) for name in sorted(truths)]
+    return labelled, sorted(set(images) - set(truths))

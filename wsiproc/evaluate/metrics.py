@@ -1,8 +1,8 @@
-"""Scores of a segmentation against the truth, all from one sparse table of overlaps.
+"""Scores of a segmentation against the ground truth, all from one sparse table of overlaps.
 
-``table = overlap(prediction, truth)`` looks at the pixels once; every score is then a few lines on the table. Where
-both pictures are empty each score is 1, where only one of them is, 0. Numbers of labels carry no meaning and need
-not be consecutive; 0 is background.
+``table = overlap(prediction, truth)`` scans the pixels once; every score is then a few lines on the table. Where both
+images are empty each score is 1, where only one of them is, 0. The values of labels carry no meaning and need not be
+consecutive; 0 is background.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from scipy.spatial import cKDTree
 from wsiproc.core.types import AnyArray, Float64Array, Int64Array, IntArray, StrArray
 
 _STRIP_PX = 1 << 24
-"""Pixels looked at together: bounds the memory for large pictures."""
+"""Pixels processed together: bounds the memory for large images."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Overlap:
     prediction and truth of a pair (indices into the areas) and their common pixels. ``pred_ids`` (P,): the predictions'
     numbers in the label image.
 
-    Pairs and objects stand in the order in which they are met from the top left, so that no score can depend on
-    how the objects are numbered, ties included.
+    Pairs and objects are in raster order of their first pixel, so that no score depends on how the objects are
+    numbered, ties included.
     """
 
     pred_areas: Int64Array
@@ -46,12 +46,12 @@ class Overlap:
 
 
 def overlap(prediction: IntArray, truth: IntArray) -> Overlap:
-    """The table of two label images of one shape (h, w); ValueError where the shapes differ."""
+    """The table of two label images of the same shape (h, w); ValueError where the shapes differ."""
     if prediction.shape != truth.shape:
         raise ValueError(f"the prediction has shape {prediction.shape}, the truth {truth.shape}; they must be equal")
     pred_ids, true_ids, counts = _pairs(prediction, truth)
-    pred, pred_numbers = _by_first_sight(pred_ids)
-    true, true_numbers = _by_first_sight(true_ids)
+    pred, pred_numbers = _by_first_occurrence(pred_ids)
+    true, true_numbers = _by_first_occurrence(true_ids)
     both = (pred >= 0) & (true >= 0)
     return Overlap(
         np.bincount(pred[pred >= 0], counts[pred >= 0], len(pred_numbers)).astype(np.int64),
@@ -64,7 +64,7 @@ def overlap(prediction: IntArray, truth: IntArray) -> Overlap:
 
 
 def _pairs(prediction: IntArray, truth: IntArray) -> tuple[Int64Array, Int64Array, Int64Array]:
-    """Every pair of ids that meets in a pixel, not both background, by first sight: prediction, truth, pixels."""
+    """Every pair of ids that share a pixel, not both background, by first occurrence: prediction, truth, pixels."""
     strips = list(_strip_pairs(prediction, truth)) or [np.zeros((0, 3), np.int64)]
     rows = np.concatenate(strips)
     unique, first, place = np.unique(rows[:, :2], axis=0, return_index=True, return_inverse=True)
@@ -74,7 +74,7 @@ def _pairs(prediction: IntArray, truth: IntArray) -> tuple[Int64Array, Int64Arra
 
 
 def _strip_pairs(prediction: IntArray, truth: IntArray) -> Iterator[Int64Array]:
-    """(K, 3) prediction, truth, pixels of one strip of rows after the other, each by first sight."""
+    """(K, 3) prediction, truth, pixels of one strip of rows after the other, each by first occurrence."""
     step = max(1, _STRIP_PX // max(1, truth.shape[1]))
     for y in range(0, truth.shape[0], step):
         pred, true = (image[y : y + step].ravel().astype(np.int64) for image in (prediction, truth))
@@ -85,8 +85,8 @@ def _strip_pairs(prediction: IntArray, truth: IntArray) -> Iterator[Int64Array]:
         yield np.stack([keys[order] // base, keys[order] % base, counts[order]], axis=1)
 
 
-def _by_first_sight(ids: Int64Array) -> tuple[Int64Array, Int64Array]:
-    """Ids numbered 0, 1, … as they are first met, background −1; and the id of each number."""
+def _by_first_occurrence(ids: Int64Array) -> tuple[Int64Array, Int64Array]:
+    """Ids numbered 0, 1, … by first occurrence, background −1; and the id of each number."""
     out = np.full(len(ids), -1, np.int64)
     unique, first, place = np.unique(ids[ids > 0], return_index=True, return_inverse=True)
     rank = np.empty(len(unique), np.int64)
@@ -96,7 +96,7 @@ def _by_first_sight(ids: Int64Array) -> tuple[Int64Array, Int64Array]:
 
 
 def _ratio(part: float, whole: float) -> float:
-    """``part / whole``; 1 where nothing was to be found and nothing was."""
+    """``part / whole``; 1 if ``whole`` is 0: there was nothing to find, and nothing was found."""
     return float(part / whole) if whole else 1.0
 
 
@@ -114,8 +114,8 @@ def iou(table: Overlap) -> float:
 def object_dice(table: Overlap) -> float:
     """Object Dice (Sirinukunwattana et al., Medical Image Analysis 2017).
 
-    The mean of two area-weighted means: of the truths' Dice with the prediction that shares most pixels with each,
-    and of the predictions' Dice with the truth that does.
+    The mean of two area-weighted means: of each truth's Dice with the prediction that it shares most pixels with, and
+    vice versa.
     """
     if len(table.pred_areas) == 0 or len(table.true_areas) == 0:
         return float(len(table.pred_areas) == len(table.true_areas))
@@ -150,7 +150,7 @@ def _best(side: Int64Array, value: AnyArray) -> Int64Array:
 def panoptic_quality(table: Overlap) -> tuple[float, float, float]:
     """(PQ, DQ, SQ) with matches at IoU > 0.5, which are unique (Kirillov et al., CVPR 2019).
 
-    DQ is the detection F1; SQ the mean IoU of matches, 0 where there is none but something to find.
+    DQ is the detection F1; SQ the mean IoU of matches, 0 if there are objects but no matches.
     """
     matched = table.ious[table.ious > 0.5]
     dq = detection_f1(table)[0]
@@ -178,7 +178,8 @@ def f1_scores(matched: int, n_pred: int, n_true: int) -> tuple[float, float, flo
 def match_points(pred_yx: Float64Array, true_yx: Float64Array, radius_px: float) -> tuple[Int64Array, Int64Array]:
     """Pair predicted (P, 2) with true (T, 2) points, one to one, no farther apart than ``radius_px``.
 
-    As many pairs as possible, and of these the least sum of distances. Returns indices into both, by rising truth.
+    As many pairs as possible, and among these the smallest sum of distances. Returns indices into both, sorted by
+    truth.
     """
     if len(pred_yx) == 0 or len(true_yx) == 0:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
@@ -197,12 +198,12 @@ def match_points(pred_yx: Float64Array, true_yx: Float64Array, radius_px: float)
 
 
 def _assign(pred: Int64Array, true: Int64Array, distance: Float64Array) -> Int64Array:
-    """(M, 2) best pairs among the allowed ones of one connected group of points."""
+    """(M, 2) best pairs among the allowed ones of one connected component of points."""
     if len(pred) == 1:
         return np.stack([pred, true], axis=1)
     pred_ids, rows = np.unique(pred, return_inverse=True)
     true_ids, cols = np.unique(true, return_inverse=True)
-    reward = float(distance.sum()) + 1  # one more pair is worth more than any distances
+    reward = float(distance.sum()) + 1  # one more pair outweighs any sum of distances
     cost = np.zeros((len(pred_ids), len(true_ids)))
     cost[rows, cols] = distance - reward
     row, col = linear_sum_assignment(cost)
@@ -223,5 +224,5 @@ def match_classes(
 
 
 def mean_count_error(n_pred: npt.ArrayLike, n_true: npt.ArrayLike) -> float:
-    """Mean absolute difference of counts over pictures."""
+    """Mean absolute difference of counts over images."""
     return float(np.mean(np.abs(np.subtract(n_pred, n_true, dtype=np.float64))))

@@ -1,4 +1,4 @@
-"""Whether scores can be believed: of cells with a score of 0.8, is one in five false?
+"""Calibration of scores: of cells with a score of 0.8, is one in five false?
 
 A cell is true in the strict sense where a true nucleus shares more than half of the union with it (IoU > 0.5), in the
 lenient one where its centre lies in a true nucleus. The expected calibration error (Naeini et al., AAAI 2015) is the
@@ -23,7 +23,7 @@ RELIABILITY_BINS = 20
 
 @dataclass(frozen=True)
 class Judged:
-    """Cells (N,): their ``scores`` in [0, 1], and whether they are true by ``overlap`` and by ``centre``."""
+    """Cells: their ``scores`` (N,) in [0, 1], and whether they are true by ``overlap`` (N,) and by ``centre`` (N,)."""
 
     scores: Float64Array
     overlap: BoolArray
@@ -31,7 +31,7 @@ class Judged:
 
     @classmethod
     def concat(cls, some: Sequence[Judged]) -> Judged:
-        """The cells of several pictures; ``some`` holds at least one."""
+        """The cells of several images; ``some`` holds at least one."""
         return cls(
             np.concatenate([each.scores for each in some]),
             np.concatenate([each.overlap for each in some]),
@@ -41,7 +41,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Bin:
-    """How many ``cells`` have a score in it, their mean ``score``, and the shares that are true."""
+    """A bin of scores: number of ``cells`` in it, their mean ``score``, and the shares that are true."""
 
     cells: int
     score: float
@@ -55,16 +55,16 @@ def judge_cells(folder: Path, prediction: IntArray, truth: IntArray) -> Judged:
     ids, scores, y, x = (column.to_numpy() for column in table.columns)
     pairs = overlap(prediction, truth)
     matched = pairs.pred_ids[pairs.pred[pairs.ious > 0.5]]
-    rows, cols = (np.clip(place.astype(np.int64), 0, side - 1) for place, side in zip((y, x), truth.shape, strict=True))
+    rows, cols = (np.clip(axis.astype(np.int64), 0, side - 1) for axis, side in zip((y, x), truth.shape, strict=True))
     return Judged(scores.astype(np.float64), np.isin(ids, matched), truth[rows, cols] > 0)
 
 
 def bins_of(cells: Judged) -> list[Bin]:
-    """The bins that hold a cell, by rising score."""
-    place = np.minimum((cells.scores * RELIABILITY_BINS).astype(np.int64), RELIABILITY_BINS - 1)
+    """The non-empty bins, by increasing score."""
+    bin_index = np.minimum((cells.scores * RELIABILITY_BINS).astype(np.int64), RELIABILITY_BINS - 1)
     found = []
-    for number in np.unique(place):
-        inside = place == number
+    for number in np.unique(bin_index):
+        inside = bin_index == number
         means = (float(values[inside].mean()) for values in (cells.scores, cells.overlap, cells.centre))
         found.append(Bin(int(inside.sum()), *means))
     return found

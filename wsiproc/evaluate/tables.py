@@ -1,4 +1,4 @@
-"""Lines of named values as a table for the terminal, as Markdown and as CSV."""
+"""Tables of named values for the terminal, as Markdown and as CSV."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 TableLine = Mapping[str, str | float]
-"""One line of a table: column → name or number. Lines may lack columns that others have."""
+"""One row of a table: column → name or number. Rows may lack columns that others have."""
 
 
 def terminal_table(lines: Sequence[TableLine], title: str = "") -> Table:
-    """A table for the terminal; underscores in the names of columns become places to break."""
+    """A table for the terminal; underscores in column names become spaces, where they may wrap."""
     columns = _columns(lines)
     table = Table(title=Text(title) if title else None)
     for column in columns:
@@ -26,7 +26,7 @@ def terminal_table(lines: Sequence[TableLine], title: str = "") -> Table:
 
 
 def upright_table(lines: Sequence[TableLine], title: str) -> Table:
-    """The same table turned round, a column a line, headed by its first value: for few lines of many columns."""
+    """The same table transposed, one column per line, headed by its first value: for few lines with many columns."""
     first, *columns = _columns(lines)
     table = Table(title=Text(title))
     table.add_column(first)
@@ -38,7 +38,7 @@ def upright_table(lines: Sequence[TableLine], title: str) -> Table:
 
 
 def markdown_table(lines: Sequence[TableLine]) -> str:
-    """The same table in Markdown, a row a line."""
+    """The same table in Markdown, one row per line."""
     columns = _columns(lines)
     rows = [[column.replace("_", " ") for column in columns], ["---"] * len(columns)]
     rows += [[text.replace("|", "\\|") for text in _cells(line, columns)] for line in lines]
@@ -55,7 +55,7 @@ def write_lines(path: Path, lines: Sequence[TableLine]) -> None:
 
 
 def _columns(lines: Sequence[TableLine]) -> list[str]:
-    """All columns, in the order in which they are met."""
+    """All columns, in order of first occurrence."""
     return list(dict.fromkeys(column for line in lines for column in line))
 
 

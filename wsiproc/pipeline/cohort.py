@@ -1,4 +1,4 @@
-"""Run many slides as one queue, and lose none."""
+"""Run many slides as one queue; a slide that fails does not affect the others."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from wsiproc.results.cohort_table import HTML, failed_before, has_cohort, write_
 from wsiproc.results.folder import locked, storage_explained
 from wsiproc.results.run_log import net, recorded
 
-# While the cells of one slide are merged, drawn and told of, workers go on with the next.
+# While the cells of one slide are merged, rendered and reported, workers process the next.
 _AT_ONCE = 2
-# What a slide is at in each stage that is told, for sentences about what went wrong there.
+# What each reported stage does, for messages about what went wrong in it.
 _STEPS = {
-    "plan": "looking for tissue and calibrating",
+    "plan": "detecting tissue and calibrating",
     "cells": "finding cells",
     "merge": "merging cells",
-    "render": "drawing labels and exporting",
+    "render": "rendering labels and exporting",
     "report": "writing the report",
 }
 
 
 @dataclass(frozen=True)
 class _Queue:
-    """What the slides of a run have in common, and ``names``, of their folders."""
+    """What the slides of a run have in common; ``names``: of their folders."""
 
     paths: Sequence[Path]
     out: Path
@@ -50,7 +50,7 @@ class _Queue:
     names: Sequence[str]
 
     def request(self, index: int) -> SlideRequest:
-        """What is to be done with one of the slides; the first goes first."""
+        """The request for one of the slides; a lower index has priority."""
         cohort = f"../{HTML}" if len(self.paths) > 1 or has_cohort(self.out) else None
         folder = self.out / self.names[index]
         shared = (self.settings, self.phenotypes, self.overwrite, self.workers)
@@ -60,16 +60,17 @@ class _Queue:
 def run_slides(
     paths: Sequence[Path], out: Path, settings: Settings, overwrite: bool = False, on_progress: OnEvent = ignore
 ) -> Iterator[Outcome]:
-    """Run slides into ``out``/<slide name>, the largest first, two at a time; yields what became of each.
+    """Run slides into ``out``/<slide name>, the largest first, two at a time; yields the outcome of each.
 
-    One that fails costs no other. Slides of the same name get folders told apart by the part of their paths that
-    differs. Of several slides, and of what ``out`` holds already, a table is kept there. Leaving early ends what is
-    under way; the same call goes on with it. ``on_progress`` is called from the caller's thread.
+    A slide that fails does not affect the others. Folders of slides with the same name are distinguished by the part
+    of their paths that differs. A table of all slides, including those already in ``out``, is kept there if there are
+    several. Closing the iterator early cancels the slides in flight; the same call resumes them. ``on_progress`` is
+    called from the caller's thread.
     """
     paths, out = list(dict.fromkeys(map(absolute, paths))), output_folder(out)
-    choose_model(settings)  # an unknown name is said once, not once a slide
+    choose_model(settings)  # an unknown name is reported once, not once per slide
     title = paths[0].name if len(paths) == 1 else f"{len(paths)} slides"
-    with net(f"{title}: looking for kinds of cells", out):
+    with net(f"{title}: discovering phenotypes", out):
         phenotypes = find_phenotypes(
             paths, out, settings, lambda done, total: on_progress(Event(title, "classes", done, total))
         )
@@ -96,7 +97,7 @@ def _write_cohort(out: Path, failed: Mapping[str, str]) -> None:
 
 
 def _file_bytes(path: Path) -> int:
-    """Size of a slide's files: how much work it may be; 0 where that cannot be told."""
+    """Total size of a slide's files, a proxy for the amount of work; 0 if it cannot be determined."""
     try:
         return sum(file.stat().st_size for file in slide_files(path))
     except OSError:
@@ -104,7 +105,7 @@ def _file_bytes(path: Path) -> int:
 
 
 def _outcome(queue: _Queue, index: int, on_progress: OnEvent) -> Outcome:
-    """What became of the slide whose ``index`` it is."""
+    """Run the slide at ``index``; its outcome."""
     path, name = queue.paths[index], queue.names[index]
     folder = queue.out / name
     step = "opening the slide"

@@ -1,7 +1,7 @@
-"""The folder of each slide in a run's output: called as the slide, and told apart where several are called the same.
+"""The folder of each slide in a run's output: named after the slide, made unique where several have the same name.
 
-A folder belongs to the slide that ``run.json`` names, or that its unfinished work is of: by the slide's path, and where
-the file was moved, by its content. So every later run finds its results where they are, whatever slides come beside it.
+A folder belongs to the slide named in ``run.json`` or in its unfinished work: identified by the slide's path or, if the
+file was moved, by its content. So every later run finds existing results, whatever slides are added.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _MOST_NAME_BYTES = 200  # most systems take 255; names of temporary files and lo
 
 @dataclass(frozen=True)
 class _Owner:
-    """Whose a folder is; None where that is not told."""
+    """The slide that a folder belongs to; None where that is unknown."""
 
     path: Path | None = None
     fingerprint: str | None = None
 
 
 def output_folder(out: Path) -> Path:
-    """``out`` made absolute; SettingsError for a name in it that OME-Zarr cannot be written under."""
+    """``out`` made absolute; SettingsError if OME-Zarr cannot be written under one of its names."""
     folder = absolute(out)
     for part in folder.parts[1:]:
         if "\\" in part or part.endswith(".__lock") or not _is_unicode(part):
@@ -48,7 +48,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def name_folders(paths: Sequence[Path], out: Path) -> list[str]:
-    """The name of each slide's folder in ``out``; ``paths`` are absolute and each there once."""
+    """The name of each slide's folder in ``out``; ``paths`` are absolute and unique."""
     stems = {path: slide_name(path) for path in paths}
     owners = _owners(out, stems.values())
     named = _recognised(stems, owners)
@@ -70,7 +70,7 @@ def name_folders(paths: Sequence[Path], out: Path) -> list[str]:
 
 
 def _names(path: Path, stem: str, others: Sequence[Path]) -> Iterator[str]:
-    """Names for a slide's folder, the best first; ``others``: slides of the same name."""
+    """Candidate names for a slide's folder, best first; ``others``: slides with the same name."""
     if not others:
         yield stem
     before = differing(path.parent.parts[1:], [other.parent.parts[1:] for other in others])
@@ -94,15 +94,15 @@ def _joined(parts: Sequence[str]) -> str:
 
 
 def _folded(name: str) -> str:
-    """The same for names that are one to some file system: of other case or composition."""
+    """A canonical form, equal for names that some file systems treat as one: differing in case or Unicode form."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
-# --- what is there already -------------------------------------------------------------------------------------------
+# --- existing folders ------------------------------------------------------------------------------------------------
 
 
 def _owners(out: Path, stems: Iterable[str]) -> dict[str, _Owner]:
-    """Folders in ``out`` whose names begin or end as a slide's does, and whose they are."""
+    """Folders in ``out`` whose names contain a slide's, and their owners."""
     try:
         names = sorted(entry.name for entry in os.scandir(out) if entry.is_dir() and not entry.name.startswith("."))
     except OSError:
@@ -112,7 +112,7 @@ def _owners(out: Path, stems: Iterable[str]) -> dict[str, _Owner]:
 
 
 def _parts(name: str) -> set[str]:
-    """The name, and what is before, after and between any of its underscores."""
+    """The name, and every part of it that underscores delimit."""
     words = name.split("_")
     ends = range(1, len(words) + 1)
     return {"_".join(words[first:end]) for end in ends for first in range(end)}
@@ -121,16 +121,16 @@ def _parts(name: str) -> set[str]:
 def _owner(folder: Path) -> _Owner:
     for place, key in ((folder / RUN, "slide"), (folder / WORK / SLIDE, None)):
         try:
-            facts = json.loads(place.read_text(encoding="utf-8"))
-            facts = facts if key is None else facts[key]
-            return _Owner(Path(facts["path"]), str(facts["fingerprint"]))
+            slide = json.loads(place.read_text(encoding="utf-8"))
+            slide = slide if key is None else slide[key]
+            return _Owner(Path(slide["path"]), str(slide["fingerprint"]))
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return _Owner()
 
 
 def _recognised(stems: Mapping[Path, str], owners: Mapping[str, _Owner]) -> dict[Path, str]:
-    """Slides that have a folder: it names their path, or their content, where no slide of its path is in this run."""
+    """Folders of slides that have one: it records their path, or their content if its path is not in this run."""
     by_path = {owner.path: name for name, owner in sorted(owners.items(), reverse=True)}
     named = {path: by_path[path] for path in stems if path in by_path}
     free = {name: owner for name, owner in owners.items() if owner.path is not None and name not in named.values()}
@@ -145,7 +145,7 @@ def _recognised(stems: Mapping[Path, str], owners: Mapping[str, _Owner]) -> dict
 
 
 def _content(path: Path) -> str | None:
-    """A slide's fingerprint; None where it cannot be read, which is told when its turn comes."""
+    """A slide's fingerprint; None where it cannot be read, which is reported when the slide is run."""
     try:
         return fingerprint(path)
     except OSError:

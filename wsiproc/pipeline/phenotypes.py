@@ -1,7 +1,8 @@
-"""Kinds of cells without labels: found once for all slides of a run, before any of them is segmented.
+"""Phenotypes (clusters of cells) without labels: found once for all slides of a run, before any is segmented.
 
-Cells in sampled windows of every slide are measured and grouped; what is kept is one typical cell a kind, in
-``classes.toml``. A cell's kind is then a matter of its own measurements, on any slide, however the work is cut up.
+Cells in sampled windows of every slide are measured and clustered; one centre per phenotype is kept, in
+``classes.toml``. A cell's phenotype then depends on its own measurements alone, on any slide, however the work is
+divided.
 """
 
 from __future__ import annotations
@@ -33,18 +34,18 @@ from wsiproc.pipeline.stages.segment import cell_table
 
 FILE = "classes.toml"
 
-# Over all slides, the same number for each, so that a large cohort costs little more than its planning.
+# In total, shared equally by the slides, so that a large cohort costs little more than its planning.
 _MOST_CELLS, _MOST_WINDOWS = 20_000, 256
-_FEWEST_A_KIND = 20
+_MIN_CELLS_PER_PHENOTYPE = 20
 _DIGITS = 6  # in the file
 
 
 def find_phenotypes(paths: Sequence[Path], out: Path, settings: Settings, on_progress: OnProgress) -> Phenotypes | None:
-    """The kinds that cells are told apart by; None where they keep the classes of the model.
+    """The phenotypes that cells are assigned to; None where they keep the classes of the model.
 
-    A number of kinds is looked for in the slides ``paths`` and written to ``out``/classes.toml, unless that is there
-    already. ``on_progress``: slides looked at, slides in all. Raises SettingsError where a file does not suit the run,
-    and PlanError where the samples hold too few cells.
+    If the settings give a number of phenotypes, they are found in the slides ``paths`` and written to
+    ``out``/classes.toml, unless that exists. ``on_progress``: slides sampled, slides in total. Raises SettingsError
+    where a file does not suit the run, and PlanError where the samples hold too few cells.
     """
     wanted = settings.classes
     if wanted is None:
@@ -56,18 +57,18 @@ def find_phenotypes(paths: Sequence[Path], out: Path, settings: Settings, on_pro
         out.mkdir(parents=True, exist_ok=True)
         write_phenotypes(path, phenotypes, found_in)
         trim_heap()
-    phenotypes = read_phenotypes(path)  # what was just found too, so that a run that goes on has the same digits
+    phenotypes = read_phenotypes(path)  # even if just found, so that a resumed run has the same digits
     _require_model(phenotypes, model, path)
     if isinstance(wanted, int) and len(phenotypes.names) != wanted:
         raise SettingsError(
-            f"{path} holds {len(phenotypes.names)} kinds of cells, --classes asks for {wanted}. Pass --classes {path} "
-            "to use those, or delete the file (or choose another -o folder) to have them found again"
+            f"{path} holds {len(phenotypes.names)} phenotypes, but --classes asks for {wanted}. Pass --classes {path} "
+            "to use those, or delete the file (or choose another -o folder) to find them again"
         )
     return phenotypes
 
 
 def _require_model(phenotypes: Phenotypes, model: Model, path: Path) -> None:
-    """Refuse kinds of another model's cells."""
+    """Refuse phenotypes of another model's cells."""
     theirs, ours = (
         (phenotypes.model, phenotypes.mpp, phenotypes.weights_sha256),
         (model.name, model.mpp, model.weights_sha256),
@@ -75,23 +76,23 @@ def _require_model(phenotypes: Phenotypes, model: Model, path: Path) -> None:
     if theirs != ours:
         what = [f"{name!r} at {mpp:g} µm/px, weights {str(weights)[:12]}" for name, mpp, weights in (theirs, ours)]
         raise SettingsError(
-            f"{path}: its kinds were found in cells of the model {what[0]}; this run uses {what[1]}. Run that model, "
-            "or let the kinds be found for this one: --classes with their number, in another -o folder"
+            f"{path}: its phenotypes were found in cells of the model {what[0]}; this run uses {what[1]}. Run that "
+            "model, or find phenotypes for this one: --classes with their number, in another -o folder"
         )
 
 
 def _discover(
     paths: Sequence[Path], settings: Settings, model: Model, count: int, on_progress: OnProgress
 ) -> tuple[Phenotypes, str]:
-    """``count`` kinds of cells in all slides that can be read, and which cells they were found in, in words."""
+    """``count`` phenotypes in all slides that can be read, and a description of the cells they were found in."""
     samples, stains = _sample_slides(paths, settings, model, on_progress)
     features = _features(stains)
     cells = np.concatenate([np.stack([comparable(name, table[name]) for name in features], 1) for table in samples])
     found_in = f"{len(cells):,} cells of {len(samples)} {'slide' if len(samples) == 1 else 'slides'}"
-    if len(cells) < count * _FEWEST_A_KIND:
+    if len(cells) < count * _MIN_CELLS_PER_PHENOTYPE:
         raise PlanError(
-            f"{count} kinds of cells need at least {count * _FEWEST_A_KIND} cells to be found in; the samples hold "
-            f"{found_in}. Ask for fewer --classes, or run more slides at once"
+            f"{count} phenotypes (clusters of cells) need at least {count * _MIN_CELLS_PER_PHENOTYPE} sampled cells, "
+            f"but there are {found_in}. Ask for fewer --classes, or run more slides together"
         )
     scale, centres = standardised_kmeans(cells, count)
     ratios = [by_ratio(name) for name in features]
@@ -111,7 +112,8 @@ def _discover(
 
 
 def _features(stains: Sequence[str]) -> tuple[str, ...]:
-    """What kinds are told apart by: size, elongation, strength and texture of the nuclear stain, strength of the other.
+    """What phenotypes are distinguished by: size, elongation, intensity and texture of the nuclear stain, intensity of
+    the other stain.
 
     The other stain's texture is left out: on a nucleus it is mostly the rim of a neighbour.
     """
@@ -120,7 +122,7 @@ def _features(stains: Sequence[str]) -> tuple[str, ...]:
 
 
 def _leading(features: Sequence[str]) -> int:
-    """The feature that kinds are numbered by, lowest first: DAB where there is some, else size."""
+    """The feature that phenotypes are numbered by, lowest first: DAB if the slides have it, else size."""
     return features.index("dab_od_mean") if "dab_od_mean" in features else 0
 
 
@@ -131,9 +133,9 @@ def _short(value: float) -> float:
 def _sample_slides(
     paths: Sequence[Path], settings: Settings, model: Model, on_progress: OnProgress
 ) -> tuple[list[dict[str, Float32Array]], list[str]]:
-    """Measured cells of each slide, and the stains, which all have in common.
+    """Measured cells of each slide, and the stains, the same for all slides.
 
-    A slide that fails is left out: it fails again, and is named, when its turn comes to be run.
+    A slide that fails is left out: it fails again, and is reported, when it is run.
     """
     samples: list[dict[str, Float32Array]] = []
     failures: list[Exception] = []
@@ -151,17 +153,17 @@ def _sample_slides(
         stained.setdefault(tuple(stain_channels(seen.model)), path)
     on_progress(len(paths), len(paths))
     if not samples:
-        raise PlanError(f"kinds of cells are found in slides, and none can be read: {sentence(failures[0])}")
+        raise PlanError(f"phenotypes are found in the slides, and none can be read: {sentence(failures[0])}")
     if len(stained) > 1:
         listed = "; ".join(f"{path} in {' and '.join(stains)}" for stains, path in stained.items())
         raise SettingsError(
-            f"kinds of cells are found in slides of one stain, but these differ: {listed}. Run them apart"
+            f"phenotypes are found in slides of one stain, but these differ: {listed}. Run them separately"
         )
     return samples, list(*stained)
 
 
 def _sample_cells(path: Path, seen: Survey, settings: Settings, slides: int) -> dict[str, Float32Array]:
-    """Measurements of a slide's share of the cells, evenly taken from its share of the sample windows."""
+    """Measurements of a slide's share of the cells, evenly sampled from its share of the sample windows."""
     model, halo = seen.model, seen.model.halo
     choice = settings.device if settings.scheduler is None else "auto"
     device = choose_device(choice, settings.precision).suited(model)
@@ -179,7 +181,7 @@ def _sample_cells(path: Path, seen: Survey, settings: Settings, slides: int) -> 
 
 
 def _whole_cells(model: Model, maps: UInt8Array, px_um2: float) -> dict[str, Float32Array]:
-    """Measurements of the cells in a window's maps (c, h, w) that its border does not cut."""
+    """Measurements of the cells in a window's maps (c, h, w) that do not touch its border."""
     found = model.instances(maps)
     sums = label_sums(found.labels, len(found.classes), maps)
     low, high = sums.boxes[:, :2], sums.boxes[:, :2] + sums.boxes[:, 2:]

@@ -1,7 +1,7 @@
-"""Imported, and for nothing else, by the process that workers are forked from: what takes them seconds happens once.
+"""Imported only by the process that workers are forked from, so that slow imports happen once.
 
-Importing this imports what workers need and has the compiled code of their tasks loaded, by cutting out one square
-nucleus. It starts no threads, which would be lost in the fork, and leaves nothing behind.
+Importing this module imports what workers need and loads the compiled code of their tasks, by segmenting one square
+nucleus. It starts no threads, which would be lost in the fork, and leaves no state behind.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from wsiproc.models.cells import CutRule, SplitLengths, cut_cells
 from wsiproc.pipeline.stages.job import prepare_worker
 
 
-def _rehearse() -> None:
+def _load_compiled_code() -> None:
     prepare_worker()
     maps = np.zeros((4, 64, 64), np.uint8)
     maps[:, 20:40, 20:40] = 200
@@ -48,6 +48,6 @@ def _rehearse() -> None:
     downsample_mean(maps)
 
 
-_rehearse()
-# Nothing of it is garbage, neither in the forks, which share it, nor when this process ends.
+_load_compiled_code()
+# None of it is ever garbage: the forks share it, and this process need not collect it when it ends.
 gc.freeze()

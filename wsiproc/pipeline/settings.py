@@ -1,4 +1,4 @@
-"""What a user can set, in one frozen value; unpacked once, in ``plan``."""
+"""The user's settings, as one frozen value; unpacked once, in ``plan``."""
 
 from __future__ import annotations
 
@@ -35,14 +35,15 @@ _MOST_WORKERS = 1024
 _REMEDIES = {
     "mpp": ", not a positive number; give the µm per pixel of the slide",
     "min_score": "; scores go from 0 to 1",
-    "classes": f"; give {FEWEST_PHENOTYPES} to {MOST_PHENOTYPES} kinds of cells to find, or the path of a classes.toml",
+    "classes": f"; give a number of phenotypes (clusters of cells) to find, {FEWEST_PHENOTYPES} to {MOST_PHENOTYPES}, "
+    "or the path of a classes.toml",
     "region": " px; it must be a positive multiple of the model's window",
     "batch": "; at least 1 is needed",
     "workers": "; at least 1 is needed",
     "memory_gb": "; it must be more than 0 GB",
     "read_timeout_s": "; it must be more than 0 seconds",
 }
-"""What follows the name and the value of a setting that is out of its bounds."""
+"""What follows the name and the value of an out-of-bounds setting in the error message."""
 
 
 def _text(given: object) -> object:
@@ -51,7 +52,7 @@ def _text(given: object) -> object:
 
 
 def _absolute(given: object) -> object:
-    """A path as such; in a file it is relative to the working folder, not to the file."""
+    """A path made absolute; in a settings file it is relative to the working directory, not to the file."""
     return absolute(given) if isinstance(given, str | PathLike) else given
 
 
@@ -70,7 +71,7 @@ def _startable(workers: int) -> int:
     """No more processes than one machine can start."""
     if workers > _MOST_WORKERS:
         raise ValueError(
-            f"workers is {workers}; one machine can start {_MOST_WORKERS} at most: leave it out for one a core, or "
+            f"workers is {workers}; one machine can start {_MOST_WORKERS} at most: leave it out for one per core, or "
             "name a cluster with --scheduler"
         )
     return workers
@@ -78,13 +79,13 @@ def _startable(workers: int) -> int:
 
 _AbsolutePath = Annotated[Path, BeforeValidator(_absolute)]
 _Cuts = Annotated[float | tuple[float, ...], BeforeValidator(_tuple), AfterValidator(_rising)]
-_WithPicture = Annotated[str, StringConstraints(pattern=f"^({'|'.join(get_args(StainNormChoice)[1:])})=")]
+_WithImage = Annotated[str, StringConstraints(pattern=f"^({'|'.join(get_args(StainNormChoice)[1:])})=")]
 
 _Class = TypeVar("_Class", bound=type)
 
 
 def _refusing_in_words(settings: _Class) -> _Class:
-    """The class, which now raises SettingsError where pydantic raises ValidationError."""
+    """Make the class raise SettingsError where pydantic raises ValidationError."""
     check = vars(settings)["__init__"]
 
     @functools.wraps(check)
@@ -115,33 +116,37 @@ class Settings:
     tissue: TissueChoice = "auto"
     """Tissue detection: the package's own (``auto``), none (``all``), or a tissue mask of TIAToolbox."""
     stain: StainChoice = "auto"
-    """Stain of the slide: ``he``, ``hdab`` (haematoxylin and DAB), or ``auto``, which tells it by its colours."""
+    """Stain of the slide: ``he``, ``hdab`` (haematoxylin and DAB), or ``auto``, which detects it by its colours."""
     compartment: CompartmentChoice = "auto"
-    """Where DAB makes a cell positive: in its nucleus, membrane or cytoplasm, or ``auto``, where it lies."""
+    """Where DAB makes a cell positive: in its nucleus, membrane or cytoplasm, or ``auto``, which detects where it is.
+    """
     positive_dab: _Cuts | None = None
-    """Optical density of DAB above which a cell is positive, or three, for weak, moderate and strong; None finds it."""
+    """Optical density of DAB above which a cell is positive, or three, for weak, moderate and strong; None estimates
+    it."""
     min_score: Annotated[float, Ge(0), Le(1)] | None = None
     """Cells with a lower score, from 0 to 1, are left out; None takes the model's own limit."""
-    stain_norm: StainNormChoice | _WithPicture = "none"
-    """Stain normalization before inference: ``none``, or one of TIAToolbox's methods, which ``=`` and the path of a
-    picture of the target stain may follow."""
+    stain_norm: StainNormChoice | _WithImage = "none"
+    """Stain normalization before inference: ``none``, or one of TIAToolbox's methods, optionally followed by ``=`` and
+    the path of an image of the target stain."""
     roi: _AbsolutePath | None = None
     """Regions of interest: GeoJSON, as QuPath exports annotations."""
     classes: Annotated[int, Ge(FEWEST_PHENOTYPES), Le(MOST_PHENOTYPES)] | _AbsolutePath | None = None
-    """Number of kinds of cells to find, or the ``classes.toml`` that holds them; None keeps the model's own classes."""
+    """Number of phenotypes (clusters of cells) to find, or the ``classes.toml`` that holds them; None keeps the model's
+    own classes."""
     region: Annotated[int, Ge(1)] = 2048
-    """Side of a region, the unit of work, in px at the model's resolution; a multiple of the model's window."""
+    """Side of a region (a processing tile, the unit of work) in px at the model's resolution; a multiple of the model's
+    window."""
     device: DeviceChoice = "auto"
     """Device for inference; ``auto`` takes CUDA where PyTorch finds it."""
     precision: PrecisionChoice = "auto"
-    """Data type for inference; ``auto`` takes as few bits as the device is fast at. ``float16`` is for GPUs, ``int8``
-    for CPUs."""
+    """Data type for inference; ``auto`` takes the lowest precision that is fast on the device. ``float16`` is for GPUs,
+    ``int8`` for CPUs."""
     batch: Annotated[int, Ge(1)] | None = None
     """Batch size on a GPU, in windows; None chooses by free memory."""
     executor: Executor = "auto"
     """What runs the tasks; ``loop`` is this process alone, for a debugger."""
     workers: Annotated[int, Ge(1), AfterValidator(_startable)] | None = None
-    """Number of worker processes; None takes one a core."""
+    """Number of worker processes; None takes one per core."""
     scheduler: str | None = None
     """Address of an existing Dask scheduler, as ``tcp://host:8786``."""
     memory_gb: Annotated[float, Gt(0)] | None = None
@@ -153,7 +158,7 @@ class Settings:
     """Whether a region that cannot be read stops its slide, instead of being left out and reported."""
 
     force: bool = False
-    """Whether a slide that looks unsuitable, as one without colour, is worked on with a warning instead of refused."""
+    """Whether a slide that looks unsuitable, such as one without colour, is run with a warning instead of refused."""
 
     @property
     def cuts(self) -> tuple[float, ...] | None:
@@ -190,7 +195,7 @@ class SettingsArguments(TypedDict, total=False):
 
 
 def load_settings(path: Path) -> dict[str, Any]:
-    """Settings written in a TOML file, checked; errors name the file."""
+    """Validated settings from a TOML file; errors name the file."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -213,15 +218,15 @@ _BOUNDS = ("greater_than", "greater_than_equal", "less_than_equal", "finite_numb
 
 
 def _in_words(error: ValidationError) -> str:
-    """What pydantic found wrong with the first setting that it names, and what to do about it.
+    """What pydantic found wrong with the first setting that it reports, and what to do about it.
 
-    Of a union, it tells for each member why the value is none; a value out of bounds at least has the right type.
+    For a union, it reports an error for each member; a value out of bounds at least has the right type.
     """
     found = error.errors(include_url=False)
     name = str(found[0]["loc"][0])
     mine = [problem for problem in found if problem["loc"][0] == name]
-    telling = (*_BOUNDS, "value_error", "literal_error")
-    problem = next((problem for problem in mine if problem["type"] in telling), mine[0])
+    specific = (*_BOUNDS, "value_error", "literal_error")
+    problem = next((problem for problem in mine if problem["type"] in specific), mine[0])
     kind, value = problem["type"], problem["input"]
     if kind == "unexpected_keyword_argument":
         known = (field.name for field in dataclasses.fields(Settings))
@@ -237,7 +242,7 @@ def _in_words(error: ValidationError) -> str:
 
 
 def _choices(name: str) -> tuple[str, ...]:
-    """What a setting can be by name."""
+    """The values that the setting ``name`` may have."""
     hint = get_type_hints(Settings)[name]
     return get_args(hint if get_origin(hint) is Literal else get_args(hint)[0])
 

@@ -1,4 +1,4 @@
-"""Workers for the slides of a run: started when the first needs them, shared, and fewer when memory runs short."""
+"""Workers for the slides of a run: started on first use, shared, and reduced in number when memory runs short."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from wsiproc.pipeline.settings import Settings
 
 
 class SharedWorkers:
-    """The worker pool of a run, for as many ``slides`` as may use it at a time, each from a thread of its own."""
+    """The worker pool of a run, shared by up to ``slides`` concurrent slides, each in a thread of its own."""
 
     def __init__(self, settings: Settings, slides: int) -> None:
         self._settings, self._slides = settings, slides
@@ -30,7 +30,7 @@ class SharedWorkers:
         self._change = Condition()
 
     def cluster(self) -> Cluster | None:
-        """What the workers of an existing cluster are; None where the workers are this machine's."""
+        """Properties of an existing cluster's workers; None where the workers are on this machine."""
         with self._change:
             settings = self._settings
             if self._cluster is None and settings.scheduler is not None:
@@ -39,9 +39,9 @@ class SharedWorkers:
 
     @contextmanager
     def for_plan(self, plan: Plan) -> Iterator[WorkerPool]:
-        """Workers for a plan, for the time of the block.
+        """Workers for a plan, for the duration of the block.
 
-        Where there are more than fit into memory with this plan, the slides that use them are waited for.
+        If more workers run than fit into memory with this plan, it waits for the slides that use them.
         """
         with self._change:
             taken = self._fitting(plan)
@@ -54,7 +54,7 @@ class SharedWorkers:
                 self._change.notify_all()
 
     def _fitting(self, plan: Plan) -> WorkerPool:
-        """A pool of the right size; a single region runs in this process unless there is more to do."""
+        """A pool of the right size; a single region runs in this process unless there are other slides."""
         chosen = self._settings.executor != "auto" or self._settings.scheduler is not None
         alone = self._slides == 1 and self._pool is None and not chosen
         if alone and min(plan.workers, self._size(plan)) < 2:
@@ -69,7 +69,7 @@ class SharedWorkers:
         return min(plan.max_workers, self._most or plan.max_workers)
 
     def _in_the_way(self, plan: Plan) -> bool:
-        """Whether there are more workers than fit, or only this process, which does one slide at a time."""
+        """Whether there are more workers than fit, or only this process, which runs one slide at a time."""
         return self._pool is not None and (self._pool.backend is None or self._pool.workers > self._size(plan))
 
     def _started(self, size: int | None) -> WorkerPool:
@@ -81,7 +81,7 @@ class SharedWorkers:
         return self._pool
 
     def fewer(self, than: WorkerPool) -> bool:
-        """Have half as many workers as ``than`` from now on; False where that is one, or all are somebody else's."""
+        """Use half as many workers as ``than`` from now on; False if it has one, or if they belong to a cluster."""
         if self._settings.scheduler is not None or than.workers < 2:
             return False
         with self._change:
@@ -89,7 +89,7 @@ class SharedWorkers:
         return True
 
     def cancel(self) -> None:
-        """Have every slide that is under way end soon, with an error that nobody waits for."""
+        """Make every slide in flight end soon, with an error that the caller ignores."""
         with self._change:
             self._closed = True
             if self._pool is not None:

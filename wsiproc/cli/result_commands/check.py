@@ -1,4 +1,4 @@
-"""``wsiproc check``: proves what finished slides hold."""
+"""``wsiproc check``: validates the results of finished slides."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def check_command(
     folders: Annotated[list[Path], typer.Argument(parser=path, help="Folders that `run` wrote, or folders of them.")],
     as_json: AsJson = False,
 ) -> None:
-    """Prove output folders: GeoJSON rules, OME-Zarr validity, the same cells and ids in every file."""
+    """Validate output folders: GeoJSON rules, OME-Zarr validity, the same cells and ids in every file."""
     from wsiproc.cli.console import print_findings
     from wsiproc.results.validate import check_output
 

@@ -1,4 +1,4 @@
-"""``wsiproc evaluate``: cells against truth."""
+"""``wsiproc evaluate``: score cells against the ground truth."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def evaluate_command(
     truth: Annotated[Path, typer.Argument(parser=path, help="The same for the truth; folders are paired by name.")],
     csv: Annotated[Path | None, typer.Option(parser=path, help="Write the table here as well.")] = None,
     figures: Annotated[
-        Path | None, typer.Option(parser=path, help="Folder for overlays, the worst pictures first.")
+        Path | None, typer.Option(parser=path, help="Folder for overlays, the worst images first.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score cells against truth: Dice, AJI, PQ, detection F1, a picture a row, and their mean."""
+    """Score cells against the ground truth: Dice, AJI, PQ, detection F1; one row per image, and their mean."""
     from rich.console import Console
 
     from wsiproc.evaluate.compare import evaluate_paths, score_table, write_scores
@@ -38,4 +38,6 @@ def evaluate_command(
         pictures, mean = evaluated(rows)
         answers.give(*pictures)
         answers.end(0, mean=mean)
-    Console(width=max(Console().width, 140)).print(score_table(rows))  # narrower, the numbers would be cut off
+    Console(width=max(Console().width, 140)).print(
+        score_table(rows)
+    )  # in a narrower table the numbers would be cut off

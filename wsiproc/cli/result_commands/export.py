@@ -1,4 +1,4 @@
-"""``wsiproc export``: the cells and pictures of finished slides in the formats of other tools."""
+"""``wsiproc export``: the cells and images of finished slides in the formats of other tools."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EXPORT_EXAMPLES = (
 
 
 class ExportFormat(StrEnum):
-    """Names of formats, as ``wsiproc.results.export.export.FORMATS`` has them."""
+    """Names of formats, the keys of ``wsiproc.results.export.export.FORMATS``."""
 
     csv = "csv"
     h5ad = "h5ad"
@@ -34,7 +34,7 @@ class ExportFormat(StrEnum):
 def export_command(
     folders: Annotated[list[Path], typer.Argument(parser=path, help="Folders that `run` wrote, or folders of them.")],
     to: Annotated[
-        list[ExportFormat], typer.Option("--to", "-t", help="Format; give it again for several.", show_default=False)
+        list[ExportFormat], typer.Option("--to", "-t", help="Format; may be given several times.", show_default=False)
     ],
     out: Annotated[
         Path | None,
@@ -42,22 +42,22 @@ def export_command(
             "--out",
             "-o",
             parser=path,
-            help="Folder that gets one folder a slide. (default: export/ in each slide's)",
+            help="Output folder, with one folder per slide. (default: export/ in each slide's)",
             metavar="FOLDER",
         ),
     ] = None,
     corrected: Annotated[
-        bool, typer.Option("--corrected", help="Take the cells that `import` brought back from QuPath.")
+        bool, typer.Option("--corrected", help="Use the cells that `import` imported from QuPath.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     r"""Write finished slides in the formats of other tools.
 
-    csv: cells.csv.gz, places in px and µm, measurements · h5ad: cells.h5ad, AnnData for scanpy and squidpy ·
+    csv: cells.csv.gz, positions in px and µm, measurements · h5ad: cells.h5ad, AnnData for scanpy and squidpy ·
     spatialdata: spatialdata.zarr (needs wsiproc\[spatialdata]) · ome-zarr: slide.full.ome.zarr, the slide copied at
-    full resolution with its labels · ome-zarr-0.4: pictures for readers without zarr v3, as QuPath · regions:
+    full resolution with its labels · ome-zarr-0.4: images for readers without Zarr v3, such as QuPath · regions:
     regions.geojson, pieces of tissue with their cells counted · annotation-store: cells.db for TIAViz (needs
-    wsiproc\[tiatoolbox]) · classes: a GeoJSON of cells a class. An ome-zarr that was stopped halfway goes on.
+    wsiproc\[tiatoolbox]) · classes: one GeoJSON of cells per class. An interrupted ome-zarr is resumed.
     """
     from wsiproc.cli.console import tile_progress
     from wsiproc.results.export import export as formats
@@ -65,7 +65,7 @@ def export_command(
 
     answers = Answers("export", as_json)
 
-    def tell(output: Path, written: Path) -> None:
+    def report(output: Path, written: Path) -> None:
         if as_json:
             from wsiproc.cli.documents.folders import ExportedFile
 
@@ -82,7 +82,7 @@ def export_command(
                 written.extend(formats.export(open_result(output, corrected), names, target, advance))
         finally:
             for each in written:
-                tell(output, each)
+                report(output, each)
 
     for_each_output(folders, "exporting it", write, answers)
     answers.end(0)

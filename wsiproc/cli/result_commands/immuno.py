@@ -1,4 +1,4 @@
-"""What the command line knows of immunohistochemistry: options, and ``wsiproc reclassify``."""
+"""Immunohistochemistry on the command line: options, and ``wsiproc reclassify``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ def densities(text: str) -> float | tuple[float, ...]:
     try:
         values = tuple(float(part) for part in text.replace(",", " ").split())
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is no optical density; write one as 0.2, or three as 0.2,0.4,0.6") from None
+        raise typer.BadParameter(
+            f"{text!r} is not an optical density; write one as 0.2, or three as 0.2,0.4,0.6"
+        ) from None
     return values[0] if len(values) == 1 else values
 
 
@@ -40,7 +42,7 @@ CompartmentName = Annotated[
     str | None,
     typer.Option(
         "--compartment",
-        help=f"Where DAB makes a cell positive: {either(CompartmentChoice)}. (default: auto, where it lies)",
+        help=f"Where DAB makes a cell positive: {either(CompartmentChoice)}. (default: auto, where it is found)",
         autocompletion=completion.choices(CompartmentChoice),
     ),
 ]
@@ -51,7 +53,7 @@ PositiveDab = Annotated[
         parser=densities,
         metavar="OD",
         help="Optical density of DAB above which a cell is positive, or three for weak, moderate and strong: "
-        "0.2,0.4,0.6. (default: found in the slide)",
+        "0.2,0.4,0.6. (default: estimated from the slide)",
     ),
 ]
 
@@ -67,10 +69,10 @@ def reclassify_command(
     compartment: CompartmentName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Give cells that were scored by DAB other classes, in all files, in seconds and without finding cells again.
+    """Reclassify cells scored by DAB, in all files, in seconds and without segmenting again.
 
-    The result is what `run` with the same options would have given. Stopped halfway? The same command goes on. Exit
-    code 0: all slides have their new classes; 1: some could not get them, and are named.
+    The result is what `run` with the same options would have given. Interrupted? Run the same command to resume. Exit
+    code 0: all slides have their new classes; 1: some failed, and are listed.
     """
     from wsiproc.pipeline.reclassify import reclassify as change
 
@@ -93,7 +95,7 @@ def reclassify_command(
             typer.echo(f"  warning: {warning}")
 
     outputs = [path(text) for text in folders if not _is_number(text)]
-    for_each_output(outputs, "giving its cells other classes", give, answers)
+    for_each_output(outputs, "reclassifying its cells", give, answers)
     answers.end(0)
 
 

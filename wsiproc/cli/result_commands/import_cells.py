@@ -1,4 +1,4 @@
-"""``wsiproc import``: cells that were corrected in QuPath, brought back beside those that were found."""
+"""``wsiproc import``: import cells that were corrected in QuPath, next to those that were found."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ IMPORT_EXAMPLES = (
 
 
 class MissingCells(StrEnum):
-    """What becomes of cells that are not in the file."""
+    """What to do with cells that are not in the file."""
 
     delete = "delete"
     keep = "keep"
@@ -36,18 +36,20 @@ def import_command(
     ],
     exclude: Annotated[
         list[str] | None,
-        typer.Option(metavar="CLASS", help="Annotations in which cells are left out, besides exclude and ignore."),
+        typer.Option(
+            metavar="CLASS", help="Class of annotations in which cells are left out, besides exclude and ignore."
+        ),
     ] = None,
     missing: Annotated[
         MissingCells | None,
-        typer.Option(help="Cells that are not in the file. (default: delete, refused where it is more than half)"),
+        typer.Option(help="Cells that are not in the file. (default: delete, refused if these are more than half)"),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change and write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change and write nothing.")] = False,
 ) -> None:
-    """Bring cells back that were corrected in QuPath: cells.corrected.parquet beside cells.parquet, which stays.
+    """Import cells that were corrected in QuPath: writes cells.corrected.parquet next to cells.parquet, which stays.
 
-    Other classes, other outlines (measured again in the maps), cells added or deleted, areas to exclude; what changed
-    is counted, and told in corrections.json.
+    Changed classes, changed outlines (measured again in the maps), cells added or deleted, areas to exclude; the
+    changes are counted, and reported in corrections.json.
     """
     from wsiproc.errors import SettingsError
     from wsiproc.results.folder import find_outputs
@@ -56,39 +58,39 @@ def import_command(
     outputs = find_outputs(folder)
     if len(outputs) != 1:
         raise SettingsError(
-            f"{folder}: the corrected cells are of one slide, and there are {len(outputs)}: name its folder"
+            f"{folder}: the corrected cells are of one slide, but this holds {len(outputs)}; give that slide's folder"
         )
-    told = import_corrections(
+    changes = import_corrections(
         corrected,
         outputs[0],
         exclude=exclude or [],
         missing=None if missing is None else missing.value,
         dry_run=dry_run,
     )
-    for line in _lines(told):
+    for line in _lines(changes):
         typer.echo(line)
     written = f"nothing was written (--dry-run); it would be {outputs[0] / TABLE}"
-    typer.echo(written if dry_run else f"{outputs[0] / TABLE}; what changed is in {FACTS} beside it")
+    typer.echo(written if dry_run else f"{outputs[0] / TABLE}; the changes are in {FACTS} next to it")
 
 
-def _lines(told: Corrections) -> Iterator[str]:
-    """What changed, a line each."""
-    yield f"{told.before:,} cells before, {told.after:,} after: {told.unchanged:,} unchanged"
-    for (old, new), cells in told.reclassified.items():
+def _lines(changes: Corrections) -> Iterator[str]:
+    """The changes, one per line."""
+    yield f"{changes.before:,} cells before, {changes.after:,} after: {changes.unchanged:,} unchanged"
+    for (old, new), cells in changes.reclassified.items():
         yield f"  {cells:,} reclassified from {old} to {new}"
-    changed = {"with another outline": told.outlines, "added": told.added, "deleted": told.deleted}
+    changed = {"with another outline": changes.outlines, "added": changes.added, "deleted": changes.deleted}
     yield from (f"  {cells:,} {what}" for what, cells in changed.items() if cells)
-    if told.areas:
-        yield f"  {told.excluded:,} excluded, in areas to leave out: {told.areas}"
-    where = f" ({told.compartment})" if told.compartment else ""
-    if told.positive_index is not None:
-        before, after = told.positive_index
+    if changes.areas:
+        yield f"  {changes.excluded:,} excluded, in areas to leave out: {changes.areas}"
+    where = f" ({changes.compartment})" if changes.compartment else ""
+    if changes.positive_index is not None:
+        before, after = changes.positive_index
         yield f"  positive index{where} {before:.1%} before, {after:.1%} after"
-    if told.h_score is not None:
-        yield f"  H-score{where} {told.h_score[0]:.0f} before, {told.h_score[1]:.0f} after"
-    if told.ignored:
-        yield "  ignored: " + ", ".join(f"{number:,} of type {kind}" for kind, number in told.ignored.items())
-    if told.skipped:
-        yield f"  {told.skipped:,} objects could not be taken:"
-        yield from (f"    {problem}" for problem in told.problems)
-    yield from (f"  warning: {warning}" for warning in told.warnings)
+    if changes.h_score is not None:
+        yield f"  H-score{where} {changes.h_score[0]:.0f} before, {changes.h_score[1]:.0f} after"
+    if changes.ignored:
+        yield "  ignored: " + ", ".join(f"{number:,} of type {kind}" for kind, number in changes.ignored.items())
+    if changes.skipped:
+        yield f"  {changes.skipped:,} objects could not be imported:"
+        yield from (f"    {problem}" for problem in changes.problems)
+    yield from (f"  warning: {warning}" for warning in changes.warnings)

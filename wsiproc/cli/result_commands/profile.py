@@ -1,4 +1,4 @@
-"""``wsiproc profile``: where the time of finished slides went, what limited them, and what to change."""
+"""``wsiproc profile``: where the time of finished slides was spent, what limited them, and what to change."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def profile_command(
     folders: Annotated[list[Path], typer.Argument(parser=path, help="Folders that `run` wrote, or folders of them.")],
     as_json: AsJson = False,
 ) -> None:
-    """Show where the time of finished slides went, what limited them, and what to change.
+    """Show where the time of finished slides was spent, what limited them, and what to change.
 
-    Seconds are those that workers were busy, added up; the share is of all of these.
+    Seconds are the busy time of all workers, summed; shares are of this total.
     """
     from wsiproc.cli.console import print_profile
     from wsiproc.results.record import RunRecord

@@ -22,34 +22,39 @@ def qupath_command(
     folders: Annotated[list[Path], typer.Argument(parser=path, help="Folders that `run` wrote, or folders of them.")],
     simplify: Annotated[
         float,
-        typer.Option(metavar="PX", help="How far, in px of the slide, a simpler outline may be from the true one."),
+        typer.Option(metavar="PX", help="How far a simplified outline may deviate from the true one, in slide px."),
     ] = 0.0,
     cells_per_file: Annotated[
         int | None,
-        typer.Option(help="Most cells in a file. (default: as many as a heap of 4 GB can read)", show_default=False),
+        typer.Option(
+            help="Maximum number of cells per file. (default: as many as a heap of 4 GB can read)", show_default=False
+        ),
     ] = None,
     tiles: Annotated[
-        float | None, typer.Option(metavar="MM", help="Side of the square of a file in mm, however many cells it has.")
+        float | None,
+        typer.Option(
+            metavar="MM", help="Side in mm of the square that each file covers, whatever its number of cells."
+        ),
     ] = None,
-    min_area: Annotated[float, typer.Option(metavar="UM2", help="Leave out cells smaller than so many µm².")] = 0.0,
+    min_area: Annotated[float, typer.Option(metavar="UM2", help="Leave out cells with a smaller area, in µm².")] = 0.0,
 ) -> None:
     """Split the cells of finished slides into files that fit QuPath's memory, with scripts to import and correct them.
 
-    They come into the folder qupath of each slide; docs/qupath.md tells every step.
+    They are written to the folder qupath of each slide; docs/qupath.md describes every step.
     """
     from wsiproc.results.qupath.split import Wanted, split_cells
 
     wanted = Wanted(cells_per_file, tiles, simplify, min_area)
 
     def write(output: Path) -> None:
-        for line in _told(split_cells(output, wanted)):
+        for line in _summary(split_cells(output, wanted)):
             typer.echo(line)
 
     for_each_output(folders, "splitting its cells", write)
 
 
-def _told(split: QuPathSplit) -> list[str]:
-    """What a user must know of a split."""
+def _summary(split: QuPathSplit) -> list[str]:
+    """What a user must know about a split."""
     largest = max(split.files, key=lambda file: file["heap_bytes"], default={"cells": 0, "heap_bytes": 0})
     lines = [
         f"{split.folder}: {split.cells:,} cells in {len(split.files)} files of squares of {split.side_px:,} px; the "

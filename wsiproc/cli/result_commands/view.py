@@ -1,4 +1,4 @@
-"""``wsiproc view``."""
+"""``wsiproc view``: show finished slides in the browser."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ def view_command(
     ],
     port: Annotated[
         int | None,
-        typer.Option(help=f"Port to listen on. (default: {VIEWER_PORT}, or any that is free)", min=0, max=65535),
+        typer.Option(help=f"Port to listen on. (default: {VIEWER_PORT}, or any free one)", min=0, max=65535),
     ] = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen on. Any but the default shows the slides to other machines.")
+        str, typer.Option(help="Address to listen on. Any but the default makes the slides visible to other machines.")
     ] = "127.0.0.1",
     slides: Annotated[
         Path | None,
-        typer.Option(parser=path, help="Where the slide files are now, if not where they were when they were run."),
+        typer.Option(parser=path, help="Where the slide files are now, if they were moved after the run."),
     ] = None,
     allow_origin: Annotated[
-        list[str] | None, typer.Option(help="Web page whose scripts may read /zarr too; * allows all.")
+        list[str] | None, typer.Option(help="Origin of web pages whose scripts may also read /zarr; * allows all.")
     ] = None,
     write: Annotated[
         bool,
         typer.Option(
             "--write",
-            help="Let the page keep areas.geojson and corrections.geojson beside the results.",
+            help="Let the page save areas.geojson and corrections.geojson next to the results.",
         ),
     ] = False,
-    no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open the page.")] = False,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open the page in a browser.")] = False,
 ) -> None:
-    """Show finished slides in the browser: cells, maps, density and tissue over the slide; until Ctrl-C."""
+    """Show finished slides in the browser, until Ctrl-C: cells, maps, density and tissue over the slide."""
     import errno
     import webbrowser
     from contextlib import suppress

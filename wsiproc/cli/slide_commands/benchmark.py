@@ -13,7 +13,7 @@ from wsiproc.cli.slide_commands.options import DeviceName, Precision, chosen_set
 
 BENCHMARK_EXAMPLES = (
     "Examples:  wsiproc benchmark monuseg MoNuSegTestData -m my-model   ·   "
-    "wsiproc benchmark bcdata ki67 -m my-model -m other-model   ·   wsiproc benchmark my-pictures --mpp 0.5   ·   "
+    "wsiproc benchmark bcdata ki67 -m my-model -m other-model   ·   wsiproc benchmark my-images --mpp 0.5   ·   "
     "wsiproc benchmark benchmarks/no_nuclei.toml ../shared/data -m my-model"
 )
 
@@ -30,14 +30,14 @@ def benchmark_command(
     ],
     folder: Annotated[
         Path | None,
-        typer.Argument(parser=path, help="Where that dataset or the listed pictures are.", show_default=False),
+        typer.Argument(parser=path, help="Where that dataset or the listed images are.", show_default=False),
     ] = None,
     model: Annotated[
         list[str] | None,
         typer.Option(
             "--model",
             "-m",
-            help="Cell model, once for each; `classical` is always added. (default: default)",
+            help="Cell model; may be given several times. `classical` is always added. (default: default)",
             autocompletion=completion.models,
         ),
     ] = None,
@@ -45,21 +45,21 @@ def benchmark_command(
         "wsiproc-benchmark"
     ),
     mpp: Annotated[
-        float | None, typer.Option(help="µm per pixel of the pictures. (default: that of the named dataset)")
+        float | None, typer.Option(help="µm per pixel of the images. (default: that of the named dataset)")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Take the first so many pictures only.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only this many images, the first ones.")] = None,
     csv: Annotated[Path | None, typer.Option(parser=path, help="Write the table here as well.")] = None,
     device: DeviceName = None,
     precision: Precision = None,
     workers: Annotated[
-        int | None, typer.Option("--workers", "-w", help="Pictures at a time. (default: one a core, at most 8)")
+        int | None, typer.Option("--workers", "-w", help="Images run concurrently. (default: one per core, at most 8)")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Do finished pictures again.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Run finished images again.")] = False,
 ) -> None:
-    """Score models on a labelled dataset, `classical` beside them: one table, scores and overlays of each picture.
+    """Score models on a labelled dataset, and `classical` for comparison: one table, scores and overlays of each image.
 
-    Each picture is run as `run` runs a slide. Stopped halfway? The same command goes on where it was.
-    Exit code 0: every picture was scored; 1: some failed, and are named; 2: the command itself makes no sense.
+    Each image is run as `run` runs a slide. Interrupted? Run the same command to resume.
+    Exit code 0: every image was scored; 1: some failed, and are listed; 2: the command is invalid.
     """
     from wsiproc.cli.console import picture_progress, print_benchmark
     from wsiproc.evaluate.benchmark import run_benchmark

@@ -22,9 +22,9 @@ def doctor_command(
     quick: Annotated[bool, typer.Option("--quick", help="Start no workers.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For a bug report: JSON, without names of folders.")] = False,
 ) -> None:
-    """Say what works on this machine and what to do about the rest; a small slide is drawn, read and searched for it.
+    """Check what works on this machine, with a remedy for what does not; a small synthetic slide is written and run.
 
-    Exit code 0: nothing is in the way of a run; 1: there is a problem, named with its remedy.
+    Exit code 0: slides can be run; 1: there is a problem, reported with its remedy.
     """
     from wsiproc.cli.console import print_diagnosis
     from wsiproc.cli.diagnostics import examine
@@ -40,7 +40,7 @@ def doctor_command(
 
 
 def _report(checks: list[dict[str, str]], out: Path) -> str:
-    """All that is known, as JSON; folders by what they are for, since their names tell of users."""
+    """Everything known, as JSON; folders are replaced by what they are for, since their names may identify users."""
     from wsiproc._version import __version__
     from wsiproc.cli.diagnostics import library_versions
 
@@ -59,7 +59,7 @@ def _report(checks: list[dict[str, str]], out: Path) -> str:
         str(Path.cwd()): "<here>",
         str(Path.home()): "<home>",
     }
-    # The longest first, for one may lie in another; a root such as "/" or "." tells nothing.
+    # The longest first, since one may contain another; a root such as "/" or "." identifies nobody.
     for place in sorted((place for place in places if len(place) > 1), key=len, reverse=True):
         text = text.replace(json.dumps(place, ensure_ascii=False)[1:-1], places[place])
     return text

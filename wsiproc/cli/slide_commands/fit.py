@@ -1,4 +1,4 @@
-"""``wsiproc fit``: learn a model from slides, without labels."""
+"""``wsiproc fit``: train a model on slides, without labels."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def fit_command(
     sources: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Slides, folders with slides in them, folders of pictures of one slide each, or @LIST, a file with a "
-            "path a line.",
+            help="Slides, folders with slides in them, folders of images of one slide each, or @LIST, a file with one "
+            "path per line.",
             show_default=False,
             autocompletion=completion.slides,
         ),
@@ -41,21 +41,23 @@ def fit_command(
     base: Annotated[
         str | None,
         typer.Option(
-            "--from", help="Model to begin with: default, or a model folder.", autocompletion=completion.models
+            "--from", help="Model to start from: default, or a model folder.", autocompletion=completion.models
         ),
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer steps: one slide, two cores, twenty minutes.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Fewer steps: twenty minutes for one slide on two cores.")
+    ] = False,
     seed: Annotated[int | None, typer.Option(help="Same seed, same model, on one device.")] = None,
     device: DeviceName = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the result.")] = False,
 ) -> None:
-    """Learn a cell model from slides or tiles, with no labels: a folder for `run --model`, with a model card.
+    """Train a cell model on slides or tiles, without labels: writes a folder for `run --model`, with a model card.
 
-    Stopped halfway? The same command goes on where it was.
+    Interrupted? Run the same command to resume.
     """
     from wsiproc.cli.console import fit_progress
     from wsiproc.models.device import choose_device, use_allowed_cores
-    from wsiproc.psm.fit import fit as learn
+    from wsiproc.psm.fit import fit as train
     from wsiproc.psm.recipe import fit_settings
     from wsiproc.psm.tiles import is_image_folder
     from wsiproc.results.run_log import net
@@ -65,5 +67,5 @@ def fit_command(
     settings = fit_settings(config, paths, out, mpp=mpp, quick=quick, base=base, seed=seed, device=chosen)
     use_allowed_cores()
     with net("fit", out.parent), fit_progress(quiet) as on_progress:
-        learn(settings, on_progress)
-    typer.echo(f"{out}: use it with  wsiproc run SLIDE --model {out}   (what it learned from: {out / 'README.md'})")
+        train(settings, on_progress)
+    typer.echo(f"{out}: use it with  wsiproc run SLIDE --model {out}   (model card: {out / 'README.md'})")

@@ -1,4 +1,4 @@
-"""Options that the commands which run slides have in common; None means "as in --config, or the default"."""
+"""Options shared by the commands that run slides; None means "as in --config, or the default"."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 # Shared by `run` and `plan`; None means "as in --config, or the default".
-Out = Annotated[Path, typer.Option("--out", "-o", parser=path, help="Folder that gets one folder a slide.")]
+Out = Annotated[Path, typer.Option("--out", "-o", parser=path, help="Output folder, with one folder per slide.")]
 Config = Annotated[
     Path | None,
     typer.Option(
@@ -49,7 +49,7 @@ TissueName = Annotated[
 StainNormOption = Annotated[
     str | None,
     typer.Option(
-        help=f"Stain normalization: {either(choices.StainNormChoice)}; =PICTURE behind a method names a picture of the "
+        help=f"Stain normalization: {either(choices.StainNormChoice)}; =IMAGE after a method gives an image of the "
         "target stain. (default: none)",
         autocompletion=completion.choices(choices.StainNormChoice),
     ),
@@ -65,7 +65,7 @@ Roi = Annotated[
 Classes = Annotated[
     str | None,
     typer.Option(
-        help="Number of kinds of cells to find, or a classes.toml. (default: the model's own classes)",
+        help="Number of phenotypes (clusters of cells) to find, or a classes.toml. (default: the model's own classes)",
         autocompletion=completion.files(".toml"),
     ),
 ]
@@ -83,11 +83,12 @@ DeviceName = Annotated[
 Precision = Annotated[
     str | None,
     typer.Option(
-        help=f"{either(choices.PrecisionChoice)}; auto is as few bits as the device is fast at. (default: auto)",
+        help=f"{either(choices.PrecisionChoice)}; auto is the lowest precision that is fast on the device. "
+        "(default: auto)",
         autocompletion=completion.choices(choices.PrecisionChoice),
     ),
 ]
-Batch = Annotated[int | None, typer.Option(help="Windows at a time on a GPU. (default: by free memory)")]
+Batch = Annotated[int | None, typer.Option(help="Batch size on a GPU, in windows. (default: by free memory)")]
 ExecutorName = Annotated[
     str | None,
     typer.Option(
@@ -96,7 +97,7 @@ ExecutorName = Annotated[
         autocompletion=completion.choices(choices.Executor),
     ),
 ]
-Workers = Annotated[int | None, typer.Option("--workers", "-w", help="Worker processes. (default: one a core)")]
+Workers = Annotated[int | None, typer.Option("--workers", "-w", help="Worker processes. (default: one per core)")]
 Scheduler = Annotated[str | None, typer.Option(help="Address of an existing Dask scheduler: tcp://host:8786.")]
 _UNITS = {"": 1.0, "gb": 1.0, "gib": 2**30 / 1e9, "mb": 1e-3, "mib": 2**20 / 1e9, "tb": 1e3, "tib": 2**40 / 1e9}
 
@@ -105,30 +106,30 @@ def gigabytes(size: str) -> float:
     """A size as users write it, in GB: ``8GB``, ``8 GiB``, ``800MB``; without a unit, GB."""
     parts = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([a-z]*)\s*", size, re.IGNORECASE)
     if parts is None or parts[2].lower() not in _UNITS:
-        raise typer.BadParameter(f"{size!r} is no size; write it as 8GB, 8GiB or 800MB")
+        raise typer.BadParameter(f"{size!r} is not a size; write it as 8GB, 8GiB or 800MB")
     return float(parts[1]) * _UNITS[parts[2].lower()]
 
 
 Memory = Annotated[
     float | None,
-    typer.Option("--memory", parser=gigabytes, metavar="SIZE", help="Memory that all processes may use, as 8GB."),
+    typer.Option(
+        "--memory", parser=gigabytes, metavar="SIZE", help="Memory limit of all processes together, such as 8GB."
+    ),
 ]
 ReadTimeout = Annotated[
     float | None,
-    typer.Option(
-        "--read-timeout", help="Seconds after which a read counts as stuck and is tried again. (default: 300)"
-    ),
+    typer.Option("--read-timeout", help="Timeout of a read in seconds, after which it is retried. (default: 300)"),
 ]
 Strict = Annotated[bool | None, typer.Option("--strict", help="Stop a slide at the first region that cannot be read.")]
 
 Force = Annotated[
     bool | None,
-    typer.Option("--force", help="Work on a slide that looks unsuitable, as one without colour, with a warning."),
+    typer.Option("--force", help="Run a slide that looks unsuitable, such as one without colour, with a warning."),
 ]
 
 
 def chosen_settings(config: Path | None, **given: Any) -> Settings:
-    """Settings from a file, then from the options that were given."""
+    """Settings from a file, overridden by the options that were given."""
     from wsiproc.pipeline.settings import Settings, load_settings
 
     values = load_settings(config) if config else {}
@@ -136,7 +137,7 @@ def chosen_settings(config: Path | None, **given: Any) -> Settings:
 
 
 def slides_to_run(slides: list[str], settings: Settings, out: Path) -> tuple[Path, ...]:
-    """The slides that are meant; of two mistakes, a model that is unknown is named before slides that are not there."""
+    """The slides that arguments stand for; an unknown model is reported before slides that do not exist."""
     try:
         return listed(slides, settings.mpp, out)
     except SlideError:
@@ -147,7 +148,7 @@ def slides_to_run(slides: list[str], settings: Settings, out: Path) -> tuple[Pat
 
 
 def classes_setting(given: str | None) -> int | Path | None:
-    """A number of kinds, or the path of their file."""
+    """A number of phenotypes, or the path of their file."""
     if given is None:
         return None
     return int(given) if given.lstrip("-").isdecimal() else path(given)

@@ -49,7 +49,7 @@ def plan_command(
     force: Force = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what `run` would do and need: regions, memory, disk and time, from a few windows tried for real."""
+    """Show what `run` would do and need: regions, memory, disk and time. It runs a sample of one or two windows."""
     from wsiproc.cli.console import print_plan
     from wsiproc.pipeline.planning.plan import forecast, plan_slide
 

@@ -73,14 +73,14 @@ def run_command(
     read_timeout: ReadTimeout = None,
     strict: Strict = None,
     force: Force = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Do finished slides again.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Run finished slides again.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the summary.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Find the cells of slides: OME-Zarr maps and labels, GeoParquet and QuPath cells, a report.
 
-    Stopped halfway? The same command goes on where it was. Exit code 0: every slide is done; 1: some failed, and the
-    summary names them with their reasons; 2: the command itself makes no sense.
+    Interrupted? Run the same command to resume. Exit code 0: every slide is done; 1: some failed, and the summary lists
+    them with their reasons; 2: the command is invalid.
     """
     from wsiproc.executors import preload
     from wsiproc.pipeline import PRELOADED
@@ -102,7 +102,7 @@ def run_command(
 
 
 def _run(slides: Sequence[Path], out: Path, settings: Settings, overwrite: bool, quiet: bool, answers: Answers) -> bool:
-    """Run slides; whether one failed. What became of those that are done is told, whatever ends the run."""
+    """Run slides; whether any failed. The outcomes so far are reported however the run ends."""
     from wsiproc.cli.console import display, print_summary
     from wsiproc.cli.documents.slides import RunSlide
     from wsiproc.pipeline.cohort import run_slides

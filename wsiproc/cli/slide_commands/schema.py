@@ -1,4 +1,4 @@
-"""``wsiproc schema``: JSON Schemas of what commands answer with ``--json``, and of ``run.json``."""
+"""``wsiproc schema``: JSON Schemas of the output of commands with ``--json``, and of ``run.json``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SCHEMA_EXAMPLES = "Examples:  wsiproc schema run > run.schema.json   ·   wsipro
 
 
 class JsonDocument(StrEnum):
-    """What has a schema: the answers of commands, as ``wsiproc.cli.documents.DOCUMENTS`` has them, and ``run.json``."""
+    """What has a schema: commands with ``--json``, the keys of ``wsiproc.cli.documents.DOCUMENTS``, and ``run.json``."""
 
     run = "run"
     plan = "plan"
@@ -31,7 +31,7 @@ JSON_COMMANDS = frozenset(document.value for document in JsonDocument) - {JsonDo
 def schema_command(
     command: Annotated[JsonDocument, typer.Argument(help="Command, or run.json.", show_default=False)],
 ) -> None:
-    """Print the JSON Schema of what a command answers with --json, or of run.json in each folder of results."""
+    """Print the JSON Schema of a command's output with --json, or of run.json in each folder of results."""
     from wsiproc.cli.documents import schema as schema_of
 
     typer.echo(json.dumps(schema_of(command.value), indent=1, ensure_ascii=False))

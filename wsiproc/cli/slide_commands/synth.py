@@ -1,4 +1,4 @@
-"""``wsiproc synth``: a slide whose nuclei are known."""
+"""``wsiproc synth``: a synthetic slide whose nuclei are known."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SYNTH_EXAMPLES = "Example:  wsiproc synth slide.tif --height 8192 --width 8192 -
 
 def synth_command(
     target: Annotated[
-        Path, typer.Argument(metavar="PATH", parser=path, help="The TIFF to write; truth goes beside it.")
+        Path, typer.Argument(metavar="PATH", parser=path, help="TIFF to write; the ground truth is written next to it.")
     ],
     height: Annotated[int, typer.Option(help="px")] = 4096,
     width: Annotated[int, typer.Option(help="px")] = 4096,
@@ -24,10 +24,10 @@ def synth_command(
     stain: Annotated[Literal["HE", "HDAB"], typer.Option(help="H&E, or haematoxylin and DAB.")] = "HE",
     look: Annotated[str, typer.Option(help="Scanner: bright, grey, warm, purple or soft.")] = "bright",
     crowding: Annotated[float, typer.Option(help="How densely nuclei lie, 0 to 1.")] = 0.5,
-    debris: Annotated[int, typer.Option(help="Number of pen marks, bubbles and dust.")] = 0,
-    labels: Annotated[bool, typer.Option("--labels", help="Write the true label image too.")] = False,
+    debris: Annotated[int, typer.Option(help="Number of pen marks, bubbles and dust particles.")] = 0,
+    labels: Annotated[bool, typer.Option("--labels", help="Write the label image of the ground truth too.")] = False,
 ) -> None:
-    """Draw a slide whose nuclei are known, as a pyramidal TIFF that OpenSlide opens."""
+    """Write a synthetic slide whose nuclei are known, as a pyramidal TIFF that OpenSlide opens."""
     from wsiproc.cli.console import tile_progress
     from wsiproc.synthetic import write_synthetic_slide
 

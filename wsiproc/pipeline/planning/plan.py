@@ -1,4 +1,7 @@
-"""Decide everything about one slide before anything expensive starts: tissue, calibration, regions, what it needs."""
+"""Plan one slide before anything expensive starts: tissue, calibration, regions, required resources.
+
+A *region* is a processing tile throughout the pipeline, not a region of interest.
+"""
 
 from __future__ import annotations
 
@@ -49,20 +52,20 @@ from wsiproc.pipeline.settings import Settings
 from wsiproc.pipeline.stages.job import Job, stain_channels
 from wsiproc.pipeline.stages.merge import BLOCK
 
-# Settings that change what is written; a folder made with others of these cannot be continued. The model counts as what
-# it is, not as the path where it lies.
+# Settings that change what is written; a folder written with different values of these cannot be resumed. The model is
+# identified by its content, not by its path.
 _DECISIVE = ("min_score", "mpp", "reader", "tissue", "region", "stain", "compartment", "positive_dab")
-_FORMAT = "2"  # raise it where results of one version must not be mixed with those of the one before
-_GPU_BYTES_A_WINDOW, _MOST_WINDOWS_AT_ONCE = 5e8, 32
+_FORMAT = "2"  # increment it when results of a new version must not be mixed with earlier ones
+_GPU_BYTES_PER_WINDOW, _MAX_BATCH = 5e8, 32
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All that is decided before anything expensive starts; a value that can be printed.
+    """All that is decided before anything expensive starts; a printable value.
 
-    ``infer``: regions in the order in which they are best handed out; ``windows``, ``mpx``: how many windows the model
-    fills, and their area, Mpx of the grid; ``max_workers``: worker processes that may be there, of which this slide can
-    keep ``workers`` busy.
+    ``infer``: regions in the order in which they are best submitted; ``windows``, ``mpx``: number of windows that the
+    model predicts, and their area, Mpx of the grid; ``max_workers``: worker processes that may be started, of which
+    this slide can keep ``workers`` busy.
     """
 
     job: Job
@@ -87,22 +90,22 @@ class Plan:
 
     @property
     def key(self) -> str:
-        """Hash of all that decides what is written."""
+        """Hash of everything that determines the results."""
         return work_key(self.identity)
 
     @cached_property
     def tissue_mm2(self) -> float:
-        """Area of the tissue, of it what lies in the region of interest."""
+        """Area of the tissue within the region of interest."""
         return mask_mm2(self.tissue, self.job.frame.slide, self.job.frame.slide_mpp, self.job.roi)
 
     @property
     def left_out(self) -> dict[str, BoolArray]:
-        """Masks on the overview of what is neither tissue nor glass, by what it was taken for."""
+        """Masks (h, w) on the overview of what is neither tissue nor background, by what it was classified as."""
         return left_out_masks(self.seen)
 
     @property
     def left_out_mm2(self) -> dict[str, float]:
-        """The area of each."""
+        """The area of each of ``left_out``, mm²."""
         px_mm2 = self.overview_mpp[0] * self.overview_mpp[1] / 1e6
         return {name: float(mask.sum() * px_mm2) for name, mask in self.left_out.items()}
 
@@ -121,11 +124,10 @@ def plan_slide(
     at_once: int = 1,
     name: str | None = None,
 ) -> Plan:
-    """Decide everything for one slide. Reads its overview and a few windows of tissue; predicts and writes nothing.
+    """Plan one slide. Reads its overview and a few windows of tissue; predicts and writes nothing.
 
-    ``phenotypes``: the classes that its cells get; None leaves them those of the model. ``cluster``: the workers, where
-    they are not this machine's; ``at_once``: slides under way at the same time; ``name``: of the folder, if not the
-    file's.
+    ``phenotypes``: the classes that its cells get; None keeps the model's classes. ``cluster``: the workers, if they
+    are not on this machine; ``at_once``: slides processed concurrently; ``name``: of the folder, if not the file's.
 
     Raises SlideError, ResolutionError, SettingsError, ModelError, or PlanError with both numbers where the work does
     not fit.
@@ -144,7 +146,7 @@ def plan_slide(
     infer, segment = split_regions(search, frame.grid, job.region_px, job.context_px)
     windows = {region: needed_windows(search, frame.grid, region.box, job.window_rule) for region in infer}
     work = {region: sum(window.area for window in some) for region, some in windows.items()}
-    each, driver = _bytes_a_worker(job), driver_bytes(at_once)
+    each, driver = _bytes_per_worker(job), driver_bytes(at_once)
     room = memory_limit(settings) - driver
     max_workers = cluster.threads if cluster else settings.workers or workers_that_fit(each, room)
     workers = min(max_workers, len(infer))
@@ -166,7 +168,7 @@ def plan_slide(
         seen=seen.seen,
         samples=seen.samples,
         read_s=seen.read_s,
-        memory_bytes=driver + (0 if cluster else workers * each),  # those of a cluster take theirs elsewhere
+        memory_bytes=driver + (0 if cluster else workers * each),  # a cluster's workers use memory elsewhere
         scoring=scoring,
         warnings=(*seen.warnings, *notes, *(scoring.warnings() if scoring else ())),
     )
@@ -200,7 +202,7 @@ def _job(
     )
 
 
-def _bytes_a_worker(job: Job) -> int:
+def _bytes_per_worker(job: Job) -> int:
     model = job.model
     zoom = max(1.0, model.mpp / job.frame.slide_mpp)
     each = worker_bytes(job.region_px, model.margin, model.window, model.halo, len(model.channels), zoom)
@@ -213,7 +215,7 @@ def slide_source(path: Path, settings: Settings) -> SlideSource:
 
 
 def choose_model(settings: Settings) -> Model:
-    """The model, behind the stain normaliser if one is asked for. Raises ModelError, SettingsError or SlideError."""
+    """The model, with its stain normaliser if one is chosen. Raises ModelError, SettingsError or SlideError."""
     model = load_model(settings.model, settings.min_score)
     if settings.stain_norm == "none":
         return model
@@ -224,23 +226,23 @@ def choose_model(settings: Settings) -> Model:
 
 
 def device_for(model: Model, settings: Settings, cluster: Cluster | None) -> Device:
-    """Where the model runs, and in what precision. Raises SettingsError."""
+    """Device and precision that the model runs with. Raises SettingsError."""
     return (cluster.device if cluster else choose_device(settings.device, settings.precision)).suited(model)
 
 
 def require_features(phenotypes: Phenotypes, model: Model, path: Path) -> None:
-    """Refuse a slide on which the calibrated model does not measure what the kinds are told apart by."""
+    """Refuse a slide on which the calibrated model does not measure what the phenotypes are distinguished by."""
     stains = list(stain_channels(model))
     missing = set(phenotypes.features) - set(measurement_names(stains))
     if missing:
         raise SettingsError(
-            f"{path}: its stains are {' and '.join(stains)}, but the kinds of cells (--classes) are told apart by "
-            f"{', '.join(sorted(missing))}; run slides of one stain at a time, each with kinds of its own"
+            f"{path}: its stains are {' and '.join(stains)}, but the phenotypes (--classes) are distinguished by "
+            f"{', '.join(sorted(missing))}; run slides of each stain separately, with phenotypes of their own"
         )
 
 
 def _check_region(region_px: int, model: Model) -> None:
-    """A region is whole windows of the model, and whole chunks of the maps."""
+    """Require that a region's side is a multiple of the model's window and of the chunks of the maps."""
     unit = math.lcm(model.window, CHUNK)
     if region_px % unit:
         below = max(unit, region_px // unit * unit)
@@ -251,35 +253,35 @@ def _check_region(region_px: int, model: Model) -> None:
 
 
 def _batch(settings: Settings, device: Device, cluster: Cluster | None) -> int:
-    """Windows at a time: one on the CPU, where a fixed shape keeps every digit; by free memory on a GPU.
+    """Batch size in windows: one on the CPU, where a fixed shape keeps results bit-identical; by free memory on a GPU.
 
-    It is a guess, for models differ; a batch that does not fit is halved when it comes to that.
+    An estimate, since models differ; a batch that does not fit is halved at run time.
     """
     if device.name == "cpu":
         return 1
     if settings.batch:
         return settings.batch
     free = cluster.gpu_bytes if cluster else (free_gpu_bytes() or 0) / (settings.workers or available_cores())
-    return int(np.clip(free / _GPU_BYTES_A_WINDOW, 1, _MOST_WINDOWS_AT_ONCE))
+    return int(np.clip(free / _GPU_BYTES_PER_WINDOW, 1, _MAX_BATCH))
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run will find and how long it will take, roughly: from a window or two tried for real."""
+    """Rough number of cells and duration of a run, estimated from a sample of one or two windows."""
 
     cells: float
     seconds: float
 
 
 def forecast(plan: Plan) -> Forecast:
-    """Try one or two sampled windows on this machine; seconds and cells of the whole run."""
+    """Run one or two sampled windows on this machine; estimated seconds and cells of the complete run."""
     job, model = plan.job, plan.job.model
     some = [_full_window(s, model.window, model.halo) for s in plan.samples[:: max(1, len(plan.samples) - 1)]]
-    first = predict(model, some[0][None], job.device)[0]  # it pays for loading, so it says nothing about time
+    first = predict(model, some[0][None], job.device)[0]  # includes loading, so its time is not representative
     last, predict_s = _timed(lambda: predict(model, some[-1][None], job.device)[0])
     first_cells = len(model.instances(first).classes)
     found, segment_s = _timed(lambda: model.instances(last))
-    # Of what lies in the margin, about half the work is spared.
+    # About half of the work in the margin is skipped.
     around = (1 + ((job.region_px + 2 * model.margin) / job.region_px) ** 2) / 2
     window_mm2 = model.window**2 * job.frame.px_um2 / 1e6
     cells = (first_cells + len(found.classes)) / 2 * plan.tissue_mm2 / window_mm2
@@ -295,24 +297,24 @@ def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def _full_window(sample: UInt8Array, window: int, halo: int) -> UInt8Array:
-    """A sample, which the slide's edge may have cut, as a window with its halo: its edge pixels repeated."""
+    """A sample, possibly cut off by the slide's edge, as a window with its halo, its edge pixels repeated."""
     below, right = (window - side + halo for side in sample.shape[:2])
     return np.pad(sample, ((halo, below), (halo, right), (0, 0)), mode="edge")
 
 
 def memory_limit(settings: Settings) -> float:
-    """Bytes that a run may hold: what is free or held by it already, and no more than it was given."""
+    """Bytes that a run may use: what is free or in use by it already, at most the limit in the settings."""
     room = free_bytes()
     return min(room, settings.memory_gb * GB) if settings.memory_gb is not None else room
 
 
 def workers_that_fit(each: int, room: float) -> int:
-    """One worker a core, as far as there is memory for them; at least one, and whether that fits is checked apart."""
+    """One worker per core, limited by memory; at least one, and whether that fits is checked separately."""
     return max(1, min(available_cores(), int(room // each)))
 
 
 def _check_plan(plan: Plan, settings: Settings) -> None:
-    """Refuse the impossible before it starts."""
+    """Refuse a plan that memory or disk cannot hold."""
     smaller = "Use fewer --workers or a smaller --region."
     require(f"{plan.slide['path']}: memory", plan.memory_bytes, memory_limit(settings), smaller)
     folder = next(p for p in [plan.job.folder, *plan.job.folder.parents] if p.exists())
@@ -322,7 +324,7 @@ def _check_plan(plan: Plan, settings: Settings) -> None:
 def run_identity(
     fingerprint: str, settings: Settings, model: Model, device: Device, phenotypes: Phenotypes | None = None
 ) -> dict[str, str]:
-    """Everything that decides what is written, by name: work that differs in one can neither be continued nor mixed in.
+    """Everything that determines the results, by name: work that differs in any of it cannot be resumed or mixed in.
 
     Tissue, calibration and cells are functions of these, so they need not be computed to know that nothing changed.
     """
@@ -344,14 +346,14 @@ def run_identity(
 
 
 def work_key(identity: Mapping[str, str]) -> str:
-    """Hash of all that decides what is written."""
+    """Hash of everything that determines the results."""
     return _digest(json.dumps(identity, sort_keys=True).encode())
 
 
 def _values(value: object) -> object:
-    """What is in a value, without the names of its classes and fields, which may change while it stays the same.
+    """The content of a value without the names of its classes and fields, so that renaming these changes nothing.
 
-    A field that ``repr`` leaves out, such as the folder that a model was read from, decides nothing.
+    Fields that ``repr`` leaves out, such as the folder that a model was read from, are ignored.
     """
     if dataclasses.is_dataclass(value):
         return [_values(getattr(value, field.name)) for field in dataclasses.fields(value) if field.repr]

@@ -1,8 +1,8 @@
-"""TIAToolbox's stain normalisers before any model: fitted once a slide, then one fixed colour for each colour.
+"""TIAToolbox's stain normalisers for any model: fitted once per slide, then applied as a colour lookup table.
 
-Its ``transform`` estimates the stains of each picture that it is given, so that a cell's colours hang on how the slide
-was cut up. Here what it estimates, by its own ``fit``, comes from the samples of the slide that a model is calibrated
-on, and the transform that follows is a table of all colours. TIAToolbox is needed for the fit alone.
+TIAToolbox's ``transform`` estimates the stains of each image that it is given, so a cell's colours would depend on how
+the slide is divided. Here its own ``fit`` is run on the samples of the slide that a model is calibrated on, and the
+resulting transform is tabulated for all colours. TIAToolbox is needed for the fit alone.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 Three = tuple[float, float, float]
 _FITTED_PX = 300_000
 _LARGEST_TARGET_PX = 4096**2
-_LEAST = 1e-3  # of a spread or an amount of stain that can be brought to another
-# OpenCV's grey levels of L*, a*, b*: their size, and what is 0.
+_LEAST = 1e-3  # smallest spread or amount of stain that can be normalised
+# OpenCV's encoding of L*, a*, b* in bytes: grey levels per unit, and the zero point.
 _LAB_UNITS, _LAB_ZERO = np.array([2.55, 1.0, 1.0]), np.array([0.0, 128.0, 128.0])
 
 
@@ -46,8 +46,8 @@ class StainLook:
     strongest: tuple[float, float]
 
     def recolour(self, image: UInt8Array, target: StainLook) -> UInt8Array:
-        """A picture (h, w, 3) that looks like this, made to look as ``target``."""
-        # Amounts of the stains by least squares, each brought to the other strength, and laid on again.
+        """An image (h, w, 3) with this appearance, recoloured to have that of ``target``."""
+        # Stain amounts by least squares, each scaled to the target's strength, then recombined.
         amounts = np.linalg.pinv(np.array(self.vectors)) * (np.array(target.strongest) / self.strongest)
         density = -np.log(np.maximum(image, 1) / 255)
         return _grey_levels(255 * np.exp(-density @ (amounts @ np.array(target.vectors))))
@@ -86,7 +86,7 @@ REFERENCE: dict[str, Appearance] = {
 
 @dataclass(frozen=True)
 class StainNormalised:
-    """A model that sees pictures which ``method`` has brought from the look of the slide to that of a target."""
+    """A model whose input ``method`` has normalised from the appearance of the slide to that of a target."""
 
     model: Model
     method: str
@@ -95,7 +95,7 @@ class StainNormalised:
 
     @property
     def name(self) -> str:
-        """The model's, and the method: its cells are measured on other colours than the model's alone."""
+        """The model's, and the method: cells are measured on normalised colours."""
         return f"{self.model.name} after tiatoolbox:{self.method}"
 
     @property
@@ -115,7 +115,7 @@ class StainNormalised:
 
     @property
     def halo(self) -> int:
-        """The model's: a pixel's new colour is a matter of that pixel."""
+        """The model's: a pixel's new colour depends on that pixel alone."""
         return self.model.halo
 
     @property
@@ -145,11 +145,12 @@ class StainNormalised:
 
     @property
     def memory_bytes(self) -> int:
-        """The model's, and the table of colours."""
+        """The model's, and the colour lookup table."""
         return self.model.memory_bytes + 3 * 256**3
 
     def calibrate(self, samples: Sequence[UInt8Array], stain: Stain | None = None) -> StainNormalised:
-        """With the look of the slide that ``samples`` (h, w, 3) are from, and the model calibrated on the new colours.
+        """With the appearance of the slide that ``samples`` (h, w, 3) are from, and the model calibrated on the new
+        colours.
 
         Raises PlanError where the samples show no stain.
         """
@@ -172,7 +173,7 @@ class StainNormalised:
         return [self._recoloured(torch.tensor(image)).numpy() for image in images]
 
     def calibration(self) -> dict[str, object]:
-        """The model's, on the new colours, and both looks."""
+        """The model's, on the new colours, and both appearances."""
         looks = {"method": self.method, "source": asdict(self.source), "target": asdict(self.target)}
         return self.model.calibration() | {"stain_norm": looks}
 
@@ -199,10 +200,10 @@ class StainNormalised:
 
 
 def normalised(model: Model, method: str, target: Path | None) -> StainNormalised:
-    """The model behind TIAToolbox's ``method``: reinhard, macenko, vahadane or ruifrok.
+    """The model with its input normalised by TIAToolbox's ``method``: reinhard, macenko, vahadane or ruifrok.
 
-    ``target``: a picture of the stain that is wanted, None for ``REFERENCE``. Raises SettingsError for one that does
-    not serve, SlideError for one that cannot be read.
+    ``target``: an image of the target stain, None for ``REFERENCE``. Raises SettingsError for an unsuitable one,
+    SlideError for one that cannot be read.
     """
     if target is None:
         look = REFERENCE[method]
@@ -210,26 +211,26 @@ def normalised(model: Model, method: str, target: Path | None) -> StainNormalise
         try:
             look = _target_look(method, target.absolute(), target.stat().st_mtime_ns)
         except OSError as error:
-            raise SettingsError(f"{target}: the target of the stain cannot be read: {error}") from error
+            raise SettingsError(f"{target}: the image of the target stain cannot be read: {error}") from error
     return StainNormalised(model, method, look, look)
 
 
 @lru_cache(maxsize=8)
 def _target_look(method: str, path: Path, modified_ns: int) -> Appearance:
-    """The look of a picture, which is asked for several times a slide."""
-    with open_slide(path, mpp=1.0) as image:  # no length is asked for, only colours
+    """The appearance of an image; cached, since it is needed several times per slide."""
+    with open_slide(path, mpp=1.0) as image:  # any µm/px will do: only colours are used
         h, w = image.shape
         if h * w > _LARGEST_TARGET_PX:
             raise SettingsError(
-                f"{path}: {w} × {h} px are too large for the target of the stain, which may have "
-                f"{_LARGEST_TARGET_PX / 1e6:.0f} Mpx; cut out a field of typical tissue"
+                f"{path}: {w} × {h} px is too large for an image of the target stain, which may have "
+                f"{_LARGEST_TARGET_PX / 1e6:.0f} Mpx; crop a field of typical tissue"
             )
         pixels = image.read(Box(0, 0, h, w), 1.0).reshape(-1, 3)
     try:
         return look_of(method, pixels)
     except ValueError as error:
         raise SettingsError(
-            f"{path}: {method} finds no stain in it ({error}); a field of typical tissue is needed"
+            f"{path}: {method} finds no stain in it ({error}); use a field of typical tissue"
         ) from error
 
 
@@ -250,7 +251,7 @@ def look_of(method: str, pixels: UInt8Array) -> Appearance:
 
 
 def _require_difference(numbers: Sequence[float]) -> None:
-    """Refuse what nothing can be brought to, or from."""
+    """Refuse an appearance that cannot be normalised from, or to."""
     if not np.isfinite(numbers).all() or min(numbers) < _LEAST:
         raise ValueError("its pixels hardly differ")
 
@@ -263,7 +264,7 @@ def _three(values: Sequence[float]) -> Three:
 
 @contextmanager
 def _same_random_numbers() -> Iterator[None]:
-    """Numbers for those who draw from NumPy's global generator, as dictionary learning may: the same each time."""
+    """Seed NumPy's global generator within the block, for libraries that draw from it (dictionary learning may)."""
     before = np.random.get_state()  # noqa: NPY002
     np.random.seed(0)  # noqa: NPY002
     try:
@@ -274,9 +275,9 @@ def _same_random_numbers() -> Iterator[None]:
 
 @lru_cache(maxsize=2)
 def colour_table(source: Appearance, target: Appearance, device: str) -> Tensor:
-    """The new colour of each red, green and blue: (256, 256, 256, 3) uint8; 50 MB, made in a second, once a process.
+    """The new colour of each red, green and blue: (256, 256, 256, 3) uint8; 50 MB, built in a second, once per process.
 
-    A table, so that a colour becomes the same bytes wherever it stands, on a CPU and on a GPU.
+    A table, so that a colour always maps to the same bytes, on a CPU and on a GPU.
     """
     import torch
 

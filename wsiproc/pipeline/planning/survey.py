@@ -1,4 +1,4 @@
-"""A first look at a slide, before anything is decided: where tissue is, and the model calibrated on pieces of it."""
+"""The survey of a slide that a plan is based on: where tissue is, and the model calibrated on samples of it."""
 
 from __future__ import annotations
 
@@ -28,21 +28,23 @@ if TYPE_CHECKING:
     from shapely import MultiPolygon
 
 SAMPLE_WINDOWS = 16
-# A picture with nothing darker is a slide without tissue.
-_GLASS = 200
+# An overview with nothing darker is a slide without tissue.
+_BACKGROUND = 200
 STAINS: dict[str, Stain | None] = {"auto": None, "he": "H&E", "hdab": "H-DAB"}
 """Names of stains in the settings."""
 
-# Cells are looked for so far beyond the tissue, whose edge is found on a coarse overview and smoothed.
+# Cells are searched for this far beyond the tissue, whose edge is found on a low-resolution overview and smoothed.
 _BORDER_UM = 40.0
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What one look tells. ``model``: calibrated on ``samples`` (h, w, 3), which are the windows ``boxes`` (grid px).
+    """What is known of a slide. ``model``: calibrated on ``samples`` (h, w, 3), which are the windows ``boxes`` (grid
+    px).
 
-    ``tissue``, ``search``: where tissue is and where to look for cells, on the ``overview`` (h, w, 3); ``seen``: what
-    each px of it is taken for; ``fill``: what is read as glass; ``read_s``: seconds that a sample took to read.
+    ``tissue``, ``search``: masks (h, w) of tissue and of where to search for cells, on the ``overview`` (h, w, 3);
+    ``seen``: the class of each of its px; ``fill``: what is read as background; ``read_s``: mean seconds to read a
+    sample.
     """
 
     slide: dict[str, Any]
@@ -64,11 +66,11 @@ class Survey:
 def survey_slide(
     source: SlideSource, model: Model, tissue: str, roi: Path | None, stain: str = "auto", force: bool = False
 ) -> Survey:
-    """Read a slide's overview and a few windows of tissue; the same for every way to cut up the work.
+    """Read a slide's overview and a few windows of tissue; the result does not depend on how the work is divided.
 
     ``tissue``: how it is found; ``roi``: GeoJSON with areas to work in; ``stain``: as in the settings; ``force``: a
-    slide that looks unsuitable is worked on with a warning, not refused. Places that cannot be read cost themselves
-    only: cells are looked for there too, so that each of their regions is told with its reason. Raises SlideError,
+    slide that looks unsuitable is run with a warning, not refused. Unreadable areas do not affect the others: cells are
+    searched for there too, so that each of their regions is reported with its reason. Raises SlideError,
     ResolutionError, SettingsError, or PlanError where there is no tissue.
     """
     with source.open() as slide:
@@ -78,10 +80,10 @@ def survey_slide(
         unsuitable = _colour_warnings(slide, overview, force)
         frame = Frame(slide.shape, grid_shape(slide.shape, slide.mpp, model.mpp), slide.mpp)
         areas = read_roi(roi, slide.shape) if roi else None
-        phenotypes = classify_overview(
+        pixel_classes = classify_overview(
             overview, sum(overview_mpp) / 2, read_texture(slide, seen) if tissue == "auto" else None
         )
-        everywhere = _tissue_mask(slide, seen, tissue, phenotypes)
+        everywhere = _tissue_mask(slide, seen, tissue, pixel_classes)
         inside = _restrict(everywhere, areas, slide.shape)
         _require_tissue(inside, source.path, areas)
         boxes = sample_windows(
@@ -92,14 +94,14 @@ def survey_slide(
         read_s = (time.perf_counter() - started) / len(boxes)
         scale = None if unsuitable else _apparent_scale(samples, model.mpp, STAINS[stain])
         return Survey(
-            slide=_slide_facts(slide) | {"likely_mpp": scale and round(slide.mpp / scale.factor, 3)},
+            slide=_slide_metadata(slide) | {"likely_mpp": scale and round(slide.mpp / scale.factor, 3)},
             frame=frame,
             overview=overview,
             overview_mpp=overview_mpp,
             roi=areas,
             tissue=inside,
-            search=_restrict(_around(everywhere, phenotypes, overview_mpp[0]) | seen.unread, areas, slide.shape),
-            seen=phenotypes,
+            search=_restrict(_around(everywhere, pixel_classes, overview_mpp[0]) | seen.unread, areas, slide.shape),
+            seen=pixel_classes,
             fill=slide.fill,
             read_s=read_s,
             model=model.calibrate(samples, STAINS[stain]),
@@ -110,7 +112,7 @@ def survey_slide(
 
 
 def _scanned(overview: UInt8Array, fill: Fill | None, grid: tuple[int, int]) -> Box:
-    """The part of the grid (px) that is not fill: samples are cut from it as if the canvas ended there."""
+    """The part of the grid (px) that is not fill: samples are taken from it as if the slide ended there."""
     whole = Box(0, 0, *grid)
     if fill is None or (filled := where_filled(overview, fill)).all():
         return whole
@@ -121,7 +123,7 @@ def _scanned(overview: UInt8Array, fill: Fill | None, grid: tuple[int, int]) -> 
 
 
 def _read_samples(slide: Slide, boxes: Sequence[Box], mpp: float) -> tuple[list[Box], list[UInt8Array]]:
-    """The boxes that can be read, and their pixels; SlideReadError where none can be, or a read hangs."""
+    """The boxes that can be read, and their pixels; SlideReadError where none can be, or a read times out."""
     found: list[tuple[Box, UInt8Array]] = []
     failure: SlideReadError | None = None
     for box in boxes:
@@ -137,24 +139,24 @@ def _read_samples(slide: Slide, boxes: Sequence[Box], mpp: float) -> tuple[list[
 
 
 def _apparent_scale(samples: Sequence[UInt8Array], mpp: float, stain: Stain | None) -> ApparentScale | None:
-    """Whether the µm/px of samples seem right; None where they do not tell."""
+    """The µm/px that nuclei in the samples suggest; None where they are inconclusive."""
     return apparent_scale(samples, estimate_stains(sample_pixels(samples, mpp), stain), mpp)
 
 
 def _scale_warnings(given: float, scale: ApparentScale | None) -> tuple[str, ...]:
-    """What to say where the pixel size seems wrong."""
+    """The warning where the pixel size seems wrong."""
     if scale is None or not scale.wrong:
         return ()
     large = scale.factor > 1
     times, what = (scale.factor, "large") if large else (1 / scale.factor, "small")
     return (
         f"at {given:.4g} µm/px nuclei and their chromatin look {times:.1f} times too {what}: the likely pixel size is "
-        f"about {given / scale.factor:.2g} µm. If that is so, pass it with --mpp: at a wrong one cells are missed or "
-        "broken, and all areas and densities are wrong",
+        f"about {given / scale.factor:.2g} µm. If that is right, pass it with --mpp: at a wrong pixel size cells are "
+        "missed or split, and all areas and densities are wrong",
     )
 
 
-def _slide_facts(slide: Slide) -> dict[str, Any]:
+def _slide_metadata(slide: Slide) -> dict[str, Any]:
     return {
         "name": slide.name,
         "path": str(slide.path),
@@ -169,17 +171,17 @@ def _slide_facts(slide: Slide) -> dict[str, Any]:
 
 
 def _colour_warnings(slide: Slide, overview: UInt8Array, force: bool) -> tuple[str, ...]:
-    """What to say of a slide without the colours of a brightfield stain; SlideKindError where it is not worked on."""
+    """Warnings for a slide without the colours of a brightfield stain; SlideKindError where it is refused."""
     if looks_fluorescent(overview):
         what = "it looks like fluorescence (bright on black); models expect a brightfield stain such as H&E"
-        remedy, then = "run brightfield slides", "so the cells are not to be trusted"
-    elif looks_grey(overview) and overview.min() <= _GLASS:
-        what = "it has no colour: a grey picture, or nothing but glass. Stains are told apart by their colours"
-        remedy, then = "export the slide in colour", "so classes and densities of stains in it mean nothing"
+        remedy, then = "run brightfield slides", "so the cells cannot be trusted"
+    elif looks_grey(overview) and overview.min() <= _BACKGROUND:
+        what = "it has no colour: a grey image, or nothing but background. Stains are distinguished by their colours"
+        remedy, then = "export the slide in colour", "so classes and stain densities in it are meaningless"
     else:
         return ()
     if not force:
-        raise SlideKindError(f"{slide.path}: {what}: {remedy}, or pass --force to work on it as it is")
+        raise SlideKindError(f"{slide.path}: {what}: {remedy}, or pass --force to run it as it is")
     return (f"{what}, {then}",)
 
 
@@ -187,30 +189,30 @@ def _damage_warnings(slide: Slide, overview: Overview) -> tuple[str, ...]:
     if overview.reason is None:
         return ()
     return (
-        f"{overview.unread.mean():.2%} of the overview of {slide.path.name} cannot be read and is white; where the "
-        f"level that cells are found on is damaged too, regions are missing. {overview.reason}",
+        f"{overview.unread.mean():.2%} of the overview of {slide.path.name} cannot be read and is shown white; where "
+        f"the level that cells are segmented on is damaged too, regions are missing. {overview.reason}",
     )
 
 
-def _tissue_mask(slide: Slide, seen: Overview, method: str, phenotypes: UInt8Array) -> BoolArray:
-    """Tissue in the overview by the method that the user chose; ``phenotypes``: what its px (h, w) are taken for."""
+def _tissue_mask(slide: Slide, seen: Overview, method: str, pixel_classes: UInt8Array) -> BoolArray:
+    """Tissue in the overview by the chosen method; ``pixel_classes`` (h, w): those of its px."""
     if method == "auto":
-        return np.asarray(phenotypes == PixelClass.TISSUE)
+        return np.asarray(pixel_classes == PixelClass.TISSUE)
     if method == "all":
-        return np.ones(phenotypes.shape, bool)
+        return np.ones(pixel_classes.shape, bool)
     from wsiproc.pipeline.planning.tissue_mask import tissue_mask
 
     pixels = seen.pixels if slide.fill is None else without_fill(seen.pixels, slide.fill)
     return tissue_mask(pixels, method.removeprefix("tiatoolbox:"), sum(seen.mpp) / 2)  # type: ignore[arg-type]
 
 
-def _around(tissue: BoolArray, phenotypes: UInt8Array, mpp: float) -> BoolArray:
-    """Where to look for cells: tissue and a border, but no pen beside it."""
-    return np.asarray(tissue | (grow(tissue, _BORDER_UM / mpp) & (phenotypes != PixelClass.PEN)))
+def _around(tissue: BoolArray, pixel_classes: UInt8Array, mpp: float) -> BoolArray:
+    """Where to search for cells: tissue and a border, but no pen marks next to it."""
+    return np.asarray(tissue | (grow(tissue, _BORDER_UM / mpp) & (pixel_classes != PixelClass.PEN)))
 
 
 def _restrict(tissue: BoolArray, roi: MultiPolygon | None, slide_shape: tuple[int, int]) -> BoolArray:
-    """Tissue within one overview px of the region of interest; the exact border is kept per cell, later."""
+    """Tissue within one overview px of the region of interest; the exact border is applied to cells later."""
     if roi is None:
         return tissue
     import shapely
@@ -226,4 +228,4 @@ def _restrict(tissue: BoolArray, roi: MultiPolygon | None, slide_shape: tuple[in
 def _require_tissue(tissue: BoolArray, path: Path, roi: MultiPolygon | None) -> None:
     if not tissue.any():
         where = " in the region of interest" if roi else ""
-        raise PlanError(f"{path}: no tissue found{where}. If there is some, --tissue all takes the whole slide")
+        raise PlanError(f"{path}: no tissue found{where}. If there is some, --tissue all searches the entire slide")

@@ -1,4 +1,4 @@
-"""Small pictures for the report: cells from all over the slide, and those that the model doubts most."""
+"""Small images for the report: cells from all over the slide, and those that the model is least certain of."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ Place = tuple[float, float]
 
 @dataclass
 class CropPlaces:
-    """Places for crops, gathered while the cells go by: bounded memory, the same for every cutting of the slide."""
+    """Places for crops, collected block by block: bounded memory, independent of how the slide is divided."""
 
     doubtful: list[tuple[float, int, Place]] = field(default_factory=list)
     spread: list[list[Place]] = field(default_factory=list)
     seen: int = 0
 
     def add(self, cells: CellTable) -> None:
-        """Look at a block: its least certain cells, and one in its middle for the spread."""
+        """Add a block: its least certain cells, and some spread evenly over its rows."""
         lowest = np.argsort(cells.scores, kind="stable")[:EACH]
         for row in lowest:
             y, x = cells.centroids[row]
@@ -52,7 +52,7 @@ class CropPlaces:
 
 
 def take_crops(job: Job, slide: Slide, blocks: Sequence[Block], places: CropPlaces) -> list[Crop]:
-    """The pictures of a slide that is being worked on, its cells from the merged ``blocks``."""
+    """Crops of a slide in flight, its cells taken from the merged ``blocks``."""
     by_place = block_places(blocks)
 
     def near(box: Box) -> Iterator[CellTable]:
@@ -69,10 +69,10 @@ def draw_crops(
     mpp: float,
     read_mpp: float,
 ) -> list[Crop]:
-    """The pictures, read from the slide at ``read_mpp``, with the outlines of all cells in view.
+    """The crops, read from the slide at ``read_mpp``, with the outlines of all cells in view.
 
-    ``near``: tables that hold all cells which touch a box (grid px); ``grid`` (h, w) of ``mpp`` µm/px. One that reaches
-    into a damaged place is left out, and so are all from the first read on that hangs.
+    ``near``: tables of all cells that touch a box (grid px); ``grid`` (h, w) of ``mpp`` µm/px. A crop that overlaps a
+    damaged area is left out, and so are all crops after a read that times out.
     """
     wanted = [(place, f"typical {i + 1}", False) for i, place in enumerate(places.typical())]
     wanted += [(place, f"score {score:.2f} at the centre", True) for score, _, place in places.doubtful]
@@ -97,7 +97,7 @@ def _around(place: Place, grid: tuple[int, int], mpp: float) -> Box:
 
 
 def _outlines(box: Box, tables: Iterable[CellTable]) -> tuple[list[NumberArray], list[int]]:
-    """Outlines of the cells that touch a box, in its own frame, and their classes."""
+    """Outlines of the cells that touch a box, in px from its corner, and their classes."""
     rings: list[NumberArray] = []
     classes: list[int] = []
     for cells in tables:

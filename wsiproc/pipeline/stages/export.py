@@ -15,7 +15,9 @@ from wsiproc.results.profile import Stage
 
 
 def export_tasks(job: Job, blocks: Sequence[Block]) -> list[Task]:
-    """The cell table; and GeoJSON, each block formatted and compressed on its own, then all joined in order."""
+    """Tasks for the cell table, and for GeoJSON: each block formatted and compressed on its own, then all joined in
+    order.
+    """
     pieces = [stage_task(Stage.GEOJSON, block.region.key, format_geojson, (job, block)) for block in blocks]
     formatted = tuple(task.key for task in pieces)
     join = stage_task(Stage.GEOJSON, "all", join_geojson, (job, tuple(blocks)), formatted)
@@ -24,7 +26,7 @@ def export_tasks(job: Job, blocks: Sequence[Block]) -> list[Task]:
 
 @stage
 def write_table(job: Job, blocks: tuple[Block, ...]) -> None:
-    """Write ``cells.parquet``, a row group a block."""
+    """Write ``cells.parquet``, one row group per block."""
     with CellWriter(job.cells, job.classes, job.measurements, job.frame.scale) as writer:
         for block in blocks:
             writer.write(read_part(block_path(job, block.region)))
@@ -33,14 +35,14 @@ def write_table(job: Job, blocks: tuple[Block, ...]) -> None:
 @stage
 def format_geojson(job: Job, block: Block) -> None:
     """One block as a compressed piece of ``cells.geojson.gz``."""
-    facts = (job.fingerprint, list(job.classes), list(job.classes.values()), job.frame.scale)
+    arguments = (job.fingerprint, list(job.classes), list(job.classes.values()), job.frame.scale)
     cells = read_part(block_path(job, block.region))
-    Piece.of(*features_bytes(cells, block.first_id, *facts)).save(_piece_path(job, block))
+    Piece.of(*features_bytes(cells, block.first_id, *arguments)).save(_piece_path(job, block))
 
 
 @dataclass(frozen=True)
 class GeoJsonJoined:
-    """``left_out``: cells whose outlines QuPath would have refused."""
+    """``left_out``: number of cells whose outlines QuPath would refuse."""
 
     left_out: int
 

@@ -1,4 +1,4 @@
-"""What every task of a slide needs to know, and what each does first."""
+"""The job that all tasks of a slide share, and how each task prepares its worker."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 _Value = TypeVar("_Value")
 _Arguments = ParamSpec("_Arguments")
 
-# Twice what the largest nucleus reaches from its middle.
-SIGHT_UM = 25.0
+# Twice the largest nucleus's reach from its centre.
+CONTEXT_UM = 25.0
 
 
 @dataclass(frozen=True)
 class Job:
-    """What every task of a slide needs to know; small and picklable."""
+    """What every task of a slide needs; small and picklable."""
 
     source: SlideSource
     folder: Path
@@ -55,7 +55,7 @@ class Job:
 
     @property
     def classes(self) -> Mapping[str, RGB]:
-        """Colours of the classes of cells by name: discovered kinds, else classes by DAB, else the model's own."""
+        """Colours of the classes of cells by name: phenotypes, else classes by DAB, else the model's own."""
         if self.phenotypes is not None:
             return dict(zip(self.phenotypes.names, self.phenotypes.colours, strict=True))
         if self.scoring is not None:
@@ -70,22 +70,22 @@ class Job:
 
     @property
     def context_px(self) -> int:
-        """Grid px beyond where cells are looked for whose maps are needed.
+        """How far beyond the search mask maps are needed, grid px.
 
-        There is nothing but glass, so it is what a nucleus at the edge reaches. Around a region of interest tissue goes
-        on, so it is all that a cell may depend on.
+        Around tissue there is only background, so it is the reach of a nucleus at the edge. Around a region of interest
+        tissue continues, so it is everything that a cell may depend on.
         """
-        glass = round(SIGHT_UM / float(np.mean(self.frame.mpp)))
-        return self.model.margin if self.roi is not None else min(self.model.margin, glass)
+        reach = round(CONTEXT_UM / float(np.mean(self.frame.mpp)))
+        return self.model.margin if self.roi is not None else min(self.model.margin, reach)
 
     @property
     def window_rule(self) -> WindowRule:
-        """How the maps are asked for."""
+        """How maps are divided into windows."""
         return WindowRule(self.model.window, self.model.window_multiple, self.context_px)
 
     @property
     def work(self) -> Path:
-        """Files of unfinished work."""
+        """The work directory, for files of unfinished work."""
         return self.folder / WORK
 
     @property
@@ -108,7 +108,7 @@ class Job:
         return self.work / f"{region.key}.part"
 
 
-# Slides that are worked on at the same time; each keeps its file open.
+# Slides processed concurrently; each keeps its file open.
 _SLIDES = 2
 
 
@@ -120,23 +120,23 @@ def opened_slide(source: SlideSource) -> Slide:
 
 @lru_cache(maxsize=_SLIDES)
 def _search(path: Path, modified_ns: int) -> BoolArray:
-    """The mask of where to look, read once in each worker; a changed file is read again."""
+    """The search mask, read once in each worker; a changed file is read again."""
     mask: BoolArray = np.load(path)
     return mask
 
 
 def search_mask(job: Job) -> BoolArray:
-    """Where to look for cells: tissue and a narrow border around it, on the overview (h, w)."""
+    """Where to search for cells: tissue and a narrow border around it, on the overview (h, w)."""
     path = job.work / "search.npy"
     return _search(path, path.stat().st_mtime_ns)
 
 
-# What a worker holds between two regions of the usual size, and takes again for the next.
+# What a worker's heap may keep between two regions of the usual size, and reuses for the next.
 _HELD_BYTES = 1e9
 
 
 def prepare_worker() -> None:
-    """Tasks run side by side, a thread each; so no sum depends on how many cores there are either."""
+    """Use one thread per worker, since tasks run concurrently; so no sum depends on the number of cores either."""
     import cv2
     import torch
 
@@ -147,7 +147,7 @@ def prepare_worker() -> None:
 
 
 def infer_marker(job: Job, key: str) -> Path:
-    """There once the maps of a region are."""
+    """The file that exists once the maps of a region are written."""
     return job.work / f"{key}.inferred.json"
 
 
@@ -157,7 +157,7 @@ def stain_channels(model: Model) -> dict[str, int]:
 
 
 def stage(call: Callable[_Arguments, _Value]) -> Callable[_Arguments, Measured[_Value]]:
-    """Decorate the function of a stage's tasks: its worker is prepared first, and its metrics come with its result."""
+    """Decorate the function of a stage's tasks: it prepares its worker, and returns its metrics with its result."""
     timed = measured(call)
 
     @functools.wraps(call)

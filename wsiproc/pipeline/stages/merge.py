@@ -1,4 +1,4 @@
-"""Merge: all cells of a slide sorted along a Hilbert curve, in blocks that never need more than a block of memory."""
+"""Merge: all cells of a slide sorted along a Hilbert curve, block by block, so memory is bounded by one block."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from wsiproc.pipeline.stages.job import Job, stage, stage_task, task_key
 from wsiproc.pipeline.stages.segment import inside
 from wsiproc.results.profile import Stage
 
-BLOCK = ngff.SHARD  # cells are merged, and labels drawn, by squares of this side (grid px)
+BLOCK = ngff.SHARD  # cells are merged, and labels rendered, in squares of this side (grid px)
 
 
 # --- merge -----------------------------------------------------------------------------------------------------------
 
 
 def merge_tasks(job: Job, regions: Sequence[Region]) -> list[Task]:
-    """A task a block that regions touch, each behind the regions whose cells it takes."""
+    """One task per block that regions touch; each depends on the regions whose cells it takes."""
     parts: dict[Region, list[Region]] = {}
     for region in regions:
         for block in Grid(job.frame.grid, BLOCK).touching(region.box):
@@ -43,7 +43,7 @@ def _segmented(region: Region) -> str:
 
 @dataclass(frozen=True)
 class Merged:
-    """A square of the slide, and how many cells it has."""
+    """A block of the slide, and its number of cells."""
 
     block: Region
     cells: int
@@ -51,9 +51,9 @@ class Merged:
 
 @stage
 def merge_block(job: Job, block: Region, parts: tuple[Region, ...]) -> Merged:
-    """Sort the cells of a block into a file for those who draw it: a pure function of the set of cells.
+    """Sort the cells of a block into a file for rendering and export: a pure function of the set of cells.
 
-    How they were cut into parts leaves no trace.
+    It does not depend on how they were divided into parts.
     """
     tables = [read_part(job.part(part)) for part in parts]
     cells = CellTable.concat([t.take(np.flatnonzero(inside(block.box, t.centroids))) for t in tables])
@@ -62,7 +62,7 @@ def merge_block(job: Job, block: Region, parts: tuple[Region, ...]) -> Merged:
 
 
 def _hilbert_order(cells: CellTable) -> Int64Array:
-    """Rows by place of the centre on the curve; two centres in one pixel go by their outlines' first corner."""
+    """Rows by the centre's position on the curve; ties within a pixel are broken by the outlines' first corner."""
     first = cells.rings.vertices[cells.rings.offsets[:-1]]
     order: Int64Array = np.lexsort((first[:, 1], first[:, 0], hilbert_index(cells.centroids.astype(np.int64))))
     return order
@@ -70,7 +70,7 @@ def _hilbert_order(cells: CellTable) -> Int64Array:
 
 @dataclass(frozen=True)
 class Block:
-    """A merged square: its place, the id of its first cell, how many it has."""
+    """A merged block: its square, the id of its first cell, its number of cells."""
 
     region: Region
     first_id: int
@@ -78,17 +78,17 @@ class Block:
 
 
 def number_blocks(merged: Mapping[Region, int]) -> list[Block]:
-    """Blocks with cells along a Hilbert curve, of all with how many each has.
+    """Non-empty blocks along a Hilbert curve; ``merged``: all blocks with their number of cells.
 
-    Blocks are aligned squares of a power of two, so each is one stretch of the curve: cells that are sorted along it
-    within each block are sorted as a whole, and no more than a block is ever held.
+    Blocks are aligned squares of a power of two, so each is one contiguous section of the curve: cells sorted along it
+    within each block are sorted overall, and no more than a block is ever held.
     """
     corners = np.array([(region.box.y, region.box.x) for region in merged], np.int64).reshape(-1, 2)
     regions, blocks, first = list(merged), [], 1
-    for place in np.argsort(hilbert_index(corners)):
-        count = merged[regions[place]]
+    for index in np.argsort(hilbert_index(corners)):
+        count = merged[regions[index]]
         if count:
-            blocks.append(Block(regions[place], first, count))
+            blocks.append(Block(regions[index], first, count))
         first += count
     return blocks
 

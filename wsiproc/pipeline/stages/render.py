@@ -1,4 +1,4 @@
-"""Render: overview, tissue and label pyramids, drawn from the one table of cells."""
+"""Render: overview, tissue and label pyramids, from the one table of cells."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from wsiproc.results.profile import Stage
 
 
 def create_maps(job: Job) -> None:
-    """The empty pyramid of the maps, all that must be there before the first task."""
+    """Create the empty pyramid of the maps, which must exist before the first task."""
     channels = [(c.name, c.colour) for c in job.model.channels]
     levels = level_count(job.frame.grid)
     ngff.create_image(job.maps, job.frame.grid, job.frame.mpp, levels, channels, shard=job.region_px)
 
 
 def create_pictures(job: Job, overview: tuple[int, int], overview_mpp: tuple[float, float]) -> None:
-    """Empty pyramids for overview and tissue, which have the shape ``overview``, and for labels."""
+    """Create empty pyramids for overview and tissue, which have the shape ``overview``, and for labels."""
     levels = level_count(job.frame.grid)
     rgb = [("Red", (255, 0, 0)), ("Green", (0, 255, 0)), ("Blue", (0, 0, 255))]
     name = f"overview, {np.mean(overview_mpp):.3g} µm/px"
@@ -45,7 +45,7 @@ def create_pictures(job: Job, overview: tuple[int, int], overview_mpp: tuple[flo
 def create_class_labels(
     image: Path, classes: Mapping[str, RGB], grid: tuple[int, int], mpp: tuple[float, float]
 ) -> None:
-    """The empty label pyramid of classes (colours by name)."""
+    """Create the empty label pyramid of ``classes`` (colours by name)."""
     values = {0: ("Background", (0, 0, 0), 0)} | {
         value: (name, colour, 160) for value, (name, colour) in enumerate(classes.items(), start=1)
     }
@@ -53,7 +53,7 @@ def create_class_labels(
 
 
 def save_overview(job: Job, overview: UInt8Array, tissue: BoolArray) -> None:
-    """Keep the overview (h, w, 3) and its tissue (h, w) for whoever draws their pyramids."""
+    """Save the overview (h, w, 3) and its tissue (h, w) for the task that fills their pyramids."""
     np.save(job.work / "overview.npy", overview)
     np.save(job.work / "tissue.npy", tissue)
 
@@ -73,7 +73,7 @@ def draw_overview(job: Job) -> None:
 
 
 def render_tasks(job: Job, infer: Sequence[Region], blocks: Sequence[Block]) -> list[Task]:
-    """Everything that is drawn: overview, label shards from the table, then the coarse levels of labels and maps."""
+    """All rendering tasks: overview, label shards from the table, then the lower levels of labels and maps."""
     by_place = block_places(blocks)
     shards = Grid(job.frame.grid, BLOCK)
     # A cell reaches over its block's border by less than its largest diameter.
@@ -89,17 +89,17 @@ def render_tasks(job: Job, infer: Sequence[Region], blocks: Sequence[Block]) -> 
 
 @stage
 def render_labels(job: Job, shard: Box, blocks: tuple[Block, ...]) -> None:
-    """Draw one shard of both label maps from the cells that may touch it."""
+    """Render one shard of both label maps from the cells that may touch it."""
     found = [read_part_outlines(block_path(job, block.region), shard) for block in blocks]
     cells = DrawnCells.concat([some for _, some in found])
     if len(cells):
         numbers = np.concatenate([block.first_id + rows for block, (rows, _) in zip(blocks, found, strict=True)])
         box = ngff.part_to_write(_around_all(cells.boxes).intersect(shard), shard, BLOCK)
-        ids, phenotypes = np.zeros(box.shape, np.uint32), np.zeros(box.shape, np.uint8)
+        ids, classes = np.zeros(box.shape, np.uint32), np.zeros(box.shape, np.uint8)
         fill(ids, cells.rings.offsets, cells.rings.vertices, numbers.astype(np.uint32), box.y, box.x)
-        fill(phenotypes, cells.rings.offsets, cells.rings.vertices, cells.classes + np.uint8(1), box.y, box.x)
+        fill(classes, cells.rings.offsets, cells.rings.vertices, cells.classes + np.uint8(1), box.y, box.x)
         ngff.write_pyramid(job.image / "labels/cells", box, ids, BLOCK)
-        ngff.write_pyramid(job.image / "labels/classes", box, phenotypes, BLOCK)
+        ngff.write_pyramid(job.image / "labels/classes", box, classes, BLOCK)
 
 
 def _around_all(boxes: Int32Array) -> Box:

@@ -1,4 +1,4 @@
-"""The seam certificate: places across borders of regions, computed again in one piece, against the finished table."""
+"""The seam certificate: sites across borders of regions, recomputed in one piece and compared with the final table."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from wsiproc.pipeline.stages.segment import cells_inside, inside
 from wsiproc.results.profile import Stage
 
 SIDE = 192
-"""Side of a place, grid px: with the margin of the default model around it, it lies in four windows at most."""
+"""Side of a site, grid px: with the margin of the default model around it, it lies in four windows at most."""
 _MOST, _FEWEST = 24, 1
-_WINDOWS_A_PLACE = 200  # of the slide: the certificate costs some 2 % of the network's work
-_NEAR, _A_BLOCK = 24, 4  # px from a border; points kept of a block
-_SAME = 0.5  # share of the smaller outline that two outlines of one cell have in common at least
+_WINDOWS_PER_SITE = 200  # of the slide: the certificate takes about 2 % of the network's work
+_NEAR, _PER_BLOCK = 24, 4  # px from a border; points kept per block
+_SAME = 0.5  # two outlines are of one cell if they share more than this fraction of the smaller one
 
 
 class SeamPlaces:
-    """Places for the certificate, gathered while the cells go by: where cells lie at borders of regions, at random."""
+    """Sites for the certificate, collected block by block: a random choice of where cells lie at borders of regions."""
 
     def __init__(self, region_px: int, shape: tuple[int, int], seed: int) -> None:
         self._step, self._shape = region_px, np.array(shape)
@@ -41,21 +41,20 @@ class SeamPlaces:
         self._edges: list[tuple[int, int]] = []
 
     def add(self, cells: CellTable) -> None:
-        """Look at a block: a few of the cells that lie at an edge, and at a corner, of regions."""
+        """Add a block: a few of its cells at an edge, and at a corner, of regions."""
         centres = np.rint(cells.centroids).astype(np.int64)
         border = np.rint(centres / self._step).astype(np.int64) * self._step
         near = (np.abs(centres - border) < _NEAR) & (border > 0) & (border < self._shape)
         on_border = np.where(near, border, centres)
         for kept, rows in ((self._corners, near.all(axis=1)), (self._edges, near.any(axis=1) & ~near.all(axis=1))):
-            chosen = self._rng.permutation(np.flatnonzero(rows))[:_A_BLOCK]
+            chosen = self._rng.permutation(np.flatnonzero(rows))[:_PER_BLOCK]
             kept.extend((int(y), int(x)) for y, x in on_border[chosen])
 
     def choose(self, windows: int) -> list[Box]:
-        """Squares around some of the points, for a slide of ``windows``; half of them corners if there are so many.
-
-        One alone is a corner.
+        """Squares around some of the points, for a slide of ``windows`` windows; half of them at corners, if there are
+        enough. A single one is at a corner.
         """
-        count = int(np.clip(windows // _WINDOWS_A_PLACE, _FEWEST, _MOST))
+        count = int(np.clip(windows // _WINDOWS_PER_SITE, _FEWEST, _MOST))
         corners = self._some(sorted(set(self._corners)), (count + 1) // 2)
         points = corners + self._some(sorted(set(self._edges)), count - len(corners))
         return [Box(y - SIDE // 2, x - SIDE // 2, SIDE, SIDE) for y, x in sorted(points)]
@@ -66,7 +65,7 @@ class SeamPlaces:
 
 @dataclass(frozen=True)
 class SeamCounts:
-    """Cells of some places, and how many of them are not as they would be if nothing had been cut."""
+    """Number of cells at some sites, and how many of them differ from those computed in one piece."""
 
     cells: int = 0
     doubled: int = 0
@@ -75,20 +74,20 @@ class SeamCounts:
 
 
 def seam_task(job: Job, place: Box, blocks: Sequence[Block]) -> Task:
-    """The task that checks a place."""
+    """The task that checks a site."""
     return stage_task(Stage.SEAM, f"{place.y} {place.x}", check_seam, (job, place, blocks), gpu=True)
 
 
 @stage
 def check_seam(job: Job, place: Box, blocks: Sequence[Block]) -> SeamCounts | None:
-    """Compute a place anew from the slide, all of it at once, and compare with the merged ``blocks`` that touch it.
+    """Recompute a site from the slide in one piece, and compare it with the merged ``blocks`` that touch it.
 
     None where it cannot be read.
     """
     box = place.clip(job.frame.grid)
     try:
         whole = cells_inside(job, box, *_uncut_maps(job, box))[0]
-    except SlideReadError:  # known and reported by the region that it lies in
+    except SlideReadError:  # reported by the region that it lies in
         return None
     tables = [read_part(block_path(job, block.region)) for block in blocks]
     near = CellTable.concat([t.take(t.touching(box)) for t in [*tables, whole.take(np.arange(0))]])
@@ -96,7 +95,7 @@ def check_seam(job: Job, place: Box, blocks: Sequence[Block]) -> SeamCounts | No
 
 
 def _uncut_maps(job: Job, box: Box) -> tuple[Box, UInt8Array]:
-    """A box with its margin, and the maps (c, h, w) of that, predicted again."""
+    """A box with its margin, and newly predicted maps (c, h, w) of that."""
     model, grid = job.model, job.frame.grid
     around = box.pad(model.margin).clip(grid)
     tiles = [region.box for region in Grid(grid, model.window).touching(around)]
@@ -107,10 +106,11 @@ def _uncut_maps(job: Job, box: Box) -> tuple[Box, UInt8Array]:
 
 
 def compare_outlines(whole: Rings, table: Rings, here: BoolArray) -> SeamCounts:
-    """Cells of a place that was not cut against those of the table around it, of which ``here`` (N,) lie in it.
+    """Compare cells of a site computed in one piece with those of the table around it, of which ``here`` (N,) lie in
+    the site.
 
-    *lost*: nothing in the table covers half of it; *cut*: something does, with another outline; *doubled*: rows here
-    that cover half of another row, or nothing that was found uncut.
+    *lost*: nothing in the table covers half of the cell; *cut*: something does, with another outline; *doubled*: rows
+    here that cover half of another row, or no cell that was computed in one piece.
     """
     if not len(whole) and not here.any():
         return SeamCounts()
@@ -147,7 +147,7 @@ def _outline(rings: Rings, index: int) -> bytes:
 
 
 def certificate(results: Iterable[SeamCounts]) -> dict[str, Any]:
-    """What ``run.json`` says about seams: places, cells in them, how many per 1000 are not as they would be uncut."""
+    """The entry of ``run.json`` about seams: sites, cells in them, how many per 1000 differ from the uncut result."""
     seen = [asdict(result) for result in results]
     sums = {name: sum(r[name] for r in seen) for name in ("cells", "doubled", "cut", "lost")}
     faults = {name: sums[name] for name in ("doubled", "cut", "lost")}

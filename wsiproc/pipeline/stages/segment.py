@@ -1,6 +1,6 @@
-"""Segment: the cells of one region, cut out of the stitched maps with a margin around it.
+"""Segment: the cells of one region, from the stitched maps with a margin around it.
 
-The region keeps those whose centres lie in it, and no other.
+The region keeps exactly those cells whose centres lie in it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from wsiproc.results.profile import Stage
 
 @dataclass(frozen=True)
 class Segmented:
-    """What became of a region: how many cells it has, and how many were ``dropped``, by what spoke against them."""
+    """The result of a region: its number of cells, and how many were ``dropped``, by reason."""
 
     key: str
     cells: int
@@ -41,7 +41,7 @@ class Segmented:
 
 
 def segment_task(job: Job, region: Region, inferred: Container[str]) -> Task:
-    """The task that cuts out the cells of a region; ``inferred``: keys of the regions that have maps."""
+    """The task that segments a region; ``inferred``: keys of the regions that have maps."""
     near = Grid(job.frame.grid, job.region_px).touching(region.box.pad(job.model.margin))
     needs = tuple(r.key for r in near if r.key in inferred)
     after = tuple(task_key(Stage.INFER, key) for key in needs)
@@ -50,10 +50,10 @@ def segment_task(job: Job, region: Region, inferred: Container[str]) -> Task:
 
 @stage
 def segment_region(job: Job, region: Region, needs: tuple[str, ...]) -> Segmented:
-    """Cut the cells of one region out of the stitched maps and write them as a part file.
+    """Segment the cells of one region in the stitched maps and write them as a part file.
 
-    ``needs``: keys of the regions whose maps it reads. Where one could not be read, a later run tries that again, and
-    this one after it.
+    ``needs``: keys of the regions whose maps it reads. If one could not be read, a later run retries that region, and
+    then this one.
     """
     marker = job.work / f"{region.key}.segmented.json"
     if marker.exists():
@@ -68,13 +68,12 @@ def segment_region(job: Job, region: Region, needs: tuple[str, ...]) -> Segmente
 
 
 def cells_inside(job: Job, box: Box, around: Box, maps: UInt8Array) -> tuple[CellTable, dict[str, int]]:
-    """Cells whose centres lie in a box, from the maps (c, h, w) of the box with what is ``around`` it.
-
-    Also how many others there were, by what spoke against them.
+    """Cells whose centres lie in a box, from the maps (c, h, w) of the box ``around`` it; and the number of rejected
+    ones, by reason.
     """
     found = job.model.instances(maps, box.relative_to(around))
     sums = label_sums(found.labels, len(found.classes), maps)
-    # Absolute places before anything is divided: then every cut-out rounds alike.
+    # Absolute positions before any division, so that rounding does not depend on the region.
     shift = np.array([around.y, around.x, 0, 0])
     sums = dataclasses.replace(sums, boxes=sums.boxes + shift)
     centres = centroids(sums)
@@ -108,22 +107,22 @@ def _around_nuclei(
 
 
 def inside(box: Box, points: FloatArray) -> BoolArray:
-    """Which ``points`` (N, 2), (y, x), lie in a box: the one rule of who owns a cell."""
+    """Which ``points`` (N, 2), (y, x), lie in a box: the one rule that decides which region owns a cell."""
     y, x = points.T
     owned: BoolArray = (y >= box.y) & (y < box.y1) & (x >= box.x) & (x < box.x1)
     return owned
 
 
 def _wanted(job: Job, centres: Float64Array) -> BoolArray:
-    """Which centres (N, 2), grid px, lie where cells are looked for and in the region of interest."""
-    looked_for: BoolArray = at_points(search_mask(job), job.frame.grid, centres)
+    """Which centres (N, 2), grid px, lie in the search mask and in the region of interest."""
+    searched: BoolArray = at_points(search_mask(job), job.frame.grid, centres)
     if job.roi is None:
-        return looked_for
+        return searched
     import shapely
 
     y, x = (centres * job.frame.scale).T
     in_roi: BoolArray = shapely.contains_xy(job.roi, x, y)
-    return looked_for & in_roi
+    return searched & in_roi
 
 
 def cell_table(
@@ -134,7 +133,7 @@ def cell_table(
     corner: tuple[int, int],
     px_um2: float,
 ) -> CellTable:
-    """The chosen rows as a table, measured; ``corner``: where the labels lie in the frame of the sums."""
+    """The chosen ``rows`` (N,) as a table, measured; ``corner`` (y, x): of the labels in the frame of the sums."""
     rings = trace(found.labels, rows + 1)
     rings = Rings(rings.offsets, rings.vertices + np.array(corner, np.int32))
     sums = LabelSums(*(getattr(sums, field.name)[rows] for field in dataclasses.fields(sums)))
