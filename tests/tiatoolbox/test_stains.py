@@ -27,11 +27,11 @@ from wsiproc.models.inference import predict
 from wsiproc.pipeline.planning.plan import choose_model
 from wsiproc.pipeline.planning.stain_normaliser import (
     REFERENCE,
-    ColourLook,
-    StainLook,
+    ColourAppearance,
+    StainAppearance,
     StainNormalised,
     colour_table,
-    look_of,
+    find_appearance,
 )
 from wsiproc.pipeline.settings import Settings
 
@@ -56,12 +56,12 @@ def test_every_method_can_be_chosen() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_slide_that_has_the_wanted_look_stays_as_it_is(method: str) -> None:
-    look = REFERENCE[method]
+    appearance = REFERENCE[method]
     colours = picture(seed=3, side=64)
-    if isinstance(look, StainLook):  # what no mixture of the two stains makes would not stay
+    if isinstance(appearance, StainAppearance):  # what no mixture of the two stains makes would not stay
         amounts = np.stack(np.meshgrid(np.linspace(0, 1, 30), np.linspace(0, 0.4, 20)), axis=-1)
-        colours = np.rint(255 * np.exp(-amounts @ np.array(look.vectors))).clip(0, 255).astype(np.uint8)
-    same = look.recolour(colours, look).astype(int)  # type: ignore[arg-type]
+        colours = np.rint(255 * np.exp(-amounts @ np.array(appearance.vectors))).clip(0, 255).astype(np.uint8)
+    same = appearance.recolour(colours, appearance).astype(int)  # type: ignore[arg-type]
     within = (colours > 0) & (colours < 255)  # and so would what is out of the range of a pixel
     assert np.abs(same - colours)[within.all(axis=-1)].max() <= 2
 
@@ -71,7 +71,7 @@ def test_the_table_holds_what_the_transform_makes_of_each_colour(method: str) ->
     target = REFERENCE[method]
     source: Any = (
         dataclasses.replace(target, strongest=(1.1, 0.9))
-        if isinstance(target, StainLook)
+        if isinstance(target, StainAppearance)
         else dataclasses.replace(target, means=(70.0, 20.0, -10.0))
     )
     some = np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8)
@@ -81,32 +81,32 @@ def test_the_table_holds_what_the_transform_makes_of_each_colour(method: str) ->
 
 
 def test_a_model_behind_a_normaliser_is_another_model() -> None:
-    look = REFERENCE["macenko"]
-    assert isinstance(look, StainLook)
-    some = StainNormalised(Classical(), "macenko", look, look)
-    other = dataclasses.replace(look, strongest=(1.0, 1.0))
+    appearance = REFERENCE["macenko"]
+    assert isinstance(appearance, StainAppearance)
+    some = StainNormalised(Classical(), "macenko", appearance, appearance)
+    other = dataclasses.replace(appearance, strongest=(1.0, 1.0))
     assert some.name != Classical().name
-    assert repr(StainNormalised(Classical(), "macenko", other, look)) != repr(some)
+    assert repr(StainNormalised(Classical(), "macenko", other, appearance)) != repr(some)
     assert pickle.loads(pickle.dumps(some)) == some
     assert some.memory_bytes == Classical().memory_bytes + 3 * 256**3
-    assert json.loads(json.dumps(some.calibration()))["stain_norm"]["target"]["strongest"] == list(look.strongest)
+    assert json.loads(json.dumps(some.calibration()))["stain_norm"]["target"]["strongest"] == list(appearance.strongest)
     for fact in ("mpp", "window", "halo", "margin", "classes", "channels", "weights_sha256", "half_precision"):
         assert getattr(some, fact) == getattr(Classical(), fact)
 
 
 @pytest.mark.skipif(not fast_int8(), reason="this processor does not multiply int8 exactly")
 def test_what_a_model_computes_in_bytes_it_computes_behind_a_normaliser_too() -> None:
-    look = REFERENCE["macenko"]
-    assert isinstance(look, StainLook)
-    source = dataclasses.replace(look, strongest=(1.5, 0.8))
+    appearance = REFERENCE["macenko"]
+    assert isinstance(appearance, StainAppearance)
+    source = dataclasses.replace(appearance, strongest=(1.5, 0.8))
     device = Device("cpu", "int8")
-    some = StainNormalised(load_model("default"), "macenko", source, look)
+    some = StainNormalised(load_model("default"), "macenko", source, appearance)
     assert device.suited(some) == device
     window = picture(seed=7)[None]
     recoloured = colour_table(some.source, some.target, "cpu").numpy()[tuple(np.moveaxis(window, -1, 0))]
     assert (recoloured != window).any()
     assert (predict(some, window, device) == predict(some.model, recoloured, device)).all()
-    plain = StainNormalised(Classical(), "macenko", look, look)
+    plain = StainNormalised(Classical(), "macenko", appearance, appearance)
     assert device.suited(plain).precision == "float32"
 
 
@@ -167,13 +167,13 @@ def test_the_reference_is_what_the_slide_shows(data: Path) -> None:
     pytest.importorskip("tiatoolbox")
     with open_slide(data / "slides" / "CMU-1-Small-Region.svs") as slide:
         pixels = slide.read(Box(0, 0, *slide.shape), slide.mpp).reshape(-1, 3)
-    for method, look in REFERENCE.items():
-        for found, held in zip(numbers(look_of(method, pixels)), numbers(look), strict=True):
+    for method, appearance in REFERENCE.items():
+        for found, held in zip(numbers(find_appearance(method, pixels)), numbers(appearance), strict=True):
             assert found == pytest.approx(held, abs=2e-5)
 
 
-def numbers(look: StainLook | ColourLook) -> list[float]:
-    return np.concatenate([np.ravel(values) for values in dataclasses.astuple(look)]).tolist()
+def numbers(appearance: StainAppearance | ColourAppearance) -> list[float]:
+    return np.concatenate([np.ravel(values) for values in dataclasses.astuple(appearance)]).tolist()
 
 
 @pytest.mark.tiatoolbox

@@ -173,17 +173,17 @@ def _sample_cells(path: Path, seen: Survey, settings: Settings, slides: int) -> 
         for box in seen.boxes[:: -(-len(seen.boxes) // most)]:
             pixels = read_mirrored(slide, Box(box.y, box.x, model.window, model.window).pad(halo), model.mpp)
             maps = predict(model, pixels[None], device)[0, :, halo : halo + box.h, halo : halo + box.w]
-            tables.append(_whole_cells(model, np.ascontiguousarray(maps), seen.frame.px_um2))
+            tables.append(_complete_cells(model, np.ascontiguousarray(maps), seen.frame.px_um2))
     cells = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
     count = len(cells["area_um2"])
     rows = np.linspace(0, count - 1, min(count, _MOST_CELLS // slides)).astype(int)
     return {name: values[rows] for name, values in cells.items()}
 
 
-def _whole_cells(model: Model, maps: UInt8Array, px_um2: float) -> dict[str, Float32Array]:
+def _complete_cells(model: Model, maps: UInt8Array, px_um2: float) -> dict[str, Float32Array]:
     """Measurements of the cells in a window's maps (c, h, w) that do not touch its border."""
     found = model.instances(maps)
     sums = label_sums(found.labels, len(found.classes), maps)
     low, high = sums.boxes[:, :2], sums.boxes[:, :2] + sums.boxes[:, 2:]
-    whole = np.flatnonzero(((low > 0) & (high < maps.shape[1:])).all(axis=1))
-    return cell_table(model, found, sums, whole, (0, 0), px_um2).measurements
+    complete = np.flatnonzero(((low > 0) & (high < maps.shape[1:])).all(axis=1))
+    return cell_table(model, found, sums, complete, (0, 0), px_um2).measurements

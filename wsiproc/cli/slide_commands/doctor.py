@@ -44,13 +44,13 @@ def _report(checks: list[dict[str, str]], out: Path) -> str:
     from wsiproc._version import __version__
     from wsiproc.cli.diagnostics import library_versions
 
-    facts = {
+    environment = {
         "wsiproc": __version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "libraries": library_versions(),
     }
-    text = json.dumps(facts | {"checks": checks}, indent=2, ensure_ascii=False)
+    text = json.dumps(environment | {"checks": checks}, indent=2, ensure_ascii=False)
     places = {
         str(Path(__file__).parents[2]): "<wsiproc>",
         str(out): "<out>",

@@ -37,7 +37,7 @@ _LAB_UNITS, _LAB_ZERO = np.array([2.55, 1.0, 1.0]), np.array([0.0, 128.0, 128.0]
 
 
 @dataclass(frozen=True)
-class StainLook:
+class StainAppearance:
     """Two stains: their vectors (natural optical density in red, green, blue; 255 is white), haematoxylin first, and
     the 99th percentile of the amount of each.
     """
@@ -45,7 +45,7 @@ class StainLook:
     vectors: tuple[Three, Three]
     strongest: tuple[float, float]
 
-    def recolour(self, image: UInt8Array, target: StainLook) -> UInt8Array:
+    def recolour(self, image: UInt8Array, target: StainAppearance) -> UInt8Array:
         """An image (h, w, 3) with this appearance, recoloured to have that of ``target``."""
         # Stain amounts by least squares, each scaled to the target's strength, then recombined.
         amounts = np.linalg.pinv(np.array(self.vectors)) * (np.array(target.strongest) / self.strongest)
@@ -54,14 +54,14 @@ class StainLook:
 
 
 @dataclass(frozen=True)
-class ColourLook:
+class ColourAppearance:
     """Mean and standard deviation of L* (0 to 100), a* and b*."""
 
     means: Three
     spreads: Three
 
-    def recolour(self, image: UInt8Array, target: ColourLook) -> UInt8Array:
-        """See ``StainLook``."""
+    def recolour(self, image: UInt8Array, target: ColourAppearance) -> UInt8Array:
+        """See ``StainAppearance``."""
         gain = np.array(target.spreads) / self.spreads
         lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB) / _LAB_UNITS - _LAB_ZERO
         moved = ((lab - self.means) * gain + target.means + _LAB_ZERO) * _LAB_UNITS
@@ -73,14 +73,16 @@ def _grey_levels(values: Float64Array) -> UInt8Array:
     return levels
 
 
-Appearance = StainLook | ColourLook
+Appearance = StainAppearance | ColourAppearance
 
-# What ``look_of`` finds on CMU-1-Small-Region.svs, an H&E slide of OpenSlide's test data (CC0).
+# What ``find_appearance`` finds on CMU-1-Small-Region.svs, an H&E slide of OpenSlide's test data (CC0).
 REFERENCE: dict[str, Appearance] = {
-    "reinhard": ColourLook((80.224021, 9.815039, -4.063123), (25.238222, 15.193974, 8.229553)),
-    "macenko": StainLook(((0.80081, 0.521657, 0.294239), (0.087898, 0.918552, 0.385404)), (2.401336, 2.031566)),
-    "vahadane": StainLook(((0.357996, 0.816151, 0.453583), (0.887113, -0.42265, -0.185468)), (3.843671, 0.859717)),
-    "ruifrok": StainLook(((0.65, 0.7, 0.29), (0.07, 0.99, 0.11)), (3.380951, 1.078573)),
+    "reinhard": ColourAppearance((80.224021, 9.815039, -4.063123), (25.238222, 15.193974, 8.229553)),
+    "macenko": StainAppearance(((0.80081, 0.521657, 0.294239), (0.087898, 0.918552, 0.385404)), (2.401336, 2.031566)),
+    "vahadane": StainAppearance(
+        ((0.357996, 0.816151, 0.453583), (0.887113, -0.42265, -0.185468)), (3.843671, 0.859717)
+    ),
+    "ruifrok": StainAppearance(((0.65, 0.7, 0.29), (0.07, 0.99, 0.11)), (3.380951, 1.078573)),
 }
 
 
@@ -157,7 +159,7 @@ class StainNormalised:
         import torch
 
         try:
-            source = look_of(self.method, np.concatenate([sample.reshape(-1, 3) for sample in samples]))
+            source = find_appearance(self.method, np.concatenate([sample.reshape(-1, 3) for sample in samples]))
         except ValueError as error:
             raise PlanError(
                 f"{self.method} finds no stain in the slide's tissue ({error}); run without --stain-norm"
@@ -174,8 +176,8 @@ class StainNormalised:
 
     def calibration(self) -> dict[str, object]:
         """The model's, on the new colours, and both appearances."""
-        looks = {"method": self.method, "source": asdict(self.source), "target": asdict(self.target)}
-        return self.model.calibration() | {"stain_norm": looks}
+        appearances = {"method": self.method, "source": asdict(self.source), "target": asdict(self.target)}
+        return self.model.calibration() | {"stain_norm": appearances}
 
     def predict(self, windows: Tensor) -> Tensor:
         """See ``Model``."""
@@ -206,17 +208,17 @@ def normalised(model: Model, method: str, target: Path | None) -> StainNormalise
     SlideError for one that cannot be read.
     """
     if target is None:
-        look = REFERENCE[method]
+        appearance = REFERENCE[method]
     else:
         try:
-            look = _target_look(method, target.absolute(), target.stat().st_mtime_ns)
+            appearance = _target_appearance(method, target.absolute(), target.stat().st_mtime_ns)
         except OSError as error:
             raise SettingsError(f"{target}: the image of the target stain cannot be read: {error}") from error
-    return StainNormalised(model, method, look, look)
+    return StainNormalised(model, method, appearance, appearance)
 
 
 @lru_cache(maxsize=8)
-def _target_look(method: str, path: Path, modified_ns: int) -> Appearance:
+def _target_appearance(method: str, path: Path, modified_ns: int) -> Appearance:
     """The appearance of an image; cached, since it is needed several times per slide."""
     with open_slide(path, mpp=1.0) as image:  # any µm/px will do: only colours are used
         h, w = image.shape
@@ -227,27 +229,27 @@ def _target_look(method: str, path: Path, modified_ns: int) -> Appearance:
             )
         pixels = image.read(Box(0, 0, h, w), 1.0).reshape(-1, 3)
     try:
-        return look_of(method, pixels)
+        return find_appearance(method, pixels)
     except ValueError as error:
         raise SettingsError(
             f"{path}: {method} finds no stain in it ({error}); use a field of typical tissue"
         ) from error
 
 
-def look_of(method: str, pixels: UInt8Array) -> Appearance:
+def find_appearance(method: str, pixels: UInt8Array) -> Appearance:
     """What TIAToolbox's ``method`` finds in pixels (N, 3) of one slide. Raises ValueError where they show no stain."""
     some = pixels[:: max(1, len(pixels) // _FITTED_PX)][:, None].copy()  # it writes to what it is given
     normaliser = load("tools.stainnorm").get_normalizer(method)
     with _same_random_numbers(), np.errstate(invalid="ignore", divide="ignore"):
         normaliser.fit(some)  # LinAlgError is a ValueError
     if method == "reinhard":
-        colours = ColourLook(_three(normaliser.target_means), _three(normaliser.target_stds))
+        colours = ColourAppearance(_three(normaliser.target_means), _three(normaliser.target_stds))
         _require_difference(colours.spreads)
         return colours
     first, second = (_three(vector) for vector in normaliser.stain_matrix_target)
     most = [round(float(amount), 6) for amount in normaliser.maxC_target.ravel()]
     _require_difference((*np.linalg.norm((first, second), axis=1), *most))
-    return StainLook((first, second), (most[0], most[1]))
+    return StainAppearance((first, second), (most[0], most[1]))
 
 
 def _require_difference(numbers: Sequence[float]) -> None:

@@ -113,9 +113,9 @@ def survey_slide(
 
 def _scanned(overview: UInt8Array, fill: Fill | None, grid: tuple[int, int]) -> Box:
     """The part of the grid (px) that is not fill: samples are taken from it as if the slide ended there."""
-    whole = Box(0, 0, *grid)
+    everything = Box(0, 0, *grid)
     if fill is None or (filled := where_filled(overview, fill)).all():
-        return whole
+        return everything
     rows, cols = (np.flatnonzero(~filled.all(axis=axis)) for axis in (1, 0))
     fy, fx = grid[0] / overview.shape[0], grid[1] / overview.shape[1]
     y, x, y1, x1 = round(rows[0] * fy), round(cols[0] * fx), round((rows[-1] + 1) * fy), round((cols[-1] + 1) * fx)

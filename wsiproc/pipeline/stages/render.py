@@ -36,8 +36,8 @@ def create_pictures(job: Job, overview: tuple[int, int], overview_mpp: tuple[flo
     name = f"overview, {np.mean(overview_mpp):.3g} µm/px"
     ngff.create_image(job.image, overview, overview_mpp, levels, rgb, name=name)
     ngff.create_labels_group(job.image, ["tissue", "classes", "cells"])
-    glass = {0: ("Glass", (0, 0, 0), 0), 1: ("Tissue", (86, 180, 233), 90)}
-    ngff.create_labels(job.image, "tissue", overview, overview_mpp, levels, "uint8", glass)
+    values = {0: ("Glass", (0, 0, 0), 0), 1: ("Tissue", (86, 180, 233), 90)}
+    ngff.create_labels(job.image, "tissue", overview, overview_mpp, levels, "uint8", values)
     create_class_labels(job.image, job.classes, job.frame.grid, job.frame.mpp)
     ngff.create_labels(job.image, "cells", job.frame.grid, job.frame.mpp, levels, "uint32")
 

@@ -86,12 +86,12 @@ def check_seam(job: Job, place: Box, blocks: Sequence[Block]) -> SeamCounts | No
     """
     box = place.clip(job.frame.grid)
     try:
-        whole = cells_inside(job, box, *_uncut_maps(job, box))[0]
+        uncut = cells_inside(job, box, *_uncut_maps(job, box))[0]
     except SlideReadError:  # reported by the region that it lies in
         return None
     tables = [read_part(block_path(job, block.region)) for block in blocks]
-    near = CellTable.concat([t.take(t.touching(box)) for t in [*tables, whole.take(np.arange(0))]])
-    return compare_outlines(whole.rings, near.rings, inside(box, near.centroids))
+    near = CellTable.concat([t.take(t.touching(box)) for t in [*tables, uncut.take(np.arange(0))]])
+    return compare_outlines(uncut.rings, near.rings, inside(box, near.centroids))
 
 
 def _uncut_maps(job: Job, box: Box) -> tuple[Box, UInt8Array]:
@@ -105,19 +105,19 @@ def _uncut_maps(job: Job, box: Box) -> tuple[Box, UInt8Array]:
     return around, maps[(slice(None), *around.relative_to(covered).slices)]
 
 
-def compare_outlines(whole: Rings, table: Rings, here: BoolArray) -> SeamCounts:
+def compare_outlines(uncut: Rings, table: Rings, here: BoolArray) -> SeamCounts:
     """Compare cells of a site computed in one piece with those of the table around it, of which ``here`` (N,) lie in
     the site.
 
     *lost*: nothing in the table covers half of the cell; *cut*: something does, with another outline; *doubled*: rows
     here that cover half of another row, or no cell that was computed in one piece.
     """
-    if not len(whole) and not here.any():
+    if not len(uncut) and not here.any():
         return SeamCounts()
-    truth, rows = (as_polygons(r.vertices.astype(np.float64), r.offsets) for r in (whole, table))
+    truth, rows = (as_polygons(r.vertices.astype(np.float64), r.offsets) for r in (uncut, table))
     found, partner = _same_cell(truth, rows)
     identical = np.zeros(len(truth), bool)
-    exact = [_outline(whole, i) == _outline(table, k) for i, k in zip(found, partner, strict=True)]
+    exact = [_outline(uncut, i) == _outline(table, k) for i, k in zip(found, partner, strict=True)]
     identical[found[np.array(exact, bool)]] = True
     covered = np.zeros(len(truth), bool)
     covered[found] = True
