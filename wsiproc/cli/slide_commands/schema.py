@@ -12,7 +12,7 @@ SCHEMA_EXAMPLES = "Examples:  wsiproc schema run > run.schema.json   ·   wsipro
 
 
 class JsonDocument(StrEnum):
-    """What has a schema: commands with ``--json``, the keys of ``wsiproc.cli.documents.DOCUMENTS``, and ``run.json``."""
+    """What has a schema: commands with ``--json``, keys of ``wsiproc.cli.documents.DOCUMENTS``, and ``run.json``."""
 
     run = "run"
     plan = "plan"
