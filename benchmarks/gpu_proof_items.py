@@ -224,13 +224,13 @@ def kill(proof: Proof) -> None:
     whole, killed = proof.scratch / "whole", proof.scratch / "killed"
     undisturbed = finished(proof, slide, whole, *more)
     process = subprocess.Popen(wsiproc_run(proof, slide, killed, *more), stdout=subprocess.DEVNULL)
-    while process.poll() is None and len(list(killed.glob("*/.work/*.infer.json"))) < 2:
+    while process.poll() is None and len(list(killed.glob("*/.work/*.inferred.json"))) < 2:
         time.sleep(0.01)
     ended = process.poll() is not None
     if not ended:
         kill_family(process)
     proof.expect(not ended, "the run ended before it could be killed")
-    left = len(list(killed.glob("*/.work/*.infer.json")))
+    left = len(list(killed.glob("*/.work/*.inferred.json")))
     again = finished(proof, slide, killed, *more)
     one, other = digests(whole), digests(killed)
     differing = [name for name in one.keys() | other.keys() if one.get(name) != other.get(name)]

@@ -63,7 +63,9 @@ def _one(
     except subprocess.TimeoutExpired:
         moment = _moment(out)
         kill_family(process)
-    markers = {path.name for path in out.rglob("*.infer.json")} | {path.name for path in out.rglob("*.segment.json")}
+    markers = {path.name for path in out.rglob("*.inferred.json")} | {
+        path.name for path in out.rglob("*.segmented.json")
+    }
     again = _command(slide, out, workers, region)
     assert again.wait() == 0
     (run_file,) = out.glob("*/run.json")

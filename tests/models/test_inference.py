@@ -158,7 +158,7 @@ def test_an_operator_that_raises_is_not_used(
     found = choose_device("cpu")
     assert found == Device("cpu", "bfloat16" if fast_bfloat16() else "float32")
     assert found.note.endswith("(expected another argument). Another PyTorch may do better")
-    with pytest.raises(SettingsError, match=r"cannot compute in bytes here \(expected another argument\); use"):
+    with pytest.raises(SettingsError, match=r"cannot compute in int8 here \(expected another argument\); use"):
         choose_device("cpu", "int8")
 
 
@@ -168,7 +168,7 @@ def test_workers_of_a_cluster_try_the_operators() -> None:
     code = (
         "import sys, wsiproc.models.device as d\n"
         "d.int8_failure = lambda: f'loaded: {\"torch\" in sys.modules}'\n"
-        "print(d.look().no_int8)"
+        "print(d.probe_device().no_int8)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "loaded: True"
@@ -215,7 +215,7 @@ def test_releases_that_were_tried_compute_in_bytes() -> None:
 def test_pytorch_is_loaded_for_the_choice_only_where_it_was_not_tried(release: str, feature: str, loaded: bool) -> None:
     code = (
         f"import sys, wsiproc.models.device as d; d._torch_release = lambda: {release!r}\n"
-        f"d._may_have_gpu, d._has = lambda: False, {feature!r}.__eq__\n"
+        f"d.may_have_gpu, d.cpu_has = lambda: False, {feature!r}.__eq__\n"
         "print(d.choose_device('auto').precision, 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

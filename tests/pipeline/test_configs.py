@@ -10,7 +10,7 @@ from typing import get_args
 
 import pytest
 
-from tests.pipeline.test_settings import CHOICES
+from tests.pipeline.choices import CHOICES
 from wsiproc.models import load_model
 from wsiproc.pipeline.settings import Settings, load_settings
 from wsiproc.psm.recipe import fit_settings

@@ -58,7 +58,7 @@ def kill_tree(process: subprocess.Popen[bytes]) -> None:
     psutil.wait_procs(family[1:], timeout=20)
 
 
-@pytest.mark.parametrize("reached", ["*.segment.json", "merged-*.part"])
+@pytest.mark.parametrize("reached", ["*.segmented.json", "merged-*.part"])
 def test_killed_at_any_stage_it_goes_on_and_no_byte_differs(
     six: Path, whole: Path, tmp_path: Path, reached: str
 ) -> None:
@@ -71,7 +71,7 @@ def test_killed_at_any_stage_it_goes_on_and_no_byte_differs(
         time.sleep(0.01)
     kill_tree(process)
     assert not (tmp_path / "six" / "run.json").exists()
-    done = len(list(work.glob("*.infer.json"))) + len(list(work.glob("*.segment.json")))
+    done = len(list(work.glob("*.inferred.json"))) + len(list(work.glob("*.segmented.json")))
     run = run_one(six, tmp_path, **SETTINGS).run
     assert run is not None
     assert run["resumed"] >= done

@@ -12,29 +12,12 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
+from tests.pipeline.choices import CHOICES
 from wsiproc.core.choices import (
-    CompartmentChoice,
-    DeviceChoice,
-    Executor,
-    PrecisionChoice,
-    Reader,
-    StainChoice,
     StainNormChoice,
-    TissueChoice,
 )
 from wsiproc.errors import SettingsError
 from wsiproc.pipeline.settings import Settings, SettingsArguments, load_settings, settings_by_name
-
-CHOICES = {
-    "reader": Reader,
-    "tissue": TissueChoice,
-    "stain": StainChoice,
-    "compartment": CompartmentChoice,
-    "stain_norm": StainNormChoice,
-    "device": DeviceChoice,
-    "precision": PrecisionChoice,
-    "executor": Executor,
-}
 
 
 def written(folder: Path, text: str) -> Path:

@@ -123,7 +123,7 @@ def test_small_pictures_are_left_out_and_only_small_ones_refused(stained_picture
     folder = write(tmp_path / "case", a=below, b=just)
     assert [p.shape[0] for p in read_tiles(Source(folder, MPP), MPP, 1, OD99).pixels] == [SMALLEST_TILE_PX]
     (folder / "b.png").unlink()
-    with pytest.raises(PlanError, match=rf"case: none of its 1 pictures has {SMALLEST_TILE_PX} px on a side"):
+    with pytest.raises(PlanError, match=rf"case: none of its 1 images has {SMALLEST_TILE_PX} px on a side"):
         read_tiles(Source(folder, MPP), MPP, 1, OD99)
 
 

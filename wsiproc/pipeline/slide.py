@@ -119,7 +119,7 @@ def run_slide(request: SlideRequest, on_progress: OnEvent) -> Outcome:
                 if pool is None or not request.workers.fewer(pool):
                     raise MemoryLimitError(
                         f"{path}: {error}. Use fewer --workers, a smaller --region, more --memory, or a higher "
-                        "limit of the container or job; what is done is kept, and the same command goes on from there"
+                        "limit of the container or job; what is done is kept, and run the same command to resume"
                     ) from error
 
 

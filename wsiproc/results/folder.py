@@ -82,7 +82,7 @@ def storage_explained(folder: Path) -> Iterator[None]:
         remedy = _REMEDIES.get(_number(error))
         if isinstance(error, WsiprocError) or remedy is None:
             raise
-        raise OutputError(f"{folder}: {remedy}. What is done is kept; the same command goes on from there") from error
+        raise OutputError(f"{folder}: {remedy}. What is done is kept; run the same command to resume") from error
 
 
 def _number(error: OSError) -> int:

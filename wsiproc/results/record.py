@@ -408,7 +408,7 @@ class RunRecord(RecordPart):
             record = cls.model_validate(values)
         except FileNotFoundError as error:
             raise OutputError(
-                f"{folder}: unfinished, there is no run.json; the same `wsiproc run` command goes on where it stopped"
+                f"{folder}: unfinished, there is no run.json; run the same `wsiproc run` command to resume"
             ) from error
         except (OSError, ValueError, RecursionError) as error:
             found = problems(error) if isinstance(error, ValidationError) else [f"{type(error).__name__}: {error}"]

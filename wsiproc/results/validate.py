@@ -113,7 +113,7 @@ def _outcome(what: str, check: Iterator[str]) -> list[Finding]:
 def _check_run(folder: Path) -> Iterator[str]:
     path = folder / "run.json"
     if not path.exists():
-        yield "missing: the run did not finish; the same `wsiproc run` command goes on where it stopped"
+        yield "missing: the run did not finish; run the same `wsiproc run` command to resume"
         return
     try:
         run = RunRecord.model_validate(json.loads(path.read_text(encoding="utf-8")))
