@@ -23,7 +23,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-# Required by wsiproc for what a proof does not do: tables for Python, clusters, the viewer, the second validator of OME-Zarr.
+# Required by wsiproc for what a proof does not do: tables for Python, clusters, the viewer, the second validator of
+# OME-Zarr.
 UNUSED = {
     "anndata",
     "anyio",
