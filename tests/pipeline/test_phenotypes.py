@@ -238,5 +238,5 @@ def test_slides_that_fail_cost_no_other_and_too_few_cells_are_refused(
 
 @pytest.mark.parametrize("number", [-1, 0, 1, 13])
 def test_a_number_of_kinds_that_makes_no_sense_is_refused(number: int) -> None:
-    with pytest.raises(SettingsError, match=f"classes is {number}; give 2 to 12"):
+    with pytest.raises(SettingsError, match=f"classes is {number}; give a number of phenotypes .*, 2 to 12"):
         Settings(classes=number)
