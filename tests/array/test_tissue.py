@@ -264,7 +264,8 @@ def test_the_real_fluorescence_slide_is_recognised() -> None:
 
     if not (DATA / "slides").exists():
         pytest.skip(f"the real slides are not at {DATA / 'slides'}")
-    assert describe(open_slide(DATA / "slides" / "fluorescence_dapi.ndpi"))["looks_fluorescent"] is True
+    with open_slide(DATA / "slides" / "fluorescence_dapi.ndpi") as slide:
+        assert describe(slide)["looks_fluorescent"] is True
 
 
 def test_growing_reaches_as_far_as_it_says() -> None:

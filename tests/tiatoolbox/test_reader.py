@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,11 @@ SVS = Path(__file__).parents[2] / ".." / "shared" / "data" / "slides" / "CMU-1-S
 
 
 @pytest.fixture(scope="module")
-def slide(tmp_path_factory: pytest.TempPathFactory) -> Slide:
+def slide(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slide]:
     path = tmp_path_factory.mktemp("tiatoolbox") / "a.tif"
     write_tiff(path, pyramid(draw_picture()))
-    return open_slide(path, reader="tiatoolbox")
+    with open_slide(path, reader="tiatoolbox") as slide:
+        yield slide
 
 
 def test_facts(slide: Slide) -> None:
@@ -47,9 +49,9 @@ def test_a_real_slide_looks_as_with_the_default_reader() -> None:
     if not SVS.exists():
         pytest.skip(f"the real slide is not at {SVS}")
     box = Box(1000, 800, 300, 300)
-    through, direct = open_slide(SVS, reader="tiatoolbox"), open_slide(SVS)
-    assert (through.mpp, through.objective) == (direct.mpp, direct.objective)
-    assert np.array_equal(through.read(box, direct.mpp), direct.read(box, direct.mpp))
+    with open_slide(SVS, reader="tiatoolbox") as through, open_slide(SVS) as direct:
+        assert (through.mpp, through.objective) == (direct.mpp, direct.objective)
+        assert np.array_equal(through.read(box, direct.mpp), direct.read(box, direct.mpp))
 
 
 def test_what_it_cannot_open(tmp_path: Path) -> None:

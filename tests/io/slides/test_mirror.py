@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ SHAPE = (61, 47)
 
 
 @pytest.fixture(scope="module")
-def slide(tmp_path_factory: pytest.TempPathFactory) -> Slide:
+def slide(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slide]:
     """Noise, so that no two pixels are alike."""
     path = tmp_path_factory.mktemp("slides") / "noise.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (*SHAPE, 3), np.uint8)).save(path)
-    return open_slide(path, 0.5)
+    with open_slide(path, 0.5) as slide:
+        yield slide
 
 
 @pytest.mark.parametrize("mpp", [0.5, 1.0, 0.77])

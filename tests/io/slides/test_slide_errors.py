@@ -117,7 +117,8 @@ def test_pixels_that_are_not_square(tmp_path: Path, picture: Picture) -> None:
     tifffile.imwrite(tmp_path / "a.tif", picture, photometric="rgb", resolution=(2e4, 1e4), resolutionunit="CENTIMETER")
     with pytest.raises(ResolutionError, match=r"1 µm high, 0\.5 µm wide"):
         open_slide(tmp_path / "a.tif")
-    assert open_slide(tmp_path / "a.tif", mpp=0.5).mpp == 0.5
+    with open_slide(tmp_path / "a.tif", mpp=0.5) as slide:
+        assert slide.mpp == 0.5
 
 
 @pytest.mark.parametrize(

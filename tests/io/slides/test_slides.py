@@ -6,6 +6,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -47,8 +48,9 @@ def open_kind(slide_paths: dict[str, Path], kind: str, reader: str) -> Slide:
 
 
 @pytest.fixture(scope="module", params=READERS, ids=lambda pair: "-".join(pair))
-def slide(request: pytest.FixtureRequest, slide_paths: dict[str, Path]) -> Slide:
-    return open_kind(slide_paths, *request.param)
+def slide(request: pytest.FixtureRequest, slide_paths: dict[str, Path]) -> Iterator[Slide]:
+    with open_kind(slide_paths, *request.param) as slide:
+        yield slide
 
 
 @settings(max_examples=40, deadline=None)
@@ -131,16 +133,17 @@ def test_format_and_levels(slide_paths: dict[str, Path], kind: str, reader: str,
 
 
 def test_levels_of_a_fractional_pyramid(slide_paths: dict[str, Path]) -> None:
-    assert open_kind(slide_paths, "odd-factor-tiff", "auto").levels[1] == pytest.approx(1.7, abs=0.005)
+    with open_kind(slide_paths, "odd-factor-tiff", "auto") as slide:
+        assert slide.levels[1] == pytest.approx(1.7, abs=0.005)
 
 
-def test_zarr_formats_are_named_by_their_version(slide_paths: dict[str, Path]) -> None:
-    assert open_slide(slide_paths["ome-zarr-0.4"]).format == "ome-zarr 0.4"
-    assert open_slide(slide_paths["ome-zarr-0.5"]).format == "ome-zarr 0.5"
+def test_zarr_formats_are_named_by_their_version(slide_paths: dict[str, Path], opened: Callable[..., Slide]) -> None:
+    assert opened(slide_paths["ome-zarr-0.4"]).format == "ome-zarr 0.4"
+    assert opened(slide_paths["ome-zarr-0.5"]).format == "ome-zarr 0.5"
 
 
-def test_a_given_mpp_wins_and_is_noted(slide_paths: dict[str, Path]) -> None:
-    slide = open_slide(slide_paths["tiff"], mpp=0.25)
+def test_a_given_mpp_wins_and_is_noted(slide_paths: dict[str, Path], opened: Callable[..., Slide]) -> None:
+    slide = opened(slide_paths["tiff"], mpp=0.25)
     assert slide.mpp == 0.25
     assert "0.25 given by the user; in the file: 0.5 × 0.5" in slide.properties["wsiproc.mpp"]
 
@@ -169,10 +172,10 @@ def test_a_folder_keeps_its_dots(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("filename", ["🔬 slide.tif", "with space.tif", "ünï.ome.tif"])
-def test_any_file_name_opens(tmp_path: Path, picture: Picture, filename: str) -> None:
+def test_any_file_name_opens(tmp_path: Path, picture: Picture, filename: str, opened: Callable[..., Slide]) -> None:
     write = write_ome_tiff if ".ome" in filename else write_tiff
     write(tmp_path / filename, [picture])
-    assert open_slide(tmp_path / filename).shape == SHAPE
+    assert opened(tmp_path / filename).shape == SHAPE
 
 
 def test_a_source_travels_to_a_worker(slide_paths: dict[str, Path]) -> None:
@@ -181,27 +184,29 @@ def test_a_source_travels_to_a_worker(slide_paths: dict[str, Path]) -> None:
         assert slide.shape == SHAPE
 
 
-def test_fingerprint_is_of_the_content_not_of_the_place(slide_paths: dict[str, Path], tmp_path: Path) -> None:
-    original = open_slide(slide_paths["tiff"]).fingerprint()
+def test_fingerprint_is_of_the_content_not_of_the_place(
+    slide_paths: dict[str, Path], tmp_path: Path, opened: Callable[..., Slide]
+) -> None:
+    original = opened(slide_paths["tiff"]).fingerprint()
     copy = Path(shutil.copy(slide_paths["tiff"], tmp_path / "other name.tif"))
-    assert open_slide(copy).fingerprint() == original
+    assert opened(copy).fingerprint() == original
     with copy.open("r+b") as stream:
         stream.seek(-1, 2)
         stream.write(b"x")
-    assert open_slide(copy).fingerprint() != original
+    assert opened(copy).fingerprint() != original
 
 
-def test_fingerprint_of_a_folder(slide_paths: dict[str, Path], tmp_path: Path) -> None:
-    original = open_slide(slide_paths["ome-zarr-0.5"]).fingerprint()
+def test_fingerprint_of_a_folder(slide_paths: dict[str, Path], tmp_path: Path, opened: Callable[..., Slide]) -> None:
+    original = opened(slide_paths["ome-zarr-0.5"]).fingerprint()
     copy = tmp_path / "copy.zarr"
     shutil.copytree(slide_paths["ome-zarr-0.5"], copy)
-    assert open_slide(copy).fingerprint() == original
+    assert opened(copy).fingerprint() == original
     (copy / "extra").write_bytes(b"1")
-    assert open_slide(copy).fingerprint() != original
+    assert opened(copy).fingerprint() != original
 
 
-def test_overview_is_small_and_knows_its_scale(slide_paths: dict[str, Path]) -> None:
-    slide = open_slide(slide_paths["tiff"])
+def test_overview_is_small_and_knows_its_scale(slide_paths: dict[str, Path], opened: Callable[..., Slide]) -> None:
+    slide = opened(slide_paths["tiff"])
     seen = read_overview(slide, max_px=100)
     (h, w, _), (mpp_y, mpp_x) = seen.pixels.shape, seen.mpp
     assert max(h, w) <= 100
@@ -209,8 +214,8 @@ def test_overview_is_small_and_knows_its_scale(slide_paths: dict[str, Path]) -> 
     assert read_overview(slide).mpp == pytest.approx((2.0, 2.0), rel=0.01)
 
 
-def test_description(slide_paths: dict[str, Path]) -> None:
-    facts = describe(open_slide(slide_paths["tiff"]))
+def test_description(slide_paths: dict[str, Path], opened: Callable[..., Slide]) -> None:
+    facts = describe(opened(slide_paths["tiff"]))
     assert facts["size_px"] == SHAPE
     assert facts["mpp"] == MPP
     assert facts["size_mm"] == pytest.approx((0.3505, 0.4515))
@@ -327,18 +332,20 @@ def test_crop_law_on_real_slides(real_slides: Path, filename: str, reader: str) 
 
 
 @pytest.mark.parametrize("filename", ["CMU-1-Small-Region.svs", "EAS2_HE1_20x.tif", "no_mpp_jpeg2000.svs"])
-def test_direct_decoding_gives_openslides_pixels(real_slides: Path, filename: str) -> None:
+def test_direct_decoding_gives_openslides_pixels(
+    real_slides: Path, filename: str, opened: Callable[..., Slide]
+) -> None:
     box = Box(900, 700, 600, 500)
-    direct = open_slide(real_slides / filename, mpp=0.5)
+    direct = opened(real_slides / filename, mpp=0.5)
     assert isinstance(direct, PyramidSlide)
     assert isinstance(direct.pyramid[0], TiffLevel)
-    through = open_slide(real_slides / filename, mpp=0.5, reader="openslide")
+    through = opened(real_slides / filename, mpp=0.5, reader="openslide")
     assert np.array_equal(direct.read(box, 0.5), through.read(box, 0.5))
 
 
-def test_the_same_slide_in_two_formats_is_the_same_picture(real_slides: Path) -> None:
+def test_the_same_slide_in_two_formats_is_the_same_picture(real_slides: Path, opened: Callable[..., Slide]) -> None:
     box = Box(1000, 800, 500, 500)
-    tiff, zarr = (open_slide(real_slides / f"CMU-1-Small-Region.{kind}") for kind in ("svs", "ome.zarr"))
+    tiff, zarr = (opened(real_slides / f"CMU-1-Small-Region.{kind}") for kind in ("svs", "ome.zarr"))
     assert np.abs(tiff.read(box, 0.499).astype(int) - zarr.read(box, 0.499)).mean() < 1.0
 
 
