@@ -181,7 +181,7 @@ class CohortPage:
 
 
 def _page(out: Path, rows: Sequence[CohortRow], classes: Sequence[str], runs: Sequence[RunRecord]) -> CohortPage:
-    """Totals, what failed, plots over the slides, and a row a slide that leads to its report."""
+    """Totals, what failed, plots over the slides, and one row per slide with a link to its report."""
     done = [row for row in rows if row["status"] == "done"]
     columns, colours = _shown_columns(done, classes), _colours(runs)
     return CohortPage(

@@ -1,4 +1,4 @@
-"""The folder of a slide while it is worked on: one run at a time, no strays at the end, full disks named as such."""
+"""The folder of a slide while it is run: one run at a time, no leftover files at the end, full disks named as such."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _REMEDIES = {
 def locked(folder: Path) -> Iterator[None]:
     """Keep every other run out of ``folder`` for the time of the block.
 
-    The lock is the system's, on a file beside the folder, so that it ends with the process however that ends. Raises
+    The lock is the system's, on a file next to the folder, so that it ends with the process however that ends. Raises
     OutputError where another run holds it.
     """
     path = folder.with_name(f".{folder.name}.lock")
@@ -68,7 +68,7 @@ def empty(folder: Path) -> None:
 
 
 def clean_up(folder: Path) -> None:
-    """Remove the scaffolding that a run left which was killed right after it had finished."""
+    """Remove the work directory that a run left behind if it was killed right after it had finished."""
     if (folder / WORK).exists():
         shutil.rmtree(folder / WORK)
 

@@ -135,7 +135,7 @@ def lines(profile: ProfileRecord) -> list[ProfileRow]:
 def idle_share(profile: ProfileRecord, seconds: Mapping[str, float]) -> float:
     """How much of their time the workers of a finished slide had nothing to do while it was worked on: 0 … 1.
 
-    0 where they had another slide to work on, since that cannot be told from here.
+    0 where they had another slide to work on, since that is not known here.
     """
     if profile.slides_at_once > 1:
         return 0.0

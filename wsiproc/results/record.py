@@ -22,7 +22,7 @@ from wsiproc.io.atomic import write_json
 from wsiproc.results.folder import RUN
 
 RECORD_VERSION = 1
-_MOST_PROBLEMS = 3  # told of a file that is no record
+_MOST_PROBLEMS = 3  # reported of a file that is not a record
 
 
 def _as_written(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
@@ -106,7 +106,7 @@ class RecognisedRecord(RecordPart):
     """What samples of the slide say about its DAB."""
 
     compartment: Compartment
-    """Where DAB lies; membrane is not told from cytoplasm."""
+    """Where DAB lies; membrane and cytoplasm are not distinguished."""
     nucleus_dab_od: Number
     """Cut for nuclei, optical density."""
     nucleus_how: str
@@ -210,7 +210,7 @@ class GridRecord(RecordPart):
 
 
 class OverviewRecord(RecordPart):
-    """The picture of the whole slide on which tissue was found."""
+    """The overview on which tissue was detected."""
 
     shape: Shape
     """Height and width, px."""
@@ -301,7 +301,7 @@ class NumbersRecord(RecordPart):
     cells_per_mm2: Number | None
     """Cells in tissue per mm² of it; null without tissue."""
     positive_index: Number | None
-    """Share of positive cells of all, 0 to 1; null where there is no index."""
+    """Share of positive cells of all, 0 to 1; null if there is no index."""
     h_score: Number | None
     """H-score of all cells, 0 to 300; null where cells have no degrees of positivity."""
 
@@ -364,13 +364,13 @@ class RunRecord(RecordPart):
     grid: GridRecord
     """Size and scale of maps and labels."""
     overview: OverviewRecord | None = None
-    """The picture of the whole slide."""
+    """The image of the whole slide."""
     roi: dict[str, Any] | None = None
     """Region of interest as GeoJSON, px of level 0; null without one."""
     tissue_mm2: Number
     """Area of the tissue, mm²; with a region of interest of what of it lies in that."""
     left_out_mm2: dict[str, Number] = {}
-    """Area of what was taken for neither tissue nor glass, mm²: fill, pen, and shadow (also debris and bubbles)."""
+    """Area taken for neither tissue nor background, mm²: fill, pen, and shadow (also debris and bubbles)."""
     regions: RegionsRecord
     """The regions."""
     counts: CountsRecord

@@ -104,8 +104,8 @@ class Result:
     ) -> geopandas.GeoDataFrame:
         """A row a cell with its outline, of all cells or of those that are asked for.
 
-        ``columns``: names beside ``geometry``; ``bbox``: (xmin, ymin, xmax, ymax) in level-0 px; ``classes``: names.
-        Raises ``SettingsError`` for columns or classes that are not there.
+        ``columns``: names in addition to ``geometry``; ``bbox``: (xmin, ymin, xmax, ymax) in level-0 px; ``classes``:
+        names. Raises ``SettingsError`` for columns or classes that are not there.
         """
         from wsiproc.io.cells.dataframe import Selection
 
@@ -130,14 +130,14 @@ class Result:
         overview, its longer side at most ``overview_px`` (0: none), with the scale factors by which
         ``squidpy.pl.spatial_scatter`` draws the cells on it.
         """
-        from wsiproc.results.scverse import cells_anndata, picture_facts
+        from wsiproc.results.scverse import cells_anndata, image_metadata_of
 
         cells = self.table()
         found = cells_anndata(cells, self.measurements, self.classes, self._facts())
         if overview_px:
             shape = self.record.slide.shape
             picture = self.thumbnail(overview_px)
-            found.uns["spatial"] = {self.name: picture_facts(picture, shape, self.mpp, cells["area_um2"])}
+            found.uns["spatial"] = {self.name: image_metadata_of(picture, shape, self.mpp, cells["area_um2"])}
         return found
 
     def spatialdata(self, *, full_resolution: bool = False, slide: Path | str | None = None) -> Any:
@@ -210,7 +210,7 @@ class Result:
     ) -> UInt8Array:
         """The slide's pixels around a cell: (h, w, 3) uint8, ``size_um`` wide and high, white beyond the slide's edge.
 
-        ``mpp``: µm per px of the picture, the model's if it is not given; ``outline``: draw the cell's in its class's
+        ``mpp``: µm per px of the image, the model's if it is not given; ``outline``: draw the cell's in its class's
         colour; ``slide``: where the file is now, if it was moved. Raises ``SettingsError`` for an id or a size that
         cannot be, and ``SlideError`` where the slide is gone, is another one, or cannot be read.
         """
@@ -322,7 +322,7 @@ def open_results(folder: str | PathLike[str]) -> Results:
 
 
 def _draw_outline(pixels: UInt8Array, corners: Float64Array, colour: RGB) -> None:
-    """Draw a closed line through ``corners`` (V, 2), (x, y) in px from the picture's corner, into (h, w, 3) pixels."""
+    """Draw a closed line through ``corners`` (V, 2), (x, y) in px from the image's corner, into (h, w, 3) pixels."""
     from PIL import Image, ImageDraw
 
     picture = Image.fromarray(pixels)

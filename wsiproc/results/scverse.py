@@ -46,13 +46,13 @@ def cells_anndata(
     )
 
 
-def picture_facts(
+def image_metadata_of(
     picture: UInt8Array, slide_shape: tuple[int, int], mpp: float, areas_um2: npt.ArrayLike
 ) -> dict[str, Any]:
     """What ``uns["spatial"][slide]`` holds, so that squidpy and scanpy draw cells on their slide.
 
     ``picture`` (h, w, 3): the overview; ``slide_shape`` (h, w): level-0 px; ``areas_um2`` (N,): cells become discs
-    of their median area. The scale factors are px of the picture and level-0 px, as in
+    of their median area. The scale factors are px of the image and level-0 px, as in
     https://squidpy.readthedocs.io/en/stable/notebooks/tutorials/tutorial_read_spatial.html.
     """
     areas = np.asarray(areas_um2, np.float64)

@@ -1,7 +1,7 @@
-"""Proof of an output folder: every file follows its format's rules, and all files tell of the same cells.
+"""Proof of an output folder: every file follows its format's rules, and all files hold the same cells.
 
-Nothing is taken from the writers but the file names. Arrays are read a shard at a time; beside that, memory grows by
-some 30 bytes a cell.
+Nothing is taken from the writers but the file names. Arrays are read a shard at a time; apart from that, memory grows
+by some 30 bytes a cell.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LABELS = ("tissue", "classes", "cells")
 _COLUMNS = ("id", "class", "score", "centroid_x", "centroid_y", "bbox", "area_um2", "geometry")
 _SHARD = 4096
 _STRIP = 512  # rows counted at once, so that bincount's int64 copy stays small
-_MOST = 20  # problems told a check
+_MOST = 20  # problems reported per check
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Finding:
 
 @dataclass
 class _Output:
-    """What the checks of one folder share: ``run.json``, and per cell id (row 0 is no cell) what the table says.
+    """What the checks of one folder share: ``run.json``, and per cell id (row 0 is not a cell) what the table says.
 
     ``classes``: index into ``names``; ``pixels``: area of the outline in grid px; ``bounds``: (xmin, ymin, xmax,
     ymax) of the outline in level-0 px.
@@ -138,7 +138,7 @@ def _check_run_numbers(run: RunRecord) -> Iterator[str]:
 
 
 def _warnings(output: _Output) -> Iterator[str]:
-    """What is no error but should not go unseen."""
+    """What is not an error but should be seen."""
     failed = output.run.regions.failed
     if failed:
         yield f"{len(failed)} regions could not be processed and hold no cells"

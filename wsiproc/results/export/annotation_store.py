@@ -89,7 +89,7 @@ class _StoreWriter(AtomicFileWriter):
 
     def abandon(self) -> None:
         """Close the file as it is."""
-        with contextlib.suppress(sqlite3.Error):  # what went wrong first is what is told
+        with contextlib.suppress(sqlite3.Error):  # the first error is the one to report
             self._store.close()
 
 

@@ -1,4 +1,4 @@
-"""What a run found, in the formats of other tools: a file or folder a format, each whole or not there."""
+"""What a run found, in the formats of other tools: one file or folder per format, each written atomically."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ FORMATS = {
     "h5ad": Format("cells as AnnData, for scanpy and squidpy", _h5ad),
     "spatialdata": Format("overview, labels, outlines and cells as SpatialData", _spatialdata),
     "ome-zarr": Format("the slide at full resolution with its labels, in one OME-Zarr", _ome_zarr),
-    "ome-zarr-0.4": Format("pictures for readers without zarr v3: QuPath, TIAToolbox", _ome_zarr_04),
+    "ome-zarr-0.4": Format("images for readers without zarr v3: QuPath, TIAToolbox", _ome_zarr_04),
     "regions": Format("tissue with its cells counted, and failed regions, as QuPath annotations", _regions),
     "annotation-store": Format("cells as TIAToolbox's SQLiteStore, for TIAViz", _annotation_store),
     "classes": Format("a QuPath file of cells for each class", _classes),

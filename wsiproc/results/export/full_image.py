@@ -1,7 +1,7 @@
 """A slide at full resolution with its labels in one OME-Zarr, for those who want all in one folder.
 
 The slide is copied shard by shard, each by one task, so that memory is that of a shard for each worker and the bytes
-are the same by any number of them. A copy that was stopped goes on where it was; it gets its name when it is whole.
+are the same by any number of them. An interrupted copy is resumed; it gets its name when it is complete.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from wsiproc.results.folder import locked, storage_explained
 _CHANNELS = [("Red", (255, 0, 0)), ("Green", (0, 255, 0)), ("Blue", (0, 0, 255))]
 # A shard as it is read, in planes, halved and compressed; and what a worker needs anyway.
 _WORKER_BYTES = 7e8
-# With all levels: slides full of tissue took 1.6 and 2.6, those that are mostly glass 0.3 and 0.4.
+# With all levels: slides full of tissue took 1.6 and 2.6, those that are mostly background 0.3 and 0.4.
 _BYTES_A_PX = 3.0
 
 _log = logging.getLogger(__name__)

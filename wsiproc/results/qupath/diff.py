@@ -1,4 +1,4 @@
-"""What someone changed in QuPath: the objects of a corrected file beside the cells of the slide."""
+"""What someone changed in QuPath: the objects of a corrected file next to the cells of the slide."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from wsiproc.io.geojson.write import cell_uuids
 _SAME_PX = 0.1
 _CELLS = {"detection", "cell"}
 _EXCLUDES = {"exclude", "ignore"}
-_NAMED = 20  # problems told in full
+_NAMED = 20  # problems reported in full
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Changes:
 
 
 def diff_cells(table: Table, fingerprint: str, batches: Iterable[Objects], exclude: Iterable[str] = ()) -> Changes:
-    """Put the objects of a file beside the cells of the slide with that fingerprint.
+    """Compare the objects of a file with the cells of the slide with that fingerprint.
 
     Annotations whose name or class is exclude or ignore, or is in ``exclude``, become ``areas``, whatever the case and
     with or without QuPath's asterisk. An outline counts as changed where it is more than 0.1 px from the cell's, as it
@@ -210,7 +210,7 @@ def _take_area(changes: Changes, batch: Objects, place: int, wanted: set[str]) -
     if kind != "annotation" or not {_plain(batch.names[place]), _plain(batch.classes[place])} & wanted:
         changes.ignored[kind] += 1
     elif not isinstance(polygon, shapely.Polygon | shapely.MultiPolygon) or polygon.is_empty:
-        changes.skip(f"object {batch.first + place}: the area to exclude is no polygon")
+        changes.skip(f"object {batch.first + place}: the area to exclude is not a polygon")
     else:
         changes.repaired += not polygon.is_valid
         changes.areas.append(polygon if polygon.is_valid else shapely.make_valid(polygon))

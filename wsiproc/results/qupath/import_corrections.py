@@ -1,4 +1,4 @@
-"""Corrections made in QuPath, brought back: ``cells.corrected.parquet`` beside ``cells.parquet``, which stays."""
+"""Corrections made in QuPath, imported: ``cells.corrected.parquet`` next to ``cells.parquet``, which stays."""
 
 from __future__ import annotations
 
@@ -89,12 +89,12 @@ class _Result:
 def import_corrections(
     path: Path, output: Path, *, exclude: list[str], missing: Missing | None = None, dry_run: bool = False
 ) -> Corrections:
-    """Compare a GeoJSON file from QuPath with the cells of a slide's folder, and write the corrected table beside them.
+    """Compare a GeoJSON file from QuPath with the cells of a slide's folder, and write the corrected table there.
 
-    ``exclude``: names or classes of annotations in which cells are left out, besides exclude and ignore. ``missing``:
-    what becomes of cells that are not in the file; None deletes them, but refuses where that is more than half. Raises
-    ``OutputError`` for a folder that is not complete, and for a file that cannot be read or is of another slide;
-    ``SettingsError`` where it must be said what becomes of missing cells.
+    ``exclude``: names or classes of annotations in which cells are left out, in addition to exclude and ignore.
+    ``missing``: what becomes of cells that are not in the file; None deletes them, but refuses where that is more than
+    half. Raises ``OutputError`` for a folder that is not complete, and for a file that cannot be read or is of another
+    slide; ``SettingsError`` where it must be said what becomes of missing cells.
     """
     run = RunRecord.read(output)
     reader = CellReader(output / "cells.parquet")

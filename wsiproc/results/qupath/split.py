@@ -29,7 +29,7 @@ SCRIPTS = ("import-cells.groovy", "export-corrections.groovy")
 # Measured with the readers of QuPath 0.4 to 0.7: 13 kB of heap a cell of 24 corners while a file is read. Nearly all of
 # it are the numbers of the outline, so that we count in proportion to the corners, but never less than that.
 CELL_BYTES, CELL_CORNERS = 13_000, 24
-# Half of a heap of 4 GB; the other half is for the picture, for QuPath itself and for cells that are there already.
+# Half of a heap of 4 GB; the other half is for the image, for QuPath itself and for cells that are there already.
 FILE_HEAP_BYTES = 2_000_000_000
 _BIN_PX = 64  # cells are counted in such squares before they are shared out
 _SAMPLE = 20_000  # outlines whose corners are counted

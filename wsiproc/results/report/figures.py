@@ -1,4 +1,4 @@
-"""The pages' pictures: images as data URIs, and where the lines of an SVG run; templates make elements of them."""
+"""The pages' figures: images as data URIs, and where the lines of an SVG run; templates make elements of them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def data_uri(pixels: UInt8Array, quality: int | None = 82) -> str:
 
 
 def shrink(pixels: UInt8Array, longest_px: int) -> UInt8Array:
-    """The picture with its longer side at most ``longest_px``, by area means."""
+    """The image with its longer side at most ``longest_px``, by area means."""
     import cv2
 
     h, w = pixels.shape[:2]
@@ -67,7 +67,7 @@ def density_gradient() -> str:
 
 
 def mask_path(mask: BoolArray, shape: tuple[int, int]) -> str:
-    """Outlines of a mask as an SVG path in a picture of ``shape`` (h, w), simplified to a pixel."""
+    """Outlines of a mask as an SVG path in an image of ``shape`` (h, w), simplified to a pixel."""
     import cv2
 
     whole = cv2.resize(mask.astype(np.uint8), shape[::-1], interpolation=cv2.INTER_NEAREST)
@@ -113,7 +113,7 @@ def number(value: float) -> str:
 
 @dataclass(frozen=True)
 class ScaleBar:
-    """A bar from ``x`` to ``end`` at the height ``y`` of a picture, its length in words above it, ``size`` high; px."""
+    """A bar from ``x`` to ``end`` at the height ``y`` of an image, its length in words above it, ``size`` high; px."""
 
     label: str
     x: float
@@ -123,9 +123,9 @@ class ScaleBar:
 
 
 def scale_bar(mpp: float, shape: tuple[int, int], text_share: float) -> ScaleBar:
-    """A bar of a round length in the lower left corner of a picture of ``shape`` px with ``mpp`` µm/px.
+    """A bar of a round length in the lower left corner of an image of ``shape`` px with ``mpp`` µm/px.
 
-    ``text_share``: height of its text as a share of the picture's width.
+    ``text_share``: height of its text as a share of the image's width.
     """
     h, w = shape
     length_um = nice_step(w * mpp / 4.5, 1)

@@ -170,7 +170,7 @@ def write_report(
     crops: Sequence[Crop],
     cohort: str | None = None,
 ) -> None:
-    """Write the page, at most some 4 MB, whole or not at all.
+    """Write the page, at most some 4 MB, atomically.
 
     ``run``: its ``run.json``; ``overview`` (h, w, 3) and ``tissue`` (h, w) show the whole slide, and
     ``left_out`` masks (h, w) of what else was recognised, by name; at most 24 ``crops`` are shown. ``cohort``: where
@@ -267,7 +267,7 @@ def _boxes(boxes: Sequence[Sequence[int]], to_px: Float64Array) -> str:
 
 
 def _density(run: RunRecord, cells: ReportCells, slide: Picture) -> DensityPicture:
-    """How dense the cells are, on the picture of the slide."""
+    """Cell density over the image of the slide."""
     grid_um2 = float(np.prod(run.slide.shape) * (run.slide.mpp * run.slide.mpp))
     bin_mm2 = cells.bin_px**2 * grid_um2 / float(np.prod(run.grid.shape)) / 1e6
     density, top = cell_density(cells.density, bin_mm2)

@@ -158,7 +158,7 @@ class MeasuredArea:
 def measure_area(shown: ShownSlide, shape: Any, cuts: tuple[float, ...] = ()) -> MeasuredArea:
     """What lies in an area, of the cells that have their centre in it.
 
-    ``cuts``: thresholds of DAB by which positive and negative are told anew, as in ``Look``.
+    ``cuts``: thresholds of DAB by which positive and negative are classified again, as in ``Look``.
     """
     blocks, inside = _inside(shown, shape)
     area_mm2 = shape.area * shown.run.slide.mpp**2 / 1e6

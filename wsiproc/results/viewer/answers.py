@@ -23,12 +23,12 @@ _MOST_CUTS = (1, 3)
 
 
 def json_answer(value: Any) -> Response:
-    """Plain values; what is no finite number becomes null."""
+    """Plain values; what is not a finite number becomes null."""
     return Response(orjson.dumps(value), media_type="application/json", headers=HEADERS)
 
 
-def picture_answer(data: bytes, kind: str, **headers: str) -> Response:
-    """A picture that a browser may keep for as long as the page is open."""
+def image_answer(data: bytes, kind: str, **headers: str) -> Response:
+    """An image that a browser may keep for as long as the page is open."""
     return Response(data, media_type=kind, headers=HEADERS | {"Cache-Control": "private, max-age=600"} | headers)
 
 
@@ -37,7 +37,7 @@ def whole_number(text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise HTTPException(400, f"{text!r} is no whole number") from None
+        raise HTTPException(400, f"{text!r} is not a whole number") from None
 
 
 def coordinate(text: str | None) -> float:
@@ -81,7 +81,7 @@ def read_look(query: Mapping[str, str]) -> Look:
 def _class_index(text: str) -> int:
     index = whole_number(text)
     if not 0 <= index < 128:
-        raise HTTPException(400, f"{index} is no class")
+        raise HTTPException(400, f"{index} is not a class")
     return index
 
 
@@ -89,7 +89,7 @@ def _colour(text: str) -> RGB:
     try:
         r, g, b = bytes.fromhex(text)
     except ValueError:
-        raise HTTPException(400, f"{text!r} is no colour such as ff8800") from None
+        raise HTTPException(400, f"{text!r} is not a colour such as ff8800") from None
     return r, g, b
 
 
@@ -100,5 +100,5 @@ def _range(text: str, default: tuple[float, float]) -> tuple[float, float]:
     low, _, high = text.partition(",")
     ends = _real(low) if low else default[0], _real(high) if high else default[1]
     if any(math.isnan(end) for end in ends):
-        raise HTTPException(400, f"{text!r} is no range such as 10,80")
+        raise HTTPException(400, f"{text!r} is not a range such as 10,80")
     return ends

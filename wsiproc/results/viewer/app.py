@@ -1,4 +1,4 @@
-"""The server behind the page, on this machine's own address unless told otherwise; read-only but for two files."""
+"""The server behind the page, on the loopback address unless another is given; read-only but for two files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from starlette.staticfiles import StaticFiles
 from wsiproc.core.types import UInt8Array
 from wsiproc.errors import SettingsError, WsiprocError
 from wsiproc.results.report.figures import density_gradient
-from wsiproc.results.viewer.answers import HEADERS, coordinate, json_answer, picture_answer, read_look, whole_number
+from wsiproc.results.viewer.answers import HEADERS, coordinate, image_answer, json_answer, read_look, whole_number
 from wsiproc.results.viewer.colouring import painted, scale_gradient
 from wsiproc.results.viewer.drawing import blank, jpeg, png
 from wsiproc.results.viewer.questions import Questions
@@ -45,10 +45,10 @@ def build_app(
 ) -> Starlette:
     """The page, its data, and ``/zarr``, for slides by name.
 
-    ``origins``: web pages, besides the usual viewers, whose scripts may read ``/zarr``; ``*`` allows all. Requests
-    under another host name than this machine's own are refused while ``host`` is a loopback address, so that no page
-    elsewhere can reach the server through a name of its own. ``write``: areas and corrections may be written beside
-    the results; ``SettingsError`` where ``host`` is not a loopback address.
+    ``origins``: web pages, in addition to the usual viewers, whose scripts may read ``/zarr``; ``*`` allows all.
+    Requests under another host name than this machine's own are refused while ``host`` is a loopback address, so that
+    no page elsewhere can reach the server through a name of its own. ``write``: areas and corrections may be written
+    next to the results; ``SettingsError`` where ``host`` is not a loopback address.
     """
     local = host in ("127.0.0.1", "localhost", "::1")
     if write and not local:
@@ -144,12 +144,12 @@ class _Pages:
     def thumbnail(self, request: Request) -> Response:
         """The slide in small."""
         longest = min(_MOST_THUMBNAIL_PX, max(16, whole_number(request.query_params.get("px", "256"))))
-        return picture_answer(jpeg(self._slide(request).thumbnail(longest)), "image/jpeg")
+        return image_answer(jpeg(self._slide(request).thumbnail(longest)), "image/jpeg")
 
     def slide_tile(self, request: Request) -> Response:
         """Pixels of the slide."""
         place = request.path_params
-        return picture_answer(
+        return image_answer(
             jpeg(self._slide(request).slide_tile(place["level"], place["row"], place["col"])), "image/jpeg"
         )
 
@@ -160,7 +160,7 @@ class _Pages:
         if level < FINEST:
             raise HTTPException(404)
         look = read_look(query)
-        # Shades are told apart by their colour alone, so that less of the tissue may shine through.
+        # Shades are distinguished by their colour alone, so that less of the tissue may shine through.
         fill = (_FILL_SHADES if painted(look) else _FILL_CLASSES) if query.get("filled") == "1" else 0
         tile = self._slide(request).cell_tile(level, place["row"], place["col"], look, fill)
         return self._overlay(tile)
@@ -173,16 +173,16 @@ class _Pages:
         return self._overlay(shown.map_tile(place["channel"], place["level"], place["row"], place["col"]))
 
     def _overlay(self, tile: UInt8Array | None) -> Response:
-        return picture_answer(self._clear if tile is None else png(tile), "image/png")
+        return image_answer(self._clear if tile is None else png(tile), "image/png")
 
     def tissue(self, request: Request) -> Response:
         """Where tissue was found."""
-        return picture_answer(png(self._slide(request).tissue()), "image/png")
+        return image_answer(png(self._slide(request).tissue()), "image/png")
 
     def density(self, request: Request) -> Response:
         """Cells per mm²; the density of the deepest colour is in a header."""
-        picture, top = self._slide(request).density()
-        return picture_answer(png(picture), "image/png", **{"X-Deepest": f"{top:.0f}"})
+        image, top = self._slide(request).density()
+        return image_answer(png(image), "image/png", **{"X-Deepest": f"{top:.0f}"})
 
     def zarr(self, request: Request) -> Response:
         """A file of an OME-Zarr, or the range of it that was asked for; none outside its folder, and no links."""
@@ -206,7 +206,7 @@ class _Pages:
 
 
 def serve(app: Starlette, host: str, port: int, started: Callable[[str], None]) -> None:
-    """Serve until interrupted; ``started`` is told the address once it answers. Port 0 takes any free one."""
+    """Serve until interrupted; ``started`` is called with the address once it answers. Port 0 takes any free one."""
     import socket
 
     import uvicorn

@@ -32,7 +32,7 @@ class Look:
     ``hidden``: indexes of classes that are not drawn; ``colours``: those that the user gave to classes, by index;
     ``measure``: a column by whose value cells are kept (``keep``, both ends belong to it) and, where ``paint``,
     coloured on the scale between ``domain``; ``grey``: what is not kept is drawn grey, else not at all; ``cuts``: one
-    or three ascending thresholds of DAB by which positive and negative are told anew.
+    or three ascending thresholds of DAB by which positive and negative are classified again.
     """
 
     hidden: frozenset[int] = frozenset()

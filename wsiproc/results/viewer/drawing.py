@@ -41,11 +41,11 @@ def outlines(cells: DrawnCells, colours: UInt8Array, box: Box, zoom: int, fill: 
     cv2.polylines(line, points, True, 255, width, cv2.LINE_AA, _SUBPIXEL_BITS)
     table = np.zeros((257, 4), np.uint8)
     table[1:, :3], table[1:, 3] = colours, fill
-    picture = table[inside]
-    on = line > picture[..., 3]
-    picture[on] = table[beside[on]]
-    picture[on, 3] = line[on]
-    return picture
+    image = table[inside]
+    on = line > image[..., 3]
+    image[on] = table[beside[on]]
+    image[on, 3] = line[on]
+    return image
 
 
 def _drawn(ring: Float64Array) -> Int32Array:
@@ -75,10 +75,10 @@ def draw_outlines(labels: UInt32Array, codes: UInt8Array, colours: UInt8Array, f
     table = np.empty((256, 4), np.uint8)
     table[:, :3], table[:, 3], table[HIDDEN] = colours, 255, 0
     found = np.where(inner > 0, codes[np.maximum(inner, 1) - 1], HIDDEN).astype(np.uint8)
-    picture = table[found]
+    image = table[found]
     inside = (inner > 0) & ~edge
-    picture[inside, 3] = np.minimum(picture[inside, 3], fill)
-    return picture
+    image[inside, 3] = np.minimum(image[inside, 3], fill)
+    return image
 
 
 def dots(
@@ -94,20 +94,20 @@ def dots(
     place, shown = _places(centres, codes, box, shrink, (h, w))
     codes = codes[shown]
     total = np.bincount(place, minlength=h * w)
-    picture = blank((h, w)).reshape(-1, 4)
+    image = blank((h, w)).reshape(-1, 4)
     there = np.flatnonzero(total)
     if scale:
-        picture[there, :3] = colours[_mean_shade(place, codes, total)[there]]
+        image[there, :3] = colours[_mean_shade(place, codes, total)[there]]
     else:
         used = np.unique(codes)
         mixed = np.zeros((len(there), 3))
         for code in used.tolist():
             of_code = np.bincount(place[codes == code], minlength=h * w) if len(used) > 1 else total
             mixed += of_code[there, None] * colours[code].astype(np.float64)
-        picture[there, :3] = np.rint(mixed / total[there, None])
+        image[there, :3] = np.rint(mixed / total[there, None])
     share = np.minimum(total[there] / max(1.0, dense * shrink**2), 1)
-    picture[there, 3] = np.rint(_FAINTEST + (_DENSEST - _FAINTEST) * share)
-    return picture.reshape(h, w, 4)
+    image[there, 3] = np.rint(_FAINTEST + (_DENSEST - _FAINTEST) * share)
+    return image.reshape(h, w, 4)
 
 
 def _places(
@@ -131,28 +131,28 @@ def _mean_shade(place: Int32Array, codes: UInt8Array, total: Int64Array) -> Int6
 
 def tinted(values: UInt8Array, colour: RGB) -> UInt8Array:
     """A map (h, w) in one colour, clear where it is 0: (h, w, 4)."""
-    picture = np.empty((*values.shape, 4), np.uint8)
-    picture[..., :3], picture[..., 3] = colour, values
-    return picture
+    image = np.empty((*values.shape, 4), np.uint8)
+    image[..., :3], image[..., 3] = colour, values
+    return image
 
 
 def mask_edge(mask: UInt8Array, colour: RGB) -> UInt8Array:
     """A mask (h, w) as a pale area with an edge, (h, w, 4)."""
     inner = cv2.erode(mask, np.ones((3, 3), np.uint8), borderValue=0)
-    picture = tinted(np.where(mask > 0, 36, 0).astype(np.uint8), colour)
-    picture[(mask > 0) & (inner == 0), 3] = 255
-    return picture
+    image = tinted(np.where(mask > 0, 36, 0).astype(np.uint8), colour)
+    image[(mask > 0) & (inner == 0), 3] = 255
+    return image
 
 
-def png(picture: UInt8Array) -> bytes:
+def png(image: UInt8Array) -> bytes:
     """(h, w, 4) as PNG, quickly."""
-    done, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGBA2BGRA), [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    done, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGBA2BGRA), [cv2.IMWRITE_PNG_COMPRESSION, 1])
     assert done
     return data.tobytes()
 
 
-def jpeg(picture: UInt8Array) -> bytes:
+def jpeg(image: UInt8Array) -> bytes:
     """(h, w, 3) as JPEG."""
-    done, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 88])
+    done, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 88])
     assert done
     return data.tobytes()

@@ -1,4 +1,4 @@
-"""The two files that the page may write beside the results: areas, and corrections of cells."""
+"""The two files that the page may write next to the results: areas, and corrections of cells."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Marks:
     # --- areas ---
 
     def areas(self) -> dict[str, Any]:
-        """The areas in the file, whoever drew them, and what tells this state of the file from another."""
+        """The areas in the file, whoever drew them, and what distinguishes this state of the file from another."""
         if not self._areas.exists():
             return {"areas": [], "state": ""}
         found = []
@@ -52,8 +52,8 @@ class Marks:
             for name, kind, shape in zip(batch.names, batch.kinds, batch.polygons, strict=True):
                 if kind != "annotation" or not isinstance(shape, shapely.Polygon | shapely.MultiPolygon):
                     raise OutputError(
-                        f"{self._areas}: holds an object of type {kind} that is no area, which would be lost if the "
-                        "areas were written again; give the file another name"
+                        f"{self._areas}: contains an object of type {kind} that is not an area, which would be lost if "
+                        "the areas were written again; give the file another name"
                     )
                 found.append({"name": name, "geometry": as_geojson(shape)})
         return {"areas": found, "state": _digest(self._areas)}
@@ -123,7 +123,7 @@ class Marks:
             )
 
     def _feature(self, number: int, verdict: str, kind: str | None) -> dict[str, Any]:
-        """A cell as QuPath would export it after it was corrected; of what is no cell, the area to leave out."""
+        """A cell as QuPath would export it after it was corrected; of what is not a cell, the area to leave out."""
         found = self._shown.cells.cell(number)
         if found is None:
             raise SettingsError(f"there is no cell {number}")

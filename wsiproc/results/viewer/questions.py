@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from wsiproc.errors import SettingsError
 from wsiproc.results.viewer.analysis import measure_area, order, parse_area, spread, stain_share, suggested_areas, walk
-from wsiproc.results.viewer.answers import json_answer, picture_answer, read_cuts, read_look, whole_number
+from wsiproc.results.viewer.answers import image_answer, json_answer, read_cuts, read_look, whole_number
 from wsiproc.results.viewer.drawing import jpeg
 from wsiproc.results.viewer.marks import ConflictError, Marks
 from wsiproc.results.viewer.shown import ShownSlide
@@ -65,19 +65,19 @@ class Questions:
         return json_answer(walk(shown, ids, by, whole_number(query.get("rank", "0")), count, near))
 
     def crop(self, request: Request) -> Response:
-        """A picture of a cell and what is around it."""
+        """An image of a cell and its surroundings."""
         shown, query = self._slide(request), request.query_params
         side = min(_CROP_PX[1], max(_CROP_PX[0], whole_number(query.get("px", "96"))))
         um = min(_CROP_UM[1], max(_CROP_UM[0], float(whole_number(query.get("um", "24")))))
-        picture = shown.crop(request.path_params["number"], side, um)
-        if picture is None:
+        image = shown.crop(request.path_params["number"], side, um)
+        if image is None:
             raise HTTPException(404, "no cell of this number")
-        return picture_answer(jpeg(picture), "image/jpeg")
+        return image_answer(jpeg(image), "image/jpeg")
 
     # --- areas and corrections ---
 
     def areas(self, request: Request) -> Response:
-        """The areas beside the results."""
+        """The areas next to the results."""
         return json_answer(self._marks[self._slide(request).name].areas())
 
     def suggested(self, request: Request) -> Response:
@@ -133,7 +133,7 @@ class Questions:
             raise
 
     def _refuse_strangers(self, request: Request) -> None:
-        """The token is in our page, which no page of another origin can read; browsers tell where a request is from."""
+        """The token is in our page, which no page of another origin can read; browsers say where requests come from."""
         origin = request.headers.get("origin")
         if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
             raise HTTPException(403, "another page may not ask this")

@@ -94,7 +94,7 @@ class ShownSlide:
 
     @cached_property
     def scoring(self) -> Scoring | None:
-        """The rule by which the run told positive from negative cells; None where no rule on DAB told all of them."""
+        """The rule by which the run distinguished positive from negative cells; None if no rule on DAB did for all."""
         told = self.run.immuno
         if told is None:
             return None
@@ -111,7 +111,7 @@ class ShownSlide:
         """How strongly each cell (N,) is stained by other cuts; of some cells, from their ``columns``."""
         rule = self.scoring
         if rule is None:
-            raise SettingsError(f"the cells of {self.name} are not scored by DAB, so that no threshold tells them")
+            raise SettingsError(f"the cells of {self.name} are not scored by DAB, so no threshold applies")
         if columns is None:
             needed = {self.density_of(rule), *(RING_COLUMNS if rule.compartment == "membrane" else ())}
             columns = {name: self.measured(name) for name in needed}
@@ -196,7 +196,7 @@ class ShownSlide:
 
     @cached_property
     def overview(self) -> UInt8Array:
-        """The whole slide in one picture (h, w, 3)."""
+        """The whole slide in one image (h, w, 3)."""
         return self._overview(0)
 
     def thumbnail(self, longest_px: int) -> UInt8Array:
