@@ -130,7 +130,7 @@ def test_unfinished_work_of_other_settings_is_named_and_not_mixed_in(
     (tmp_path / "six" / "thoughts.txt").write_text("mine")
     run = run_one(six, tmp_path, **SETTINGS).run
     assert run is not None
-    assert run["warnings"] == ["unfinished work was begun anew, since it was made with another region"]
+    assert run["warnings"] == ["unfinished work was started over, since it was made with another region"]
     assert run["resumed"] == 0
     assert_same_cells(whole, tmp_path / "six")
     assert names(tmp_path / "six") == names(whole) | {"thoughts.txt"}

@@ -119,7 +119,7 @@ def run_slide(request: SlideRequest, on_progress: OnEvent) -> Outcome:
                 if pool is None or not request.workers.fewer(pool):
                     raise MemoryLimitError(
                         f"{path}: {error}. Use fewer --workers, a smaller --region, more --memory, or a higher "
-                        "limit of the container or job; what is done is kept, and run the same command to resume"
+                        "limit of the container or job; what is done is kept; run the same command to resume"
                     ) from error
 
 
@@ -139,7 +139,7 @@ def _finished(folder: Path, identity: Mapping[str, str]) -> RunRecord | None:
 
 
 def _open_folder(plan: Plan) -> list[str]:
-    """Make the folder ready: go on where the same work was left, else start anew. Warnings of what was given up."""
+    """Make the folder ready: resume the same work, else start over. Warnings of what was discarded."""
     job = plan.job
     marker = job.work / "plan.json"
     begun = json.loads(marker.read_text(encoding="utf-8")) if marker.exists() else None
@@ -154,7 +154,7 @@ def _open_folder(plan: Plan) -> list[str]:
     write_json(marker, plan.identity)
     if begun is None:
         return []
-    return [f"unfinished work was begun anew, since it was made with another {changed_keys(begun, plan.identity)}"]
+    return [f"unfinished work was started over, since it was made with another {changed_keys(begun, plan.identity)}"]
 
 
 # --- the plan, stage by stage ----------------------------------------------------------------------------------------
@@ -162,7 +162,7 @@ def _open_folder(plan: Plan) -> list[str]:
 
 @dataclass(frozen=True)
 class _Context:
-    """What carries out the tasks of one slide, and who is told."""
+    """What runs the tasks of one slide, and where progress is reported."""
 
     request: SlideRequest
     pool: WorkerPool
@@ -179,7 +179,7 @@ class _Context:
             self.watch.check()
 
     def report(self, stage: str, done: int, total: int, cells: int = 0, mpx: float = 0.0) -> None:
-        """Tell of so many steps of a stage."""
+        """Report so many steps of a stage as done."""
         self.on_progress(Event(self.request.folder.name, stage, done, total, cells, mpx, self.profile.most()))
 
 
@@ -188,7 +188,7 @@ def _run_plan(plan: Plan, context: _Context, before: Mapping[str, float], opened
 
     ``before``: seconds that went by already, by what took them; ``opened``: the end of ``_open_folder``.
 
-    Raises MemoryLimitError when more is held than allowed; then the same call goes on with what is done.
+    Raises MemoryLimitError when more is held than allowed; then the same call resumes.
     """
     seconds = _Laps(before)
     warnings = opened.result()
@@ -297,7 +297,7 @@ def _merge(plan: Plan, context: _Context, merged: Sequence[Merged]) -> _Table:
 
 
 def _draw(plan: Plan, table: _Table, context: _Context) -> Drawn:
-    """Table, GeoJSON, labels and pyramids, all at the same time, and the seams looked at again."""
+    """Table, GeoJSON, labels and pyramids, all at the same time, and the seam certificate."""
     job, blocks = plan.job, table.blocks
     by_place = block_places(blocks)
     places = table.seams.choose(plan.windows)
