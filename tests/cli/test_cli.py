@@ -228,7 +228,7 @@ def test_output_that_is_no_terminal_comes_in_lines_without_escape_codes(
 ) -> None:
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", first_run.stderr + first_run.stdout)
     lines = first_run.stderr.splitlines()
-    assert lines[0] == "drawn slide: looking for tissue, calibrating"
+    assert lines[0] == "drawn slide: detecting tissue, calibrating"
     assert re.fullmatch(r"\[1/2\] drawn slide\.tif: done, [\d,]+ cells in \d+ s", lines[-2])
     assert lines[-1].startswith("[2/2] bad.svs: failed: ")
 

@@ -72,7 +72,7 @@ def test_lines_tell_each_stage_once_and_then_at_most_every_ten_seconds(
         clock.now = 100 + second
         lines.on_progress(Event("a", "cells", 1 + second, 100, cells=1000 * second, mpx=50.0 * second))
     assert capsys.readouterr().err.splitlines() == [
-        "a: looking for tissue, calibrating",
+        "a: detecting tissue, calibrating",
         "a: finding cells",
         "a: 11/100, 10,000 cells, 50.0 Mpx/s, 81 s left",
         "a: 21/100, 20,000 cells, 50.0 Mpx/s, 75 s left",
@@ -86,9 +86,9 @@ def test_lines_begin_anew_with_each_slide(clock: Clock, capsys: pytest.CaptureFi
     lines.on_progress(Event("b", "plan", 0, 1))
     lines.finished(done("b.svs"))
     assert capsys.readouterr().err.splitlines() == [
-        "a: looking for tissue, calibrating",
+        "a: detecting tissue, calibrating",
         "[1/2] a.svs: failed: a.svs: damaged",
-        "b: looking for tissue, calibrating",
+        "b: detecting tissue, calibrating",
         "[2/2] b.svs: done, 12,345 cells in 61 s",
     ]
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 STAGES = {
     "classes": "looking for kinds of cells",
-    "plan": "looking for tissue, calibrating",
+    "plan": "detecting tissue, calibrating",
     "cells": "finding cells",
     "merge": "merging",
     "render": "drawing labels, exporting",
