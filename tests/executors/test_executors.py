@@ -108,7 +108,8 @@ def flaky(folder: Path, failures: int) -> tuple[str, int]:
     """Fails so often, wherever it runs, then says in which process it went well."""
     for number in range(failures):
         try:
-            (folder / f"failure {number}").open("x").write(str(os.getpid()))
+            with (folder / f"failure {number}").open("x") as file:
+                file.write(str(os.getpid()))
         except FileExistsError:
             continue
         raise SlowReadError(f"slow {number}")
