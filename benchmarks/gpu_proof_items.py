@@ -37,6 +37,7 @@ from wsiproc.models.folder import load_network
 from wsiproc.models.inference import predict, predict_each
 from wsiproc.models.staining import optical_density
 from wsiproc.results.profile import lines
+from wsiproc.results.record import RunRecord
 from wsiproc.synthetic import Scene, write_synthetic_slide
 from wsiproc.synthetic.tiff import CHUNK_TILES, TIFF_TILE_PX, Encoder, write_tiff_pyramid
 
@@ -541,7 +542,8 @@ def large(proof: Proof) -> None:
         proof.figures |= {"GPU busy": float(np.mean(shares)) / 100, "GPU busy at work": float(np.mean(busy or 0)) / 100}
     proof.figures["peak GB"] = run["memory"]["peak_bytes"] / 1e9
     proof.rows += [
-        {"stage": line.what, "s of workers": line.seconds, "share": f"{line.share:.0%}"} for line in lines(run)
+        {"stage": line.what, "s of workers": line.seconds, "share": f"{line.share:.0%}"}
+        for line in lines(RunRecord.model_validate(run).profile)
     ]
     proof.rows += [{"stage": f"{stage}, by the clock", "s": spent} for stage, spent in run["seconds"].items()]
     proof.expect(run["device"] == proof.device, f"the run was made on {run['device']}")

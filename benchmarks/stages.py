@@ -22,6 +22,7 @@ from whole_run import CHECK, all_else
 import wsiproc
 from wsiproc.evaluate.tables import markdown_table
 from wsiproc.results.profile import NETWORK, lines
+from wsiproc.results.record import RunRecord
 from wsiproc.synthetic import write_synthetic_slide
 
 
@@ -33,7 +34,7 @@ def run_alone(slide: Path, model: str, out: Path) -> dict:
 
 def print_stages(slide: Path, run: dict) -> None:
     """A row a stage, the heaviest first."""
-    mpx, rows = run["tissue_mm2"] * MPX_A_MM2, lines(run)
+    mpx, rows = run["tissue_mm2"] * MPX_A_MM2, lines(RunRecord.model_validate(run).profile)
     network = next(row.seconds for row in rows if row.what == NETWORK)
     print(f"{slide.name}: {mpx:.0f} Mpx of tissue, {run['counts']['cells']:,} cells, network in {run['precision']}\n")
     table = [

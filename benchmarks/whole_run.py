@@ -35,6 +35,7 @@ from wsiproc.pipeline.planning.plan import plan_slide
 from wsiproc.pipeline.settings import Settings
 from wsiproc.pipeline.stages.infer import seen_by
 from wsiproc.results.profile import NETWORK, lines
+from wsiproc.results.record import RunRecord
 
 Shape = tuple[int, int]
 CHECK = "seam certificate"  # a second look at what others have done
@@ -96,7 +97,9 @@ def whole(slide: Path, workers: int, model: str, precision: str, out: Path) -> t
 
 def all_else(run: dict) -> float:
     """Mpx of tissue at 0.25 µm that go through all but the network and the second look, a second and core."""
-    seconds = sum(line.seconds for line in lines(run) if line.what not in (NETWORK, CHECK))
+    seconds = sum(
+        line.seconds for line in lines(RunRecord.model_validate(run).profile) if line.what not in (NETWORK, CHECK)
+    )
     return run["tissue_mm2"] * MPX_A_MM2 / seconds
 
 
@@ -119,7 +122,7 @@ def main(slide: Path, workers: int, model: str, precision: str) -> None:
             f"network alone, {len(some)} {what} ({mpx:.1f} Mpx), {processes} × {threads} threads, {of_this}: ", end=""
         )
         print(f"{network:.1f} s, {seconds / network:.2f} ×")
-    for line in lines(run):
+    for line in lines(RunRecord.model_validate(run).profile):
         print(f"  {line.what:18} {line.seconds:7.1f} s of workers {line.share:5.0%}")
     for stage, spent in run["seconds"].items():
         print(f"  {stage:18} {spent:7.1f} s by the clock")

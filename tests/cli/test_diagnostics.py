@@ -142,7 +142,7 @@ def test_what_bounds_cores_and_memory_is_named_with_its_number(tmp_path: Path, m
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "1024")
     tight = check_memory()
     assert tight.level == "warning"
-    assert " 1.1 GB free (Slurm: 1.1 GB): a worker of up to " in tight.found
+    assert " 1.1 GB free (Slurm: 1.1 GB): one worker needs up to " in tight.found
 
 
 def test_libraries_that_are_missing_or_too_old_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

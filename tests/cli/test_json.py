@@ -75,7 +75,7 @@ def test_run_tells_of_every_slide(ran: dict[str, Any], slide: Path, folder: Path
 
 def test_run_keeps_its_progress_on_stderr(slide: Path, folder: Path) -> None:
     done = wsiproc("run", slide, "-o", folder.parent, "--overwrite", "--json", "--executor", "loop", *CPU)
-    assert "looking for tissue" in done.stderr
+    assert "detecting tissue" in done.stderr
     assert json.loads(done.stdout)["slides"][0]["status"] == "done"
 
 

@@ -56,8 +56,8 @@ def test_a_real_record_is_written_again_byte_for_byte(folder: Path, tmp_path: Pa
     read.write(tmp_path)
     assert (tmp_path / "run.json").read_bytes() == (folder / "run.json").read_bytes()
     assert (read.record_version, read.counts.cells > 50) == (RECORD_VERSION, True)
-    assert (repr(read.settings.memory_gb), read.settings.positive_dab) == ("64", (0.1, 0.2, 0.4))
-    assert '"memory_gb": 64,' in (folder / "run.json").read_text()
+    assert (repr(read.settings.memory_gb), read.settings.positive_dab) == ("64.0", (0.1, 0.2, 0.4))
+    assert '"memory_gb": 64.0,' in (folder / "run.json").read_text()
     assert read.immuno is not None
     assert read.immuno.positive_dab_od == [0.1, 0.2, 0.4]
 
