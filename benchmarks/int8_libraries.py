@@ -1,7 +1,7 @@
 """The package's own int8 layers next to OpenVINO's: the same network, weights and activation ranges, on one thread.
 
     pip install openvino
-    python benchmarks/int8_libraries.py CMU-1-Small-Region.svs [--model default] [--rounds 30]
+    python benchmarks/int8_libraries.py CMU-1-Small-Region.svs [--model default] [--rounds 20]
 
 OpenVINO is given the U-Net with fake quantisation where the own layers round. Calls take turns on the same windows, and
 the ratios are of processor time within a turn, so that other work on the machine hardly matters.
@@ -207,7 +207,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("slide", type=Path)
     parser.add_argument("--model", default="default")
-    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=20)
     given = parser.parse_args()
     try:
         import openvino  # noqa: F401

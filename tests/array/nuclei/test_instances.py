@@ -116,7 +116,7 @@ def whole_parts(labels: npt.NDArray[np.int32], seeds: list[tuple[int, int]], min
     st.builds(
         SplitRule,
         reach=st.integers(8, 12),
-        merge=st.integers(2, 8),
+        merge=st.integers(2, 12),
         saddle=st.floats(0.5, 0.95),
         smooth=st.sampled_from([0.0, 1.0]),
         min_area=st.integers(2, 40),
@@ -136,6 +136,23 @@ def test_two_touching_discs_are_two_and_a_long_oval_is_one() -> None:
     oval = ((y - 30) / 6) ** 2 + ((x - 85) / 11) ** 2 < 1
     assert split_clumps(touching, RULE).count == 2
     assert split_clumps(oval, RULE).count == 1
+
+
+@pytest.mark.parametrize(("saddle", "count"), [(0.3, 1), (0.8, 2)])
+def test_near_peaks_are_one_nucleus_where_the_ridge_between_them_hardly_dips(saddle: float, count: int) -> None:
+    y, x = np.mgrid[:30, :40]
+    two = ((y - 15) ** 2 + (x - 15) ** 2 <= 16) | ((y - 15) ** 2 + (x - 22) ** 2 <= 16)  # the waist is half as wide
+    rule = SplitRule(reach=12, merge=8, saddle=saddle, smooth=0.0, min_area=10)
+    assert split_clumps(two, rule).count == count
+
+
+def test_holes_count_in_the_area_of_a_nucleus() -> None:
+    mask = np.zeros((20, 20), bool)
+    mask[5:10, 5:10] = True
+    mask[6:9, 6:9] = False
+    split = split_clumps(mask, SplitRule(reach=12, merge=6, saddle=0.8, smooth=0.0, min_area=20))
+    assert split.labels[5:10, 5:10].tolist() == [[1] * 5] * 5
+    assert len(split.small) == 0
 
 
 def test_what_is_left_out_is_told() -> None:
