@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import difflib
 import os
+import tomllib
 import unicodedata
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from wsiproc.errors import SettingsError
 
@@ -64,6 +66,16 @@ def did_you_mean(path: Path) -> str:
         if meant.exists():
             return f"; did you mean {meant}?"
     return ""
+
+
+def read_settings_file(path: Path) -> dict[str, Any]:
+    """The values of a TOML file with settings; SettingsError if it cannot be read."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{path}: settings cannot be read: {error.strerror}{did_you_mean(path)}") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise SettingsError(f"{path}: settings cannot be read: {error}") from error
 
 
 def differing(parts: tuple[str, ...], others: Sequence[tuple[str, ...]]) -> tuple[str, ...]:

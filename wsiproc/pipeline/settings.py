@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-import tomllib
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -27,7 +26,7 @@ from wsiproc.core.choices import (
     TissueChoice,
 )
 from wsiproc.core.immuno import checked_cuts
-from wsiproc.core.paths import absolute, did_you_mean
+from wsiproc.core.paths import absolute, read_settings_file
 from wsiproc.core.phenotypes import FEWEST_PHENOTYPES, MOST_PHENOTYPES
 from wsiproc.errors import SettingsError
 
@@ -196,12 +195,7 @@ class SettingsArguments(TypedDict, total=False):
 
 def load_settings(path: Path) -> dict[str, Any]:
     """Validated settings from a TOML file; errors name the file."""
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsError(f"{path}: settings cannot be read: {error.strerror}{did_you_mean(path)}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise SettingsError(f"{path}: settings cannot be read: {error}") from error
+    values = read_settings_file(path)
     try:
         settings = Settings(**values)
     except SettingsError as error:

@@ -256,13 +256,13 @@ def _find_cells(plan: Plan, context: _Context) -> FoundCells:
 
 def cell_tasks(job: Job, infer: Sequence[Region], segment: Sequence[Region]) -> list[Task]:
     """Infer and segment, each segmentation right behind the last of the maps that it reads."""
-    indices = {region.key: index for index, region in enumerate(infer)}
+    inferences, inferred = [infer_task(job, region) for region in infer], {region.key for region in infer}
+    indices = {task.key: index for index, task in enumerate(inferences)}
     behind: dict[int, list[Task]] = {}
     for region in segment:
-        task = segment_task(job, region, indices)
-        needs = task.args[-1]
-        behind.setdefault(max(indices[key] for key in needs), []).append(task)
-    return [task for i, region in enumerate(infer) for task in (infer_task(job, region), *behind.get(i, []))]
+        task = segment_task(job, region, inferred)
+        behind.setdefault(max(indices[key] for key in task.depends_on), []).append(task)
+    return [task for index, inference in enumerate(inferences) for task in (inference, *behind.get(index, []))]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Annotated, Any, ClassVar
 from annotated_types import Ge, Gt, Len
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from wsiproc.core.paths import did_you_mean
+from wsiproc.core.paths import read_settings_file
 from wsiproc.errors import SettingsError, first_problem
 from wsiproc.io.slides.list import list_slides
 from wsiproc.psm.activation.objectives import OBJECTIVES
@@ -81,12 +80,7 @@ def fit_settings(
 
 def _read(path: Path) -> _Table:
     """The file's values, with names and types validated."""
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsError(f"{path}: settings cannot be read: {error.strerror}{did_you_mean(path)}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise SettingsError(f"{path}: settings cannot be read: {error}") from error
+    values = read_settings_file(path)
     try:
         # Through JSON, in which strict validation accepts arrays as tuples.
         table: _Table = TypeAdapter(_Table).validate_json(json.dumps(values, default=str))
