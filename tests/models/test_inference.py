@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tests.models.small_networks import picture
+from wsiproc.core.choices import Precision
 from wsiproc.core.types import UInt8Array
 from wsiproc.errors import SettingsError
 from wsiproc.models import device as devices
@@ -111,12 +112,13 @@ def test_auto_takes_what_the_processor_is_fast_at(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("wsiproc.models.device.int8_failure", str)
     wide = "bfloat16" if fast_bfloat16() else "float32"
     assert choose_device("auto").precision == ("int8" if fast_int8() else wide)
-    for features, precision in (
+    expected: list[tuple[set[str], Precision]] = [
         ({"avx512bf16", "avx512vnni"}, "int8"),
         ({"avxvnni"}, "int8"),
         ({"avx512bf16"}, "bfloat16"),
         ({"avx2"}, "float32"),
-    ):
+    ]
+    for features, precision in expected:
         monkeypatch.setattr("wsiproc.models.device.cpu_has", features.__contains__)
         assert choose_device("cpu") == Device("cpu", precision)
         assert choose_device("auto", "float32") == Device("cpu", "float32")

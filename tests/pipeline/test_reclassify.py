@@ -175,6 +175,8 @@ def test_what_cannot_be_reclassified_is_refused_and_stays(folder: Path) -> None:
     before = contents(folder) | {"run.json": (folder / "run.json").read_bytes()}
     with pytest.raises(SettingsError, match="positive_dab"):
         reclassify(folder, None, (0.3, 0.2, 0.1))
+    with pytest.raises(SettingsError, match="compartment is 'stroma'; choose one of auto, nucleus"):
+        reclassify(folder, "stroma", None)  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match="--positive-dab"):
         reclassify(folder, None, None)
     assert before == contents(folder) | {"run.json": (folder / "run.json").read_bytes()}

@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Any, Literal, get_args
 
 Reader = Literal["auto", "openslide", "tifffile", "tiatoolbox"]
-TissueChoice = Literal["auto", "all", "tiatoolbox:otsu", "tiatoolbox:morphological"]
+TissueMasker = Literal["tiatoolbox:otsu", "tiatoolbox:morphological"]
+TissueChoice = Literal["auto", "all", TissueMasker]
 StainChoice = Literal["auto", "he", "hdab"]
 StainNormChoice = Literal[
     "none", "tiatoolbox:reinhard", "tiatoolbox:macenko", "tiatoolbox:vahadane", "tiatoolbox:ruifrok"
@@ -17,8 +18,12 @@ Compartment = Literal["nucleus", "membrane", "cytoplasm"]
 CompartmentChoice = Literal["auto", Compartment]
 DeviceType = Literal["cpu", "cuda"]
 DeviceChoice = Literal["auto", DeviceType]
-PrecisionChoice = Literal["auto", "float32", "bfloat16", "float16", "int8"]
+GpuPrecision = Literal["float32", "bfloat16", "float16"]
+CpuPrecision = Literal["float32", "bfloat16", "int8"]
+Precision = Literal[GpuPrecision, CpuPrecision]
+PrecisionChoice = Literal["auto", Precision]
 Executor = Literal["auto", "dask", "processes", "threads", "loop"]
+SceneStain = Literal["HE", "HDAB"]
 
 
 def either(choices: Any) -> str:

@@ -20,7 +20,7 @@ RING_COLUMNS = (RING_DAB, RING_COMPLETE)
 """Columns of cells measured in a ring around each nucleus on slides with DAB."""
 
 NEGATIVE, POSITIVE, STRENGTHS = "Negative", "Positive", ("1+", "2+", "3+")
-WHERE: dict[str, str] = {
+WHERE: dict[Compartment, str] = {
     "nucleus": "its nucleus",
     "membrane": "the ring around its nucleus, half of which or more must be stained,",
     "cytoplasm": "the ring around its nucleus",

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any, get_args
 
-from wsiproc.core.choices import DeviceType
+from wsiproc.core.choices import (
+    CpuPrecision,
+    DeviceChoice,
+    DeviceType,
+    GpuPrecision,
+    Precision,
+    PrecisionChoice,
+    either,
+)
 from wsiproc.errors import SettingsError
 from wsiproc.executors import WorkerPool, available_cores
 from wsiproc.models.base import Model, SupportsInt8
@@ -17,8 +26,6 @@ from wsiproc.models.base import Model, SupportsInt8
 # PyTorch releases whose int8 operators passed the tests, on Linux with AVX-512 VNNI: for these, importing PyTorch,
 # which takes a second, is avoided.
 _TRIED_INT8 = ("2.13",)
-_GPU_PRECISIONS = ("float32", "bfloat16", "float16")
-_CPU_PRECISIONS = ("float32", "bfloat16", "int8")
 
 
 @dataclass(frozen=True)
@@ -30,8 +37,8 @@ class Device:
     """
 
     name: DeviceType = "cpu"
-    precision: str = "float32"
-    fallback: str | None = field(default="float32", compare=False)
+    precision: Precision = "float32"
+    fallback: Precision | None = field(default="float32", compare=False)
     note: str = field(default="", compare=False)
 
     def __str__(self) -> str:
@@ -77,7 +84,7 @@ class Cluster:
     threads: int
 
 
-def choose_device(choice: str, precision: str = "auto") -> Device:
+def choose_device(choice: DeviceChoice, precision: PrecisionChoice = "auto") -> Device:
     """The device of this machine, according to the settings.
 
     Raises SettingsError if CUDA is requested and missing, or a precision that the device does not support.
@@ -89,7 +96,7 @@ def choose_device(choice: str, precision: str = "auto") -> Device:
     return _cpu(precision, [_cpu_of(precision)])
 
 
-def _has_gpu(choice: str) -> bool:
+def _has_gpu(choice: DeviceChoice) -> bool:
     if choice == "cpu" or (choice == "auto" and not may_have_gpu()):
         return False
     import torch
@@ -103,12 +110,12 @@ def may_have_gpu() -> bool:
     return sys.platform != "linux" or any(Path(path).exists() for path in drivers)
 
 
-def _gpu(choice: str) -> Device:
+def _gpu(choice: PrecisionChoice) -> Device:
     """A GPU, in half precision by default."""
-    return Device("cuda", "float16" if choice == "auto" else _known(choice, "cuda", _GPU_PRECISIONS))
+    return Device("cuda", "float16" if choice == "auto" else _supported(choice, "cuda", GpuPrecision))
 
 
-def _cpu(choice: str, machines: Collection[DeviceProbe]) -> Device:
+def _cpu(choice: PrecisionChoice, machines: Collection[DeviceProbe]) -> Device:
     """CPUs, by default in the lowest precision that all of them are fast at."""
     reasons = [machine.no_int8 for machine in machines if machine.no_int8]
     if choice == "int8":
@@ -116,8 +123,8 @@ def _cpu(choice: str, machines: Collection[DeviceProbe]) -> Device:
             raise SettingsError(f"precision is int8, but {reasons[0]}; use --precision auto")
         return Device("cpu", "int8", None)
     if choice != "auto":
-        return Device("cpu", _known(choice, "cpu", _CPU_PRECISIONS))
-    wide = "bfloat16" if all(machine.bfloat16 for machine in machines) else "float32"
+        return Device("cpu", _supported(choice, "cpu", CpuPrecision))
+    wide: Precision = "bfloat16" if all(machine.bfloat16 for machine in machines) else "float32"
     if not reasons:
         return Device("cpu", "int8", wide)
     broken = next((machine.no_int8 for machine in machines if machine.broken), None)
@@ -125,16 +132,16 @@ def _cpu(choice: str, machines: Collection[DeviceProbe]) -> Device:
     return Device("cpu", wide, note=note)
 
 
-def _known(precision: str, name: str, precisions: Sequence[str]) -> str:
-    if precision not in precisions:
+def _supported(precision: Precision, name: DeviceType, choices: Any) -> Precision:
+    """The precision; SettingsError if it is not among the choices of the device."""
+    if precision not in get_args(choices):
         raise SettingsError(
-            f"precision is {precision}, which networks on {name} do not support; choose one of auto, "
-            f"{', '.join(precisions)}"
+            f"precision is {precision}, which networks on {name} do not support; choose one of auto, {either(choices)}"
         )
     return precision
 
 
-def _cpu_of(precision: str = "auto") -> DeviceProbe:
+def _cpu_of(precision: PrecisionChoice = "auto") -> DeviceProbe:
     """What the CPU of this process is fast at, as far as it matters for ``precision``."""
     if precision not in ("auto", "int8"):
         return DeviceProbe(None, False, "")
@@ -201,7 +208,7 @@ def probe_device() -> DeviceProbe:
     return dataclasses.replace(_cpu_of(), gpu_bytes=gpu_bytes)
 
 
-def probe_cluster(workers: WorkerPool, choice: str, precision: str) -> Cluster:
+def probe_cluster(workers: WorkerPool, choice: DeviceChoice, precision: PrecisionChoice) -> Cluster:
     """The capabilities of a cluster; inference runs on the workers with the resource ``GPU``, else on any.
 
     ``choice`` and ``precision`` as in the settings. Raises SettingsError if CUDA is requested and some have none, and
@@ -211,7 +218,9 @@ def probe_cluster(workers: WorkerPool, choice: str, precision: str) -> Cluster:
     return Cluster(device, gpu_bytes, workers.workers)
 
 
-def common_device(found: Mapping[str, DeviceProbe], choice: str, precision: str = "auto") -> tuple[Device, int]:
+def common_device(
+    found: Mapping[str, DeviceProbe], choice: DeviceChoice, precision: PrecisionChoice = "auto"
+) -> tuple[Device, int]:
     """Device and least free memory of workers, given the probe of each by name; raises like ``probe_cluster``.
 
     For the same reason, a lower precision is chosen on CPUs only if all are fast at it.

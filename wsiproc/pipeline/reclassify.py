@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from wsiproc.array.tissue import classify_overview, left_out_masks
 from wsiproc.core.cells import CellTable
+from wsiproc.core.choices import CompartmentChoice
 from wsiproc.core.geometry import Box, Grid, Region
 from wsiproc.core.immuno import checked_cuts
 from wsiproc.core.types import BoolArray, UInt8Array, UInt32Array
@@ -29,12 +31,13 @@ from wsiproc.io.ome_zarr.downsample import downsample_tasks
 from wsiproc.io.slides.open import open_slide
 from wsiproc.pipeline.planning.plan import work_key
 from wsiproc.pipeline.planning.scoring import RecognisedDab, SlideScoring, scored_by
+from wsiproc.pipeline.settings import settings_by_name
 from wsiproc.pipeline.stages.crops import CropPlaces, draw_crops
 from wsiproc.pipeline.stages.merge import BLOCK
 from wsiproc.pipeline.stages.render import create_class_labels
 from wsiproc.results.cohort_table import HTML, failed_before, has_cohort, write_cohort
 from wsiproc.results.folder import RUN, STAGED, locked, storage_explained
-from wsiproc.results.record import RunRecord, ScoringRecord
+from wsiproc.results.record import RunRecord, ScoringRecord, SettingsRecord
 from wsiproc.results.report.cells import ReportCells
 from wsiproc.results.report.page import Crop, write_report
 
@@ -53,29 +56,36 @@ class Reclassified:
     warnings: list[str]
 
 
-def reclassify(folder: Path, compartment: str | None, positive_dab: float | tuple[float, ...] | None) -> Reclassified:
+def reclassify(
+    folder: Path, compartment: CompartmentChoice | None, positive_dab: float | tuple[float, ...] | None
+) -> Reclassified:
     """Give the cells of a slide's folder the classes that a run with these settings would have given them.
 
     What is None stays as it was. Raises OutputError for a folder that is not complete or has no cells scored by DAB,
-    or that another process writes to; SettingsError for cuts that make no sense.
+    or that another process writes to; SettingsError for values that make no sense.
     """
-    if compartment is None and positive_dab is None:
+    given = _checked(compartment=compartment, positive_dab=positive_dab)
+    if not given:
         raise SettingsError("say what shall change: --positive-dab, --compartment or both")
     folder = folder.absolute()
     with storage_explained(folder), locked(folder):
         _put_in_place(folder)  # what an earlier call had staged whole
         run = RunRecord.read(folder)
-        scoring = _scoring(folder, run, compartment, positive_dab)
-        new, warnings = _stage(folder, run, _changed(run, scoring, compartment, positive_dab), scoring)
+        scoring = _scoring(folder, run, run.settings.model_copy(update=given))
+        new, warnings = _stage(folder, run, _changed(run, scoring, given), scoring)
         _put_in_place(folder)
         if has_cohort(folder.parent):
             write_cohort(folder.parent, failed_before(folder.parent))
     return Reclassified(folder, run.counts.classes, new.counts.classes, warnings)
 
 
-def _scoring(
-    folder: Path, run: RunRecord, compartment: str | None, positive_dab: float | tuple[float, ...] | None
-) -> SlideScoring:
+def _checked(**given: Any) -> dict[str, Any]:
+    """The settings that are not None, as a run would have them; SettingsError for others than it takes."""
+    settings = settings_by_name(given)
+    return {name: getattr(settings, name) for name, value in given.items() if value is not None}
+
+
+def _scoring(folder: Path, run: RunRecord, settings: SettingsRecord) -> SlideScoring:
     """The new rule; OutputError where the slide has none."""
     if run.immuno is None:
         stain = run.model.calibration.get("stain", "another stain")
@@ -83,29 +93,21 @@ def _scoring(
             f"{folder}: its cells are not scored by DAB ({stain}, classes {', '.join(run.classes)}). For a slide "
             "taken for the wrong stain, run it again with --stain hdab"
         )
-    cuts = run.settings.positive_dab if positive_dab is None else positive_dab
-    chosen = run.settings.compartment if compartment is None else compartment
-    given = None if cuts is None else checked_cuts((cuts,) if isinstance(cuts, int | float) else tuple(cuts))
-    return scored_by(RecognisedDab.of_record(run.immuno.recognised), chosen, given)
+    cuts = settings.positive_dab
+    given = None if cuts is None else checked_cuts(cuts if isinstance(cuts, tuple) else (cuts,))
+    return scored_by(RecognisedDab.of_record(run.immuno.recognised), settings.compartment, given)
 
 
-def _changed(
-    run: RunRecord,
-    scoring: SlideScoring,
-    compartment: str | None,
-    positive_dab: float | tuple[float, ...] | None,
-) -> RunRecord:
-    """``run.json`` as a run with the new settings would say it, but for the counts."""
-    given = {"compartment": compartment, "positive_dab": positive_dab}
-    settings = {name: value for name, value in given.items() if value is not None}
-    made_with = run.made_with | {name: str(value) for name, value in settings.items()}
+def _changed(run: RunRecord, scoring: SlideScoring, given: Mapping[str, Any]) -> RunRecord:
+    """``run.json`` as a run with the settings ``given`` would say it, but for the counts."""
+    made_with = run.made_with | {name: str(value) for name, value in given.items()}
     old = [] if run.immuno is None else _rule_of(run.immuno).warnings()
     changed = {
         "key": work_key(made_with),
         "made_with": made_with,
         "classes": dict(scoring.rule.classes),
         "immuno": scoring.record(),
-        "settings": run.settings.model_copy(update=settings),
+        "settings": run.settings.model_copy(update=given),
         "warnings": scoring.warnings() + [text for text in run.warnings if text not in old],
     }
     return run.model_copy(update=changed)
@@ -113,7 +115,7 @@ def _changed(
 
 def _rule_of(told: ScoringRecord) -> SlideScoring:
     """The rule that the cells of a finished slide have."""
-    compartment = "auto" if told.compartment_from != "given" else told.compartment
+    compartment: CompartmentChoice = "auto" if told.compartment_from != "given" else told.compartment
     return scored_by(RecognisedDab.of_record(told.recognised), compartment, tuple(told.positive_dab_od))
 
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Strict, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
-from wsiproc.core.choices import Compartment
+from wsiproc.core.choices import Compartment, CompartmentChoice, Reader
 from wsiproc.core.immuno import rule_in_words
 from wsiproc.core.numbers import ClassCounts, SlideNumbers, slide_numbers
 from wsiproc.errors import OutputError
@@ -156,13 +156,13 @@ class SettingsRecord(RecordPart):
     """Name of a model, or where it lies."""
     mpp: Number | None = None
     """µm per px of level 0 that was given; null takes what the file says."""
-    reader: Literal["auto", "openslide", "tifffile", "tiatoolbox"] = "auto"
+    reader: Reader = "auto"
     """Library that was asked for."""
     tissue: str = "auto"
     """How tissue was to be found."""
     stain: str = "auto"
     """Stain that was given, or auto."""
-    compartment: str = "auto"
+    compartment: CompartmentChoice = "auto"
     """Where DAB was to make a cell positive, or auto."""
     positive_dab: Number | tuple[Number, ...] | None = None
     """Cut or cuts of DAB that were given, optical density; null has them found."""

@@ -7,19 +7,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import cv2
 import numpy as np
 from scipy import ndimage
 
+from wsiproc.core.choices import SceneStain
 from wsiproc.core.geometry import Box
 from wsiproc.core.types import Float32Array, Float64Array, Int32Array, UInt8Array, UInt32Array
 from wsiproc.errors import SettingsError
 from wsiproc.synthetic import paint, world
 from wsiproc.synthetic.debris import Debris, darken, scatter
-
-SceneStain = Literal["HE", "HDAB"]
 
 RECIPE: Final = 1
 """Incremented whenever the same scene would give different pixels, so that old files are not read with a new recipe."""

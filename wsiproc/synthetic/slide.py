@@ -14,11 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tifffile
 
+from wsiproc.core.choices import SceneStain
 from wsiproc.core.geometry import Box, Grid
 from wsiproc.core.types import OnProgress, UInt8Array, UInt32Array
 from wsiproc.errors import SettingsError
 from wsiproc.executors import available_cores
-from wsiproc.synthetic.scene import LOOKS, Scene, SceneStain, Truth
+from wsiproc.synthetic.scene import LOOKS, Scene, Truth
 from wsiproc.synthetic.tiff import TIFF_TILE_PX, Encoder, in_order, write_tiff_pyramid
 
 _SCENE_KEY = b"wsiproc.scene"

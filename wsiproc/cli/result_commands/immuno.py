@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -83,7 +83,7 @@ def reclassify_command(
     answers = Answers("reclassify", as_json)
 
     def give(output: Path) -> None:
-        done = change(output, compartment, given)
+        done = change(output, cast("CompartmentChoice | None", compartment), given)  # it refuses others
         if as_json:
             from wsiproc.cli.documents.folders import ReclassifiedSlide
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from wsiproc.cli.arguments import path
+from wsiproc.core.choices import SceneStain
 
 SYNTH_EXAMPLES = "Example:  wsiproc synth slide.tif --height 8192 --width 8192 --stain HDAB --labels"
 
@@ -21,7 +22,7 @@ def synth_command(
     mpp: Annotated[float, typer.Option(help="µm per pixel.")] = 0.25,
     seed: Annotated[int, typer.Option(help="Same seed, same slide.")] = 0,
     tissue: Annotated[float, typer.Option(help="Share of the slide that is tissue.")] = 0.4,
-    stain: Annotated[Literal["HE", "HDAB"], typer.Option(help="H&E, or haematoxylin and DAB.")] = "HE",
+    stain: Annotated[SceneStain, typer.Option(help="H&E, or haematoxylin and DAB.")] = "HE",
     look: Annotated[str, typer.Option(help="Scanner: bright, grey, warm, purple or soft.")] = "bright",
     crowding: Annotated[float, typer.Option(help="How densely nuclei lie, 0 to 1.")] = 0.5,
     debris: Annotated[int, typer.Option(help="Number of pen marks, bubbles and dust particles.")] = 0,

@@ -15,7 +15,7 @@ import numpy as np
 from wsiproc.array.dab_pattern import DabPattern, dab_pattern
 from wsiproc.array.nuclei.measure import label_sums
 from wsiproc.array.nuclei.ring import ring_sums
-from wsiproc.core.choices import Compartment
+from wsiproc.core.choices import Compartment, CompartmentChoice
 from wsiproc.core.immuno import Scoring
 from wsiproc.core.types import Float64Array, UInt8Array
 from wsiproc.models.base import OD_STEP, Model, Recolours
@@ -125,7 +125,7 @@ class SlideScoring:
 
 
 def slide_scoring(
-    model: Model, samples: MeasuredSamples, compartment: str, positive_dab: tuple[float, ...] | None
+    model: Model, samples: MeasuredSamples, compartment: CompartmentChoice, positive_dab: tuple[float, ...] | None
 ) -> SlideScoring | None:
     """How the cells of a slide are scored; None where there is no DAB, or the model has classes of its own.
 
@@ -137,9 +137,11 @@ def slide_scoring(
     return scored_by(_look(model, samples), compartment, positive_dab)
 
 
-def scored_by(found: RecognisedDab, compartment: str, positive_dab: tuple[float, ...] | None) -> SlideScoring:
+def scored_by(
+    found: RecognisedDab, compartment: CompartmentChoice, positive_dab: tuple[float, ...] | None
+) -> SlideScoring:
     """The rule for a slide of which samples told what was ``found``, and what the user asks for."""
-    chosen: Compartment = found.compartment if compartment == "auto" else compartment  # type: ignore[assignment]
+    chosen: Compartment = found.compartment if compartment == "auto" else compartment
     own = found.cut if chosen == "nucleus" else found.ring_cut
     rule = Scoring(chosen, positive_dab or (own,), found.ring_cut)
     return SlideScoring(rule, found, compartment != "auto", positive_dab is not None)

@@ -14,6 +14,7 @@ from wsiproc.array.fill import Fill, find_fill, where_filled, without_fill
 from wsiproc.array.scale import ApparentScale, apparent_scale
 from wsiproc.array.stains import Stain, estimate_stains
 from wsiproc.array.tissue import PixelClass, classify_overview, grow, looks_fluorescent, looks_grey
+from wsiproc.core.choices import StainChoice, TissueChoice
 from wsiproc.core.frame import Frame, sample_windows
 from wsiproc.core.geometry import Box, grid_shape
 from wsiproc.core.types import BoolArray, UInt8Array
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 SAMPLE_WINDOWS = 16
 # An overview with nothing darker is a slide without tissue.
 _BACKGROUND = 200
-STAINS: dict[str, Stain | None] = {"auto": None, "he": "H&E", "hdab": "H-DAB"}
+STAINS: dict[StainChoice, Stain | None] = {"auto": None, "he": "H&E", "hdab": "H-DAB"}
 """Names of stains in the settings."""
 
 # Cells are searched for this far beyond the tissue, whose edge is found on a low-resolution overview and smoothed.
@@ -64,7 +65,12 @@ class Survey:
 
 
 def survey_slide(
-    source: SlideSource, model: Model, tissue: str, roi: Path | None, stain: str = "auto", force: bool = False
+    source: SlideSource,
+    model: Model,
+    tissue: TissueChoice,
+    roi: Path | None,
+    stain: StainChoice = "auto",
+    force: bool = False,
 ) -> Survey:
     """Read a slide's overview and a few windows of tissue; the result does not depend on how the work is divided.
 
@@ -194,7 +200,7 @@ def _damage_warnings(slide: Slide, overview: Overview) -> tuple[str, ...]:
     )
 
 
-def _tissue_mask(slide: Slide, seen: Overview, method: str, pixel_classes: UInt8Array) -> BoolArray:
+def _tissue_mask(slide: Slide, seen: Overview, method: TissueChoice, pixel_classes: UInt8Array) -> BoolArray:
     """Tissue in the overview by the chosen method; ``pixel_classes`` (h, w): those of its px."""
     if method == "auto":
         return np.asarray(pixel_classes == PixelClass.TISSUE)
@@ -203,7 +209,7 @@ def _tissue_mask(slide: Slide, seen: Overview, method: str, pixel_classes: UInt8
     from wsiproc.pipeline.planning.tissue_mask import tissue_mask
 
     pixels = seen.pixels if slide.fill is None else without_fill(seen.pixels, slide.fill)
-    return tissue_mask(pixels, method.removeprefix("tiatoolbox:"), sum(seen.mpp) / 2)  # type: ignore[arg-type]
+    return tissue_mask(pixels, method, sum(seen.mpp) / 2)
 
 
 def _around(tissue: BoolArray, pixel_classes: UInt8Array, mpp: float) -> BoolArray:
