@@ -50,7 +50,7 @@ def floor_labels(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
 def floor_rows(folder: Path) -> list[ScoreRow]:
     """Scores of the floor on every labelled picture of ``folder``."""
     rows = []
-    for picture in find_dataset("monuseg", folder).pictures:
+    for picture in find_dataset("monuseg", folder).images:
         with Image.open(picture.image) as image:
             rgb = np.asarray(image.convert("RGB"))
         truth = load_truth(picture.truth, (rgb.shape[0], rgb.shape[1]))

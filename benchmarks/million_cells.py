@@ -40,7 +40,7 @@ from wsiproc.pipeline.planning.scoring import RecognisedDab, SlideScoring
 from wsiproc.pipeline.stages.export import export_tasks
 from wsiproc.pipeline.stages.job import Job
 from wsiproc.pipeline.stages.merge import Block, merge_tasks, number_blocks
-from wsiproc.pipeline.stages.render import create_maps, create_pictures, render_tasks, save_overview
+from wsiproc.pipeline.stages.render import create_images, create_maps, render_tasks, save_overview
 from wsiproc.results.record import (
     RECORD_VERSION,
     CountsRecord,
@@ -108,7 +108,7 @@ def make_parts(folder: Path, count: int, kind: Stain = "H&E") -> tuple[Job, list
     um = grid[0] * 0.5 / 1024
     save_overview(job, overview, np.ones((1024, 1024), bool))
     create_maps(job)
-    create_pictures(job, (1024, 1024), (um, um))
+    create_images(job, (1024, 1024), (um, um))
     return job, regions
 
 

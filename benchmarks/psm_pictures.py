@@ -42,7 +42,7 @@ class Labelled:
 def labelled_pictures(data: Path) -> list[Labelled]:
     """The labelled pictures of ``data``/monuseg_train, halved to 0.5 µm/px."""
     pictures = []
-    for picture in find_dataset("monuseg", data / "monuseg_train").pictures:
+    for picture in find_dataset("monuseg", data / "monuseg_train").images:
         with Image.open(picture.image) as image:
             rgb = np.asarray(image.convert("RGB"))
         truth = load_truth(picture.truth, (rgb.shape[0], rgb.shape[1])).astype(np.uint32)

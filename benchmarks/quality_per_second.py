@@ -29,7 +29,7 @@ REFERENCE_MPP = 0.25
 def megapixels(dataset: Dataset, mpp: float) -> dict[str, float]:
     """10⁶ px of 0.25 µm in each picture."""
     sizes = {}
-    for picture in dataset.pictures:
+    for picture in dataset.images:
         with Image.open(picture.image) as image:
             sizes[picture.name] = image.width * image.height * (mpp / REFERENCE_MPP) ** 2 / 1e6
     return sizes
@@ -78,10 +78,10 @@ def main(folder: Path, models: list[str], limit: int | None) -> None:
         print(f"failed: {failure}")
     lines = []
     for scores in done.lines:
-        mine = [each for each in done.pictures if each["model"] == scores["model"]]
+        mine = [each for each in done.images if each["model"] == scores["model"]]
         if mine:
             lines.append(model_line(scores, mine, sizes))
-    print(f"{len(dataset.pictures)} pictures, {sum(sizes.values()):.1f} Mpx, one core\n")
+    print(f"{len(dataset.images)} pictures, {sum(sizes.values()):.1f} Mpx, one core\n")
     print(markdown_table(with_verdicts(lines)))
 
 

@@ -21,7 +21,7 @@ can stand in a file as well: [every setting with its meaning](../configs/default
 | exit code | meaning |
 |---|---|
 | 0 | all that was asked for is done |
-| 1 | some of it failed, and is named with its reason: a slide, a folder, a picture, a check |
+| 1 | some of it failed, and is named with its reason: a slide, a folder, an image, a check |
 | 2 | the command makes no sense as it stands: an unknown option, a file that is not there, a setting that cannot be |
 | 130 | stopped by Ctrl-C; run the same command to resume |
 

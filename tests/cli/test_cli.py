@@ -294,7 +294,7 @@ def test_benchmark_prints_a_table_and_names_what_failed(tmp_path: Path) -> None:
     good = wsiproc(*command, "--limit", 1, "--csv", "table.csv", cwd=tmp_path)
     assert good.returncode == 0
     first, second = good.stderr.splitlines()
-    assert first == "set: 1 pictures with labels in set"
+    assert first == "set: 1 images with labels in set"
     assert re.fullmatch(r"\[1/1\] classical, drawn: done, AJI 0\.\d{3}, \d+ cells in \d+\.\d s", second)
     header, row = (tmp_path / "table.csv").read_text().splitlines()
     scores = dict(zip(header.split(","), row.split(","), strict=True))

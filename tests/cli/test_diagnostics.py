@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -189,8 +190,11 @@ def test_without_openslide_its_package_is_named(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_slide_of_glass_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsiproc.cli.diagnostics._read", lambda *_: np.full((256, 256, 3), 240, np.uint8))
-    with pytest.raises(ValueError, match="read with only 1 grey levels"):
+    def glass(path: Path, shape: tuple[int, int], **others: Any) -> Any:
+        return write_synthetic_slide(path, shape, **(others | {"tissue_fraction": 0.0}))
+
+    monkeypatch.setattr("wsiproc.synthetic.write_synthetic_slide", glass)
+    with pytest.raises(ValueError, match=r"read with only \d+ grey levels"):
         check_openslide(tmp_path / "drawn.tif")
 
 
@@ -203,7 +207,7 @@ def test_a_damaged_model_is_a_problem(tmp_path: Path, monkeypatch: pytest.Monkey
     weights = bytearray((folder / "weights.safetensors").read_bytes())
     weights[-1] ^= 1
     (folder / "weights.safetensors").write_bytes(weights)
-    monkeypatch.setitem(models._FOLDERS, "default", folder)
+    monkeypatch.setitem(models.BUNDLED_FOLDERS, "default", folder)
     found = by_name(tmp_path)["model"]
     assert found.level == "problem"
     assert "is not the file that model.toml describes: its SHA-256 is" in found.found

@@ -13,7 +13,7 @@ from wsiproc.errors import SettingsError
 from wsiproc.evaluate.areas import (
     Tally,
     area_dataset_columns,
-    area_picture_columns,
+    area_image_columns,
     count_false,
     describe_area,
     load_marks,
@@ -46,14 +46,14 @@ def marks(folder: Path, text: str = GOOD) -> Path:
 
 
 def test_cells_count_where_their_centre_lies_in_an_area_and_in_no_disc_to_ignore(tmp_path: Path) -> None:
-    (found,) = load_marks(marks(tmp_path)).pictures
+    (found,) = load_marks(marks(tmp_path)).images
     yx = np.array([[5.0, 5.0], [50, 50], [50, 61], [101, 50], [20, 250], [55, 250], [61, 299], [79, 201]])
     tallies = count_false(yx, found)
     glass, muscle = tallies["choosing", "glass"], tallies["choosing", "muscle"]
     assert (glass.cells, muscle.cells) == (2, 2)
     assert muscle.mm2 == pytest.approx((100 * 50 + 100 * 20 / 2) * 0.25e-6)
     assert glass.mm2 == pytest.approx((100 * 100 - np.pi * 100) * 0.25e-6, rel=1e-3)
-    columns = area_picture_columns(tallies)
+    columns = area_image_columns(tallies)
     assert (columns["role"], columns["false"]) == ("choosing", 4)
 
 
@@ -127,7 +127,7 @@ areas = [
     dataset = find_dataset(str(marks(tmp_path, text)), tmp_path)
     done = run_benchmark(dataset, ["classical"], tmp_path / "out", Settings(model="classical", device="cpu", workers=1))
     (line,) = done.lines
-    (row,) = done.pictures
+    (row,) = done.images
     runs = tmp_path / "out" / "classical" / "runs" / "a"
     assert done.failures == []
     assert line["between"] == 0
@@ -140,7 +140,7 @@ areas = [
 
 
 def test_false_cells_are_crossed_and_areas_outlined(tmp_path: Path) -> None:
-    (found,) = load_marks(marks(tmp_path)).pictures
+    (found,) = load_marks(marks(tmp_path)).images
     pixels = np.full((120, 320, 3), 255, np.uint8)
     write_area_figure(tmp_path / "figure.png", np.array([[20.0, 250.0], [110, 20]]), found, pixels)
     drawn = np.asarray(Image.open(tmp_path / "figure.png"))
@@ -151,21 +151,21 @@ def test_false_cells_are_crossed_and_areas_outlined(tmp_path: Path) -> None:
 
 def test_the_list_of_the_repository_is_sound() -> None:
     listed = load_marks(LIST)
-    areas = [area for marked in listed.pictures for area in marked.areas]
+    areas = [area for marked in listed.images for area in marked.areas]
     halves: dict[str, set[str]] = {}
-    for marked in listed.pictures:
+    for marked in listed.images:
         halves.setdefault(marked.file.split("/")[1], set()).add(marked.role)
     assert len(areas) >= 60
-    assert len(listed.pictures) >= 12
+    assert len(listed.images) >= 12
     assert all(len(roles) == 1 for roles in halves.values()), "a case is in both halves"
     assert {role for roles in halves.values() for role in roles} == {"choosing", "reporting"}
     assert all(area.shape.area > 0 for area in areas)
-    assert "muscle" in describe_area(listed.pictures)
+    assert "muscle" in describe_area(listed.images)
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the pictures of ../shared/data are not here")
 def test_the_areas_of_the_list_lie_on_their_pictures() -> None:
-    for marked in load_marks(LIST).pictures:
+    for marked in load_marks(LIST).images:
         if not marked.file.endswith(".svs"):
             with Image.open(DATA / marked.file) as image:
                 w, h = image.size

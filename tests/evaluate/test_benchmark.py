@@ -15,7 +15,7 @@ import wsiproc.evaluate.benchmark
 import wsiproc.pipeline.planning.plan
 from tests.evaluate.datasets_on_disk import picture, true_labels, write_masks, write_points
 from wsiproc.errors import ModelError, ResolutionError, SettingsError
-from wsiproc.evaluate.benchmark import Benchmark, PictureResult, run_benchmark
+from wsiproc.evaluate.benchmark import Benchmark, ImageResult, run_benchmark
 from wsiproc.evaluate.compare import evaluate, evaluate_paths
 from wsiproc.evaluate.datasets import load_labels
 from wsiproc.evaluate.layouts import find_dataset
@@ -79,7 +79,7 @@ def test_the_scores_are_those_of_evaluate(scored: tuple[Benchmark, Path], masks:
 def test_overlays_lie_on_the_picture_the_worst_first(scored: tuple[Benchmark, Path], masks: Path) -> None:
     done, out = scored
     figures = sorted((out / "classical" / "figures").iterdir())
-    aji = {str(line["picture"]): float(line["aji"]) for line in done.pictures}
+    aji = {str(line["picture"]): float(line["aji"]) for line in done.images}
     assert [path.stem[3:] for path in figures] == sorted(aji, key=aji.__getitem__)
     assert figures[0].name == "01_shifted.png"
     with Image.open(figures[0]) as figure:
@@ -92,7 +92,7 @@ def test_overlays_lie_on_the_picture_the_worst_first(scored: tuple[Benchmark, Pa
 
 def test_the_table_of_models_is_written_with_what_one_must_know(scored: tuple[Benchmark, Path], masks: Path) -> None:
     text = (scored[1] / "table.md").read_text(encoding="utf-8")
-    assert text.startswith("# monuseg\n\n3 pictures of ")
+    assert text.startswith("# monuseg\n\n3 images of ")
     assert "0.25 µm/px" in text
     assert f"| classical | 3 | {scored[0].lines[0]['dice']:.3f} |" in text
 
@@ -100,13 +100,13 @@ def test_the_table_of_models_is_written_with_what_one_must_know(scored: tuple[Be
 def test_what_is_done_is_not_done_again(scored: tuple[Benchmark, Path], masks: Path) -> None:
     done, out = scored
     before = {path: path.stat().st_mtime_ns for path in out.glob("classical/runs/*/run.json")}
-    heard: list[PictureResult] = []
+    heard: list[ImageResult] = []
     again = run_benchmark(
         find_dataset("monuseg", masks), [], out, LOOP, on_progress=lambda done, total, result: heard.append(result)
     )
     assert [result.status for result in heard] == ["already done"] * 3
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert again.pictures == done.pictures
+    assert again.images == done.images
 
 
 def test_the_baseline_stands_beside_every_model(masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +129,7 @@ def test_the_baseline_stands_beside_every_model(masks: Path, tmp_path: Path, mon
     assert [line["mpp"] for line in done.lines] == [0.5, 0.25]
     for label in ("classical", "fine"):
         scores = evaluate(load_labels(tmp_path / label / "runs" / "good"), true_labels(0))
-        assert [line["aji"] for line in done.pictures if line["model"] == label] == [scores.aji]
+        assert [line["aji"] for line in done.images if line["model"] == label] == [scores.aji]
         assert [path.name for path in (tmp_path / label / "figures").iterdir()] == ["01_good.png"]
 
 
@@ -138,7 +138,7 @@ def test_a_picture_that_fails_is_named_and_costs_no_other(masks: Path, tmp_path:
     (tmp_path / "set" / "images" / "b.png").write_bytes(b"torn")
     Image.fromarray(true_labels(2)[:-1]).save(tmp_path / "set" / "labels" / "c.png")
     done = run_benchmark(find_dataset("monuseg", tmp_path / "set"), [], tmp_path / "out", LOOP)
-    assert [line["picture"] for line in done.pictures] == ["a"]
+    assert [line["picture"] for line in done.images] == ["a"]
     assert done.lines[0]["pictures"] == 1
     assert len(done.failures) == 2
     assert done.failures[0].startswith("classical, b: ")

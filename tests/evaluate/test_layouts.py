@@ -30,15 +30,15 @@ def masks(tmp_path: Path) -> Path:
 def test_pictures_are_paired_with_their_labels_by_name(masks: Path) -> None:
     found = find_dataset("monuseg", masks)
     assert (found.name, found.kind, found.classes, found.mpp) == ("monuseg", "labels", False, 0.25)
-    assert [picture.name for picture in found.pictures] == ["a", "b"]
+    assert [picture.name for picture in found.images] == ["a", "b"]
     assert found.without == ("unlabelled",)
-    np.testing.assert_array_equal(load_truth(found.pictures[0].truth, (SIDE, SIDE)), true_labels(1))
+    np.testing.assert_array_equal(load_truth(found.images[0].truth, (SIDE, SIDE)), true_labels(1))
 
 
 def test_a_folder_speaks_for_itself_but_for_the_resolution(masks: Path) -> None:
     found = find_dataset(str(masks))
-    assert (found.name, found.mpp, len(found.pictures)) == ("set", None, 2)
-    assert [picture.name for picture in find_dataset(str(masks), limit=1).pictures] == ["a"]
+    assert (found.name, found.mpp, len(found.images)) == ("set", None, 2)
+    assert [picture.name for picture in find_dataset(str(masks), limit=1).images] == ["a"]
 
 
 def test_monuseg_as_it_is_published(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_monuseg_as_it_is_published(tmp_path: Path) -> None:
             (tmp_path / place / folder).mkdir(parents=True, exist_ok=True)
         tifffile.imwrite(tmp_path / place / place / "TCGA-1.tif", np.zeros((SIDE, SIDE, 3), np.uint8))
         write_aperio(tmp_path / place / other / "TCGA-1.xml", true_labels(3))
-        (found,) = find_dataset("monuseg", tmp_path / place).pictures
+        (found,) = find_dataset("monuseg", tmp_path / place).images
         assert found.name == "TCGA-1"
         np.testing.assert_array_equal(load_truth(found.truth, (SIDE, SIDE)), true_labels(3))
 
@@ -59,7 +59,7 @@ def test_points_are_compared_by_class_where_all_are_of_ki67(tmp_path: Path) -> N
     write_points(tmp_path / "ki" / "points" / "0.csv", [(3, 4, "Positive")])
     write_points(tmp_path / "ki" / "points" / "1.csv", [])
     found = find_dataset("bcdata", tmp_path / "ki")
-    assert (found.kind, found.classes, found.mpp, len(found.pictures)) == ("points", True, 0.25, 2)
+    assert (found.kind, found.classes, found.mpp, len(found.images)) == ("points", True, 0.25, 2)
     write_points(tmp_path / "ki" / "points" / "1.csv", [(3, 4, "stroma")])
     assert not find_dataset(str(tmp_path / "ki")).classes
 

@@ -88,9 +88,7 @@ def test_bounds(pair: tuple[np.ndarray, np.ndarray]) -> None:
 @given(pairs())
 def test_strips_do_not_change_the_table(pair: tuple[np.ndarray, np.ndarray]) -> None:
     whole = metrics.overlap(*pair)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "_STRIP_PX", 10)
-        strips = metrics.overlap(*pair)
+    strips = metrics.overlap(*pair, strip_px=10)
     for name, value in whole.__dict__.items():
         np.testing.assert_array_equal(getattr(strips, name), value)
 

@@ -15,7 +15,7 @@ from wsiproc.evaluate.points import (
     headline_f1,
     load_points,
     point_dataset_columns,
-    point_picture_columns,
+    point_image_columns,
     write_point_figure,
 )
 
@@ -37,7 +37,7 @@ def test_points_are_counted_a_class_at_a_time_and_all_together() -> None:
 
 
 def test_scores_of_a_picture_worked_out_by_hand() -> None:
-    columns = point_picture_columns(COUNTS)
+    columns = point_image_columns(COUNTS)
     positive, negative = 2 / 3, 2 / 5
     assert columns["positive_f1"] == pytest.approx(positive)
     assert (columns["positive_precision"], columns["positive_recall"]) == (0.5, 1)

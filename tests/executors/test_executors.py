@@ -16,7 +16,7 @@ import pytest
 from wsiproc.errors import PlanError, RetryableError, SlideReadError, WorkerError
 from wsiproc.executors import EXECUTORS, Task, preload, worker_pool
 from wsiproc.executors.machine import ONE_THREAD, START
-from wsiproc.executors.processes import ProcessPool
+from wsiproc.executors.processes import ProcessPool, WorkerProcess
 from wsiproc.executors.task import Submission
 from wsiproc.pipeline import PRELOADED
 
@@ -217,16 +217,18 @@ def test_several_threads_share_a_crew(kind: str, tmp_path: Path) -> None:
     assert found == dict.fromkeys("abc", 13)
 
 
-def test_processes_whose_tasks_are_done_at_once_take_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A future that is done already calls back in the middle of the handing out."""
+class AtOnce(WorkerProcess):
+    """A process whose tasks are done as soon as they are submitted."""
 
-    def at_once(self: ProcessPool, name: str, task: Task) -> Future[Any]:
+    def submit(self, task: Task) -> Future[Any]:
         done: Future[Any] = Future()
         done.set_result(task.key)
         return done
 
-    monkeypatch.setattr(ProcessPool, "_start", at_once)
-    with ProcessPool(2) as pool:
+
+def test_processes_whose_tasks_are_done_at_once_take_all_of_them() -> None:
+    """A future that is done already calls back while tasks are being assigned."""
+    with ProcessPool(2, AtOnce) as pool:
         outcomes = pool.submit([Submission(Task(str(number), int, ()), (0, number)) for number in range(50)])
         assert [outcome.result(timeout=5) for outcome in outcomes] == [str(number) for number in range(50)]
 

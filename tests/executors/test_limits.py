@@ -26,7 +26,6 @@ from wsiproc.synthetic import write_synthetic_slide
 
 GB = 1_000_000_000
 NO_LIMIT = "9223372036854771712"  # as version 1 says it
-CONTROL_GROUPS = limits._control_groups
 
 
 def system(root: Path, group: str, **files: str) -> Path:
@@ -142,7 +141,7 @@ def allow(patch: pytest.MonkeyPatch, root: Path, memory: int, cores: float, othe
         root, "0::/", memory_dot_max=str(memory), memory_dot_current=str(taken + GB),
         memory_dot_stat=f"inactive_file {GB}", cpu_dot_max=f"{round(cores * 1e5)} 100000",
     )  # fmt: skip
-    patch.setattr(limits, "_control_groups", lambda _, controller: CONTROL_GROUPS(root, controller))
+    patch.setattr(limits, "ROOT", root)
 
 
 def test_a_plan_keeps_to_the_container(slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,16 +80,15 @@ def test_a_region_that_reaches_over_the_edge_is_told(tmp_path: Path, caplog: pyt
     assert "50.00 % of the region lies outside the slide of 200 × 100 px" in caplog.text
 
 
-def test_a_small_file_that_unpacks_to_a_large_one_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsiproc.io.geojson.roi._MOST_BYTES", 1 << 20)
+def test_a_small_file_that_unpacks_to_a_large_one_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "roi.geojson.gz"
     path.write_bytes(gzip.compress(bytes(2 << 20)))
-    refused(path, "more than 1 MiB")
+    refused(path, "more than 1 MiB", most_bytes=1 << 20)
 
 
-def refused(path: Path, words: str) -> None:
+def refused(path: Path, words: str, **limits: int) -> None:
     with pytest.raises(SettingsError, match=words) as caught:
-        read_roi(path, SHAPE)
+        read_roi(path, SHAPE, **limits)
     assert str(path) in str(caught.value)
 
 

@@ -216,7 +216,7 @@ def test_releases_that_were_tried_compute_in_bytes() -> None:
 )
 def test_pytorch_is_loaded_for_the_choice_only_where_it_was_not_tried(release: str, feature: str, loaded: bool) -> None:
     code = (
-        f"import sys, wsiproc.models.device as d; d._torch_release = lambda: {release!r}\n"
+        f"import sys, wsiproc.models.device as d; d.version = lambda package: {release + '.0'!r}\n"
         f"d.may_have_gpu, d.cpu_has = lambda: False, {feature!r}.__eq__\n"
         "print(d.choose_device('auto').precision, 'torch' in sys.modules)"
     )

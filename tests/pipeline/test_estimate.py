@@ -15,7 +15,18 @@ from wsiproc.core.geometry import Box, Grid, at_points, grid_shape
 from wsiproc.core.types import BoolArray
 from wsiproc.errors import PlanError
 from wsiproc.executors.limits import require
-from wsiproc.pipeline.planning.estimate import WORKER_BYTES, disk_bytes, small_last, split_regions, worker_bytes
+from wsiproc.pipeline.planning.estimate import (
+    DRIVER_BYTES,
+    NEXT_SLIDE_BYTES,
+    PREDICT_BYTES_PER_PX,
+    WORKER_BYTES,
+    disk_bytes,
+    driver_bytes,
+    run_seconds,
+    small_last,
+    split_regions,
+    worker_bytes,
+)
 
 WINDOW = 16
 sides = st.integers(1, 150)
@@ -158,6 +169,28 @@ def test_memory_grows_with_all_that_is_held(multiple: int, margin: int, channels
     for more in ((step, margin, channels + 1, zoom), (step, margin, channels, zoom + 1)):
         assert projected(*more) >= here
     assert projected(64 * step, margin, channels, zoom) > 2 * here
+    for window, halo in ((1024, 16), (512, 64)):
+        assert worker_bytes(step, margin, window, halo, channels, zoom) >= here
+
+
+def test_one_large_window_is_counted_with_its_halo() -> None:
+    """On a GPU's worth of window the network's own memory is what decides."""
+    windows = [worker_bytes(512, 16, 4096, halo, 3, 1.0) for halo in (0, 64, 128)]
+    assert windows == sorted(set(windows))
+    assert windows[0] - WORKER_BYTES >= 4096**2 * PREDICT_BYTES_PER_PX
+
+
+def test_each_further_slide_is_counted_in_the_planning_process() -> None:
+    assert driver_bytes(1) == DRIVER_BYTES
+    assert driver_bytes(3) == DRIVER_BYTES + 2 * NEXT_SLIDE_BYTES
+
+
+def test_time_grows_with_all_that_is_done_and_is_shared_by_workers() -> None:
+    one = run_seconds(100, 1.0, 10, 1e5, workers=1)
+    for more in ((200, 1.0, 10, 1e5), (100, 2.0, 10, 1e5), (100, 1.0, 20, 1e5), (100, 1.0, 10, 2e5)):
+        assert run_seconds(*more, workers=1) > one
+    start = run_seconds(0, 1.0, 0, 0, workers=1)
+    assert run_seconds(100, 1.0, 10, 1e5, workers=4) - start == pytest.approx((one - start) / 4)
 
 
 def test_disk_grows_with_the_area_and_the_cells() -> None:

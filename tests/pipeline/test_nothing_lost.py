@@ -26,7 +26,8 @@ import wsiproc.pipeline.workers
 from tests.runs import SIX, assert_same_cells, run_one
 from wsiproc.errors import MemoryLimitError, OutputError, SlideError, SlideReadError
 from wsiproc.executors import memory_limits
-from wsiproc.io.slides.open import SlideSource
+from wsiproc.io.slides import open as slides
+from wsiproc.io.slides.pixels import resample
 from wsiproc.pipeline.cohort import run_slides
 from wsiproc.pipeline.settings import Settings
 
@@ -124,7 +125,7 @@ def test_unfinished_work_of_other_settings_is_named_and_not_mixed_in(
     six: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(wsiproc.pipeline.slide, "_merge", stop)
+        patch.setattr(wsiproc.pipeline.slide, "number_blocks", stop)
         with pytest.raises(KeyboardInterrupt):
             run_one(six, tmp_path, region=1024, tissue="all")
     (tmp_path / "six" / "thoughts.txt").write_text("mine")
@@ -246,7 +247,7 @@ def test_cells_beside_a_place_that_could_not_be_read_are_cut_again_once_it_can(
     """A segmentation that saw empty maps must not be taken for done by the run that goes on."""
     with monkeypatch.context() as patch:
         patch.setattr(wsiproc.pipeline.stages.infer, "predict_windows", unreadable)
-        patch.setattr(wsiproc.pipeline.slide, "_merge", stop)
+        patch.setattr(wsiproc.pipeline.slide, "number_blocks", stop)
         with pytest.raises(KeyboardInterrupt):
             run_one(six, tmp_path, **SETTINGS)
     run_one(six, tmp_path, **SETTINGS)
@@ -256,17 +257,15 @@ def test_cells_beside_a_place_that_could_not_be_read_are_cut_again_once_it_can(
 def test_a_read_that_hangs_costs_its_region_after_the_time_allowed(
     six: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with SlideSource(six).open() as opened:
-        kind: Any = type(opened)
-    real, hang = kind._read, threading.Event()
+    real, hang = resample.read_grid, threading.Event()
 
-    def read(self: Any, box: Any, mpp: float) -> Any:
-        if mpp == 0.5 and box.y == 0 and box.h > 512:  # a strip of the upper regions, with its halo
+    def read(level: Any, shape: Any, origin: Any, scale: Any, box: Any) -> Any:
+        if scale == (1.0, 1.0) and box.y == 0 and box.h > 512:  # a strip of the upper regions, with its halo
             hang.wait(30)
-        return real(self, box, mpp)
+        return real(level, shape, origin, scale, box)
 
     with monkeypatch.context() as patch:
-        patch.setattr(kind, "_read", read)
+        patch.setattr("wsiproc.io.slides.pyramid.read_grid", read)
         run = run_one(six, tmp_path, executor="threads", workers=3, read_timeout_s=1.0, **SETTINGS).run
     hang.set()
     assert run is not None
@@ -281,17 +280,15 @@ def test_a_slide_that_hangs_from_the_start_costs_no_other(
 ) -> None:
     stuck = tmp_path / "stuck.tif"
     shutil.copy(six, stuck)
-    with SlideSource(six).open() as opened:
-        kind: Any = type(opened)
-    real, hang = kind._read, threading.Event()
+    real, hang = slides.open_slide, threading.Event()
 
-    def read(self: Any, box: Any, mpp: float) -> Any:
-        if self.path == stuck:
+    def open_slide(path: Path, *others: Any) -> Any:
+        if path == stuck:
             hang.wait(30)
-        return real(self, box, mpp)
+        return real(path, *others)
 
     with monkeypatch.context() as patch:
-        patch.setattr(kind, "_read", read)
+        patch.setattr(slides, "open_slide", open_slide)
         settings = Settings(model="classical", executor="loop", read_timeout_s=2.0, **SETTINGS)
         bad, good = sorted(run_slides([stuck, six], tmp_path, settings), key=lambda outcome: outcome.status)[::-1]
     hang.set()

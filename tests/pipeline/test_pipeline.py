@@ -19,6 +19,7 @@ from wsiproc.errors import PlanError, SettingsError, SlideReadError
 from wsiproc.io.atomic import write_json
 from wsiproc.io.cells.parquet import read_cells, slide_polygons
 from wsiproc.pipeline.cohort import run_slides
+from wsiproc.pipeline.planning.estimate import driver_bytes
 from wsiproc.pipeline.planning.plan import plan_slide
 from wsiproc.pipeline.settings import Settings
 from wsiproc.synthetic import truth_labels, write_synthetic_slide
@@ -250,4 +251,8 @@ def test_a_plan_is_a_value(slide: Path, tmp_path: Path) -> None:
     assert dataclasses.is_dataclass(plan)
     assert plan.memory_bytes > 3e8
     assert plan.windows > 10
+    pixels = plan.job.frame.grid[0] * plan.job.frame.grid[1]
+    assert 0.4 * pixels < plan.mpx * 1e6 <= pixels  # half of the slide is tissue, and its margins are inferred too
+    larger = plan_slide(slide, tmp_path, Settings(model="classical", region=1024, workers=2))
+    assert larger.memory_bytes - driver_bytes(1) == 2 * (plan.memory_bytes - driver_bytes(1)) / plan.workers
     assert not list(tmp_path.iterdir())

@@ -148,7 +148,7 @@ def test_the_nuclei_are_those_of_tiatoolbox(model: Model) -> None:
 
 def test_cutting_changes_no_cell(hovernet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "wsiproc.pipeline.stages.seams._FEWEST", 0
+        "wsiproc.pipeline.stages.seams.FEWEST_SITES", 0
     )  # the certificate would predict all windows some times more
     path = tmp_path / "small.tif"
     write_synthetic_slide(path, (120, 600), mpp=MPP, seed=8, tissue_fraction=1.0, crowding=0.8)

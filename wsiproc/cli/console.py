@@ -23,7 +23,7 @@ from wsiproc.results.profile import lines as profile_lines
 
 if TYPE_CHECKING:
     from wsiproc.cli.diagnostics import Diagnosis
-    from wsiproc.evaluate.benchmark import Benchmark, PictureResult
+    from wsiproc.evaluate.benchmark import Benchmark, ImageResult
     from wsiproc.evaluate.layouts import Dataset
     from wsiproc.pipeline.planning.plan import Forecast, Plan
     from wsiproc.pipeline.progress import Event, Outcome
@@ -192,19 +192,19 @@ def _fit_lines(console: Console) -> Callable[[str, int, int], None]:
 
 
 @contextmanager
-def picture_progress(dataset: Dataset) -> Iterator[Callable[[int, int, PictureResult], None]]:
-    """What is compared, then a line a picture, above a bar on a terminal."""
+def image_progress(dataset: Dataset) -> Iterator[Callable[[int, int, ImageResult], None]]:
+    """What is compared, then a line per image, above a bar on a terminal."""
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    count, without = len(dataset.pictures), len(dataset.without)
+    count, without = len(dataset.images), len(dataset.without)
     left_out = f"; {without} more have no truth and are left out" if without else ""
-    console.print(Text(f"{dataset.name}: {count} pictures with {dataset.kind} in {dataset.folder}{left_out}"))
+    console.print(Text(f"{dataset.name}: {count} images with {dataset.kind} in {dataset.folder}{left_out}"))
     columns = (_TITLE, *Progress.get_default_columns()[1:])
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("pictures", total=None)
+        bar = progress.add_task("images", total=None)
 
-        def on_progress(done: int, total: int, result: PictureResult) -> None:
+        def on_progress(done: int, total: int, result: ImageResult) -> None:
             progress.update(bar, completed=done, total=total)
-            console.print(_result_line(result, f"[{done}/{total}] {result.work.label}, {result.work.picture.name}"))
+            console.print(_result_line(result, f"[{done}/{total}] {result.work.label}, {result.work.labelled.name}"))
 
         yield on_progress
 
@@ -212,8 +212,8 @@ def picture_progress(dataset: Dataset) -> Iterator[Callable[[int, int, PictureRe
 _SCORES = {"labels": "AJI", "points": "F1", "areas": "false cells per mm²"}
 
 
-def _result_line(result: PictureResult, head: str) -> Text:
-    """One line about one picture of a benchmark."""
+def _result_line(result: ImageResult, head: str) -> Text:
+    """One line about one image of a benchmark."""
     if result.error:
         return Text(f"{head}: failed: {result.error}", style="red")
     score = f"{_SCORES[result.work.kind]} {abs(result.rank):.3f}"

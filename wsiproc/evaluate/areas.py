@@ -36,7 +36,7 @@ class NucleusFreeArea:
 
 
 @dataclass(frozen=True)
-class MarkedPicture:
+class MarkedImage:
     """An image and its areas: ``file`` relative to the data folder, ``mpp`` µm/px, ``role`` one of ``ROLES``."""
 
     file: str
@@ -50,7 +50,7 @@ class AreaMarks:
     """A list of areas. ``tissue``: how the run finds tissue; ``all`` where images are cut out of tissue."""
 
     tissue: TissueChoice
-    pictures: tuple[MarkedPicture, ...]
+    images: tuple[MarkedImage, ...]
 
 
 @dataclass(frozen=True)
@@ -93,11 +93,11 @@ def load_marks(path: Path) -> AreaMarks:
     return AreaMarks(cast(TissueChoice, values.get("tissue", "all")), tuple(images))  # validated by a run's settings
 
 
-def _marked_image(entry: dict[str, Any]) -> MarkedPicture:
+def _marked_image(entry: dict[str, Any]) -> MarkedImage:
     if entry["role"] not in ROLES:
         raise ValueError(f"role is {entry['role']!r}")
     areas = tuple(NucleusFreeArea(str(area["kind"]), _shape(area)) for area in entry["areas"])
-    return MarkedPicture(str(entry["file"]), float(entry["mpp"]), str(entry["role"]), areas)
+    return MarkedImage(str(entry["file"]), float(entry["mpp"]), str(entry["role"]), areas)
 
 
 def _shape(area: dict[str, Any]) -> shapely.Geometry:
@@ -110,7 +110,7 @@ def _shape(area: dict[str, Any]) -> shapely.Geometry:
     return shapely.difference(shapely.union_all(rings), shapely.union_all(discs))
 
 
-def count_false(yx: Float64Array, image: MarkedPicture) -> dict[tuple[str, str], Tally]:
+def count_false(yx: Float64Array, image: MarkedImage) -> dict[tuple[str, str], Tally]:
     """Tallies of the cells with centres ``yx`` (N, 2), in px of the image, by role and kind."""
     tallies: dict[tuple[str, str], Tally] = {}
     for area in image.areas:
@@ -126,7 +126,7 @@ def total(tallies: Tallies) -> Tally:
     return sum(tallies.values(), Tally())
 
 
-def area_picture_columns(tallies: Tallies) -> dict[str, str | float]:
+def area_image_columns(tallies: Tallies) -> dict[str, str | float]:
     """Role, false cells, area and density of one image by name."""
     (role,) = {role for role, _ in tallies}
     every = total(tallies)
@@ -160,7 +160,7 @@ def by_kind(tallies: Tallies) -> dict[str, Tally]:
     return {kind: sum((tally for (_, k), tally in tallies.items() if k == kind), Tally()) for kind in kinds}
 
 
-def describe_area(images: Sequence[MarkedPicture]) -> str:
+def describe_area(images: Sequence[MarkedImage]) -> str:
     """Total area of each kind and the number of its areas, as text: ``collagen 0.068 mm² (31)``."""
     no_cells = np.empty((0, 2))
     merged: dict[str, Tally] = {}
@@ -171,7 +171,7 @@ def describe_area(images: Sequence[MarkedPicture]) -> str:
     return ", ".join(f"{kind} {tally.mm2:.4f} mm² ({numbers[kind]})" for kind, tally in sorted(merged.items()))
 
 
-def write_area_figure(path: Path, yx: Float64Array, image: MarkedPicture, pixels: UInt8Array) -> None:
+def write_area_figure(path: Path, yx: Float64Array, image: MarkedImage, pixels: UInt8Array) -> None:
     """PNG of ``pixels`` (h, w, 3) with the outlines of the areas in blue and orange crosses on the false cells."""
     canvas = Image.fromarray(pixels)
     draw = ImageDraw.Draw(canvas)

@@ -33,7 +33,7 @@ from wsiproc.evaluate.points import (
     headline_f1,
     load_points,
     point_dataset_columns,
-    point_picture_columns,
+    point_image_columns,
     write_point_figure,
 )
 from wsiproc.evaluate.reliability import Judged, calibration_errors, judge_cells
@@ -63,7 +63,7 @@ class Work:
     """One image for one model: all that a worker needs. ``label`` names the model's folder in ``out``."""
 
     label: str
-    picture: LabelledImage
+    labelled: LabelledImage
     kind: TruthKind
     classes: bool
     radius_um: float
@@ -77,14 +77,14 @@ class Work:
         return self.out / self.label
 
     @property
-    def marked(self) -> areas.MarkedPicture:
+    def marked(self) -> areas.MarkedImage:
         """The image's entry in its list of areas."""
-        listed = areas.load_marks(self.picture.truth).pictures
-        return next(marked for marked in listed if self.picture.image.as_posix().endswith(marked.file))
+        listed = areas.load_marks(self.labelled.truth).images
+        return next(marked for marked in listed if self.labelled.image.as_posix().endswith(marked.file))
 
 
 @dataclass(frozen=True)
-class PictureResult:
+class ImageResult:
     """The result of one image: its scores or tallies, or the ``error`` that it failed with.
 
     ``rank``: AJI, F1 or the negative of false cells per mm², by which the worst come first; ``folder``: the run's
@@ -113,16 +113,16 @@ class Benchmark:
     dataset: Dataset
     lines: list[TableLine]
     organs: list[TableLine]
-    pictures: list[TableLine]
+    images: list[TableLine]
     judged: dict[str, Judged]
     failures: list[str]
 
 
-OnPicture = Callable[[int, int, PictureResult], None]
+OnImage = Callable[[int, int, ImageResult], None]
 """Called after each image: number done, total number, and the result."""
 
 
-def ignore_picture(done: int, total: int, result: PictureResult) -> None:
+def ignore_image(done: int, total: int, result: ImageResult) -> None:
     """A callback that does nothing."""
 
 
@@ -133,7 +133,7 @@ def run_benchmark(
     settings: Settings,
     *,
     overwrite: bool = False,
-    on_progress: OnPicture = ignore_picture,
+    on_progress: OnImage = ignore_image,
 ) -> Benchmark:
     """Run and score ``models`` (names or folders) and the baseline on all images; everything is written to ``out``.
 
@@ -150,7 +150,7 @@ def run_benchmarks(
     settings: Settings,
     *,
     overwrite: bool = False,
-    on_progress: OnPicture = ignore_picture,
+    on_progress: OnImage = ignore_image,
     figures: int = MOST_OVERLAYS,
     timed: bool = True,
 ) -> list[Benchmark]:
@@ -175,17 +175,17 @@ def run_benchmarks(
 def _works(dataset: Dataset, out: Path, named: dict[str, str], settings: Settings, overwrite: bool) -> list[Work]:
     """Every image for every model."""
     settings = dataclasses.replace(settings, mpp=settings.mpp or dataset.mpp)
-    with open_slide(dataset.pictures[0].image, settings.mpp or dataset.pictures[0].mpp):
-        pass  # no pixel size, or no such picture: said once, not once a picture
+    with open_slide(dataset.images[0].image, settings.mpp or dataset.images[0].mpp):
+        pass  # no pixel size, or no such image: said once, not once an image
     kind, classes, radius_um = dataset.kind, dataset.classes, dataset.radius_um
     return [
-        Work(label, picture, kind, classes, radius_um, _of_picture(each, picture), out.absolute(), overwrite)
-        for label, each in ((label, _picture_settings(model, settings, dataset)) for label, model in named.items())
-        for picture in dataset.pictures
+        Work(label, labelled, kind, classes, radius_um, _settings_of_image(each, labelled), out.absolute(), overwrite)
+        for label, each in ((label, _settings_of_model(model, settings, dataset)) for label, model in named.items())
+        for labelled in dataset.images
     ]
 
 
-def _picture_settings(model: str, settings: Settings, dataset: Dataset) -> Settings:
+def _settings_of_model(model: str, settings: Settings, dataset: Dataset) -> Settings:
     """How each image is run: as a slide that is all tissue unless the dataset says otherwise, in this process, in
     regions that suit the model.
     """
@@ -196,9 +196,9 @@ def _picture_settings(model: str, settings: Settings, dataset: Dataset) -> Setti
     )  # fmt: skip
 
 
-def _of_picture(settings: Settings, picture: LabelledImage) -> Settings:
+def _settings_of_image(settings: Settings, labelled: LabelledImage) -> Settings:
     """``settings`` with the µm/px of one image, unless all have the same."""
-    return dataclasses.replace(settings, mpp=settings.mpp or picture.mpp)
+    return dataclasses.replace(settings, mpp=settings.mpp or labelled.mpp)
 
 
 def _label_models(models: Sequence[str]) -> dict[str, str]:
@@ -215,44 +215,44 @@ def _label_models(models: Sequence[str]) -> dict[str, str]:
     return named
 
 
-def _score(works: Sequence[Work], team: WorkerPool, on_progress: OnPicture) -> list[PictureResult]:
+def _score(works: Sequence[Work], team: WorkerPool, on_progress: OnImage) -> list[ImageResult]:
     """All results in the order of ``works``."""
-    tasks = [Task(f"{number}", score_picture, (work,)) for number, work in enumerate(works)]
-    results: dict[int, PictureResult] = {}
+    tasks = [Task(f"{number}", score_image, (work,)) for number, work in enumerate(works)]
+    results: dict[int, ImageResult] = {}
     for task, result in team.run(tasks):
         results[int(task.key)] = result
         on_progress(len(results), len(tasks), result)
     return [results[number] for number in range(len(tasks))]
 
 
-def score_picture(work: Work) -> PictureResult:
+def score_image(work: Work) -> ImageResult:
     """Run one image as a slide, unless it is already done, and score its cells."""
     try:
-        (outcome,) = run_slides([work.picture.image], work.home / "runs", work.settings, work.overwrite)
+        (outcome,) = run_slides([work.labelled.image], work.home / "runs", work.settings, work.overwrite)
         if outcome.folder is None or outcome.record is None:
-            raise outcome.error or OutputError(f"{work.picture.image}: the run left no results")
+            raise outcome.error or OutputError(f"{work.labelled.image}: the run left no results")
         result = _compare(work, outcome.folder, outcome.record.slide)
-    except Exception as error:  # one bad picture or truth costs no other
-        return PictureResult(work, error=sentence(error))
+    except Exception as error:  # one bad image or truth does not affect the others
+        return ImageResult(work, error=sentence(error))
     cells, seconds = outcome.record.counts.cells, outcome.record.seconds["total"]
     return dataclasses.replace(result, status=outcome.status, cells=cells, seconds=seconds)
 
 
-def _compare(work: Work, folder: Path, slide: SlideRecord) -> PictureResult:
+def _compare(work: Work, folder: Path, slide: SlideRecord) -> ImageResult:
     """Scores of the cells in a run's ``folder``."""
     if work.kind == "areas":
         tallies = areas.count_false(cell_points(folder).yx, work.marked)
-        return PictureResult(work, folder=folder, tallies=tallies, rank=-areas.total(tallies).per_mm2)
+        return ImageResult(work, folder=folder, tallies=tallies, rank=-areas.total(tallies).per_mm2)
     if work.kind == "points":
-        truth = load_points(work.picture.truth)
+        truth = load_points(work.labelled.truth)
         counts = count_points(cell_points(folder), truth, work.radius_um / slide.mpp, work.classes)
-        return PictureResult(work, folder=folder, scores=counts, rank=headline_f1(counts))
-    labels, true_labels = load_labels(folder, slide.shape), load_truth(work.picture.truth, slide.shape)
+        return ImageResult(work, folder=folder, scores=counts, rank=headline_f1(counts))
+    labels, true_labels = load_labels(folder, slide.shape), load_truth(work.labelled.truth, slide.shape)
     scores, judged = evaluate(labels, true_labels), judge_cells(folder, labels, true_labels)
-    return PictureResult(work, folder=folder, scores=scores, rank=scores.aji, judged=judged)
+    return ImageResult(work, folder=folder, scores=scores, rank=scores.aji, judged=judged)
 
 
-def _draw(results: Sequence[PictureResult], team: WorkerPool, figures: int) -> None:
+def _draw(results: Sequence[ImageResult], team: WorkerPool, figures: int) -> None:
     """Draw overlays of every model's worst images; those of an earlier benchmark are removed."""
     tasks = []
     for home in dict.fromkeys(result.work.home for result in results):
@@ -260,38 +260,38 @@ def _draw(results: Sequence[PictureResult], team: WorkerPool, figures: int) -> N
         scored = [result for result in results if result.work.home == home and result.folder is not None]
         worst = sorted(scored, key=lambda result: result.rank)[:figures]
         for place, result in enumerate(worst, start=1):
-            path = home / "figures" / f"{place:02d}_{result.work.picture.name}.png"
-            tasks.append(Task(str(path), draw_picture, (result, path)))
+            path = home / "figures" / f"{place:02d}_{result.work.labelled.name}.png"
+            tasks.append(Task(str(path), draw_image_figure, (result, path)))
     for _ in team.run(tasks):
         pass
 
 
-def draw_picture(result: PictureResult, path: Path) -> None:
+def draw_image_figure(result: ImageResult, path: Path) -> None:
     """Draw one overlay on the image itself."""
     work, folder = result.work, result.folder
     assert folder is not None
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open_slide(work.picture.image, work.settings.mpp) as slide:
+    with open_slide(work.labelled.image, work.settings.mpp) as slide:
         pixels, shape, mpp = slide.read(Box(0, 0, *slide.shape), slide.mpp), slide.shape, slide.mpp
     if work.kind == "areas":
         areas.write_area_figure(path, cell_points(folder).yx, work.marked, pixels)
     elif work.kind == "points":
-        found, truth = cell_points(folder), load_points(work.picture.truth)
+        found, truth = cell_points(folder), load_points(work.labelled.truth)
         write_point_figure(path, found, truth, pixels, work.radius_um / mpp, work.classes)
     else:
-        write_figure(path, load_labels(folder, shape), load_truth(work.picture.truth, shape), pixels)
+        write_figure(path, load_labels(folder, shape), load_truth(work.labelled.truth, shape), pixels)
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
 
 
 def _report(
-    dataset: Dataset, out: Path, labels: Sequence[str], results: Sequence[PictureResult], timed: bool
+    dataset: Dataset, out: Path, labels: Sequence[str], results: Sequence[ImageResult], timed: bool
 ) -> Benchmark:
     """Lines of all tables, written as files."""
     lines: list[TableLine] = []
     organs: list[TableLine] = []
-    pictures: list[TableLine] = []
+    images: list[TableLine] = []
     failures: list[str] = []
     judged: dict[str, Judged] = {}
     for label in labels:
@@ -305,57 +305,57 @@ def _report(
             errors = dict(zip(("score_error", "score_error_centre"), calibration_errors(judged[label]), strict=True))
         lines.append({"model": label, "pictures": len(good), **_means(good), **errors, **cost})
         organs += _organ_lines(label, good, dataset.organs)
-        pictures += [_picture_line(result) for result in good]
-        failures += [f"{label}, {result.work.picture.name}: {result.error}" for result in mine if result.error]
-    write_lines(out / "scores.csv", pictures)
-    done = Benchmark(dataset, lines, organs, pictures, judged, failures)
+        images += [_image_line(result) for result in good]
+        failures += [f"{label}, {result.work.labelled.name}: {result.error}" for result in mine if result.error]
+    write_lines(out / "scores.csv", images)
+    done = Benchmark(dataset, lines, organs, images, judged, failures)
     with atomic_file(out / "table.md") as temporary:
         temporary.write_text(_markdown(done, results[0].work.settings), encoding="utf-8")
     return done
 
 
-def _picture_line(result: PictureResult) -> TableLine:
+def _image_line(result: ImageResult) -> TableLine:
     return {
         "model": result.work.label,
-        "picture": result.work.picture.name,
-        **_picture_scores(result),
+        "picture": result.work.labelled.name,
+        **_image_scores(result),
         "cells": result.cells,
         "seconds": result.seconds,
     }
 
 
-def _picture_scores(result: PictureResult) -> TableLine:
+def _image_scores(result: ImageResult) -> TableLine:
     if result.tallies is not None:
-        return areas.area_picture_columns(result.tallies)
+        return areas.area_image_columns(result.tallies)
     scores = result.scores
-    return dataclasses.asdict(scores) if isinstance(scores, Scores) else point_picture_columns(scores or {})
+    return dataclasses.asdict(scores) if isinstance(scores, Scores) else point_image_columns(scores or {})
 
 
-def _organ_lines(label: str, good: Sequence[PictureResult], organs: Mapping[str, str]) -> list[TableLine]:
+def _organ_lines(label: str, good: Sequence[ImageResult], organs: Mapping[str, str]) -> list[TableLine]:
     """Means over the images of each organ, by its name."""
-    by_organ: dict[str, list[PictureResult]] = {}
+    by_organ: dict[str, list[ImageResult]] = {}
     for result in good:
-        if result.work.picture.name in organs:
-            by_organ.setdefault(organs[result.work.picture.name], []).append(result)
+        if result.work.labelled.name in organs:
+            by_organ.setdefault(organs[result.work.labelled.name], []).append(result)
     return [
         {"organ": organ, "model": label, "pictures": len(some), **_means(some)}
         for organ, some in sorted(by_organ.items())
     ]
 
 
-def _means(good: Sequence[PictureResult]) -> dict[str, float]:
+def _means(good: Sequence[ImageResult]) -> dict[str, float]:
     """The scores of one model on the dataset."""
     tallies = [result.tallies for result in good if result.tallies is not None]
     if tallies:
         return areas.area_dataset_columns(tallies)
-    rows = [ScoreRow(result.work.picture.name, result.scores) for result in good if isinstance(result.scores, Scores)]
+    rows = [ScoreRow(result.work.labelled.name, result.scores) for result in good if isinstance(result.scores, Scores)]
     counts = [result.scores for result in good if isinstance(result.scores, dict)]
     if rows:
         return dataclasses.asdict(mean_scores(rows))
     return point_dataset_columns(counts) if counts else {}
 
 
-def _cost(result: PictureResult) -> dict[str, float]:
+def _cost(result: ImageResult) -> dict[str, float]:
     """µm/px that a model works at, and seconds that its network takes per 10⁶ px of 0.25 µm, timed on one window."""
     import torch
 
@@ -363,7 +363,7 @@ def _cost(result: PictureResult) -> dict[str, float]:
     settings = work.settings
     model = load_model(settings.model)
     device = choose_device(settings.device, settings.precision).suited(model)
-    with open_slide(work.picture.image, work.settings.mpp) as slide:
+    with open_slide(work.labelled.image, work.settings.mpp) as slide:
         h, w = grid_shape(slide.shape, slide.mpp, model.mpp)
         middle = Box((h - model.window) // 2, (w - model.window) // 2, model.window, model.window)
         model = model.calibrate([read_mirrored(slide, middle, model.mpp)])
@@ -393,18 +393,18 @@ def _predict_s(model: Model, window: UInt8Array, device: Device) -> float:
 
 _NOTES = {
     "labels": (
-        "Scores are means over pictures: Dice and IoU of pixels; AJI (Kumar et al. 2017); PQ = DQ × SQ, F1, precision "
-        "and recall of cells matched at IoU > 0.5; object Dice; n pred and n true, cells a picture. Score error: the "
-        "expected calibration error of the cells' scores over all pictures, where a cell is true at IoU > 0.5, or if "
+        "Scores are means over images: Dice and IoU of pixels; AJI (Kumar et al. 2017); PQ = DQ × SQ, F1, precision "
+        "and recall of cells matched at IoU > 0.5; object Dice; n pred and n true, cells per image. Score error: the "
+        "expected calibration error of the cells' scores over all images, where a cell is true at IoU > 0.5, or if "
         "its centre lies in a true one."
     ),
     "points": (
         "Cells and points are matched one to one within {radius:g} µm. Precision, recall and F1 are of the counts of "
-        "all pictures together; mean picture F1 and the errors are means over pictures, of absolute differences of "
+        "all images together; mean picture F1 and the errors are means over images, of absolute differences of "
         "counts."
     ),
     "areas": (
-        "False cells per mm²: of all areas, of all but glass, the same for pictures of either role (*choosing*: "
+        "False cells per mm²: of all areas, of all but glass, the same for images of either role (*choosing*: "
         "settings and models may be chosen by them; *reporting*: never), and of each kind. A cell is false where its "
         "centre lies in an area in which no nucleus is seen. Areas: {areas}."
     ),
@@ -420,23 +420,23 @@ _NOTES = {
 }
 
 _ROLES: dict[Role, str] = {
-    "chosen on": "Settings of the bundled models were **chosen on** these pictures.",
-    "unseen": "To the bundled models these pictures are **unseen**: nothing was learned from them or chosen on them.",
+    "chosen on": "Settings of the bundled models were **chosen on** these images.",
+    "unseen": "To the bundled models these images are **unseen**: nothing was learned from them or chosen on them.",
 }
 
 
 def _markdown(done: Benchmark, settings: Settings) -> str:
     """The table of models with the notes needed to read it."""
     dataset = done.dataset
-    count, without = len(dataset.pictures), len(dataset.without)
-    listed = areas.load_marks(dataset.pictures[0].truth).pictures if dataset.kind == "areas" else ()
+    count, without = len(dataset.images), len(dataset.without)
+    listed = areas.load_marks(dataset.images[0].truth).images if dataset.kind == "areas" else ()
     note = _NOTES[dataset.kind].format(radius=dataset.radius_um, areas=areas.describe_area(listed[:count]))
     note += _NOTES["classes"] * dataset.classes
-    own = dataset.pictures[0].mpp is not None
+    own = dataset.images[0].mpp is not None
     resolution = "µm/px as listed" if own else f"{settings.mpp:g} µm/px" if settings.mpp else "µm/px as in the files"
     parts = [
         f"# {dataset.name}",
-        f"{count} pictures of {dataset.folder}"
+        f"{count} images of {dataset.folder}"
         + f" ({without} more without truth were left out)" * bool(without)
         + f", {resolution}; wsiproc {__version__}, device {choose_device(settings.device, settings.precision)}."
         + (f" {_ROLES[dataset.role]}" if dataset.role else ""),

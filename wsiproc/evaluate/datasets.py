@@ -47,23 +47,23 @@ def load_labels(path: Path, shape: tuple[int, int] | None = None) -> Int64Array:
     elif name.endswith((".geojson", ".json", ".geojson.gz", ".json.gz")):
         if shape is None:
             raise SettingsError(
-                f"{path}: GeoJSON does not say how large the picture is; evaluate it against a label image"
+                f"{path}: GeoJSON does not say how large the image is; evaluate it against a label image"
             )
         labels = rasterise(_geojson_polygons(path), shape)
     elif is_labelled(path):
-        labels = _from_picture(path)
+        labels = _from_image(path)
     else:
         raise SettingsError(
             f"{path}: labels are read from PNG, TIFF, npy, GeoJSON or a finished output folder of wsiproc"
         )
     if shape is not None and labels.shape != tuple(shape):
         raise SettingsError(
-            f"{path}: {labels.shape} px (h, w), but its counterpart has {tuple(shape)} px; both must be of one picture"
+            f"{path}: {labels.shape} px (h, w), but its counterpart has {tuple(shape)} px; both must be of one image"
         )
     return labels
 
 
-def _from_picture(path: Path) -> Int64Array:
+def _from_image(path: Path) -> Int64Array:
     """Labels stored as pixels."""
     name = path.name.lower()
     if name.endswith(".npy"):
@@ -71,8 +71,8 @@ def _from_picture(path: Path) -> Int64Array:
     elif name.endswith((".tif", ".tiff")):
         image = tifffile.imread(path)
     else:
-        with Image.open(path) as picture:
-            image = np.asarray(picture)
+        with Image.open(path) as opened:
+            image = np.asarray(opened)
     if image.ndim != 2 or image.dtype.kind not in "iu":
         raise SettingsError(
             f"{path}: an array of shape {image.shape} and type {image.dtype} is no label image; "

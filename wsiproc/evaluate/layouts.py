@@ -48,7 +48,7 @@ class Dataset:
     kind: TruthKind
     classes: bool
     mpp: float | None
-    pictures: tuple[LabelledImage, ...]
+    images: tuple[LabelledImage, ...]
     without: tuple[str, ...]
     tissue: TissueChoice = "all"
     radius_um: float = NUCLEUS_RADIUS_UM
@@ -101,7 +101,7 @@ def _areas(marks: Path, folder: Path | None, limit: int | None) -> Dataset:
     """The images of a list of areas, searched for in ``folder``, by default that of the list."""
     folder = folder or marks.parent
     listed = load_marks(marks)
-    images = [folder / marked.file for marked in listed.pictures]
+    images = [folder / marked.file for marked in listed.images]
     missing = [image for image in images if not image.exists()]
     if missing:
         raise SettingsError(f"{marks}: {len(missing)} of {len(images)} images are not in {folder}: {missing[0]} …")
@@ -113,7 +113,7 @@ def _areas(marks: Path, folder: Path | None, limit: int | None) -> Dataset:
         )
     labelled = [
         LabelledImage(name, image, marks, marked.mpp)
-        for name, image, marked in zip(names, images, listed.pictures, strict=True)
+        for name, image, marked in zip(names, images, listed.images, strict=True)
     ]
     return Dataset(marks.stem, folder, "areas", False, None, tuple(labelled[:limit]), (), listed.tissue)
 

@@ -45,11 +45,13 @@ class Overlap:
         return self.shared / (self.pred_areas[self.pred] + self.true_areas[self.true] - self.shared)
 
 
-def overlap(prediction: IntArray, truth: IntArray) -> Overlap:
-    """The table of two label images of the same shape (h, w); ValueError where the shapes differ."""
+def overlap(prediction: IntArray, truth: IntArray, strip_px: int = _STRIP_PX) -> Overlap:
+    """The table of two label images of the same shape (h, w); ValueError where the shapes differ. ``strip_px``: pixels
+    that are compared at a time, which bounds memory.
+    """
     if prediction.shape != truth.shape:
         raise ValueError(f"the prediction has shape {prediction.shape}, the truth {truth.shape}; they must be equal")
-    pred_ids, true_ids, counts = _pairs(prediction, truth)
+    pred_ids, true_ids, counts = _pairs(prediction, truth, strip_px)
     pred, pred_numbers = _by_first_occurrence(pred_ids)
     true, true_numbers = _by_first_occurrence(true_ids)
     both = (pred >= 0) & (true >= 0)
@@ -63,9 +65,9 @@ def overlap(prediction: IntArray, truth: IntArray) -> Overlap:
     )
 
 
-def _pairs(prediction: IntArray, truth: IntArray) -> tuple[Int64Array, Int64Array, Int64Array]:
+def _pairs(prediction: IntArray, truth: IntArray, strip_px: int) -> tuple[Int64Array, Int64Array, Int64Array]:
     """Every pair of ids that share a pixel, not both background, by first occurrence: prediction, truth, pixels."""
-    strips = list(_strip_pairs(prediction, truth)) or [np.zeros((0, 3), np.int64)]
+    strips = list(_strip_pairs(prediction, truth, strip_px)) or [np.zeros((0, 3), np.int64)]
     rows = np.concatenate(strips)
     unique, first, place = np.unique(rows[:, :2], axis=0, return_index=True, return_inverse=True)
     counts = np.bincount(place.ravel(), rows[:, 2], len(unique)).astype(np.int64)
@@ -73,9 +75,9 @@ def _pairs(prediction: IntArray, truth: IntArray) -> tuple[Int64Array, Int64Arra
     return unique[order, 0], unique[order, 1], counts[order]
 
 
-def _strip_pairs(prediction: IntArray, truth: IntArray) -> Iterator[Int64Array]:
+def _strip_pairs(prediction: IntArray, truth: IntArray, strip_px: int) -> Iterator[Int64Array]:
     """(K, 3) prediction, truth, pixels of one strip of rows after the other, each by first occurrence."""
-    step = max(1, _STRIP_PX // max(1, truth.shape[1]))
+    step = max(1, strip_px // max(1, truth.shape[1]))
     for y in range(0, truth.shape[0], step):
         pred, true = (image[y : y + step].ravel().astype(np.int64) for image in (prediction, truth))
         seen = (pred > 0) | (true > 0)

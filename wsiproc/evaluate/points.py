@@ -92,7 +92,7 @@ def headline_f1(counts: Counts) -> float:
     return _f1_columns(counts)["f1"]
 
 
-def point_picture_columns(counts: Counts) -> dict[str, float]:
+def point_image_columns(counts: Counts) -> dict[str, float]:
     """Scores and counts of one image by name."""
     columns = _f1_columns(counts)
     for name, count in counts.items():

@@ -14,6 +14,7 @@ from pathlib import Path
 from wsiproc.errors import PlanError
 
 ROOT = Path("/")
+"""Folder of ``proc`` and ``sys``, where no other is given."""
 _UNLIMITED = 2**60  # version 1 expresses "no limit" as the largest number of pages
 _MIB = 1 << 20  # Slurm's unit of memory
 
@@ -30,14 +31,14 @@ class MemoryRoom:
     taken: int
 
 
-def available_cores(root: Path = ROOT, environ: Mapping[str, str] = os.environ) -> int:
+def available_cores(root: Path | None = None, environ: Mapping[str, str] = os.environ) -> int:
     """Number of workers worth starting: the cores that this process may use, at least 1; see ``core_limits``. A
     fraction of a core counts as one, otherwise the CPU time of a container would not be used up.
     """
     return max(1, math.ceil(min(core_limits(root, environ).values())))
 
 
-def core_limits(root: Path = ROOT, environ: Mapping[str, str] = os.environ) -> dict[str, float]:
+def core_limits(root: Path | None = None, environ: Mapping[str, str] = os.environ) -> dict[str, float]:
     """Limits on the cores of this process, by source. The affinity is set by taskset, cpuset groups and most
     schedulers; the quota of a control group allows the CPU time of that many cores, on any. ``root``: folder of
     ``proc`` and ``sys``.
@@ -45,7 +46,7 @@ def core_limits(root: Path = ROOT, environ: Mapping[str, str] = os.environ) -> d
     limits: dict[str, float] = {"machine": os.cpu_count() or 1}
     if hasattr(os, "sched_getaffinity"):
         limits["affinity"] = len(os.sched_getaffinity(0))
-    quotas = [quota for folder in _control_groups(root, "cpu") if (quota := _quota(folder)) is not None]
+    quotas = [quota for folder in _control_groups(root or ROOT, "cpu") if (quota := _quota(folder)) is not None]
     if quotas:
         limits["control group"] = min(quotas)
     slurm = _number(environ.get("SLURM_CPUS_PER_TASK", "")) or _number(environ.get("SLURM_CPUS_ON_NODE", ""))
@@ -54,14 +55,14 @@ def core_limits(root: Path = ROOT, environ: Mapping[str, str] = os.environ) -> d
     return limits
 
 
-def memory_limits(root: Path = ROOT, environ: Mapping[str, str] = os.environ) -> list[MemoryRoom]:
+def memory_limits(root: Path | None = None, environ: Mapping[str, str] = os.environ) -> list[MemoryRoom]:
     """Memory limits of the control groups (v1 or v2) of this process and their parents, and of Slurm, if there are any.
     Processes that exceed them are killed. ``root``: folder of ``proc`` and ``sys``. Memory of other processes of a
     Slurm job is unknown.
     """
     rooms = [
         MemoryRoom("control group", min(limits), _taken(folder))
-        for folder in _control_groups(root, "memory")
+        for folder in _control_groups(root or ROOT, "memory")
         if (limits := _memory_limits_of(folder))
     ]
     slurm = _number(environ.get("SLURM_MEM_PER_NODE", ""))  # 0: all of the node

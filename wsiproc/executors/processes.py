@@ -50,7 +50,7 @@ class ThreadPool:
         return {"this process": question()}
 
 
-class _Process:
+class WorkerProcess:
     """A process of this machine that runs one task at a time; it starts with the first. A pipe connects them: the
     process sends a ready signal through it, and exits when the other end is closed.
     """
@@ -137,8 +137,9 @@ class ProcessPool:
     Python's own pool of several processes loses all tasks at once.
     """
 
-    def __init__(self, workers: int) -> None:
-        self._processes = {str(number): _Process() for number in range(workers)}
+    def __init__(self, workers: int, new_process: Callable[[], WorkerProcess] = WorkerProcess) -> None:
+        self._new_process = new_process
+        self._processes = {str(number): new_process() for number in range(workers)}
         self._free = list(reversed(self._processes))
         self._waiting: list[tuple[Submission, Future[Any]]] = []
         self._lock = threading.RLock()  # a future that is already done calls back at once
@@ -210,7 +211,7 @@ class ProcessPool:
     def _replace(self, name: str) -> None:
         self._failed_starts = 0 if self._processes[name].has_started() else self._failed_starts + 1
         self._processes[name].end(at_once=True)
-        self._processes[name] = _Process()
+        self._processes[name] = self._new_process()
 
     def _ended(self, name: str, outcome: Future[Any], running: Future[Any]) -> None:
         """Report the outcome of an attempt, and assign the process to the next task."""

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from wsiproc.models.base import Model
 
 BUNDLED, FAST = (Path(__file__).parent / name for name in ("default", "fast"))
-_FOLDERS = {"default": BUNDLED, "fast": FAST, "psm": FAST / "psm"}
-MODELS = ("classical", *_FOLDERS)
+BUNDLED_FOLDERS = {"default": BUNDLED, "fast": FAST, "psm": FAST / "psm"}
+MODELS = ("classical", *BUNDLED_FOLDERS)
 
 
 def load_model(name: str, min_score: float | None = None) -> Model:
@@ -33,8 +33,8 @@ def load_model(name: str, min_score: float | None = None) -> Model:
         from wsiproc.models.builtin.classical import Classical
 
         return Classical(min_score=min_score or 0.0)
-    folder = _FOLDERS[name] if name in _FOLDERS else absolute(name)
-    if name in _FOLDERS and not (folder / "model.toml").is_file():
+    folder = BUNDLED_FOLDERS[name] if name in BUNDLED_FOLDERS else absolute(name)
+    if name in BUNDLED_FOLDERS and not (folder / "model.toml").is_file():
         raise ModelError(f"the model {name!r} is not part of this installation; {folder} is missing")
     try:
         is_there = folder.exists()

@@ -50,7 +50,7 @@ from wsiproc.pipeline.stages.merge import (
     merge_tasks,
     number_blocks,
 )
-from wsiproc.pipeline.stages.render import create_maps, create_pictures, render_tasks, save_overview
+from wsiproc.pipeline.stages.render import create_images, create_maps, render_tasks, save_overview
 from wsiproc.pipeline.stages.seams import SeamCounts, SeamPlaces, certificate, seam_task
 from wsiproc.pipeline.stages.segment import Segmented, segment_task
 from wsiproc.pipeline.workers import SharedWorkers
@@ -194,7 +194,7 @@ def _run_plan(plan: Plan, context: _Context, before: Mapping[str, float], opened
     warnings = opened.result()
     seconds.lap("prepare")
     shape = plan.tissue.shape[0], plan.tissue.shape[1]
-    with in_background(partial(create_pictures, plan.job, shape, plan.overview_mpp)) as created:
+    with in_background(partial(create_images, plan.job, shape, plan.overview_mpp)) as created:
         found = _find_cells(plan, context)
     created.result()
     seconds.lap("infer and segment")

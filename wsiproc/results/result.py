@@ -136,8 +136,8 @@ class Result:
         found = cells_anndata(cells, self.measurements, self.classes, self._facts())
         if overview_px:
             shape = self.record.slide.shape
-            picture = self.thumbnail(overview_px)
-            found.uns["spatial"] = {self.name: image_metadata_of(picture, shape, self.mpp, cells["area_um2"])}
+            image = self.thumbnail(overview_px)
+            found.uns["spatial"] = {self.name: image_metadata_of(image, shape, self.mpp, cells["area_um2"])}
         return found
 
     def spatialdata(self, *, full_resolution: bool = False, slide: Path | str | None = None) -> Any:
@@ -195,9 +195,9 @@ class Result:
         if max_px < 1:
             raise SettingsError(f"max_px is {max_px}; at least 1 is needed")
         fine_enough = [level for level in self.image.levels if max(level.shape) >= max_px] or self.image.levels[:1]
-        picture = Image.fromarray(np.ascontiguousarray(fine_enough[-1].compute().transpose(1, 2, 0)))
-        picture.thumbnail((max_px, max_px))
-        return np.asarray(picture)
+        image = Image.fromarray(np.ascontiguousarray(fine_enough[-1].compute().transpose(1, 2, 0)))
+        image.thumbnail((max_px, max_px))
+        return np.asarray(image)
 
     def crop(
         self,
@@ -325,8 +325,8 @@ def _draw_outline(pixels: UInt8Array, corners: Float64Array, colour: RGB) -> Non
     """Draw a closed line through ``corners`` (V, 2), (x, y) in px from the image's corner, into (h, w, 3) pixels."""
     from PIL import Image, ImageDraw
 
-    picture = Image.fromarray(pixels)
+    image = Image.fromarray(pixels)
     # A pixel's centre has whole coordinates there.
     points = [(x - 0.5, y - 0.5) for x, y in corners.tolist()]
-    ImageDraw.Draw(picture).line(points, fill=colour, width=_LINE_PX, joint="curve")
-    pixels[...] = np.asarray(picture)
+    ImageDraw.Draw(image).line(points, fill=colour, width=_LINE_PX, joint="curve")
+    pixels[...] = np.asarray(image)

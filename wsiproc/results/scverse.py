@@ -47,21 +47,21 @@ def cells_anndata(
 
 
 def image_metadata_of(
-    picture: UInt8Array, slide_shape: tuple[int, int], mpp: float, areas_um2: npt.ArrayLike
+    image: UInt8Array, slide_shape: tuple[int, int], mpp: float, areas_um2: npt.ArrayLike
 ) -> dict[str, Any]:
     """What ``uns["spatial"][slide]`` holds, so that squidpy and scanpy draw cells on their slide.
 
-    ``picture`` (h, w, 3): the overview; ``slide_shape`` (h, w): level-0 px; ``areas_um2`` (N,): cells become discs
+    ``image`` (h, w, 3): the overview; ``slide_shape`` (h, w): level-0 px; ``areas_um2`` (N,): cells become discs
     of their median area. The scale factors are px of the image and level-0 px, as in
     https://squidpy.readthedocs.io/en/stable/notebooks/tutorials/tutorial_read_spatial.html.
     """
     areas = np.asarray(areas_um2, np.float64)
     um = 2 * np.sqrt(np.median(areas) / np.pi) if len(areas) else _USUAL_NUCLEUS_UM
     factors = {
-        "tissue_hires_scalef": max(picture.shape[:2]) / max(slide_shape),
+        "tissue_hires_scalef": max(image.shape[:2]) / max(slide_shape),
         "spot_diameter_fullres": float(um / mpp),
     }
-    return {"images": {"hires": picture}, "scalefactors": factors}
+    return {"images": {"hires": image}, "scalefactors": factors}
 
 
 def join_slides(slides: Mapping[str, AnnData]) -> AnnData:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -360,3 +363,21 @@ def test_the_readers_of_rare_formats_are_loaded_when_needed() -> None:
     rare = "{'torch', 'dask', 'zarr', 'tifffile', 'tiatoolbox'}"
     code = f"import sys, wsiproc.io.slides.open; print({rare} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(("kind", "reader"), [("tiff", "auto"), ("tiff", "openslide"), ("png", "auto")])
+def test_a_slide_that_nothing_refers_to_closes_its_file(slide_paths: dict[str, Path], kind: str, reader: str) -> None:
+    """As when a cache of open slides drops one; a file that is only collected warns of itself."""
+
+    def descriptors() -> list[str]:
+        return [file.path for file in psutil.Process().open_files() if Path(file.path) == slide_paths[kind]]
+
+    before = descriptors()
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        slide = open_kind(slide_paths, kind, reader)
+        slide.read(Box(0, 0, 8, 8), slide.mpp)
+        del slide
+        gc.collect()
+    assert descriptors() == before
+    assert [str(warning.message) for warning in warned] == []

@@ -41,12 +41,11 @@ def test_tissue_is_the_same_on_coarser_overviews(pale: Path, times_coarser: int)
     assert np.prod(coarse.mpp) * blind.sum() / area < 0.7  # what this is for
 
 
-def test_strips_leave_no_trace(pale: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strips_leave_no_trace(pale: Path) -> None:
     with SlideSource(pale).open() as slide:
         seen = read_overview(slide, 768)
         whole = read_texture(slide, seen)
-        monkeypatch.setattr("wsiproc.io.slides.texture._STRIP_PX", 1_000_000)
-        strips = read_texture(slide, seen)
+        strips = read_texture(slide, seen, strip_px=1_000_000)
     assert whole is not None
     assert strips is not None
     assert np.allclose(whole, strips, atol=1e-5)
@@ -65,14 +64,13 @@ class Damaged:
         return self._slide.read(box, mpp)
 
 
-def test_what_cannot_be_read_from_near_is_judged_from_afar(pale: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsiproc.io.slides.texture._STRIP_PX", 1_000_000)
+def test_what_cannot_be_read_from_near_is_judged_from_afar(pale: Path) -> None:
     with SlideSource(pale).open() as slide:
         seen = read_overview(slide, 768)
-        near = read_texture(slide, seen)
-        found = read_texture(Damaged(slide, SlideReadError), seen)  # type: ignore[arg-type]
+        near = read_texture(slide, seen, 1_000_000)
+        found = read_texture(Damaged(slide, SlideReadError), seen, 1_000_000)  # type: ignore[arg-type]
         with pytest.raises(SlideTimeoutError):
-            read_texture(Damaged(slide, SlideTimeoutError), seen)  # type: ignore[arg-type]
+            read_texture(Damaged(slide, SlideTimeoutError), seen, 1_000_000)  # type: ignore[arg-type]
     assert near is not None
     assert found is not None
     differs = (near != found).any(axis=1)

@@ -1,4 +1,4 @@
-"""Documents that list folders of results, files that were made of them, or scores of pictures."""
+"""Documents that list folders of results, files that were made of them, or scores of images."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class ProfileDocument(Document):
 
 
 class ExportedFile(Part):
-    """One file, or folder that is a picture, that was written."""
+    """One file, or folder that is an image, that was written."""
 
     folder: str
     """Folder of the results that it was made from."""
@@ -187,10 +187,10 @@ class ReclassifyDocument(Document):
 
 
 class PictureScores(Part):
-    """Scores of one picture, or means; a score that is not defined is null."""
+    """Scores of one image, or means; a score that is not defined is null."""
 
     picture: str
-    """Name of the picture; `mean` for the means."""
+    """Name of the image; `mean` for the means."""
     dice: float | None
     """Dice of the foreground pixels, 0 to 1."""
     iou: float | None
@@ -229,13 +229,13 @@ class EvaluateDocument(Document):
     items: ClassVar[str] = "pictures"
 
     pictures: list[PictureScores]
-    """Each picture, by name."""
+    """Each image, by name."""
     mean: PictureScores | None = None
-    """Means over pictures; null where there are none."""
+    """Means over images; null where there are none."""
 
 
 def evaluated(rows: Sequence[ScoreRow]) -> tuple[list[PictureScores], PictureScores]:
-    """Scores of pictures, of which there is at least one, and their mean."""
+    """Scores of images, of which there is at least one, and their mean."""
     from wsiproc.evaluate.compare import mean_scores
 
     return [PictureScores.of(row.name, row.scores) for row in rows], PictureScores.of("mean", mean_scores(rows))

@@ -35,8 +35,8 @@ def evaluate_command(
         from wsiproc.cli.documents.folders import evaluated
 
         answers = Answers("evaluate", as_json)
-        pictures, mean = evaluated(rows)
-        answers.give(*pictures)
+        images, mean = evaluated(rows)
+        answers.give(*images)
         answers.end(0, mean=mean)
     Console(width=max(Console().width, 140)).print(
         score_table(rows)

@@ -28,7 +28,7 @@ _OUTSIDE_SHARE = 0.05
 _MOST_BYTES = 512 << 20
 
 
-def read_roi(path: Path, slide_shape: tuple[int, int]) -> shapely.MultiPolygon:
+def read_roi(path: Path, slide_shape: tuple[int, int], most_bytes: int = _MOST_BYTES) -> shapely.MultiPolygon:
     """The union of the areas in a GeoJSON file, clipped to the slide of ``slide_shape`` (h, w) level-0 px.
 
     Coordinates are (x, y), as in the file and in shapely: level-0 px, origin at the top-left corner of the top-left px.
@@ -36,9 +36,9 @@ def read_roi(path: Path, slide_shape: tuple[int, int]) -> shapely.MultiPolygon:
     ``Ignore*`` are excluded, also from others that contain them, as in QuPath. Detections, cells, points and lines are
     ignored; invalid polygons are repaired and their number is logged, as is a region that extends far beyond the
     slide's edge. Raises ``SettingsError`` for a file that cannot be read, whose coordinates are not pixels, or that
-    marks nothing on the slide.
+    marks nothing on the slide, or has more than ``most_bytes`` once unpacked.
     """
-    document = _load(path)
+    document = _load(path, most_bytes)
     _refuse_crs(path, document)
     try:
         drawn = [(shape, ignored) for geometry, ignored in _geometries(document) for shape in _polygons(geometry)]
@@ -98,19 +98,19 @@ def _refuse_crs(path: Path, document: Any) -> None:
         )
 
 
-def _load(path: Path) -> Any:
+def _load(path: Path, most_bytes: int) -> Any:
     """The parsed JSON, gzipped or not."""
     try:
         content = path.read_bytes()
         if content.startswith(b"\x1f\x8b"):
             with gzip.open(io.BytesIO(content)) as stream:
-                content = stream.read(_MOST_BYTES + 1)
+                content = stream.read(most_bytes + 1)
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise SettingsError(f"{path}: the region of interest cannot be read: {reason}; {_HELP}") from error
-    if len(content) > _MOST_BYTES:
+    if len(content) > most_bytes:
         raise SettingsError(
-            f"{path}: more than {_MOST_BYTES >> 20} MiB of GeoJSON, too large for a region of interest; {_HELP}"
+            f"{path}: more than {most_bytes >> 20} MiB of GeoJSON, too large for a region of interest; {_HELP}"
         )
     try:
         return parse_json(content.removeprefix(b"\xef\xbb\xbf"))

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import os
 import re
+import weakref
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -126,7 +128,7 @@ def open_slide(path: Path | str, mpp: float | None = None, reader: Reader = "aut
     opened: Opened | None = None
     try:
         opened = open_file(path, reader)
-        return _assemble(path, mpp, opened)
+        slide = _assemble(path, mpp, opened)
     except Exception as error:
         if opened is not None and opened.close is not None:
             opened.close()
@@ -136,6 +138,18 @@ def open_slide(path: Path | str, mpp: float | None = None, reader: Reader = "aut
         raise SlideError(
             f"{path}: cannot be opened: {type(error).__name__}: {error}; the file is damaged: copy or export it again"
         ) from error
+    if opened.close is not None:
+        slide.on_close = _close_unused(slide, opened.close)
+    return slide
+
+
+def _close_unused(slide: PyramidSlide, close: Callable[[], None]) -> Callable[[], object]:
+    """What closes a slide's file, once, at the latest when nothing refers to the slide: caches drop slides that another
+    thread may still be reading. Not at exit, where a read that hangs may never end.
+    """
+    closing = weakref.finalize(slide, close)
+    closing.atexit = False
+    return closing
 
 
 def slide_name(path: Path) -> str:
@@ -186,7 +200,6 @@ def _assemble(path: Path, given_mpp: float | None, opened: Opened) -> PyramidSli
         background=metadata.background,
         warnings=(*metadata.warnings, *mpp_warnings(mpp, metadata.objective)),
         remarks=dict(metadata.remarks),
-        on_close=opened.close,
     )
     shape, _ = overview_grid(slide)
     scale = (scanned.h / shape[0], scanned.w / shape[1])

@@ -61,7 +61,7 @@ class PyramidSlide:
     background: RGB = WHITE
     warnings: tuple[str, ...] = ()
     remarks: dict[str, str] = field(default_factory=dict)
-    on_close: Callable[[], None] | None = None
+    on_close: Callable[[], object] | None = None
     read_timeout_s: float | None = None
     fill: Fill | None = None
 

@@ -18,10 +18,11 @@ _NEAR_ENOUGH = 1.25  # a level within this factor is used without resampling
 _STRIP_PX = 4_000_000
 
 
-def read_texture(slide: Slide, overview: Overview) -> Float32Array | None:
+def read_texture(slide: Slide, overview: Overview, strip_px: int = _STRIP_PX) -> Float32Array | None:
     """Texture (h, w) of a slide at about 4 µm/px, see ``local_texture``; None if the overview is as fine as that.
 
     This makes tissue detection independent of the size of the slide. Unreadable parts get the texture of the overview.
+    ``strip_px``: pixels that are read at a time.
     Raises SlideTimeoutError at the first read that hangs.
     """
     if max(overview.mpp) <= _TEXTURE_MPP * _NEAR_ENOUGH:
@@ -32,7 +33,7 @@ def read_texture(slide: Slide, overview: Overview) -> Float32Array | None:
     shape = grid_shape(slide.shape, slide.mpp, mpp)
     fold = max(1, shape[0] // h)  # rows averaged together; a strip has a multiple of this, so its size does not matter
     folds = shape[0] // fold
-    step = max(1, round(_STRIP_PX / shape[1] / fold))
+    step = max(1, round(strip_px / shape[1] / fold))
     strips = []
     for first in range(0, folds, step):
         count = min(step, folds - first)

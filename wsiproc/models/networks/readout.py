@@ -77,7 +77,7 @@ def read_map(blocks: Sequence[Tensor], readout: Readout, shape: tuple[int, int])
 
 
 def _enlarge(image: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Bilinear (b, 1, h, w) of ``shape``, a multiple of the picture's.
+    """Bilinear (b, 1, h, w) of ``shape``, a multiple of the image's.
 
     A strided convolution with an odd kernel is centred on the first pixel of each step, which is the position of its
     value; plain interpolation would shift the map by half a step.

@@ -29,7 +29,7 @@ def create_maps(job: Job) -> None:
     ngff.create_image(job.maps, job.frame.grid, job.frame.mpp, levels, channels, shard=job.region_px)
 
 
-def create_pictures(job: Job, overview: tuple[int, int], overview_mpp: tuple[float, float]) -> None:
+def create_images(job: Job, overview: tuple[int, int], overview_mpp: tuple[float, float]) -> None:
     """Create empty pyramids for overview and tissue, which have the shape ``overview``, and for labels."""
     levels = level_count(job.frame.grid)
     rgb = [("Red", (255, 0, 0)), ("Green", (0, 255, 0)), ("Blue", (0, 0, 255))]

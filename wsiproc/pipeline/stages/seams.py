@@ -25,7 +25,7 @@ from wsiproc.results.profile import Stage
 
 SIDE = 192
 """Side of a site, grid px: with the margin of the default model around it, it lies in four windows at most."""
-_MOST, _FEWEST = 24, 1
+_MOST_SITES, FEWEST_SITES = 24, 1
 _WINDOWS_PER_SITE = 200  # of the slide: the certificate takes about 2 % of the network's work
 _NEAR, _PER_BLOCK = 24, 4  # px from a border; points kept per block
 _SAME = 0.5  # two outlines are of one cell if they share more than this fraction of the smaller one
@@ -54,7 +54,7 @@ class SeamPlaces:
         """Squares around some of the points, for a slide of ``windows`` windows; half of them at corners, if there are
         enough. A single one is at a corner.
         """
-        count = int(np.clip(windows // _WINDOWS_PER_SITE, _FEWEST, _MOST))
+        count = int(np.clip(windows // _WINDOWS_PER_SITE, FEWEST_SITES, _MOST_SITES))
         corners = self._some(sorted(set(self._corners)), (count + 1) // 2)
         points = corners + self._some(sorted(set(self._edges)), count - len(corners))
         return [Box(y - SIDE // 2, x - SIDE // 2, SIDE, SIDE) for y, x in sorted(points)]

@@ -113,7 +113,7 @@ def readout_sign(maps: Sequence[FloatArray], evidence: Sequence[FloatArray]) -> 
 
 
 def predict_map(net: nn.Module, readout: Readout, images: Tensor, layer: Layer = "layer1") -> Tensor:
-    """The map (b, h, w) in [0, 1] of pictures (b, 3, h, w), whose sides are multiples of the layer's stride.
+    """The map (b, h, w) in [0, 1] of images (b, 3, h, w), whose sides are multiples of the layer's stride.
 
     Uses no gradient, nothing after ``layer``, and no normalisation per image.
     """

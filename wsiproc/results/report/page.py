@@ -78,7 +78,7 @@ class ClassRow:
 
 
 @dataclass(frozen=True)
-class Picture:
+class EmbeddedImage:
     """A data URI that fills ``h`` × ``w`` px of an SVG, which is shown ``enlarged`` times."""
 
     uri: str
@@ -88,10 +88,10 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class SlidePicture:
+class SlideImage:
     """The whole slide: ``drawn`` over it are paths by their class in CSS; ``done`` and ``failed``: how many regions."""
 
-    picture: Picture
+    image: EmbeddedImage
     bar: ScaleBar
     drawn: Sequence[tuple[str, str]]
     done: int
@@ -99,10 +99,10 @@ class SlidePicture:
 
 
 @dataclass(frozen=True)
-class DensityPicture:
+class DensityImage:
     """Density of cells, to lie on the whole slide; ``top``: cells/mm² from which on all is of the last colour."""
 
-    picture: Picture
+    image: EmbeddedImage
     gradient: str
     top: float
 
@@ -111,7 +111,7 @@ class DensityPicture:
 class Sample:
     """A crop: ``rings`` are paths with their colours, ``link`` leads to it in the viewer."""
 
-    picture: Picture
+    image: EmbeddedImage
     bar: ScaleBar
     rings: Sequence[tuple[RGB, str]]
     caption: str
@@ -151,8 +151,8 @@ class ReportPage:
     cohort: str | None
     classes: Sequence[ClassRow]
     scored_by: str
-    slide: SlidePicture
-    density: DensityPicture
+    slide: SlideImage
+    density: DensityImage
     samples: Mapping[str, Sequence[Sample]]
     measurements: Sequence[Measurement]
     stages: Sequence[StageTime]
@@ -189,7 +189,7 @@ def write_report(
         classes=list(_classes(run)),
         scored_by="" if run.immuno is None else _scored_by(run.immuno),
         slide=slide,
-        density=_density(run, cells, slide.picture),
+        density=_density(run, cells, slide.image),
         samples=_samples(run, crops[:_MOST_CROPS]),
         measurements=list(_measurements(run, cells)),
         stages=[StageTime(name, value, value / longest) for name, value in stages.items()],
@@ -242,14 +242,14 @@ def _slide(
     thumbnail: UInt8Array,
     tissue: BoolArray,
     left_out: Mapping[str, BoolArray],
-) -> SlidePicture:
+) -> SlideImage:
     """What was looked at."""
     h, w = thumbnail.shape[:2]
     to_px = np.array([h, w]) / run.grid.shape
     failed = [region.box for region in run.regions.failed]
     done = [box for box in run.regions.boxes if box not in failed]
-    return SlidePicture(
-        Picture(data_uri(thumbnail), h, w, max(1.0, _LEAST_SHOWN_PX / max(h, w))),
+    return SlideImage(
+        EmbeddedImage(data_uri(thumbnail), h, w, max(1.0, _LEAST_SHOWN_PX / max(h, w))),
         scale_bar(run.slide.shape[1] * run.slide.mpp / w, (h, w), 0.033),
         [
             *((f"out {name}", mask_path(mask, (h, w))) for name, mask in left_out.items() if mask.any()),
@@ -266,13 +266,13 @@ def _boxes(boxes: Sequence[Sequence[int]], to_px: Float64Array) -> str:
     return box_path(np.array(boxes, np.float64).reshape(-1, 4) * np.tile(to_px, 2))
 
 
-def _density(run: RunRecord, cells: ReportCells, slide: Picture) -> DensityPicture:
+def _density(run: RunRecord, cells: ReportCells, slide: EmbeddedImage) -> DensityImage:
     """Cell density over the image of the slide."""
     grid_um2 = float(np.prod(run.slide.shape) * (run.slide.mpp * run.slide.mpp))
     bin_mm2 = cells.bin_px**2 * grid_um2 / float(np.prod(run.grid.shape)) / 1e6
     density, top = cell_density(cells.density, bin_mm2)
     h, w = cells.bin_px * (np.array([slide.h, slide.w]) / run.grid.shape) * cells.density.shape
-    return DensityPicture(Picture(data_uri(density_pixels(density, top), None), h, w), density_gradient(), top)
+    return DensityImage(EmbeddedImage(data_uri(density_pixels(density, top), None), h, w), density_gradient(), top)
 
 
 def _samples(run: RunRecord, crops: Sequence[Crop]) -> dict[str, list[Sample]]:
@@ -289,7 +289,7 @@ def _sample(run: RunRecord, crop: Crop) -> Sample:
         for kind in sorted(set(crop.classes))
     ]
     return Sample(
-        Picture(data_uri(shrink(crop.rgb, _CROP_PX)), h, w),
+        EmbeddedImage(data_uri(shrink(crop.rgb, _CROP_PX)), h, w),
         scale_bar(crop.mpp, (h, w), 0.055),
         rings,
         crop.caption,

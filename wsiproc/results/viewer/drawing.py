@@ -1,4 +1,4 @@
-"""Pictures of cells and maps for a screen: small arrays in, RGBA out; nothing here knows a file or a server."""
+"""Images of cells and maps for a screen: small arrays in, RGBA out; nothing here knows a file or a server."""
 
 from __future__ import annotations
 

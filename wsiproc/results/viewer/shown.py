@@ -189,10 +189,8 @@ class ShownSlide:
         to_overview = np.array([[factor[1], 0, box.x * factor[1] - 0.5], [0, factor[0], box.y * factor[0] - 0.5]])
         to_overview[:, 2] += to_overview[:, :2].sum(axis=1) / 2
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        picture = cv2.warpAffine(
-            self.overview, to_overview, (box.w, box.h), flags=flags, borderMode=cv2.BORDER_REPLICATE
-        )
-        return picture.astype(np.uint8, copy=False)
+        image = cv2.warpAffine(self.overview, to_overview, (box.w, box.h), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+        return image.astype(np.uint8, copy=False)
 
     @cached_property
     def overview(self) -> UInt8Array:
@@ -326,13 +324,13 @@ class ShownSlide:
         corner = np.rint(centre - side_px / 2).astype(int)
         box = Box(int(corner[0]), int(corner[1]), side_px, side_px)
         slide = self._slide()
-        picture = slide.read(box, mpp) if slide is not None else self._from_overview(box, mpp / slide_mpp)
+        image = slide.read(box, mpp) if slide is not None else self._from_overview(box, mpp / slide_mpp)
         outline = smooth(rings[0]) * self.scale * (slide_mpp / mpp) - corner
         points = np.rint((outline[:, ::-1] - 0.5) * 16).astype(np.int32)
-        picture = np.ascontiguousarray(picture)
+        image = np.ascontiguousarray(image)
         for colour, width in (((255, 255, 255), 3), (self.colours[self.names.index(row["class"])], 1)):
-            cv2.polylines(picture, [points], True, colour, width, cv2.LINE_AA, 4)
-        return picture
+            cv2.polylines(image, [points], True, colour, width, cv2.LINE_AA, 4)
+        return image
 
     def describe_cell(self, number: int) -> Mapping[str, Any] | None:
         """What is known of a cell, its outline and centre as (x, y) in level-0 px; None where there is none."""

@@ -214,22 +214,22 @@ def open_tiff(path: Path, whole: bool = False) -> tuple[TiffFile, list[PyramidLe
         raise SlideError(f"{path}: not a readable TIFF: {error}; copy or export the slide again") from error
     try:
         _require_end(path, file.tiff)
-        picture = choose_image(path, file.tiff)
-        base = picture.stacks[0][0]
+        tiff_image = choose_image(path, file.tiff)
+        base = tiff_image.stacks[0][0]
         if base.is_reduced:
             raise SlideError(
                 f"{path}: its largest image, {base.imagewidth} × {base.imagelength} px, is marked as a smaller copy "
                 "of one that cannot be read; the file is damaged: copy or export it again"
             )
-        image = ome_image(file.tiff, picture)
+        image = ome_image(file.tiff, tiff_image)
         if image is not None:
-            require_brightfield(path, image, len(picture.stacks[0]))
+            require_brightfield(path, image, len(tiff_image.stacks[0]))
         if whole:
-            _require_whole(path, picture.stacks[0])
+            _require_whole(path, tiff_image.stacks[0])
         bits = declared_bits(file.tiff, base, image)
-        levels = _converted(file, picture, bits)
+        levels = _converted(file, tiff_image, bits)
         turn = orientation(base)
-        return file, [oriented(level, turn) for level in levels], read_tiff_metadata(file.tiff, picture, image)
+        return file, [oriented(level, turn) for level in levels], read_tiff_metadata(file.tiff, tiff_image, image)
     except SlideError:
         file.close()
         raise
@@ -240,18 +240,18 @@ def open_tiff(path: Path, whole: bool = False) -> tuple[TiffFile, list[PyramidLe
         ) from error
 
 
-def _converted(file: TiffFile, picture: TiffImage, bits: int | None) -> list[TiffLevel]:
+def _converted(file: TiffFile, tiff_image: TiffImage, bits: int | None) -> list[TiffLevel]:
     """The levels of an image with samples as 8-bit RGB; all levels share one range of samples."""
     path = file.path
-    for pages in picture.stacks:
+    for pages in tiff_image.stacks:
         find_samples(path, pages, 1.0)
-    levels = _open_levels(file, picture.stacks)
+    levels = _open_levels(file, tiff_image.stacks)
     coarsest = levels[-1]
-    dtype = np.dtype(picture.stacks[-1][0].dtype)
+    dtype = np.dtype(tiff_image.stacks[-1][0].dtype)
     full, warning = find_full(path, dtype, bits, coarsest.shape, coarsest.read_samples)
     if warning is not None:
-        picture.warnings.append(warning)
-    for level, pages in zip(levels, picture.stacks, strict=True):
+        tiff_image.warnings.append(warning)
+    for level, pages in zip(levels, tiff_image.stacks, strict=True):
         level.samples = find_samples(path, pages, full)
     return levels
 

@@ -89,9 +89,11 @@ def declared_bits(tiff: tifffile.TiffFile, page: Any, image: ElementTree.Element
     return None
 
 
-def read_tiff_metadata(tiff: tifffile.TiffFile, picture: TiffImage, image: ElementTree.Element | None) -> SlideMetadata:
+def read_tiff_metadata(
+    tiff: tifffile.TiffFile, tiff_image: TiffImage, image: ElementTree.Element | None
+) -> SlideMetadata:
     """Pixel size and objective from the OME-XML or ImageJ, else the pixel size from the resolution tags."""
-    page = picture.stacks[0][0]
+    page = tiff_image.stacks[0][0]
     mpp, objective = (None, None) if image is None else _of_image(image, tiff)
     if tiff.is_imagej:
         mpp = _of_imagej(tiff, page)
@@ -102,7 +104,7 @@ def read_tiff_metadata(tiff: tifffile.TiffFile, picture: TiffImage, image: Eleme
         for name in ("Make", "Model", "Software", "DateTime", "ImageDescription")
         if name in page.tags and len(str(page.tags[name].value)) < 1000
     }
-    remarks = {"level_order": picture.order, "left_out": "; ".join(picture.left_out)}
+    remarks = {"level_order": tiff_image.order, "left_out": "; ".join(tiff_image.left_out)}
     if "InterColorProfile" in page.tags:
         remarks["icc_profile"] = "in the file; not applied"
     if (turn := orientation(page)) != 1:
@@ -112,7 +114,7 @@ def read_tiff_metadata(tiff: tifffile.TiffFile, picture: TiffImage, image: Eleme
         mpp or mpp_from_tags(page),
         objective,
         properties,
-        warnings=tuple(picture.warnings),
+        warnings=tuple(tiff_image.warnings),
         remarks={name: text for name, text in remarks.items() if text},
     )
 
@@ -154,7 +156,7 @@ def _of_imagej(tiff: tifffile.TiffFile, page: Any) -> tuple[float, float] | None
 # --- OME-XML ---------------------------------------------------------------------------------------------------------
 
 
-def ome_image(tiff: tifffile.TiffFile, picture: TiffImage) -> ElementTree.Element | None:
+def ome_image(tiff: tifffile.TiffFile, tiff_image: TiffImage) -> ElementTree.Element | None:
     """The Image element of the slide: the one with its size and, if there are several, its name."""
     if not (tiff.is_ome and tiff.ome_metadata):
         return None
@@ -162,13 +164,13 @@ def ome_image(tiff: tifffile.TiffFile, picture: TiffImage) -> ElementTree.Elemen
         root = ElementTree.fromstring(tiff.ome_metadata)
     except ElementTree.ParseError:
         return None
-    h, w = page_shape(picture.stacks[0][0])
+    h, w = page_shape(tiff_image.stacks[0][0])
     fitting = []
     for image in (each for each in root.iter() if _tag(each) == "Image"):
         pixels = _child(image, "Pixels")
         if pixels is not None and (pixels.get("SizeY"), pixels.get("SizeX")) == (str(h), str(w)):
             fitting.append(image)
-    named = [image for image in fitting if image.get("Name") == picture.name]
+    named = [image for image in fitting if image.get("Name") == tiff_image.name]
     return next(iter(named or fitting), None)
 
 

@@ -58,29 +58,29 @@ def choose_image(path: Path, tiff: tifffile.TiffFile) -> TiffImage:
 def _of_series(path: Path, tiff: tifffile.TiffFile) -> TiffImage:
     """The largest scan among the series of the file."""
     found = [(series, _plane_shape(series)) for series in tiff.series]
-    pictures = [(series, shape) for series, shape in found if min(shape) > 0 and series.size]
-    if not pictures:
+    images = [(series, shape) for series, shape in found if min(shape) > 0 and series.size]
+    if not images:
         raise SlideError(f"{path}: a TIFF without an image; {_DAMAGED}")
-    scans = [each for each in pictures if not _is_no_scan(each[0].name)] or pictures
+    scans = [each for each in images if not _is_no_scan(each[0].name)] or images
     chosen, shape = max(scans, key=lambda each: math.prod(each[1]))
-    picture = TiffImage([], str(chosen.name))
+    tiff_image = TiffImage([], str(chosen.name))
     levels = sorted(chosen.levels, key=lambda level: -math.prod(_plane_shape(level)))
     for number, level in enumerate(levels):
-        pages = _level_pages(path, level, picture.warnings if number == 0 else [])
+        pages = _level_pages(path, level, tiff_image.warnings if number == 0 else [])
         for page in pages:
             if page.parent is not tiff:
                 raise SlideKindError(
                     f"{path}: its pixels are in other files ({page.parent.filename} …): export the slide as one "
                     "OME-TIFF"
                 )
-        picture.stacks.append(pages)
-    others = [each for each in pictures if each[0] is not chosen]
+        tiff_image.stacks.append(pages)
+    others = [each for each in images if each[0] is not chosen]
     for series, size in others:
         text = f"{series.name!r}, {size[1]} × {size[0]} px"
         if tiff.is_ome and not _is_no_scan(series.name) and math.prod(size) >= _SCENE_SHARE * math.prod(shape):
-            picture.warnings.append(_scene_left_out(text))
-        picture.left_out.append(text)
-    return picture
+            tiff_image.warnings.append(_scene_left_out(text))
+        tiff_image.left_out.append(text)
+    return tiff_image
 
 
 def _scene_left_out(what: str) -> str:
@@ -157,9 +157,9 @@ def _of_pages(path: Path, tiff: tifffile.TiffFile) -> TiffImage:
         elif page_shape(page) not in [page_shape(level) for _, level in levels[1:]]:
             left_out.append((name, page))
     names = [name for name, _ in levels]
-    picture = TiffImage([[page] for _, page in levels], order=_order(names))
+    tiff_image = TiffImage([[page] for _, page in levels], order=_order(names))
     if len(twins) > 1:
-        picture.warnings.append(
+        tiff_image.warnings.append(
             f"it contains {len(twins)} pages of the same size (focal planes, time points or scenes); the first one is "
             "used"
         )
@@ -168,9 +168,9 @@ def _of_pages(path: Path, tiff: tifffile.TiffFile) -> TiffImage:
         text = f"page {name}, {size[1]} × {size[0]} px"
         is_scene = page.is_tiled and not page.is_reduced and not _is_no_scan(str(page.description)[:200])
         if is_scene and size != page_shape(base) and math.prod(size) >= _SCENE_SHARE * math.prod(page_shape(base)):
-            picture.warnings.append(_scene_left_out(text))
-        picture.left_out.append(text)
-    return picture
+            tiff_image.warnings.append(_scene_left_out(text))
+        tiff_image.left_out.append(text)
+    return tiff_image
 
 
 def _order(names: list[str]) -> str:

@@ -67,7 +67,7 @@ def open_zarr(path: Path) -> tuple[list[PyramidLevel], SlideMetadata]:
         store = FolderStore(path)
         group = zarr.open_group(store, mode="r")
         warnings: list[str] = []
-        ome = _picture(path, store, group, warnings)
+        ome = _ome_of_image(path, store, group, warnings)
         multiscale: dict[str, Any] = ome["multiscales"][0]
         warnings += [_left_out(str(each.get("name") or "without a name")) for each in ome["multiscales"][1:]]
         axes = "".join(axis["name"] for axis in multiscale["axes"])
@@ -107,7 +107,7 @@ def open_zarr(path: Path) -> tuple[list[PyramidLevel], SlideMetadata]:
     )
 
 
-def _picture(path: Path, store: FolderStore, group: zarr.Group, warnings: list[str]) -> dict[str, Any]:
+def _ome_of_image(path: Path, store: FolderStore, group: zarr.Group, warnings: list[str]) -> dict[str, Any]:
     """The OME metadata of the image in a group: its own, or that of the first series in it."""
     ome = _ome(dict(group.attrs))
     if "plate" in ome or "well" in ome:
