@@ -10,7 +10,7 @@ from wsiproc.array.stains import STANDARD, Stains
 from wsiproc.models.builtin.classical import Classical
 from wsiproc.models.builtin.hints import folded_input, half_resolution_density, hints
 from wsiproc.models.folder import HINTS, UNetNumbers
-from wsiproc.models.networks.int8 import Int8UNet, find_activation_ranges
+from wsiproc.models.networks.int8 import Int8UNet, find_activation_ranges, self_test
 from wsiproc.models.networks.unet import UNet, fuse_batch_norms
 
 
@@ -49,6 +49,7 @@ def test_folding_keeps_each_pixel_and_the_network_unfolds() -> None:
     assert net(torch.randn(1, 16, 32, 32)).shape == (1, 2, 64, 64)
 
 
+@pytest.mark.skipif(bool(self_test()), reason="this PyTorch does not multiply int8 exactly")
 def test_a_folded_network_in_int8_gives_nearly_the_same() -> None:
     torch.manual_seed(0)
     net = fuse_batch_norms(UNetNumbers(widths=(16, 32), outputs=2, fold=2).build())

@@ -18,8 +18,9 @@ from tests.runs import Stop, assert_same_cells, run_one
 from wsiproc.errors import PlanError, SettingsError, SlideReadError
 from wsiproc.io.atomic import write_json
 from wsiproc.io.cells.parquet import read_cells, slide_polygons
+from wsiproc.models.builtin.classical import Classical
 from wsiproc.pipeline.cohort import run_slides
-from wsiproc.pipeline.planning.estimate import driver_bytes
+from wsiproc.pipeline.planning.estimate import driver_bytes, worker_bytes
 from wsiproc.pipeline.planning.plan import plan_slide
 from wsiproc.pipeline.settings import Settings
 from wsiproc.synthetic import truth_labels, write_synthetic_slide
@@ -246,6 +247,18 @@ def test_glass_alone_is_refused(tmp_path: Path) -> None:
         plan_slide(tmp_path / "glass.tif", tmp_path, Settings(model="classical"))
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_memory_is_that_of_each_worker_with_its_model(
+    slide: Path, tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wsiproc.pipeline.planning.plan.choose_model", lambda _: Classical(memory_bytes=10**8))
+    plan = plan_slide(slide, tmp_path, Settings(model="classical", region=1024, workers=workers))
+    model = plan.job.model
+    zoom = max(1.0, model.mpp / plan.job.frame.slide_mpp)
+    each = worker_bytes(1024, model.margin, model.window, model.halo, len(model.channels), zoom)
+    assert plan.memory_bytes == driver_bytes(1) + workers * (each + 10**8)
+
+
 def test_a_plan_is_a_value(slide: Path, tmp_path: Path) -> None:
     plan = plan_slide(slide, tmp_path, Settings(model="classical", region=1024))
     assert dataclasses.is_dataclass(plan)
@@ -253,6 +266,6 @@ def test_a_plan_is_a_value(slide: Path, tmp_path: Path) -> None:
     assert plan.windows > 10
     pixels = plan.job.frame.grid[0] * plan.job.frame.grid[1]
     assert 0.4 * pixels < plan.mpx * 1e6 <= pixels  # half of the slide is tissue, and its margins are inferred too
-    larger = plan_slide(slide, tmp_path, Settings(model="classical", region=1024, workers=2))
-    assert larger.memory_bytes - driver_bytes(1) == 2 * (plan.memory_bytes - driver_bytes(1)) / plan.workers
+    everywhere = plan_slide(slide, tmp_path, Settings(model="classical", region=1024, tissue="all"))
+    assert everywhere.mpx * 1e6 == pytest.approx(pixels)
     assert not list(tmp_path.iterdir())

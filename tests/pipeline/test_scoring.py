@@ -56,6 +56,10 @@ def test_where_dab_lies_is_recognised(data: Path, folder: str, compartment: str)
     assert found.rule.compartment == compartment
     assert found.record().index is (compartment == "nucleus")
     assert bool(found.warnings()) is (compartment != "nucleus")
+    if compartment == "cytoplasm":  # what is around nuclei is paler than nuclei that DAB lies over
+        assert "rings around nuclei" in found.found.ring_how
+        assert found.rule.cuts == (found.found.ring_cut,)
+        assert found.found.ring_cut < found.found.cut
     given = slide_scoring(Classical().calibrate(samples), samples, "membrane", (0.1, 0.2, 0.3))
     assert given is not None
     assert (given.rule.compartment, given.rule.cuts, given.warnings()) == ("membrane", (0.1, 0.2, 0.3), [])

@@ -68,6 +68,14 @@ def test_each_kind_of_fault_is_counted_as_what_it_is(places: list[tuple[int, int
     assert compare_outlines(whole, outside, np.append(here, False)) == SeamCounts(count)
 
 
+def test_neighbours_that_overlap_a_little_are_two_cells() -> None:
+    touching = squares([(0, 0), (0, 8)])  # a fifth of each
+    assert compare_outlines(touching, touching, np.ones(2, bool)) == SeamCounts(2)
+    one = squares([(0, 0)])
+    assert compare_outlines(touching, one, np.ones(1, bool)) == SeamCounts(2, lost=1)
+    assert compare_outlines(one, touching, np.ones(2, bool)) == SeamCounts(1, doubled=1)
+
+
 @given(st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 1500)), min_size=1, max_size=60), st.integers(0, 9))
 def test_places_lie_across_borders_with_cells(places: list[tuple[int, int]], seed: int) -> None:
     def choose() -> list[Any]:
