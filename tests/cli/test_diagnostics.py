@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from tests.command import words, wsiproc
+from tests.io.slides.slide_writers import write_tiff
 from wsiproc import models
 from wsiproc.cli.diagnostics import (
     Diagnosis,
@@ -190,8 +191,8 @@ def test_without_openslide_its_package_is_named(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_slide_of_glass_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def glass(path: Path, shape: tuple[int, int], **others: Any) -> Any:
-        return write_synthetic_slide(path, shape, **(others | {"tissue_fraction": 0.0}))
+    def glass(path: Path, shape: tuple[int, int], **_: Any) -> None:
+        write_tiff(path, [np.full((*shape, 3), 240, np.uint8)])
 
     monkeypatch.setattr("wsiproc.synthetic.write_synthetic_slide", glass)
     with pytest.raises(ValueError, match=r"read with only \d+ grey levels"):
