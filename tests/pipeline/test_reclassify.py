@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -153,14 +154,25 @@ def test_the_command_takes_one_density_or_three(folder: Path) -> None:
     assert CliRunner().invoke(app, ["reclassify", str(folder), "--positive-dab", "much"]).exit_code == 2
 
 
-def test_the_cohort_is_told(folder: Path) -> None:
-    write_cohort(folder.parent, {"/slides/broken.svs": "cannot be read"})
-    before = (folder.parent / "cohort.csv").read_text(encoding="utf-8")
-    reclassify(folder, None, 0.3)
-    after = (folder.parent / "cohort.csv").read_text(encoding="utf-8")
-    assert before != after
-    assert "cannot be read" in after
-    assert ",0.3," in after
+def test_the_cohort_is_told_once_also_if_a_slide_fails(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from typer.testing import CliRunner
+
+    from wsiproc.cli.main import app
+
+    out = folder.parent
+    for name in ("other", "without_dab"):
+        shutil.copytree(folder, out / name)
+    facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    (out / "without_dab/run.json").write_text(json.dumps(facts | {"immuno": None}), encoding="utf-8")
+    write_cohort(out, {"/slides/broken.svs": "cannot be read"})
+    written: list[Path] = []
+    monkeypatch.setattr(module, "write_cohort", lambda out, failed: (written.append(out), write_cohort(out, failed)))
+    done = CliRunner().invoke(app, ["reclassify", str(out), "--positive-dab", "0.3"])
+    assert done.exit_code == 1, done.output
+    assert written == [out]
+    with (out / "cohort.csv").open(encoding="utf-8", newline="") as file:
+        cuts = {row["folder"] or row["path"]: row["positive_dab_od"] for row in csv.DictReader(file)}
+    assert cuts == {folder.name: "0.3", "other": "0.3", "without_dab": "", "/slides/broken.svs": ""}
 
 
 def test_without_its_slide_the_report_has_no_samples_and_says_so(folder: Path) -> None:

@@ -61,8 +61,9 @@ def reclassify(
 ) -> Reclassified:
     """Give the cells of a slide's folder the classes that a run with these settings would have given them.
 
-    What is None stays as it was. Raises OutputError for a folder that is not complete or has no cells scored by DAB,
-    or that another process writes to; SettingsError for values that make no sense.
+    What is None stays as it was. The table of all slides is left to ``update_cohort``. Raises OutputError for a folder
+    that is not complete or has no cells scored by DAB, or that another process writes to; SettingsError for values that
+    make no sense.
     """
     given = _checked(compartment=compartment, positive_dab=positive_dab)
     if not given:
@@ -74,8 +75,6 @@ def reclassify(
         scoring = _scoring(folder, run, run.settings.model_copy(update=given))
         new, warnings = _stage(folder, run, _changed(run, scoring, given), scoring)
         _put_in_place(folder)
-        if has_cohort(folder.parent):
-            write_cohort(folder.parent, failed_before(folder.parent))
     return Reclassified(folder, run.counts.classes, new.counts.classes, warnings)
 
 
@@ -83,6 +82,16 @@ def _checked(**given: Any) -> dict[str, Any]:
     """The settings that are not None, as a run would have them; SettingsError for others than it takes."""
     settings = settings_by_name(given)
     return {name: getattr(settings, name) for name, value in given.items() if value is not None}
+
+
+def update_cohort(out: Path) -> None:
+    """Write the table of all slides in ``out`` anew, if there is one: once, after the last slide was reclassified.
+
+    It reads every slide's ``run.json`` and thumbnail, so once per slide would take time with the square of their number.
+    """
+    with storage_explained(out):
+        if has_cohort(out):
+            write_cohort(out, failed_before(out))
 
 
 def _scoring(folder: Path, run: RunRecord, settings: SettingsRecord) -> SlideScoring:

@@ -75,15 +75,17 @@ def reclassify_command(
     code 0: all slides have their new classes; 1: some failed, and are listed.
     """
     from wsiproc.pipeline.reclassify import reclassify as change
+    from wsiproc.pipeline.reclassify import update_cohort
 
     cuts = [] if positive_dab is None else [positive_dab] if isinstance(positive_dab, float) else [*positive_dab]
     cuts += [float(text) for text in folders if _is_number(text)]
     given = None if not cuts else cuts[0] if len(cuts) == 1 else tuple(cuts)
 
-    answers = Answers("reclassify", as_json)
+    answers, cohorts = Answers("reclassify", as_json), set[Path]()
 
     def give(output: Path) -> None:
         done = change(output, cast("CompartmentChoice | None", compartment), given)  # it refuses others
+        cohorts.add(done.folder.parent)
         if as_json:
             from wsiproc.cli.documents.folders import ReclassifiedSlide
 
@@ -95,7 +97,11 @@ def reclassify_command(
             typer.echo(f"  warning: {warning}")
 
     outputs = [path(text) for text in folders if not _is_number(text)]
-    for_each_output(outputs, "reclassifying its cells", give, answers)
+    try:
+        for_each_output(outputs, "reclassifying its cells", give, answers)
+    finally:  # also of a cohort in which some failed, or that was interrupted
+        for cohort in sorted(cohorts):
+            update_cohort(cohort)
     answers.end(0)
 
 
