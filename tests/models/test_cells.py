@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import numpy as np
 from hypothesis import given, settings
@@ -14,7 +15,15 @@ from wsiproc.array.nuclei.measure import centroids, label_sums
 from wsiproc.array.nuclei.outline import trace
 from wsiproc.core.geometry import Box
 from wsiproc.models.base import Instances
-from wsiproc.models.cells import CutRule, OutlineRule, OutlineScoring, ScoreRule, SplitLengths, cut_cells
+from wsiproc.models.cells import (
+    CutRule,
+    OutlineRule,
+    OutlineScoring,
+    ScoreRule,
+    SplitLengths,
+    cell_margin,
+    cut_cells,
+)
 from wsiproc.pipeline.stages.segment import inside
 
 BORDER = 40  # px of glass around the clumps, which is wider than any hole
@@ -47,6 +56,18 @@ def test_a_single_small_nucleus_is_no_ring_of_background() -> None:
     found = cut_cells(maps, CutRule(), SplitLengths(), 0.5)
     assert len(found.classes) == 1
     assert np.array_equal(found.labels > 0, disc)
+
+
+def test_with_dab_a_deeper_dip_is_still_one_nucleus() -> None:
+    """A mask with a waist: two nuclei without DAB, one with; the margin holds for both."""
+    maps = np.zeros((2, 120, 160), np.uint8)
+    y, x = np.mgrid[:120, :160]
+    maps[:, ((y - 60) ** 2 + (x - 66) ** 2 < 200) | ((y - 60) ** 2 + (x - 90) ** 2 < 200)] = 255
+    cut, split = CutRule(), SplitLengths(merge_um=6.0, saddle=0.85, smooth_um=0.75)
+    found = [len(cut_cells(maps, cut, split, 0.25, dab=dab, interior=maps[1]).classes) for dab in (False, True)]
+    assert found == [2, 1]
+    longer = replace(split, merge_dab_um=20.0)
+    assert cell_margin(cut, longer, 0.25) - cell_margin(cut, split, 0.25) == (20 - 8) / 0.25
 
 
 def test_pixels_far_from_every_nucleus_are_told_by_their_place() -> None:

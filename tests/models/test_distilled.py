@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -6,6 +7,7 @@ import pytest
 import torch
 
 from tests.models.small_networks import INPUT, NUMBERS, fit_head, picture, unet
+from wsiproc.array.stains import Stains
 from wsiproc.models import load_model
 from wsiproc.models.base import Model
 from wsiproc.models.builtin.distilled import Distilled
@@ -14,6 +16,7 @@ from wsiproc.models.device import Device
 from wsiproc.models.folder import DistilledConfig, UNetNumbers, load_network, write_folder
 from wsiproc.models.inference import predict
 from wsiproc.models.networks.unet import SmallResNet, UNet, fuse_batch_norms
+from wsiproc.models.staining import optical_density
 from wsiproc.pipeline.planning.plan import run_identity, work_key
 from wsiproc.pipeline.settings import Settings
 
@@ -75,6 +78,21 @@ def test_dab_is_a_stain_and_no_class_of_the_model(distilled: Path) -> None:
     found = model.instances(predict(model, tissue[None], Device())[0])
     assert len(found.classes) > 20
     assert not found.classes.any()
+
+
+@pytest.mark.parametrize("fold", [1, 2])
+def test_with_dab_black_looks_like_dense_brown(tmp_path: Path, fold: int) -> None:
+    """Nuclei full of DAB are denser than all that networks learned from; in H&E nothing changes."""
+    numbers = UNetNumbers(widths=(8, 12), outputs=2, fold=fold)
+    write_folder(tmp_path / "m", DistilledConfig(name="m", mpp=0.5, network=numbers), numbers.build().state_dict(), "")
+    model = cast(Distilled, load_model(str(tmp_path / "m")))
+    for kind, same in (("H-DAB", True), ("H&E", False)):
+        stained = replace(model, stains=Stains(kind))  # type: ignore[arg-type]
+        dense, black = (torch.full((1, 64, 64, 3), value, dtype=torch.uint8) for value in (5, 1))
+        seen = [
+            stained.network_sees(window, optical_density(window, stained.stains.white)) for window in (dense, black)
+        ]
+        assert torch.equal(*seen) is same
 
 
 def test_cells_below_the_object_threshold_are_dropped_and_counted(tmp_path: Path) -> None:

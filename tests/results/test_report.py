@@ -170,6 +170,13 @@ def test_warnings_come_before_all_sections(tmp_path: Path) -> None:
     assert 'class="warnings"' not in calm.replace("'", '"')
 
 
+def test_the_stain_stands_next_to_the_slide(tmp_path: Path) -> None:
+    for stain, words in (("H&E", "<li>H&amp;E</li>"), ("H-DAB", "<li>haematoxylin–DAB</li>")):
+        model = facts()["model"] | {"calibration": {"stain": stain}}
+        text, _ = page(tmp_path, facts(model=model), sums(cell_table(10)), [])
+        assert words in text
+
+
 def test_a_slide_without_cells_has_a_report_too(tmp_path: Path) -> None:
     run = facts(0, tissue_mm2=0.0, seconds={}, warnings=[])
     run["counts"]["dropped"] = {}

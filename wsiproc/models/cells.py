@@ -44,7 +44,8 @@ class CutRule:
 class SplitLengths:
     """The rule that splits touching nuclei (``wsiproc.array.nuclei.instances.SplitRule``) in µm, for any resolution.
 
-    ``smallest_um2``: smaller objects are dropped, ``smallest_dab_um2`` on slides with DAB, where debris of it is dark.
+    ``smallest_um2``: smaller objects are dropped. On slides with DAB what is named ``dab`` holds: debris of it is dark,
+    and in a nucleus full of it the maps are uneven, so peaks join from further away and across deeper dips.
     """
 
     reach_um: Length = 12.0
@@ -53,13 +54,15 @@ class SplitLengths:
     smooth_um: Annotated[float, Ge(0), Le(10)] = 0.5
     smallest_um2: Annotated[float, Ge(0), Le(1000)] = 10.0
     smallest_dab_um2: Annotated[float, Ge(0), Le(1000)] = 10.0
+    merge_dab_um: Length = 8.0
+    saddle_dab: Share = 0.65
 
     def at(self, mpp: float, dab: bool = False) -> SplitRule:
         """The rule in px of ``mpp`` µm, on a slide with DAB or without."""
         return SplitRule(
             reach=round(self.reach_um / mpp),
-            merge=round(self.merge_um / mpp),
-            saddle=self.saddle,
+            merge=round((self.merge_dab_um if dab else self.merge_um) / mpp),
+            saddle=self.saddle_dab if dab else self.saddle,
             smooth=self.smooth_um / mpp,
             min_area=round((self.smallest_dab_um2 if dab else self.smallest_um2) / mpp**2),
         )
@@ -110,9 +113,12 @@ def _logit(means: Float64Array) -> Float64Array:
 
 
 def cell_margin(cut: CutRule, split: SplitLengths, mpp: float, outline: OutlineRule | None = None) -> int:
-    """Pixels of the maps around a region that its cells can depend on: split, holes, spurs, outlines."""
+    """Pixels of the maps around a region that its cells can depend on, with DAB or without: split, holes, spurs,
+    outlines.
+    """
     moved = outline.at(mpp).margin if outline else 0
-    return split.at(mpp).margin + round(cut.hole_um / mpp) + 2 * round(2 * cut.spur_um / mpp) + moved
+    splitting = max(split.at(mpp, dab).margin for dab in (False, True))
+    return splitting + round(cut.hole_um / mpp) + 2 * round(2 * cut.spur_um / mpp) + moved
 
 
 def cut_cells(

@@ -39,6 +39,8 @@ _OPTIONAL = {
     "int8_peaks",  # without it a model is slower, but finds the same
     "cut.object_dab",
     "split.smallest_dab_um2",
+    "split.merge_dab_um",
+    "split.saddle_dab",
     "network.fold",  # absent in models of earlier versions
     "outline",
     "score",

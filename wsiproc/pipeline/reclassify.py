@@ -87,7 +87,7 @@ def _checked(**given: Any) -> dict[str, Any]:
 def update_cohort(out: Path) -> None:
     """Write the table of all slides in ``out`` anew, if there is one: once, after the last slide was reclassified.
 
-    It reads every slide's ``run.json`` and thumbnail, so once per slide would take time with the square of their number.
+    It reads the ``run.json`` and thumbnail of every slide, so for each of them the time would grow with the square.
     """
     with storage_explained(out):
         if has_cohort(out):

@@ -34,7 +34,7 @@ StainName = Annotated[
     str | None,
     typer.Option(
         "--stain",
-        help=f"{either(StainChoice)} (haematoxylin and DAB). (default: auto)",
+        help=f"{either(StainChoice)} (haematoxylin and DAB); other stains are not supported. (default: auto)",
         autocompletion=completion.choices(StainChoice),
     ),
 ]
@@ -42,7 +42,8 @@ CompartmentName = Annotated[
     str | None,
     typer.Option(
         "--compartment",
-        help=f"Where DAB makes a cell positive: {either(CompartmentChoice)}. (default: auto, where it is found)",
+        help=f"Where DAB makes a cell positive: {either(CompartmentChoice)}. (default: auto, where it is "
+        "found; the positive index is given for DAB in nuclei, or if a compartment is named here)",
         autocompletion=completion.choices(CompartmentChoice),
     ),
 ]
@@ -53,7 +54,7 @@ PositiveDab = Annotated[
         parser=densities,
         metavar="OD",
         help="Optical density of DAB above which a cell is positive, or three for weak, moderate and strong: "
-        "0.2,0.4,0.6. (default: estimated from the slide)",
+        "0.2,0.4,0.6. (default: estimated once per slide, from its own nuclei)",
     ),
 ]
 

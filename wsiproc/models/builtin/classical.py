@@ -44,7 +44,7 @@ _PRIOR = 0.05  # weight of the slide's mean relative to the tissue in the window
 _GLASS_OD, _GLASS_SLOPE = 0.087, 5.0
 _WIDTH = 0.10  # slope of the probability, in distances between the two class means
 _SAMPLED_PX = 200_000
-_CUT, _SPLIT = CutRule(), SplitLengths()
+_CUT, _SPLIT = CutRule(), SplitLengths(merge_dab_um=4.0, saddle_dab=0.75)  # with DAB as without: there is no interior
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,8 @@ class Distilled(LearnedModel):
 
         classical = self.classical or Classical(stains=self.stains, mpp=2 * self.mpp)
         with torch.autocast(od.device.type, enabled=False):  # the classical model needs full precision
-            return folded_input(images, hints(half_resolution_density(od), self.gain, self.stains, classical))
+            half = half_resolution_density(self.seen_density(od))
+            return folded_input(images, hints(half, self.gain, self.stains, classical))
 
     def predict_int8(self, windows: Tensor) -> Tensor:
         """See ``SupportsInt8``."""

@@ -27,6 +27,10 @@ from wsiproc.models.staining import (
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+# With DAB, networks see no optical density above this, the transmission of one fortieth. Nuclei full of DAB are black:
+# denser than all that the networks were trained on, which take black for no nucleus.
+_DENSEST_DAB = 1.6
+
 
 @dataclass(frozen=True)
 class LearnedModel:
@@ -133,7 +137,12 @@ class LearnedModel:
         return by_lookup_table(self._coloured, windows)
 
     def _coloured(self, windows: Tensor) -> Tensor:
-        return network_input(optical_density(windows, self.stains.white), self.gain, self.config.input)
+        od = self.seen_density(optical_density(windows, self.stains.white))
+        return network_input(od, self.gain, self.config.input)
+
+    def seen_density(self, od: Tensor) -> Tensor:
+        """Optical density as the network sees it: the same, but with DAB no darker than dense brown."""
+        return od.clamp(max=_DENSEST_DAB) if self.stains.kind == "H-DAB" else od
 
     @abstractmethod
     def _read(self, network: nn.Module, images: Tensor, od: Tensor) -> Sequence[Tensor]:

@@ -42,8 +42,12 @@ _CUT = CutRule(spur_um=0.5)
 _SMALLEST_UM2 = 2.5
 # HoVer-Net's borders decide rather than the shape: distant peaks are joined if there is no border between them. Chosen
 # on the true nuclei of three of MoNuSeg's training images, so that the number of nuclei is preserved.
-_HOVER_SPLIT = SplitLengths(merge_um=9.0, saddle=0.6, smallest_um2=_SMALLEST_UM2, smallest_dab_um2=_SMALLEST_UM2)
-_SHAPE_SPLIT = SplitLengths(smallest_um2=_SMALLEST_UM2, smallest_dab_um2=_SMALLEST_UM2)
+_HOVER_SPLIT = SplitLengths(
+    merge_um=9.0, merge_dab_um=9.0, saddle=0.6, smallest_um2=_SMALLEST_UM2, smallest_dab_um2=_SMALLEST_UM2
+)
+_SHAPE_SPLIT = SplitLengths(
+    merge_dab_um=4.0, saddle_dab=0.75, smallest_um2=_SMALLEST_UM2, smallest_dab_um2=_SMALLEST_UM2
+)
 
 _SOBEL_PX = 21  # TIAToolbox's, at 0.25 µm/px
 _RAMP = 0.04  # per px: range around 0 in which the slope of the maps changes from border to interior

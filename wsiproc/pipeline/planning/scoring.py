@@ -181,6 +181,6 @@ def find_cut(dab: Float64Array, what: str) -> tuple[float, str]:
     between = float(threshold_otsu(dab)) if dab.min() < dab.max() else 0.0  # type: ignore[no-untyped-call]
     brown = dab[dab > between]
     if len(brown) < _FEWEST_BROWN or brown.mean() < _BROWN_OD:
-        return _FALLBACK, f"usual value: hardly any of {len(dab)} {what} in the samples have DAB"
+        return _FALLBACK, f"usual value: of {len(dab)} {what} in the samples, too few have DAB, or too little of it"
     cut = round(float(np.clip(between / 2, *_BOUNDS)), 2)
     return cut, f"half of Otsu's threshold ({between:.2f}) on the DAB of {len(dab)} {what} in the samples"

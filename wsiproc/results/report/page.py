@@ -42,6 +42,7 @@ _CROP_PX = 320
 _MOST_CROPS = 24
 _LEAST_SHOWN_PX = 440  # longer side of the slide on the page; smaller ones are enlarged
 
+_STAINS = {"H&E": "H&E", "H-DAB": "haematoxylin–DAB"}
 _TITLES = {"dab": "DAB", "od": "OD", "std": "SD"}
 _UNITS = {"_um2": "µm²", "_um": "µm"}
 
@@ -210,6 +211,7 @@ def _facts(run: RunRecord) -> list[str]:
         f"{w * slide.mpp / 1000:.1f} × {h * slide.mpp / 1000:.1f} mm",
         f"{slide.mpp:.4g} µm/px",
         slide.format,
+        _STAINS.get(str(model.calibration.get("stain")), ""),
         f"model {model.name} at {model.mpp:.4g} µm/px",
     ]
     return [fact for fact in facts if fact]
