@@ -166,7 +166,12 @@ def test_the_cohort_is_told_once_also_if_a_slide_fails(folder: Path, monkeypatch
     (out / "without_dab/run.json").write_text(json.dumps(facts | {"immuno": None}), encoding="utf-8")
     write_cohort(out, {"/slides/broken.svs": "cannot be read"})
     written: list[Path] = []
-    monkeypatch.setattr(module, "write_cohort", lambda out, failed: (written.append(out), write_cohort(out, failed)))
+
+    def counted(out: Path, failed: dict[str, str]) -> None:
+        written.append(out)
+        write_cohort(out, failed)
+
+    monkeypatch.setattr(module, "write_cohort", counted)
     done = CliRunner().invoke(app, ["reclassify", str(out), "--positive-dab", "0.3"])
     assert done.exit_code == 1, done.output
     assert written == [out]
