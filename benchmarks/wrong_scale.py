@@ -1,11 +1,12 @@
 """How often a wrong µm/px is noticed, and how often a correct one is doubted.
 
-    python benchmarks/wrong_scale.py DATA [--fit] [--slides-only] [--most 2]
+    python benchmarks/wrong_scale.py DATA [--fit] [--nuclei] [--slides-only] [--most 2]
 
 Images of known scale are read as if their µm/px were 1/2, 2/3, 1, 3/2 and 2 times the true value; each alone, and all
 of a folder together, like the samples of a slide. Slides of DATA/slides and DATA/corpus/regions are surveyed as in
 `wsiproc plan`. ``--fit``: only print the weights, fitted on every second folder of the corpus, and the errors of these
-folders and of MoNuSeg, on which the tolerance was chosen, when each is left out in turn.
+folders and of MoNuSeg, on which the tolerance was chosen, when each is left out in turn. ``--nuclei``: only print how
+much the sizes of true nuclei vary between images of one scale, which bounds what any of their sizes can tell.
 """
 
 from __future__ import annotations
@@ -223,15 +224,29 @@ def print_slides(data: Path) -> None:
         print(f"| {Path(name).name} | {mpp:.3f} | {' | '.join(told)} |", flush=True)
 
 
+def print_nuclei(data: Path) -> None:
+    """Quantiles of √area of the labelled nuclei in each MoNuSeg image, and their spread over the images."""
+    quantiles = (10, 25, 50, 75, 90)
+    rows = []
+    for path in sorted((data / "monuseg_train/labels").glob("*.png")):
+        areas = np.bincount(np.asarray(Image.open(path)).ravel())[1:]
+        rows.append(np.percentile(np.sqrt(areas[areas > 0]) * JUDGES["monuseg"][1], quantiles))
+        print(f"{path.stem}: √area at {quantiles} %: {', '.join(f'{value:.1f}' for value in rows[-1])} µm")
+    print(f"standard deviation over images, log2: {', '.join(f'{v:.2f}' for v in np.log2(rows).std(axis=0))}")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("data", type=Path)
     parser.add_argument("--fit", action="store_true")
+    parser.add_argument("--nuclei", action="store_true")
     parser.add_argument("--slides-only", action="store_true")
     parser.add_argument("--most", type=int, help="pictures a folder, in the order of their names")
     given = parser.parse_args()
     if given.fit:
         print_fit(given.data)
+    elif given.nuclei:
+        print_nuclei(given.data)
     else:
         if not given.slides_only:
             print_pictures(given.data, given.most)
