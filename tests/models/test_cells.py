@@ -62,7 +62,7 @@ def test_with_dab_a_deeper_dip_is_still_one_nucleus() -> None:
     """A mask with a waist: two nuclei without DAB, one with; the margin holds for both."""
     maps = np.zeros((2, 120, 160), np.uint8)
     y, x = np.mgrid[:120, :160]
-    maps[:, ((y - 60) ** 2 + (x - 66) ** 2 < 200) | ((y - 60) ** 2 + (x - 90) ** 2 < 200)] = 255
+    maps[:, ((y - 60) ** 2 + (x - 66) ** 2 < 200) | ((y - 60) ** 2 + (x - 86) ** 2 < 200)] = 255
     cut, split = CutRule(), SplitLengths(merge_um=6.0, saddle=0.85, smooth_um=0.75)
     found = [len(cut_cells(maps, cut, split, 0.25, dab=dab, interior=maps[1]).classes) for dab in (False, True)]
     assert found == [2, 1]
