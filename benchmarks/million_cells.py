@@ -15,7 +15,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -114,8 +113,7 @@ def make_parts(folder: Path, count: int, kind: Stain = "H&E") -> tuple[Job, list
 
 def merged(job: Job, regions: list[Region], team: WorkerPool) -> list[Block]:
     """The cells of the regions, merged by a pool of workers."""
-    tasks = [replace(task, depends_on=()) for task in merge_tasks(job, regions)]  # the regions' parts are there
-    results = [result for _, result in team.run(tasks)]
+    results = [result for _, result in team.run(merge_tasks(job, regions, None))]
     return number_blocks({result.value.block: result.value.cells for result in results})
 
 

@@ -10,6 +10,7 @@ from wsiproc.array.stains import Stain
 from wsiproc.core.geometry import Box
 from wsiproc.core.palette import RGB
 from wsiproc.core.types import Float32Array, Float64Array, Int32Array, IntArray, UInt8Array
+from wsiproc.models.neighbours import NeighbourRule
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -120,3 +121,16 @@ class SupportsInt8(Protocol):
 
     def predict_int8(self, windows: Tensor) -> Tensor:
         """As ``Model.predict``, on a CPU."""
+
+
+@runtime_checkable
+class WeighsNeighbours(Protocol):
+    """Implemented also by models that drop cells by what is around them, once all cells of the slide are known."""
+
+    @property
+    def neighbours(self) -> NeighbourRule | None:
+        """The rule, after calibration; None on slides where it does not apply."""
+
+    @property
+    def least_score(self) -> float:
+        """The lowest score of a cell that is kept."""

@@ -27,6 +27,7 @@ from pydantic.types import StringConstraints
 
 from wsiproc.errors import ModelError, first_problem
 from wsiproc.models.cells import CutRule, OutlineRule, ScoreRule, SplitLengths
+from wsiproc.models.neighbours import NeighbourRule
 from wsiproc.models.networks.readout import Clusters, Readout
 
 if TYPE_CHECKING:
@@ -153,13 +154,15 @@ class DistilledConfig(ModelConfig):
 
     ``int8_peaks``: see ``wsiproc.models.networks.int8``; the activation ranges; without them the network does not run
     in int8. ``outline``: how outlines are moved; without it they stay at the threshold of the probability. ``score``:
-    how a cell is scored; without it, by its mean probability.
+    how a cell is scored; without it, by its mean probability. ``neighbours``: which cells are dropped by what is around
+    them; without it, none.
     """
 
     kind: Literal["distilled"] = "distilled"
     network: UNetNumbers = field(default_factory=UNetNumbers)
     outline: OutlineRule | None = None
     score: ScoreRule | None = None
+    neighbours: NeighbourRule | None = None
     int8_peaks: tuple[Annotated[float, Gt(0), Le(1e6)], ...] = ()
 
     def __post_init__(self) -> None:

@@ -38,6 +38,7 @@ from wsiproc.results.record import (
     SlideRecord,
 )
 
+AMONG_DOUBTFUL = "low score among cells of low scores"
 _CELL_STAGES = (Stage.INFER, Stage.SEGMENT, Stage.MERGE)
 
 
@@ -57,7 +58,8 @@ class FoundCells:
     @property
     def dropped(self) -> dict[str, int]:
         """How many outlines were dropped, by what spoke against them."""
-        return dict(sum((Counter(region.dropped) for region in self.segmented), Counter()))
+        doubtful = Counter({AMONG_DOUBTFUL: sum(block.doubtful for block in self.merged)})
+        return dict(sum((Counter(region.dropped) for region in self.segmented), +doubtful))
 
     @property
     def resumed(self) -> int:

@@ -43,10 +43,10 @@ from wsiproc.pipeline.stages.infer import Inferred, infer_task
 from wsiproc.pipeline.stages.job import Job
 from wsiproc.pipeline.stages.merge import (
     Block,
-    Merged,
     block_path,
     block_places,
     blocks_at,
+    doubt_of,
     merge_tasks,
     number_blocks,
 )
@@ -198,7 +198,7 @@ def _run_plan(plan: Plan, context: _Context, before: Mapping[str, float], opened
         found = _find_cells(plan, context)
     created.result()
     seconds.lap("infer and segment")
-    merged = _merge(plan, context, found.merged)
+    merged = _merge(plan, context, found)
     trim_heap()
     seconds.lap("merge")
     drawn = _draw(plan, merged, context)
@@ -232,9 +232,9 @@ class _Laps:
 
 
 def _find_cells(plan: Plan, context: _Context) -> FoundCells:
-    """Infer and segment all regions, and merge their cells; results of each stage in any order."""
+    """Infer and segment all regions; results of each stage in any order."""
     found = FoundCells()
-    tasks = cell_tasks(plan.job, plan.infer, plan.segment) + merge_tasks(plan.job, plan.segment)
+    tasks = cell_tasks(plan.job, plan.infer, plan.segment)
     context.report("cells", 0, len(tasks))
     cells, mpx = 0, 0.0
     for number, (task, result) in enumerate(context.run(tasks), start=1):
@@ -248,8 +248,6 @@ def _find_cells(plan: Plan, context: _Context) -> FoundCells:
             case Segmented() as segmented:
                 found.segmented.append(segmented)
                 cells += segmented.cells
-            case Merged() as merged:
-                found.merged.append(merged)
         context.report("cells", number, len(tasks), cells, mpx)
     return found
 
@@ -275,13 +273,18 @@ class _Table:
     seams: SeamPlaces
 
 
-def _merge(plan: Plan, context: _Context, merged: Sequence[Merged]) -> _Table:
-    """Number the merged cells, and count on the way."""
+def _merge(plan: Plan, context: _Context, found: FoundCells) -> _Table:
+    """Merge the cells of all regions and number them, and count on the way."""
     job = plan.job
-    context.report("merge", 0, len(merged))
+    tasks = merge_tasks(job, plan.segment, doubt_of(job, found.segmented))
+    context.report("merge", 0, 2 * len(tasks))
+    for number, (task, result) in enumerate(context.run(tasks), start=1):
+        found.count(task.stage, result.metrics.worker)
+        found.merged.append(result.value)
+        context.report("merge", number, 2 * len(tasks))
     mpp = float(np.mean(job.frame.mpp))
     table = _Table(
-        number_blocks({each.block: each.cells for each in merged}),
+        number_blocks({each.block: each.cells for each in found.merged}),
         ReportCells.empty(job.frame.grid, mpp, len(job.classes), plan.tissue),
         CropPlaces(),
         SeamPlaces(job.region_px, job.frame.grid, int(plan.key, 16)),
@@ -291,7 +294,7 @@ def _merge(plan: Plan, context: _Context, merged: Sequence[Merged]) -> _Table:
         table.sums.add(cells)
         table.places.add(cells)
         table.seams.add(cells)
-        context.report("merge", number, len(table.blocks), table.sums.counts.total)
+        context.report("merge", len(tasks) + number, len(tasks) + len(table.blocks), table.sums.counts.total)
         context.watch.check()
     return table
 

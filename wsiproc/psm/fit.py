@@ -475,5 +475,6 @@ def _config(settings: FitSettings, recipe: dict[str, Any], cut: CutRule) -> Dist
         cut=cut,
         split=distil.SPLIT,
         outline=distil.OUTLINE,
+        neighbours=distil.NEIGHBOURS,
         training=recipe | {"recipe": digest},
     )

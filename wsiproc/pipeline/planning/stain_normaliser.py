@@ -23,7 +23,8 @@ from wsiproc.core.geometry import Box
 from wsiproc.core.types import Float64Array, UInt8Array
 from wsiproc.errors import PlanError, SettingsError
 from wsiproc.io.slides.open import open_slide
-from wsiproc.models.base import Channel, Instances, Model, SupportsInt8
+from wsiproc.models.base import Channel, Instances, Model, SupportsInt8, WeighsNeighbours
+from wsiproc.models.neighbours import NeighbourRule
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -182,6 +183,16 @@ class StainNormalised:
     def predict(self, windows: Tensor) -> Tensor:
         """See ``Model``."""
         return self.model.predict(self._recoloured(windows))
+
+    @property
+    def neighbours(self) -> NeighbourRule | None:
+        """The model's."""
+        return self.model.neighbours if isinstance(self.model, WeighsNeighbours) else None
+
+    @property
+    def least_score(self) -> float:
+        """The model's."""
+        return self.model.least_score if isinstance(self.model, WeighsNeighbours) else 0.0
 
     @property
     def int8(self) -> bool:

@@ -1,4 +1,7 @@
-"""Merge: all cells of a slide sorted along a Hilbert curve, block by block, so memory is bounded by one block."""
+"""Merge: all cells of a slide sorted along a Hilbert curve, block by block, so memory is bounded by one block.
+
+Cells among doubtful ones are dropped here, where all neighbours are known (``wsiproc.models.neighbours``).
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,14 @@ import numpy as np
 from wsiproc.array.hilbert import hilbert_index
 from wsiproc.core.cells import CellTable
 from wsiproc.core.geometry import Box, Grid, Region
-from wsiproc.core.types import Int64Array
+from wsiproc.core.types import BoolArray, Int64Array
 from wsiproc.executors import Task
 from wsiproc.io.cells.parquet import read_part, write_part
 from wsiproc.io.ome_zarr import image as ngff
-from wsiproc.pipeline.stages.job import Job, stage, stage_task, task_key
-from wsiproc.pipeline.stages.segment import inside
+from wsiproc.models.base import WeighsNeighbours
+from wsiproc.models.neighbours import SCORE_STEPS, NeighbourRule
+from wsiproc.pipeline.stages.job import Job, stage, stage_task
+from wsiproc.pipeline.stages.segment import Segmented, inside
 from wsiproc.results.profile import Stage
 
 BLOCK = ngff.SHARD  # cells are merged, and labels rendered, in squares of this side (grid px)
@@ -25,40 +30,72 @@ BLOCK = ngff.SHARD  # cells are merged, and labels rendered, in squares of this 
 # --- merge -----------------------------------------------------------------------------------------------------------
 
 
-def merge_tasks(job: Job, regions: Sequence[Region]) -> list[Task]:
-    """One task per block that regions touch; each depends on the regions whose cells it takes."""
+def doubt_of(job: Job, segmented: Sequence[Segmented]) -> Doubt | None:
+    """How cells of a slide are judged by their neighbours, from the scores of all its regions; None if they are not."""
+    model = job.model
+    if not isinstance(model, WeighsNeighbours) or model.neighbours is None:
+        return None
+    rule = model.neighbours
+    counts = np.array([region.scores for region in segmented], np.int64).reshape(-1, SCORE_STEPS).sum(axis=0)
+    return Doubt(rule, rule.level(counts), model.least_score)
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """A rule with the ``level`` of a slide and the ``least`` score of its model."""
+
+    rule: NeighbourRule
+    level: float
+    least: float
+
+    def believed(self, cells: CellTable, mpp: float) -> BoolArray:
+        """Which ``cells`` (N,), in px of ``mpp`` µm, are kept."""
+        return self.rule.believed(cells.centroids, cells.scores, mpp, self.level, self.least)
+
+
+def merge_tasks(job: Job, regions: Sequence[Region], doubt: Doubt | None) -> list[Task]:
+    """One task per block that regions touch, once all ``regions`` are segmented."""
+    reach = int(np.ceil(doubt.rule.reach_um / _mpp(job))) if doubt else 0
     parts: dict[Region, list[Region]] = {}
+    blocks = Grid(job.frame.grid, BLOCK)
     for region in regions:
-        for block in Grid(job.frame.grid, BLOCK).touching(region.box):
+        for block in blocks.touching(region.box.pad(reach).clip(job.frame.grid)):
             parts.setdefault(block, []).append(region)
     return [
-        stage_task(Stage.MERGE, block.key, merge_block, (job, block, tuple(some)), tuple(map(_segmented, some)))
+        stage_task(Stage.MERGE, block.key, merge_block, (job, block, tuple(some), doubt))
         for block, some in parts.items()
     ]
 
 
-def _segmented(region: Region) -> str:
-    return task_key(Stage.SEGMENT, region.key)
+def _mpp(job: Job) -> float:
+    return float(np.mean(job.frame.mpp))
 
 
 @dataclass(frozen=True)
 class Merged:
-    """A block of the slide, and its number of cells."""
+    """A block of the slide, its number of cells, and how many were dropped as ``doubtful``."""
 
     block: Region
     cells: int
+    doubtful: int
 
 
 @stage
-def merge_block(job: Job, block: Region, parts: tuple[Region, ...]) -> Merged:
+def merge_block(job: Job, block: Region, parts: tuple[Region, ...], doubt: Doubt | None) -> Merged:
     """Sort the cells of a block into a file for rendering and export: a pure function of the set of cells.
 
-    It does not depend on how they were divided into parts.
+    It does not depend on how they were divided into ``parts``, which contain all cells of the block and their
+    neighbours.
     """
-    tables = [read_part(job.part(part)) for part in parts]
-    cells = CellTable.concat([t.take(np.flatnonzero(inside(block.box, t.centroids))) for t in tables])
+    found = CellTable.concat([read_part(job.part(part)) for part in parts])
+    here = inside(block.box, found.centroids)
+    kept = here if doubt is None else here & doubt.believed(found, _mpp(job))
+    cells = found.take(np.flatnonzero(kept))
     write_part(block_path(job, block), cells.take(_hilbert_order(cells)))
-    return Merged(block, len(cells))
+    doubtful = int(here.sum() - kept.sum())
+    if doubtful:
+        write_part(doubtful_path(job, block), found.take(np.flatnonzero(here & ~kept)))
+    return Merged(block, len(cells), doubtful)
 
 
 def _hilbert_order(cells: CellTable) -> Int64Array:
@@ -107,3 +144,8 @@ def blocks_at(job: Job, box: Box, by_place: Mapping[tuple[int, int], Block]) -> 
 def block_path(job: Job, region: Region) -> Path:
     """The merged cells of a block."""
     return job.work / f"merged-{region.key}.part"
+
+
+def doubtful_path(job: Job, region: Region) -> Path:
+    """The cells of a block that were dropped as doubtful; there is no such file where none were."""
+    return job.work / f"doubtful-{region.key}.part"

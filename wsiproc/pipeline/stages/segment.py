@@ -24,6 +24,7 @@ from wsiproc.io.atomic import write_json
 from wsiproc.io.cells.parquet import write_part
 from wsiproc.io.ome_zarr import image as ngff
 from wsiproc.models.base import OD_STEP, Instances, Model
+from wsiproc.models.neighbours import score_counts
 from wsiproc.pipeline.stages.job import Job, infer_marker, search_mask, stage, stage_task, stain_channels, task_key
 from wsiproc.results.profile import Stage
 
@@ -32,11 +33,14 @@ from wsiproc.results.profile import Stage
 
 @dataclass(frozen=True)
 class Segmented:
-    """The result of a region: its number of cells, and how many were ``dropped``, by reason."""
+    """The result of a region: its number of cells, how many were ``dropped``, by reason, and how many have each score
+    (``score_counts``).
+    """
 
     key: str
     cells: int
     dropped: dict[str, int]
+    scores: list[int]
     resumed: bool = False
 
 
@@ -61,7 +65,7 @@ def segment_region(job: Job, region: Region, needs: tuple[str, ...]) -> Segmente
     around = region.box.pad(job.model.margin).clip(job.frame.grid)
     cells, dropped = cells_inside(job, region.box, around, ngff.read_box(job.maps, 0, around))
     write_part(job.part(region), cells)
-    done = Segmented(region.key, len(cells), dropped)
+    done = Segmented(region.key, len(cells), dropped, score_counts(cells.scores))
     if all(infer_marker(job, key).exists() for key in needs):
         write_json(marker, asdict(done))
     return done
