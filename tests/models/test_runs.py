@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.runs import assert_same_cells, run_one
@@ -13,7 +15,9 @@ from wsiproc.errors import OutputError
 from wsiproc.io.cells.parquet import read_cells
 from wsiproc.models import load_model
 from wsiproc.models.builtin.classical import Classical
+from wsiproc.models.neighbours import NeighbourRule, score_counts
 from wsiproc.pipeline.planning.plan import plan_slide
+from wsiproc.pipeline.record import AMONG_DOUBTFUL
 from wsiproc.pipeline.settings import Settings
 from wsiproc.synthetic import write_synthetic_slide
 
@@ -39,6 +43,35 @@ def test_cutting_and_workers_change_no_byte(
     assert len(read_cells(whole / "cells.parquet")[0]) > 300
     run = json.loads((whole / "run.json").read_text())
     assert run["model"]["weights_sha256"] == load_model(str(model)).weights_sha256
+
+
+def test_cells_among_doubtful_ones_are_the_same_however_the_slide_was_cut(
+    slide: Path, tmp_path: Path, distilled: Path
+) -> None:
+    doubting = tmp_path / "doubting"
+    shutil.copytree(distilled, doubting)
+    rule = NeighbourRule(reach_um=30, tolerance=0, highest=6, weight=100, clear=1)
+    with (doubting / "model.toml").open("a") as facts:
+        facts.writelines(["\n[neighbours]\n", *(f"{name} = {value}\n" for name, value in asdict(rule).items())])
+    options = {"model": str(doubting), "min_score": 0.5}
+    whole = run_one(slide, tmp_path / "whole", region=2048, **options)
+    cut = run_one(slide, tmp_path / "cut", region=512, executor="dask", workers=2, **options)
+    assert whole.folder is not None
+    assert cut.folder is not None
+    assert_same_cells(whole.folder, cut.folder)
+    # The same cells are left out of a run that keeps all, by the rule applied to all of them at once.
+    kept_all = run_one(slide, tmp_path / "all", model=str(distilled), min_score=0.5, region=2048).folder
+    assert kept_all is not None
+    every, left = (read_cells(folder / "cells.parquet")[1] for folder in (kept_all, whole.folder))
+    level = rule.level(np.array(score_counts(every.scores)))
+    believed = rule.believed(every.centroids, every.scores, load_model(str(distilled)).mpp, level, 0.5)
+    assert 0 < believed.sum() < len(every)
+    np.testing.assert_array_equal(every.centroids[believed], left.centroids)
+    for folder in (whole.folder, cut.folder):
+        run = json.loads((folder / "run.json").read_text())
+        assert run["counts"]["dropped"][AMONG_DOUBTFUL] == (~believed).sum()
+    assert run["seams"]["cells"] > 0  # of the one with borders
+    assert run["seams"]["per_1000"] == {"doubled": 0.0, "cut": 0.0, "lost": 0.0}
 
 
 def test_a_moved_model_is_the_same_model_and_a_changed_one_is_not(slide: Path, tmp_path: Path, distilled: Path) -> None:

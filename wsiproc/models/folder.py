@@ -45,6 +45,7 @@ _OPTIONAL = {
     "network.fold",  # absent in models of earlier versions
     "outline",
     "score",
+    "neighbours",
 }
 _MOST_APART = 0.3  # deviation of int8 logits from float32, in standard deviations; 0.02 is usual
 HINTS = 4  # input planes of a folded network besides colours, see wsiproc.models.builtin.hints

@@ -23,7 +23,7 @@ _LOWEST, _HIGHEST = -4.0, 6.0  # a single neighbour can say no more than this
 @dataclass(frozen=True)
 class NeighbourRule:
     """A cell is dropped if its score's logit, lowered by ``weight`` times what its neighbours' mean logit lacks to the
-    slide's level, is below that of the model's lowest score.
+    slide's level, is below that of the model's lowest score. One with a score of ``clear`` or more is kept anyway.
 
     Neighbours are all other cells within ``reach_um``. The level is the slide's median less ``tolerance``, at most
     ``highest``: on a pale slide all scores are low, and say nothing.
@@ -33,6 +33,7 @@ class NeighbourRule:
     tolerance: Annotated[float, Ge(0), Le(10)] = 0.6
     highest: Annotated[float, Ge(-4), Le(6)] = 2.0
     weight: Annotated[float, Ge(0), Le(100)] = 6.0
+    clear: Annotated[float, Ge(0), Le(1)] = 0.95
 
     def level(self, counts: Int64Array) -> float:
         """The level of a slide with so many cells of each score, see ``score_counts``."""
@@ -52,8 +53,8 @@ class NeighbourRule:
         own = logits(scores)
         around = neighbour_means(centres, np.rint(own * _FINE).astype(np.int64), self.reach_um / mpp) / _FINE
         lack = np.nan_to_num(np.maximum(level - around, 0), nan=0.0)  # a cell without neighbours speaks for itself
-        kept: BoolArray = (own - self.weight * lack >= logits(np.array([least]))[0]) | (least == 0)
-        return kept
+        kept: BoolArray = own - self.weight * lack >= logits(np.array([least]))[0]
+        return kept | (scores >= self.clear) | (least == 0)
 
 
 def score_counts(scores: Float32Array) -> list[int]:
