@@ -22,15 +22,21 @@ _ALIKE = 0.75
 
 def absolute(path: str | PathLike[str]) -> Path:
     """The absolute path without ``.``, ``..`` and ``~``, independent of later changes of the working folder. Also finds
-    names in another Unicode composition (é as one character or two). Raises SettingsError for an invalid path: empty,
-    or containing NUL.
+    names in another Unicode composition (é as one character or two). Raises SettingsError for an invalid path (empty,
+    or containing NUL), and for a relative one where the working directory was deleted.
     """
     text = os.fspath(path)
     if not text or "\0" in text:
         raise SettingsError(
             f"{text!r} is not a path: it is empty or contains a NUL character; is a shell variable not set?"
         )
-    whole = Path(os.path.expanduser(text)).absolute()
+    try:
+        whole = Path(os.path.expanduser(text)).absolute()
+    except FileNotFoundError as error:
+        raise SettingsError(
+            f"{text}: a relative path, and the working directory is gone: `cd` to a folder that exists, or give an "
+            "absolute path"
+        ) from error
     if whole.anchor == "//":  # POSIX leaves the meaning of two slashes open; on Linux and macOS they are one
         whole = Path("/", *whole.parts[1:])
     parts = whole.parts

@@ -115,7 +115,7 @@ def _csv(rows: Sequence[CohortRow], classes: Sequence[str]) -> str:
 
 def _replace(path: Path, text: str) -> None:
     with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")  # paths need not be UTF-8
 
 
 # --- the page --------------------------------------------------------------------------------------------------------

@@ -8,10 +8,12 @@ another unit.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic_core import PydanticSerializationError
 
 from wsiproc._version import __version__
 from wsiproc.cli.documents.base import Document, Problem
@@ -47,7 +49,11 @@ def document(
     """The document of a command as JSON text. ``items``: slides, folders or what else it lists; ``more``: its own."""
     model = DOCUMENTS[command]
     known = {"command": command, "wsiproc": __version__, "exit_code": exit_code, "errors": list(errors)}
-    return model.model_validate(known | {model.items: list(items)} | more).model_dump_json(indent=1)
+    made = model.model_validate(known | {model.items: list(items)} | more)
+    try:
+        return made.model_dump_json(indent=1)
+    except PydanticSerializationError:  # a path with bytes that are not UTF-8, which JSON can escape
+        return json.dumps(made.model_dump(mode="json"), indent=1)
 
 
 def schema(name: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ overview pixel.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +18,14 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 VERSION = "0.5"
+_importing = threading.Lock()
 
 
 def image_metadata(
     name: str, mpp: tuple[float, float], levels: int, channels: Sequence[tuple[str, RGB]]
 ) -> dict[str, Any]:
     """Metadata of an image (c, y, x) with named and coloured channels, ``mpp`` (y, x) µm/px at level 0."""
+    _load()
     from ome_zarr_models.common.omero import Channel, Omero, Window
     from ome_zarr_models.v05.image import ImageAttrs
 
@@ -42,6 +45,7 @@ def label_metadata(
     name: str, mpp: tuple[float, float], levels: int, values: Mapping[int, tuple[str, RGB, int]] | None
 ) -> dict[str, Any]:
     """Metadata of a label map (y, x); ``values``: value → (name, colour, opacity 0–255), None for neither."""
+    _load()
     from ome_zarr_models.v05.image_label import ImageLabelAttrs
 
     label: dict[str, Any] = {"version": VERSION, "source": {"image": "../../"}}
@@ -55,9 +59,18 @@ def label_metadata(
 
 def labels_metadata(names: Sequence[str]) -> dict[str, Any]:
     """Metadata of the group that lists the labels of an image."""
+    _load()
     from ome_zarr_models.v05.labels import LabelsAttrs
 
     return _plain(LabelsAttrs.model_validate({"version": VERSION, "labels": list(names)}))
+
+
+def _load() -> None:
+    """Import ome-zarr-models, one thread at a time: its modules import each other, and of two threads that begin with
+    different ones, one fails on a module that is half imported.
+    """
+    with _importing:
+        import ome_zarr_models.v05  # noqa: F401 - the functions below import its parts by name
 
 
 def _multiscale(name: str, axes: Sequence[str], mpp: tuple[float, float], levels: int, method: str) -> Multiscale:

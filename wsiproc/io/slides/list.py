@@ -51,7 +51,7 @@ def list_slides(
     """
     found = _Found(mpp is not None, out, counts_as_slide)
     for path in given:
-        found.add(os.fspath(path), Path.cwd())
+        found.add(os.fspath(path), Path())
     slides, notes = _once(found.paths)
     return SlideList(tuple(slides), (*found.notes, *notes))
 

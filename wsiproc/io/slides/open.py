@@ -155,7 +155,7 @@ def _close_unused(slide: PyramidSlide, close: Callable[[], None]) -> Callable[[]
 def slide_name(path: Path) -> str:
     """The file's name without its suffix, valid as a folder name on every system: ``a.ome.tif`` → ``a``."""
     stem = _SUFFIXES.sub("", path.name) if path.suffix == ".zarr" or not path.is_dir() else path.name
-    return plain_name(stem) or "slide"
+    return plain_name(stem).lstrip(".") or "slide"  # results in a hidden folder are not found again
 
 
 def plain_name(text: str) -> str:

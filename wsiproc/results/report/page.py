@@ -199,7 +199,7 @@ def write_report(
     )
     text = render("report.html.j2", page)
     with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # paths need not be UTF-8
 
 
 def _facts(run: RunRecord) -> list[str]:
