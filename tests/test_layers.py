@@ -116,7 +116,8 @@ def test_folders_are_small() -> None:
     entries = Counter(
         path.parent
         for path in PACKAGE.rglob("*")
-        if "__pycache__" not in path.parts and path.name not in ("__init__.py", "__main__.py", "__pycache__", "py.typed")
+        if "__pycache__" not in path.parts
+        and path.name not in ("__init__.py", "__main__.py", "__pycache__", "py.typed")
     )
     top = entries.pop(PACKAGE)
     assert top <= MOST_AT_THE_TOP

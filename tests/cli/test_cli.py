@@ -121,6 +121,13 @@ def test_a_pixel_size_that_is_no_positive_number(slide: Path, command: str, mpp:
         (("import", "a.geojson", "gone"), "gone: no such folder"),
         (("import", "a.geojson", "gone", "--missing", "ask"), "'ask' is not one of 'delete', 'keep'"),
         (("runn", "a.svs"), "No such command 'runn'"),
+        (("/dev/null",), "/dev/null is not a command; to find the cells of a slide: wsiproc run /dev/null"),
+        (("run", "s3://bucket/a.svs"), "s3://bucket/a.svs: an address, not a path"),
+        (("run", "a.svs", "-o", "https://host/out"), "https://host/out: an address, not a path"),
+        (("run", "$SLIDES/a.svs"), "a variable in it was not replaced"),
+        (("run", r"D:\\slides\\a.svs"), "it is written as on Windows"),
+        (("run", "*.nothing"), "no file matches this pattern"),
+        (("run", "a.svs", "--classes", "1.5"), "1.5: No such file or directory"),
     ],
 )
 def test_a_command_that_makes_no_sense_ends_with_2_and_a_sentence(

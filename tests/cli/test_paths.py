@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -228,3 +230,70 @@ def test_workers_in_another_folder_and_a_read_only_slide(workshop: Path, right: 
     cells = (workshop / "out" / "tiny" / "cells.parquet").read_bytes()
     assert len(cells) > 0
     assert not (workshop / "other").exists()
+
+
+# --- odd paths and surroundings, by the real command ------------------------------------------------------------------
+
+
+def started(*arguments: object, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """``python -m wsiproc``, where more environment variables are set."""
+    command = [sys.executable, "-m", "wsiproc", *map(str, arguments)]
+    environment = os.environ | variables
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=200, check=False)
+
+
+def test_a_name_that_is_not_utf_8_is_run_and_checked_and_told(tiny: Path, right: bytes, tmp_path: Path) -> None:
+    slide = tmp_path / os.fsdecode(b"caf\xe9.tif")
+    slide.symlink_to(tiny)
+    runs = [started("run", slide, tiny, "-o", "out", "--executor", "loop", "--json", *CPU, cwd=tmp_path)]
+    runs += [started(name, tmp_path / "out" / "caf_", cwd=tmp_path) for name in ("check", "profile", "qupath")]
+    assert [done.returncode for done in runs] == [0, 0, 0, 0], [done.stderr for done in runs]
+    # Both are the same file, which is run once.
+    assert [Path(each["path"]) for each in json.loads(runs[0].stdout)["slides"]] == [slide]
+    assert (tmp_path / "out" / "caf_" / "cells.parquet").read_bytes() == right
+
+
+@pytest.mark.parametrize("text", ["file://{}", "file://localhost{}", "FILE://{}"])
+def test_the_address_of_a_file_is_its_path(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a b.svs"
+    assert absolute(text.format(str(path).replace(" ", "%20"))) == path
+
+
+@pytest.mark.parametrize(
+    "text", ["s3://bucket/a.svs", "https://host/a.svs", "gs://b/c.zarr", "file://host/share/a.svs"]
+)
+def test_the_address_of_something_elsewhere_is_no_path(text: str) -> None:
+    with pytest.raises(SettingsError, match="an address, not a path"):
+        absolute(text)
+
+
+def test_where_the_working_folder_is_gone_only_absolute_paths_work(tiny: Path, tmp_path: Path) -> None:
+    script = f'mkdir x; cd x; rmdir ../x; exec "$PYTHON" -m wsiproc info {tiny.name}'
+    lost = {"PYTHON": sys.executable}
+    done = subprocess.run(["sh", "-c", script], cwd=tmp_path, env=os.environ | lost, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "a relative path, and the working directory is gone" in words(done.stderr)
+    script = f'mkdir x; cd x; rmdir ../x; exec "$PYTHON" -m wsiproc info "{tiny}"'
+    done = subprocess.run(["sh", "-c", script], cwd=tmp_path, env=os.environ | lost, capture_output=True, text=True)
+    assert (done.returncode, "300 × 300 px" in done.stdout) == (0, True), done.stderr
+
+
+def test_an_environment_without_columns_still_shows_what_there_is(tiny: Path, tmp_path: Path) -> None:
+    assert "300 × 300 px" in started("info", tiny, cwd=tmp_path, COLUMNS="0").stdout
+
+
+def test_a_temporary_folder_with_too_long_a_name_for_sockets(tiny: Path, tmp_path: Path) -> None:
+    folder = tmp_path / ("t" * 120)
+    folder.mkdir()
+    done = started("run", tiny, "-w", 2, *CPU, cwd=tmp_path, TMPDIR=str(folder))
+    assert done.returncode == 2
+    assert "has too long a name for the sockets of worker processes: set TMPDIR to one of" in words(done.stderr)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_an_output_that_is_full_is_told_as_such(tiny: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "wsiproc", "info", str(tiny)]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert "the disk is full: make room on it" in words(done.stderr)

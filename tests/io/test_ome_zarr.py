@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -106,3 +108,20 @@ def test_glass_leaves_no_file(tmp_path: Path) -> None:
     image = label_image(tmp_path)
     ngff.write_pyramid(image / "labels/cells", Box(0, 0, 4096, 2100), np.zeros((4096, 2100), np.uint32), ngff.SHARD)
     assert not (image / "labels/cells/0/c").exists()
+
+
+def test_threads_may_write_the_first_metadata_of_a_process_at_the_same_time() -> None:
+    """ome-zarr-models' modules import each other: unless one thread imports them all, another finds them half done."""
+    script = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from wsiproc.io.ome_zarr import metadata
+sys.setswitchinterval(1e-6)
+works = [lambda: metadata.image_metadata("a", (0.5, 0.5), 1, []), lambda: metadata.labels_metadata(["a"])] * 2
+with ThreadPoolExecutor(len(works)) as pool:
+    for future in [pool.submit(work) for work in works]:
+        future.result()
+"""
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100, check=False)
+        assert done.returncode == 0, done.stderr

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.runs import SIX
+from wsiproc.errors import OutputError
 from wsiproc.io.slides.fingerprint import fingerprint
 from wsiproc.pipeline.cohort import run_slides
-from wsiproc.pipeline.folders import name_folders
+from wsiproc.pipeline.folders import name_folders, output_folder
 from wsiproc.pipeline.progress import Outcome
 from wsiproc.pipeline.settings import Settings
 from wsiproc.synthetic import write_synthetic_slide
@@ -161,3 +162,20 @@ def test_unfinished_work_is_gone_on_with_by_its_own_slide_only(
     assert both["case 2"].folder == tmp_path / "case 2_HE"
     assert both["case 2"].run is not None
     assert both["case 2"].run["resumed"] == 0
+
+
+def test_a_place_where_no_folder_can_be_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    (tmp_path / "slide.tif").write_bytes(b"II*")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    refused = {
+        "slide.tif": "slide.tif is not a folder",
+        "slide.tif/out": "slide.tif is not a folder",
+        "loop": "is a link that leads to no folder",
+        "gone": "is a link that leads to no folder",
+        "x" * 300: "File name too long",
+    }
+    for name, said in refused.items():
+        with pytest.raises(OutputError, match=f"{said}; choose another -o folder"):
+            output_folder(tmp_path / name)
+    assert output_folder(tmp_path / "new" / "newer") == tmp_path / "new" / "newer"

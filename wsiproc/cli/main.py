@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
+import os
 import sys
 from typing import Annotated
 
@@ -27,7 +28,7 @@ from wsiproc.cli.slide_commands.plan import PLAN_EXAMPLES, plan_command
 from wsiproc.cli.slide_commands.run import RUN_EXAMPLES, run_command
 from wsiproc.cli.slide_commands.schema import JSON_COMMANDS, SCHEMA_EXAMPLES, schema_command
 from wsiproc.cli.slide_commands.synth import SYNTH_EXAMPLES, synth_command
-from wsiproc.errors import WsiprocError
+from wsiproc.errors import SettingsError, WsiprocError
 
 app = typer.Typer(
     name="wsiproc",
@@ -56,6 +57,10 @@ app.command("doctor", epilog=DOCTOR_EXAMPLES)(doctor_command)
 app.command("schema", epilog=SCHEMA_EXAMPLES)(schema_command)
 
 
+def _commands() -> set[str | None]:
+    return {command.name for command in app.registered_commands}
+
+
 def _print_error(error: Exception) -> None:
     from wsiproc.cli.console import print_error
 
@@ -79,8 +84,12 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # escape characters that a terminal or log cannot show
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if os.environ.get("COLUMNS") == "0":  # as some programs set it that have no screen; nothing would be printed
+        del os.environ["COLUMNS"]
     command = next(iter(sys.argv[1:]), "")
     try:
+        if os.path.exists(command) and command not in _commands():
+            raise SettingsError(f"{command} is not a command; to find the cells of a slide: wsiproc run {command}")
         if "--json" in sys.argv and command in JSON_COMMANDS:
             sys.exit(answer_in_json(app, command))
         app()

@@ -6,18 +6,26 @@
 from __future__ import annotations
 
 import difflib
+import glob
 import os
+import re
 import tomllib
 import unicodedata
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from wsiproc.errors import SettingsError
 
 # Minimum similarity of two names; below it, a hint misleads more often than it helps.
 _ALIKE = 0.75
+# As in s3://bucket/slide.svs; of two letters at least, since one is a drive of Windows.
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_VARIABLE = re.compile(r"\$\{?[A-Za-z_]|%[A-Za-z_]+%")
+_WINDOWS = re.compile(r"/[A-Za-z]:\\|\\\\[^\\]")
 
 
 def absolute(path: str | PathLike[str]) -> Path:
@@ -30,6 +38,7 @@ def absolute(path: str | PathLike[str]) -> Path:
         raise SettingsError(
             f"{text!r} is not a path: it is empty or contains a NUL character; is a shell variable not set?"
         )
+    text = local(text)
     try:
         whole = Path(os.path.expanduser(text)).absolute()
     except FileNotFoundError as error:
@@ -49,6 +58,21 @@ def absolute(path: str | PathLike[str]) -> Path:
     return _as_on_disk(whole)
 
 
+def local(text: str) -> str:
+    """The path in an address that begins with ``file:``; any other text as it is. Raises SettingsError for the address
+    of something that is not on this machine.
+    """
+    if not _ADDRESS.match(text):
+        return text
+    parts = urlsplit(text)
+    if parts.scheme.lower() == "file" and parts.netloc in ("", "localhost"):
+        return url2pathname(parts.path)
+    raise SettingsError(
+        f"{text}: an address, not a path; wsiproc reads and writes files: download what is there, or mount it as a "
+        "drive, and give the path"
+    )
+
+
 def _as_on_disk(path: Path) -> Path:
     """The path with its parts in the Unicode composition of the file system, if they differ only in that."""
     if str(path).isascii() or os.path.lexists(path):
@@ -63,6 +87,10 @@ def _as_on_disk(path: Path) -> Path:
 
 def did_you_mean(path: Path) -> str:
     """A hint for a missing path, to append to a message: ``; did you mean …?``, or ""."""
+    if _VARIABLE.search(str(path)):
+        return "; a variable in it was not replaced: the shell does so outside of single quotes only"
+    if os.name != "nt" and _WINDOWS.search(str(path)):
+        return "; it is written as on Windows: give the path that the drive has on this machine"
     there = next((parent for parent in path.parents if parent.is_dir()), None)
     if there is None:
         return ""
@@ -71,7 +99,7 @@ def did_you_mean(path: Path) -> str:
         meant = there.joinpath(name, *rest)
         if meant.exists():
             return f"; did you mean {meant}?"
-    return ""
+    return "; no file matches this pattern" if glob.has_magic(str(path)) else ""
 
 
 def read_settings_file(path: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import os
 import platform
 import signal
 import sys
+import tempfile
 from collections.abc import Sequence
 from functools import cache
 from multiprocessing import get_context
@@ -15,6 +16,7 @@ from multiprocessing.context import BaseContext
 
 import psutil
 
+from wsiproc.errors import SettingsError
 from wsiproc.executors.limits import available_cores
 
 
@@ -64,9 +66,24 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THRE
 """Environment of worker processes, each of which has one core."""
 
 
+# Sockets have names of at most 104 bytes (108 on Linux); multiprocessing's are this much longer than the folder.
+_LONGEST_SOCKET, _SOCKET_NAME = 104, len("/pymp-12345678/listener-12345678") + 1
+
+
 def worker_context() -> BaseContext:
-    """The multiprocessing context of worker processes."""
+    """The multiprocessing context of worker processes. Raises SettingsError if their sockets cannot be named."""
+    _require_short_temporary_folder()
     return get_context(START)
+
+
+def _require_short_temporary_folder() -> None:
+    folder = tempfile.gettempdir()
+    if os.name != "nt" and len(os.fsencode(folder)) + _SOCKET_NAME > _LONGEST_SOCKET:
+        raise SettingsError(
+            f"the folder for temporary files, {folder}, has too long a name for the sockets of worker processes: set "
+            f"TMPDIR to one of {_LONGEST_SOCKET - _SOCKET_NAME} characters at most, such as /tmp, or use one worker "
+            "(--workers 1)"
+        )
 
 
 def preload(modules: Sequence[str], kind: str, workers: int | None, scheduler: str | None) -> None:
@@ -77,6 +94,7 @@ def preload(modules: Sequence[str], kind: str, workers: int | None, scheduler: s
     alone = kind in ("loop", "threads") or (kind == "auto" and (workers or available_cores()) < 2)
     if alone or scheduler is not None or START != "forkserver":
         return
+    _require_short_temporary_folder()
     from multiprocessing import forkserver, resource_tracker
 
     multiprocessing.set_forkserver_preload([*modules, "distributed"] if kind == "dask" else list(modules))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsiproc.core.paths import absolute, differing
-from wsiproc.errors import SettingsError
+from wsiproc.errors import OutputError, SettingsError
 from wsiproc.io.slides.fingerprint import fingerprint
 from wsiproc.io.slides.open import plain_name, slide_name
 from wsiproc.results.folder import RUN, SLIDE, WORK
@@ -32,7 +32,9 @@ class _Owner:
 
 
 def output_folder(out: Path) -> Path:
-    """``out`` made absolute; SettingsError if OME-Zarr cannot be written under one of its names."""
+    """``out`` made absolute. SettingsError if OME-Zarr cannot be written under one of its names, OutputError if there
+    can be no folder.
+    """
     folder = absolute(out)
     for part in folder.parts[1:]:
         if "\\" in part or part.endswith(".__lock") or not _is_unicode(part):
@@ -40,7 +42,23 @@ def output_folder(out: Path) -> Path:
                 f"{str(folder)!r}: results cannot be written to a folder with a backslash, bytes that are not UTF-8 "
                 f'or ".__lock" at the end of its name, as {part!r} has; choose another -o folder'
             )
+    _require_possible(folder)
     return folder
+
+
+def _require_possible(folder: Path) -> None:
+    """Raise OutputError if ``folder``, or what is there of the folders above it, is something else."""
+    for path in (folder, *folder.parents):
+        try:
+            os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:  # a name too long, no permission
+            raise OutputError(f"{folder}: cannot be used: {error.strerror}; choose another -o folder") from error
+        if not path.is_dir():
+            what = "a link that leads to no folder" if path.is_symlink() else "not a folder"
+            raise OutputError(f"{folder}: results cannot be written there: {path} is {what}; choose another -o folder")
+        return
 
 
 def _is_unicode(text: str) -> bool:

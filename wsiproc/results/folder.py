@@ -27,6 +27,7 @@ _REMEDIES = {
     errno.ENOTCONN: "the network drive is gone: mount it again",
     errno.EIO: "the drive does not answer: check it, or choose another -o folder",
 }
+_ONLY_OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @contextmanager
@@ -38,7 +39,10 @@ def locked(folder: Path) -> Iterator[None]:
     """
     path = folder.with_name(f".{folder.name}.lock")
     new = not folder.parent.exists()
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:  # in /proc, or below an unmounted drive
+        raise OutputError(f"{folder.parent}: no folder can be made there; choose another -o folder") from error
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
@@ -79,10 +83,23 @@ def storage_explained(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        remedy = _REMEDIES.get(_number(error))
-        if isinstance(error, WsiprocError) or remedy is None:
+        explained = storage_problem(error, str(folder), _REMEDIES)
+        if explained is None:
             raise
-        raise OutputError(f"{folder}: {remedy}. What is done is kept; run the same command to resume") from error
+        raise explained from error
+
+
+def storage_problem(error: Exception, where: str, remedies: Mapping[int, str] | None = None) -> OutputError | None:
+    """The system's refusal to write as an OutputError with its remedy; None for any other error.
+
+    Without ``remedies``, only what cannot come from reading: a full disk, no quota, a read-only file system.
+    """
+    if not isinstance(error, OSError) or isinstance(error, WsiprocError):
+        return None
+    remedy = (remedies or {number: _REMEDIES[number] for number in _ONLY_OF_WRITING}).get(_number(error))
+    if remedy is None:
+        return None
+    return OutputError(f"{where}: {remedy}. What is done is kept; run the same command to resume")
 
 
 def _number(error: OSError) -> int:

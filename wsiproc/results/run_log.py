@@ -11,6 +11,7 @@ from pathlib import Path
 
 from wsiproc._version import __version__
 from wsiproc.errors import UnexpectedError, WsiprocError, sentence
+from wsiproc.results.folder import storage_problem
 
 LOG = "run.log"
 
@@ -19,10 +20,13 @@ def recorded(error: Exception, what: str, folder: Path | None) -> WsiprocError:
     """The error for the user: what, with the file in ``folder`` that has the traceback.
 
     ``what``: slide or command, and step; without a folder, or where it cannot be written, the file is a temporary one.
-    Errors that wsiproc raises on purpose stay as they are.
+    Errors that wsiproc raises on purpose stay as they are; a full disk is told as such, without a file.
     """
     if isinstance(error, WsiprocError):
         return error
+    if (full := storage_problem(error, what)) is not None:
+        full.__cause__ = error
+        return full
     log = _write(error, what, folder)
     kept = f"the traceback is in {log}" if log else "no file could be written for the traceback"
     told = UnexpectedError(f"{what}: {sentence(error)} ({_remedy(error)}; {kept})")

@@ -268,6 +268,13 @@ def test_fluorescence_is_refused(tmp_path: Path, small: Picture) -> None:
     path = write(tmp_path / "a.ome.tif", channels, ome=True, photometric="minisblack", metadata=lit)
     with pytest.raises(SlideKindError, match="channels DAPI, FITC, Cy3"):
         open_slide(path)
+    named = ome_metadata("CYX", Channel={"Name": ["Opal 520", "Hoechst 33342", "AF647"]})
+    path = write(tmp_path / "c.ome.tif", channels, ome=True, photometric="minisblack", metadata=named)
+    with pytest.raises(SlideKindError, match="channels Opal 520, Hoechst 33342, AF647"):
+        open_slide(path)
+    named = ome_metadata("CYX", Channel={"Name": ["Red", "Green", "Blue"]})
+    path = write(tmp_path / "d.ome.tif", channels, ome=True, photometric="minisblack", metadata=named)
+    assert np.array_equal(pixels_of(path), small)
     four = np.concatenate([channels, channels[:1]])
     path = write(tmp_path / "b.ome.tif", four, ome=True, photometric="minisblack", metadata=ome_metadata("CYX"))
     with pytest.raises(SlideKindError, match="4 channels of 1 samples each: fluorescence"):

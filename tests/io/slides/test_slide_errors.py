@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import tifffile
+import zarr
 from PIL import Image
 
 from tests.io.slides.slide_writers import MPP, SHAPE, write_ome_tiff, write_ome_zarr, write_tiff
 from wsiproc.core.geometry import Box
-from wsiproc.errors import MissingExtraError, ResolutionError, SettingsError, SlideError, SlideReadError
+from wsiproc.errors import MissingExtraError, ResolutionError, SettingsError, SlideError, SlideKindError, SlideReadError
 from wsiproc.io.slides import limits
 from wsiproc.io.slides.open import open_slide
 
@@ -240,3 +241,53 @@ def test_real_files_that_are_refused(real_slides: Path, filename: str, error: ty
     with pytest.raises(error, match=words) as caught:
         open_slide(real_slides / filename)
     assert filename in str(caught.value)
+
+
+OTHER_FILES = {
+    "slide.svs.gz": (b"\x1f\x8b\x08\0more", "compressed by gzip; unpack it"),
+    "slide.ome.zarr.zip": (b"PK\x03\x04more", "a ZIP archive .*; unpack it"),
+    "slides.tar": (b"a.svs".ljust(257, b"\0") + b"ustar\0", "a tar archive; unpack it"),
+    "a.svs": (b"version https://git-lfs.github.com/spec/v1\n", "a placeholder of Git LFS.*git lfs pull"),
+    "b.svs": (b"\n<!DOCTYPE html><title>Sign in</title>", "a web page.*download the slide again"),
+    "c.ndpi": (bytes(100_000), "nothing but zeros.*download the slide again"),
+    "d.isyntax": (b'<DataObject ObjectType="DPUfsImport">', "an iSyntax slide of Philips.*export it as OME-TIFF"),
+    "e.kfb": (b"KFB\0" + bytes(range(200)), "a KFB slide.*export it as OME-TIFF"),
+    "f.ims": (b"\x89HDF\r\n\x1a\n" + bytes(200), "an HDF5 file"),
+    "g.pdf": (b"%PDF-1.7\n", "a PDF document"),
+    "h.jxl": (b"\xff\x0a\xfa\x13", "a JPEG XL image outside of a TIFF.*convert it"),
+    "i.heic": (b"\0\0\0\x18ftypheic" + bytes(90), "a HEIC image.*convert it"),
+    "j.companion.ome": (b'<?xml version="1.0"?><OME xmlns="x">', "the metadata .* of a slide; pass the TIFF"),
+    "k.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99 99\n", "not a slide that wsiproc can read"),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_FILES)
+def test_well_known_files_of_other_kinds_are_named_with_what_to_do(tmp_path: Path, name: str) -> None:
+    content, words = OTHER_FILES[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SlideError, match=words):
+        open_slide(tmp_path / name, 0.5)
+
+
+def test_a_slide_whose_pixels_are_elsewhere_is_not_taken_for_its_overview(tmp_path: Path, picture: Picture) -> None:
+    tifffile.imwrite(tmp_path / "scan.vsi", picture, photometric="rgb")
+    with pytest.raises(SlideKindError, match=r"the scan of this Olympus slide is in .*_scan_, .*export it"):
+        open_slide(tmp_path / "scan.vsi", 0.5)
+    (tmp_path / "alone.mrxs").write_bytes(b"\xff\xd8\xff\xe0JFIF")
+    with pytest.raises(SlideError, match="pixels are in the folder alone; that is not beside the file: copy it too"):
+        open_slide(tmp_path / "alone.mrxs")
+
+
+def test_zarr_that_is_no_ome_zarr_of_a_known_version(tmp_path: Path, picture: Picture) -> None:
+    for version in (2, 3):
+        zarr.create_array(tmp_path / f"bare{version}.zarr", data=picture, zarr_format=version)
+        with pytest.raises(SlideError, match="a bare zarr array"):
+            open_slide(tmp_path / f"bare{version}.zarr")
+    group = zarr.open_group(tmp_path / "group.zarr", mode="w", zarr_format=2)
+    group.create_array("0", data=picture)
+    with pytest.raises(SlideError, match=r"a zarr folder \(0\) without the metadata 'multiscales'"):
+        open_slide(tmp_path / "group.zarr")
+    for old in ({"version": "0.1"}, {"version": "0.3", "axes": ["y", "x", "c"]}):
+        group.attrs["multiscales"] = [{**old, "datasets": [{"path": "0"}]}]
+        with pytest.raises(SlideError, match=f"OME-Zarr {old['version']}; wsiproc reads 0.4 and 0.5: convert it"):
+            open_slide(tmp_path / "group.zarr")

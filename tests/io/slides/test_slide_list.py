@@ -83,6 +83,15 @@ def test_results_among_the_slides_are_not_taken_for_slides(slides: Path) -> None
     assert sum("results of wsiproc" in note for note in globbed.notes) == 2
 
 
+def test_results_may_lie_beside_their_slides(slides: Path) -> None:
+    (slides / "a").mkdir()
+    for done in ("", "{}"):
+        (slides / "a" / "run.json").write_text(done)
+        (slides / "cohort.csv").write_text(done)
+        found = list_slides([slides], out=slides)
+        assert names(slides, found.slides) == ["a.svs", "case 1/HE.tif", "case 2/HE.tif"]
+
+
 def test_a_pattern_that_no_shell_expanded(slides: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(slides)
     assert names(slides, list_slides(["case */*.tif"]).slides) == ["case 1/HE.tif", "case 2/HE.tif"]

@@ -162,6 +162,8 @@ def test_a_given_mpp_wins_and_is_noted(slide_paths: dict[str, Path], opened: Cal
         ("no suffix", "no suffix"),
         ("a:b?.svs", "a_b_"),
         (".svs", "slide"),
+        (".a.svs", "a"),
+        (".work.tif", "work"),
     ],
 )
 def test_names_are_safe_for_folders(filename: str, name: str) -> None:

@@ -93,7 +93,8 @@ def read_phenotypes(path: Path) -> Phenotypes:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise SettingsError(f"cannot read phenotypes from {path}: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise SettingsError(f"cannot read phenotypes from {path}: {reason}") from error
     try:
         # Through JSON, so that TOML's dates and times become strings, which are not numbers.
         file = TypeAdapter(_File).validate_json(json.dumps(table, default=str))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 
-from wsiproc.core.paths import absolute
+from wsiproc.core.paths import absolute, local
 from wsiproc.errors import SettingsError
 from wsiproc.io.slides.folders import dicom_series, is_dicom, is_zarr, series_in
 
@@ -69,6 +69,7 @@ class _Found:
 
     def add(self, text: str, base: Path, from_list: bool = False) -> None:
         """Add what one argument, or one line of a list in the folder ``base``, refers to."""
+        text = local(text)
         path = absolute(base / os.path.expanduser(text) if text else text)
         if os.path.lexists(path):
             self._add_path(path)
@@ -85,7 +86,7 @@ class _Found:
     def _add_path(self, path: Path) -> None:
         if not path.is_dir() or self._is_slide_folder(path):
             self.paths.append(path)
-        elif self._is_result(path):
+        elif _is_result(path):
             self.notes.append(f"{path}: left out, since it contains results of wsiproc")
         else:
             before = len(self.paths)
@@ -131,10 +132,15 @@ class _Found:
 
     def _is_result(self, folder: Path) -> bool:
         is_out = self.out is not None and self.out.is_dir() and folder.samefile(self.out)
-        return is_out or any((folder / name).exists() for name in _RESULT)
+        return is_out or _is_result(folder)
 
     def _holds_results(self, folder: Path) -> bool:
         return any(self._is_result(entry) for entry in folder.iterdir() if entry.is_dir())
+
+
+def _is_result(folder: Path) -> bool:
+    """Whether a folder is that of a slide's results, or of a model."""
+    return any((folder / name).exists() for name in _RESULT)
 
 
 def _is_slide_folder(folder: Path) -> bool:

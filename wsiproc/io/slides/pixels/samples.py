@@ -6,6 +6,7 @@ transparent pixels become white, like background. Nothing here depends on a file
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,6 +24,11 @@ Alpha = Literal["none", "straight", "premultiplied"]
 _COLOURS: dict[Colour, int] = {"rgb": 3, "grey": 1, "inverted grey": 1, "palette": 1, "cmyk": 4, "ycbcr": 3}
 # Bit depths of cameras; a slide in uint16 uses one of these ranges.
 _BIT_DEPTHS = (8, 10, 12, 14, 16)
+_FLUOROCHROME = re.compile(
+    r"\b(dapi|hoechst|fitc|tritc|alexa|af ?\d{3}|cy[2357]|opal|texas ?red|[ry]fp|e?gfp|m?cherry|rhodamine|"
+    r"phalloidin|sybr|draq5|autofluorescence)(?![a-z])",
+    re.IGNORECASE,
+)
 # Rounding and resampling may slightly exceed 0 … 1.
 _FLOAT_SLACK = 0.01
 _SAMPLES_A_SIDE, _SAMPLE_PX = 4, 256
@@ -138,6 +144,11 @@ def float_range(samples: Iterable[npt.NDArray[Any]]) -> tuple[float, float]:
 def is_unit_range(low: float, high: float) -> bool:
     """Whether floats go from 0 to 1, give or take rounding."""
     return low >= -_FLOAT_SLACK and high <= 1 + _FLOAT_SLACK
+
+
+def names_fluorochrome(names: Iterable[str]) -> bool:
+    """Whether the name of a channel is that of a fluorescent dye or protein; those of brightfield are colours."""
+    return any(_FLUOROCHROME.search(name) for name in names)
 
 
 def kind_problem(dtype: np.dtype[Any] | None) -> str | None:

@@ -23,6 +23,8 @@ from wsiproc.io.slides.pixels.resample import PyramidLevel
 from wsiproc.io.slides.pixels.samples import SampleFormat
 from wsiproc.io.slides.pyramid import SlideMetadata
 
+# Others have no pixels (HDF5, WMF), or are drawn by other programs (EPS).
+_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "WEBP")
 _PNG_RGBA = 6
 _guard_lock = threading.Lock()
 
@@ -73,7 +75,7 @@ def open_image(path: Path) -> tuple[list[PyramidLevel], SlideMetadata] | None:
     are a printing default and are not used as a pixel size.
     """
     try:
-        with _no_size_guard(), Image.open(path) as image:
+        with _no_size_guard(), Image.open(path, formats=_FORMATS) as image:
             w, h = image.size
             mode, kind = image.mode, (image.format or "image").lower()
             frames = int(getattr(image, "n_frames", 1))
@@ -117,7 +119,7 @@ def _level(path: Path, shape: tuple[int, int], kind: str) -> tuple[ImageLevel, l
 def _decode(path: Path) -> UInt8Array:
     """The (h, w, 3) uint8 image; transparent px are white, like background."""
     try:
-        with _no_size_guard(), Image.open(path) as image:
+        with _no_size_guard(), Image.open(path, formats=_FORMATS) as image:
             if image.has_transparency_data:
                 rgba = image.convert("RGBA")
                 return np.asarray(Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB"))

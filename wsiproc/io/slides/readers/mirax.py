@@ -28,6 +28,11 @@ Sections = Mapping[str, Mapping[str, str]]
 def check_mirax(path: Path) -> None:
     """Raise ``SlideError`` if the tables of the slide at ``path`` are impossible or point outside its folder."""
     folder = path.with_suffix("")
+    if not folder.is_dir():
+        raise SlideError(
+            f"{path}: a MIRAX slide, whose pixels are in the folder {folder.name}; that is not beside the file: copy "
+            "it too"
+        )
     sections = _read_ini(folder / "Slidedat.ini")
     if sections is None:
         return

@@ -17,6 +17,7 @@ from wsiproc.errors import SlideError, SlideKindError, SlideReadError, SlideTime
 from wsiproc.io.slides.folders import check_dicom, is_dicom, is_zarr, series_in
 from wsiproc.io.slides.pixels.resample import PyramidLevel
 from wsiproc.io.slides.pyramid import SlideMetadata
+from wsiproc.io.slides.readers.other_files import EXPORT, pixels_elsewhere, what_it_is
 
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Their tiles lie on a regular grid, so they can be decoded without OpenSlide.
@@ -53,6 +54,9 @@ def open_file(path: Path, reader: Reader) -> Opened:
         return Opened(levels, metadata, "TIA Toolbox")
     opened = _open_folder(path) if path.is_dir() else _first_that_reads(path, _attempts(path, reader))
     if opened is None:
+        known = what_it_is(path)
+        if known is not None:
+            raise SlideError(f"{path}: not a slide that wsiproc can read: it is {known[0]}; {known[1]}")
         raise SlideError(
             f"{path}: not a slide that wsiproc can read (it starts with {first_bytes(path)!r}); it reads the formats "
             "of OpenSlide (SVS, NDPI, MRXS, SCN, DICOM, tiled TIFF …), OME-TIFF, OME-Zarr, TIFF, PNG and JPEG. If "
@@ -64,6 +68,8 @@ def open_file(path: Path, reader: Reader) -> Opened:
 def _attempts(path: Path, reader: Reader) -> dict[str, Attempt]:
     """The readers that may know a file, by name, best first."""
     openslide: dict[str, Attempt] = {"OpenSlide": lambda: _open_with_openslide(path, fast=reader == "auto")}
+    if (elsewhere := pixels_elsewhere(path)) is not None:
+        raise SlideKindError(f"{path}: {elsewhere}, which is not read; {EXPORT}")
     tiff: dict[str, Attempt] = {"tifffile": lambda: _open_tiff(path, whole=reader == "auto")}
     if reader != "auto":
         return openslide if reader == "openslide" else tiff

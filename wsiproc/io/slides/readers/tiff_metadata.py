@@ -12,7 +12,7 @@ import numpy as np
 import tifffile
 
 from wsiproc.errors import SlideError, SlideKindError
-from wsiproc.io.slides.pixels.samples import Alpha, Colour, SampleFormat, kind_problem
+from wsiproc.io.slides.pixels.samples import Alpha, Colour, SampleFormat, kind_problem, names_fluorochrome
 from wsiproc.io.slides.pyramid import SlideMetadata
 from wsiproc.io.slides.readers.tiff_pages import TiffImage, page_shape
 from wsiproc.io.slides.resolution import MICROMETRES
@@ -181,7 +181,7 @@ def require_brightfield(path: Path, image: ElementTree.Element, pages: int) -> N
     channels = [each for each in image.iter() if _tag(each) == "Channel"]
     fluorescent = [each for each in channels if any(each.get(name) for name in _FLUORESCENT)]
     contrast = [each.get("ContrastMethod") for each in channels if each.get("ContrastMethod") == "Fluorescence"]
-    if fluorescent or contrast:
+    if fluorescent or contrast or names_fluorochrome(each.get("Name", "") for each in channels):
         names = ", ".join(str(each.get("Name") or each.get("Fluor") or "?") for each in channels)
         raise SlideKindError(
             f"{path}: a fluorescence image (channels {names}); wsiproc reads RGB brightfield slides such as H&E, so "

@@ -17,7 +17,7 @@ from wsiproc.errors import SlideError, SlideKindError, SlideReadError
 from wsiproc.io.slides.limits import check_shapes, check_tile
 from wsiproc.io.slides.pixels.depth import find_full
 from wsiproc.io.slides.pixels.resample import PyramidLevel, level_downsample
-from wsiproc.io.slides.pixels.samples import SampleFormat, kind_problem
+from wsiproc.io.slides.pixels.samples import SampleFormat, kind_problem, names_fluorochrome
 from wsiproc.io.slides.pyramid import SlideMetadata
 from wsiproc.io.slides.readers.zarr_store import FolderStore, require_plain_codecs
 from wsiproc.io.slides.resolution import MICROMETRES
@@ -65,10 +65,16 @@ def open_zarr(path: Path) -> tuple[list[PyramidLevel], SlideMetadata]:
     """
     try:
         store = FolderStore(path)
+        if isinstance(zarr.open(store, mode="r"), zarr.Array):
+            raise SlideError(
+                f"{path}: not an OME-Zarr image: a bare zarr array, which says neither its axes nor its pixel size; "
+                "pass the folder of the OME-Zarr image that it belongs to, or write one (OME-Zarr 0.4 or 0.5)"
+            )
         group = zarr.open_group(store, mode="r")
         warnings: list[str] = []
         ome = _ome_of_image(path, store, group, warnings)
         multiscale: dict[str, Any] = ome["multiscales"][0]
+        _require_version(path, ome, multiscale)
         warnings += [_left_out(str(each.get("name") or "without a name")) for each in ome["multiscales"][1:]]
         axes = "".join(axis["name"] for axis in multiscale["axes"])
         if sorted(axes) != sorted(set(axes)) or not set("yxc") <= set(axes):
@@ -120,6 +126,12 @@ def _ome_of_image(path: Path, store: FolderStore, group: zarr.Group, warnings: l
             f"{path / str(parts[0]['path']) / '0' if of_plate else path / str(parts[0]['path'])}"
         )
     if "bioformats2raw.layout" not in ome:
+        if "multiscales" not in ome:
+            names = ", ".join(sorted(name for name, _ in group.members())[:6])
+            raise SlideError(
+                f"{path}: not an OME-Zarr image: a zarr folder ({names or 'empty'}) without the metadata "
+                "'multiscales': pass the folder of an image, or write one (OME-Zarr 0.4 or 0.5)"
+            )
         return ome
     first = _ome(dict(zarr.open_group(store, path="0", mode="r").attrs))
     for name, other in sorted(group.groups()):
@@ -127,6 +139,14 @@ def _ome_of_image(path: Path, store: FolderStore, group: zarr.Group, warnings: l
         if name not in {"0", "OME"} and multiscales:
             warnings.append(_left_out(f"series {name}, {multiscales[0].get('name') or 'without a name'}"))
     return first
+
+
+def _require_version(path: Path, ome: dict[str, Any], multiscale: dict[str, Any]) -> None:
+    """Raise ``SlideError`` for versions whose axes are written in another way: before 0.4, and after 0.5."""
+    axes = multiscale.get("axes")
+    if not isinstance(axes, list) or not all(isinstance(axis, dict) for axis in axes):
+        version = ome.get("version") or multiscale.get("version") or "of an unknown version"
+        raise SlideError(f"{path}: OME-Zarr {version}; wsiproc reads 0.4 and 0.5: convert it, or export it again")
 
 
 def _left_out(what: str) -> str:
@@ -147,14 +167,17 @@ def _planes(array: zarr.Array[Any], axes: str, warnings: list[str]) -> dict[str,
 
 
 def _require_brightfield(path: Path, ome: dict[str, Any]) -> None:
-    """Raise ``SlideKindError`` if three channels have colours other than red, green, blue in this order."""
+    """Raise ``SlideKindError`` if three channels have colours other than red, green, blue in this
+    order, or the names of dyes."""
     omero = ome.get("omero")
     channels = omero.get("channels") if isinstance(omero, dict) else None
     if not isinstance(channels, list) or len(channels) != 3 or not all(isinstance(each, dict) for each in channels):
         return
     colours = [str(each.get("color", "")).upper() for each in channels]
-    if all(colours) and len(set(colours)) == 3 and colours != ["FF0000", "00FF00", "0000FF"]:
-        names = ", ".join(str(each.get("label") or "?") for each in channels)
+    labels = [str(each.get("label") or "?") for each in channels]
+    is_other = all(colours) and len(set(colours)) == 3 and colours != ["FF0000", "00FF00", "0000FF"]
+    if is_other or names_fluorochrome(labels):
+        names = ", ".join(labels)
         raise SlideKindError(
             f"{path}: an image of three channels ({names}) displayed in {', '.join(colours)}: fluorescence, or "
             "channels that are not red, green, blue; wsiproc reads RGB brightfield slides such as H&E"
