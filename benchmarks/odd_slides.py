@@ -206,6 +206,44 @@ def pipe(path: Path, pixels: Pixels) -> None:
     os.mkfifo(path)
 
 
+def transparent_margin(path: Path, pixels: Pixels) -> None:
+    """Black that is transparent around the tissue, as exports of rotated regions have."""
+    wide = np.zeros((SIDE + 200, SIDE + 200, 4), np.uint8)
+    wide[100:-100, 100:-100, :3], wide[100:-100, 100:-100, 3] = pixels, 255
+    write(path, wide, extrasamples=["unassalpha"])
+
+
+def grey_pages(count: int) -> Make:
+    """Channels as pages."""
+
+    def make(path: Path, pixels: Pixels) -> None:
+        with tifffile.TiffWriter(path) as file:
+            size = {"resolution": PER_CM, "resolutionunit": "CENTIMETER"}
+            for number in range(count):
+                plane = np.ascontiguousarray(pixels[..., number % 3])
+                file.write(plane, photometric="minisblack", metadata=None, **TILED, **size)
+
+    return make
+
+
+def dyes(path: Path, pixels: Pixels) -> None:
+    """Three channels whose names alone say that they are fluorescence."""
+    options = {"photometric": "minisblack", "metadata": {"axes": "CYX", "Channel": {"Name": ["DAPI", "FITC", "Cy5"]}}}
+    options["metadata"] |= UM  # type: ignore[operator]
+    tifffile.imwrite(path, pixels.transpose(2, 0, 1), ome=True, **options, **TILED)  # type: ignore[arg-type]
+
+
+def bare_zarr(path: Path, pixels: Pixels) -> None:
+    zarr.create_array(path, data=pixels, chunks=(256, 256, 3))
+
+
+def old_zarr(path: Path, pixels: Pixels) -> None:
+    """OME-Zarr 0.3, whose axes are letters."""
+    ngff(2)(path, pixels)
+    group = zarr.open_group(path)
+    group.attrs["multiscales"] = [{"version": "0.3", "axes": list("cyx"), "datasets": [{"path": "0"}]}]
+
+
 def extra_page(path: Path, pixels: Pixels) -> None:
     """A label and a macro picture behind the slide, as scanners put them."""
     with tifffile.TiffWriter(path) as file:
@@ -253,6 +291,15 @@ TIFFS = [
         "no colour",
     ),
     Odd("18_imagej.tif", imagej),
+    Odd("19_subsampled.tif", tiff(compression="jpeg", compressionargs={"level": 95}, subsampling=(2, 2)), 0.1),
+    Odd("19_gap_in_pyramid.tif", levels((1, 8))),
+    Odd("19_thirds.tif", levels((1, 3, 5))),
+    Odd("19_transparent_margin.tif", transparent_margin, 0.1),
+    Odd("19_three_grey_pages.tif", grey_pages(3)),
+    Odd("19_four_grey_pages.tif", grey_pages(4), None, "no colour"),
+    Odd("19_unit_none.tif", tiff(resolutionunit="NONE"), None, "does not say its pixel size"),
+    Odd("19_int16.tif", lambda path, p: write(path, p.astype(np.int16) * 128), None, "type int16"),
+    Odd("19_one_bit.tif", lambda path, p: write(path, p[..., 0] > 180, photometric="minisblack"), None, "bool"),
 ]
 OMES = [
     Odd("20_plain.ome.tif", ome("YXS")),
@@ -266,6 +313,10 @@ OMES = [
     Odd("21_sixteen_bit.ome.zarr", ngff(2, lambda p: p.astype(np.uint16) * 257)),
     Odd("21_angstrom.ome.zarr", ngff(2, unit="angstrom")),
     Odd("21_five_axes.ome.zarr", ngff(3, lambda p: p[None, :, None])),
+    Odd("22_time.ome.tif", ome("TYXS", lambda p: np.stack([p] * 2)), 0.0, "time point"),
+    Odd("22_dyes.ome.tif", dyes, None, "fluorescence"),
+    Odd("22_bare.zarr", bare_zarr, None, "bare zarr array"),
+    Odd("22_version_03.ome.zarr", old_zarr, None, "OME-Zarr 0.3; wsiproc reads 0.4 and 0.5"),
 ]  # fmt: skip
 PICTURES = [
     Odd("30_picture.png", picture("PNG"), None, "does not say its pixel size"),
@@ -292,11 +343,20 @@ BROKEN = [
     Odd("50_noise.ndpi", content(bytes(range(1, 256)) * 9), None, "not a slide"),
     Odd("50_link_to_nothing.svs", link, None, "does not exist"),
     Odd("50_empty_folder.svs", empty_folder, None, "folder"),
+    Odd("51_zipped.ome.zarr.zip", content(b"PK\x03\x04" + bytes(200)), None, "unpack it"),
+    Odd("51_zipped.svs.gz", content(b"\x1f\x8b\x08" + bytes(200)), None, "unpack it"),
+    Odd("51_zeros.svs", content(bytes(200_000)), None, "nothing but zeros"),
+    Odd("51_pointer.svs", content(b"version https://git-lfs.github.com/spec/v1\n"), None, "git lfs pull"),
+    Odd("51_philips.isyntax", content(b'<DataObject ObjectType="DPUfsImport">'), None, "export it as OME-TIFF"),
+    Odd("51_alone.mrxs", content(b"\xff\xd8\xff\xe0JFIF"), None, "not beside the file"),
+    Odd("51_overview.vsi", tiff(tile=None), None, "Olympus"),
+    Odd("51_imaris.ims", content(b"\x89HDF\r\n\x1a\n" + bytes(200)), None, "HDF5"),
     Odd("50_pipe.tif", pipe, None, "pipe"),
 ]
 _ODD_NAMES = (
     "60_two words", "60_é", "60_e\u0301x", "60_ж 漢字", "60_🔬", "60_#1", "60_50%", "60_a%20b", "60_[x]", "60_who?",
-    "60_a'b\"c", "60_" + "x" * 180, "60_$HOME", "60_a;b&c", "60_dot.", "-rf", "con", "case 1/HE", "case 2/HE",
+    "60_a'b\"c", "60_" + "x" * 180, "60_$HOME", "60_a;b&c", "60_dot.", "-rf", "con", "60_a\nb", ".60_hidden", os.fsdecode(b"60_\xff"),
+    "case 1/HE", "case 2/HE",
 )  # fmt: skip
 NAMES = [Odd(f"{name}.tif", tiff()) for name in _ODD_NAMES]
 ALL = [*TIFFS, *OMES, *PICTURES, *CONTENTS, *BROKEN, *NAMES]

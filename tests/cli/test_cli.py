@@ -127,7 +127,6 @@ def test_a_pixel_size_that_is_no_positive_number(slide: Path, command: str, mpp:
         (("run", "$SLIDES/a.svs"), "a variable in it was not replaced"),
         (("run", r"D:\\slides\\a.svs"), "it is written as on Windows"),
         (("run", "*.nothing"), "no file matches this pattern"),
-        (("run", "a.svs", "--classes", "1.5"), "1.5: No such file or directory"),
     ],
 )
 def test_a_command_that_makes_no_sense_ends_with_2_and_a_sentence(

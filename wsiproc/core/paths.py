@@ -67,10 +67,7 @@ def local(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme.lower() == "file" and parts.netloc in ("", "localhost"):
         return url2pathname(parts.path)
-    raise SettingsError(
-        f"{text}: an address, not a path; wsiproc reads and writes files: download what is there, or mount it as a "
-        "drive, and give the path"
-    )
+    raise SettingsError(f"{text}: an address, not a path: download or mount what is there, and give its path")
 
 
 def _as_on_disk(path: Path) -> Path:
