@@ -355,8 +355,8 @@ BROKEN = [
 ]
 _ODD_NAMES = (
     "60_two words", "60_é", "60_e\u0301x", "60_ж 漢字", "60_🔬", "60_#1", "60_50%", "60_a%20b", "60_[x]", "60_who?",
-    "60_a'b\"c", "60_" + "x" * 180, "60_$HOME", "60_a;b&c", "60_dot.", "-rf", "con", "60_a\nb", ".60_hidden", os.fsdecode(b"60_\xff"),
-    "case 1/HE", "case 2/HE",
+    "60_a'b\"c", "60_" + "x" * 180, "60_$HOME", "60_a;b&c", "60_dot.", "-rf", "con",
+    "60_a\nb", ".60_hidden", os.fsdecode(b"60_\xff"), "case 1/HE", "case 2/HE",
 )  # fmt: skip
 NAMES = [Odd(f"{name}.tif", tiff()) for name in _ODD_NAMES]
 ALL = [*TIFFS, *OMES, *PICTURES, *CONTENTS, *BROKEN, *NAMES]
