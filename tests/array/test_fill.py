@@ -91,3 +91,17 @@ def test_black_that_fades_is_ink_and_black_that_ends_is_fill(width_px: int) -> N
         assert (
             classify_overview(marked, MPP)[amount > 0.95] == (PixelClass.FILL if is_fill else PixelClass.PEN)
         ).mean() > 0.98
+
+
+def test_a_black_stroke_of_uneven_thickness_is_ink_throughout() -> None:
+    """Its thickest parts are as black as fill, in patches; what lies between them is ink too, not tissue."""
+    amount = np.zeros((512, 512), np.float32)
+    cv2.line(amount, (-20, 200), (530, 330), 1.0, 120)
+    amount = np.asarray(cv2.GaussianBlur(amount, (0, 0), 2.0), np.float32)
+    uneven = np.random.default_rng(0).normal(1.1, 0.15, (18, 18)).astype(np.float32)
+    thickness = amount * cv2.resize(uneven, (512, 512), interpolation=cv2.INTER_CUBIC)
+    lost = np.exp(-thickness[..., None] * -np.log(np.array([25, 25, 30], np.float32) / 255))
+    marked = np.rint(drawn(2) * lost).astype(np.uint8)
+    assert ((marked.max(axis=-1) < 16) & (amount > 0.95)).sum() > 1000
+    assert find_fill(marked) is None
+    assert (classify_overview(marked, MPP)[amount > 0.95] == PixelClass.PEN).mean() > 0.98

@@ -31,6 +31,9 @@ _MOST_COLOURS = 8
 _LEAST_LEFT, _SURROUNDINGS_PX = {2: 0.3, 3: 0.15}, 7
 # This can be judged where the surroundings are this much lighter (optical density), whatever their texture.
 _LEAST_CONTRAST, _OF_RING = 0.5, (10, 25, 50, 75)
+# Beside fill, at this distance, lies tissue or background; beside the darkest parts of an uneven black stroke, mostly
+# more of it: no lighter than this, and without colour.
+_UNEVEN_PX, _INK, _UNEVEN_SHARE = 3, 75, 0.5
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,10 @@ def _fades(overview: UInt8Array, colour: RGB) -> bool:
     )  # robust to single px
     away = np.rint(cv2.distanceTransform(1 - area, cv2.DIST_L2, 5))
     grey = overview.mean(axis=-1, dtype=np.float32)
+    beside = overview[away == _UNEVEN_PX]
+    is_ink = (beside.max(axis=-1) < _INK) & (np.ptp(beside, axis=-1) <= _MOST_TINT)
+    if len(beside) and is_ink.mean() > _UNEVEN_SHARE and sum(colour) / 3 < _INK:
+        return True
     is_lighter = grey > sum(colour) / 3 + _TOLERANCE
     rings = {px: grey[(away == px) & is_lighter] for px in (*_LEAST_LEFT, _SURROUNDINGS_PX)}
     if not all(ring.size for ring in rings.values()):
