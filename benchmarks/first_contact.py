@@ -181,7 +181,7 @@ def commands(command: Command, home: Path) -> Iterator[Case]:
         *((0, "", ("qupath", folder)) for folder in (some, none, odd)),
         *((0, "", ("export", folder, *formats, "-o", scratch / "export")) for folder in (some, none, out)),
         (0, "unchanged", ("import", some / "cells.geojson.gz", some, "--dry-run")),
-        (2, "not of this slide", ("import", some / "cells.geojson.gz", none)),
+        (2, "this slide", ("import", some / "cells.geojson.gz", none)),
         *((0, "", ("evaluate", folder, folder)) for folder in (some, none)),
         (0, "0.5", ("info", slide)),
         (0, "about", ("plan", slide, "-m", command.model)),

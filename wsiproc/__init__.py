@@ -116,7 +116,7 @@ def run(
     from wsiproc.pipeline.settings import settings_by_name
 
     chosen = settings_by_name(settings)
-    given = [slides] if isinstance(slides, str | PathLike) else slides
+    given = slides if isinstance(slides, Iterable) and not isinstance(slides, str | bytes | PathLike) else [slides]
     found = list_slides(given, chosen.mpp, absolute(out))
     for note in found.notes:
         warnings.warn(note, stacklevel=2)

@@ -247,7 +247,8 @@ def test_a_name_that_is_not_utf_8_is_run_and_checked_and_told(tiny: Path, right:
     slide.symlink_to(tiny)
     runs = [started("run", slide, tiny, "-o", "out", "--executor", "loop", "--json", *CPU, cwd=tmp_path)]
     runs += [started(name, tmp_path / "out" / "caf_", cwd=tmp_path) for name in ("check", "profile", "qupath")]
-    assert [done.returncode for done in runs] == [0, 0, 0, 0], [done.stderr for done in runs]
+    runs.append(started("export", tmp_path / "out" / "caf_", "-t", "h5ad", "-t", "csv", cwd=tmp_path))
+    assert [done.returncode for done in runs] == [0, 0, 0, 0, 0], [done.stderr for done in runs]
     # Both are the same file, which is run once.
     assert [Path(each["path"]) for each in json.loads(runs[0].stdout)["slides"]] == [slide]
     assert (tmp_path / "out" / "caf_" / "cells.parquet").read_bytes() == right

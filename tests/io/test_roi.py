@@ -37,6 +37,8 @@ def write(folder: Path, document: object) -> Path:
     [
         (SQUARE, 1600),
         (WITH_HOLE, 1500),
+        ({"type": "Polygon", "coordinates": [SQUARE["coordinates"][0][:-1]]}, 1600),  # a ring left open
+        ({"type": "MultiPolygon", "coordinates": [[ring[:-1] for ring in WITH_HOLE["coordinates"]]]}, 1500),
         (TWO, 2000),
         (feature(SQUARE), 1600),
         (feature(SQUARE, None), 1600),
@@ -104,7 +106,12 @@ def refused(path: Path, words: str, **limits: int) -> None:
         ({**SQUARE, "crs": {"type": "name", "properties": {"name": "EPSG:4326"}}}, "EPSG:4326"),
         ({**SQUARE, "crs": "metres"}, "metres"),
         ({"type": "Polygon", "coordinates": [[[1, 1], [2, 2]]]}, "not GeoJSON of a region"),
-        ({"type": "Blob"}, "not GeoJSON of a region"),
+        ({"type": "Blob"}, "not GeoJSON of a region: Unknown geometry type!"),
+        ({"type": "FeatureCollection", "features": None}, "of a region: a member is missing, or of the wrong type"),
+        (
+            {"type": "Polygon", "coordinates": [[[8.1, 50.1], [8.2, 50.1], [8.2, 50.2], [8.1, 50.1]]]},
+            "the region has 0.005 px² on the slide: is it in mm, or in degrees of a map?",
+        ),
         ({"a": 1}, "not GeoJSON of a region"),
         ("text", "not GeoJSON of a region"),
         (7, "not GeoJSON of a region"),

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
+import numpy as np
 import pytest
 
 from tests.pipeline.choices import CHOICES
@@ -176,3 +177,17 @@ def test_arguments_by_name_are_the_settings_and_none_and_paths_as_text() -> None
         if tuple[float, ...] in members:
             members.add(list[float])
         assert {*get_args(arguments[name])} == members | {NoneType}, name
+
+
+def test_numbers_of_numpy_and_files_with_a_byte_order_mark(tmp_path: Path) -> None:
+    given = {
+        "workers": np.int64(2),
+        "mpp": np.float32(0.5),
+        "strict": np.True_,
+        "positive_dab": np.array([0.1, 0.2, 0.3]),
+    }
+    settings = settings_by_name(given)
+    assert (settings.workers, settings.mpp, settings.strict, settings.positive_dab) == (2, 0.5, True, (0.1, 0.2, 0.3))
+    path = tmp_path / "a.toml"
+    path.write_bytes(b"\xef\xbb\xbfworkers = 2\r\n")
+    assert load_settings(path) == {"workers": 2}

@@ -28,12 +28,19 @@ _VARIABLE = re.compile(r"\$\{?[A-Za-z_]|%[A-Za-z_]+%")
 _WINDOWS = re.compile(r"/[A-Za-z]:\\|\\\\[^\\]")
 
 
-def absolute(path: str | PathLike[str]) -> Path:
+def as_text(path: object) -> str:
+    """A path as text; SettingsError for what is none."""
+    if not isinstance(path, str | bytes | PathLike):
+        raise SettingsError(f"{path!r} is not a path: it is of type {type(path).__name__}; give text or a Path")
+    return os.fsdecode(path)
+
+
+def absolute(path: str | bytes | PathLike[str]) -> Path:
     """The absolute path without ``.``, ``..`` and ``~``, independent of later changes of the working folder. Also finds
     names in another Unicode composition (é as one character or two). Raises SettingsError for an invalid path (empty,
     or containing NUL), and for a relative one where the working directory was deleted.
     """
-    text = os.fspath(path)
+    text = as_text(path)
     if not text or "\0" in text:
         raise SettingsError(
             f"{text!r} is not a path: it is empty or contains a NUL character; is a shell variable not set?"
@@ -102,7 +109,7 @@ def did_you_mean(path: Path) -> str:
 def read_settings_file(path: Path) -> dict[str, Any]:
     """The values of a TOML file with settings; SettingsError if it cannot be read."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise SettingsError(f"{path}: settings cannot be read: {error.strerror}{did_you_mean(path)}") from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:

@@ -204,8 +204,11 @@ def load_settings(path: Path) -> dict[str, Any]:
 
 
 def settings_by_name(values: Mapping[str, Any]) -> Settings:
-    """Settings given in Python: paths may be text, and None takes the default. Raises as ``Settings``."""
-    return Settings(**{name: value for name, value in values.items() if value is not None})
+    """Settings given in Python: paths may be text, numbers NumPy's, and None takes the default. Raises as
+    ``Settings``.
+    """
+    plain = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in values.items()}
+    return Settings(**{name: value for name, value in plain.items() if value is not None})
 
 
 _BOUNDS = ("greater_than", "greater_than_equal", "less_than_equal", "finite_number")

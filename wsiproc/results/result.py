@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
@@ -272,7 +273,7 @@ class Result:
         run = self.record
         return {
             "slide": self.name,
-            "slide_path": run.slide.path,
+            "slide_path": os.fsencode(run.slide.path).decode("utf-8", "backslashreplace"),
             "slide_fingerprint": run.slide.fingerprint,
             "slide_shape": np.asarray(run.slide.shape),
             "mpp": self.mpp,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.dataset import FileDataset, FileMetaDataset
 
+import wsiproc
 from wsiproc.errors import SettingsError
 from wsiproc.io.slides.list import list_slides
 
@@ -160,3 +162,14 @@ def test_what_is_not_there_stays_and_a_loop_of_folders_ends(slides: Path) -> Non
 def test_every_slide_is_there_once_in_the_order_given(texts: list[str]) -> None:
     plain = [os.path.abspath(text) for text in texts]
     assert [str(path) for path in list_slides(texts).slides] == list(dict.fromkeys(plain))
+
+
+@pytest.mark.parametrize("given_slides", [None, 5, [None], [["a.svs"]], [float("nan")]])
+def test_what_is_no_path_is_refused_with_its_type(given_slides: Any) -> None:
+    with pytest.raises(SettingsError, match=r"is not a path: it is of type \w+; give text or a Path"):
+        wsiproc.run(given_slides)
+
+
+def test_paths_may_be_bytes(slides: Path) -> None:
+    found = list_slides([os.fsencode(slides / "a.svs")])  # type: ignore[list-item]
+    assert found.slides == (slides / "a.svs",)

@@ -25,6 +25,7 @@ _IGNORED = "Ignore*"
 # Far beyond any slide, and far below the point where squared coordinates overflow.
 _FARTHEST_PX = 1e8
 _OUTSIDE_SHARE = 0.05
+_SMALLEST_PX2 = 1.0
 _MOST_BYTES = 512 << 20
 
 
@@ -43,7 +44,7 @@ def read_roi(path: Path, slide_shape: tuple[int, int], most_bytes: int = _MOST_B
     try:
         drawn = [(shape, ignored) for geometry, ignored in _geometries(document) for shape in _polygons(geometry)]
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, shapely.errors.ShapelyError) as error:
-        raise SettingsError(f"{path}: not GeoJSON of a region: {type(error).__name__}: {error}; {_HELP}") from error
+        raise SettingsError(f"{path}: not GeoJSON of a region: {_reason(error)}; {_HELP}") from error
     shapes, ignored = ([shape for shape, left_out in drawn if left_out is kind] for kind in (False, True))
     if drawn and not shapes:
         raise SettingsError(
@@ -68,6 +69,11 @@ def read_roi(path: Path, slide_shape: tuple[int, int], most_bytes: int = _MOST_B
         area = area.difference(shapely.union_all([shapely.make_valid(shape) for shape in ignored]))
     if area.area == 0:
         raise SettingsError(f"{path}: the region has no area: its corners lie on a line, or all is {_IGNORED}; {_HELP}")
+    return _clipped(path, area, slide_shape)
+
+
+def _clipped(path: Path, area: shapely.Geometry, slide_shape: tuple[int, int]) -> shapely.MultiPolygon:
+    """The part of the region on the slide; SettingsError if there is none."""
     h, w = slide_shape
     inside = shapely.MultiPolygon(list(_polygons(area.intersection(shapely.box(0, 0, w, h)))))
     if inside.area == 0:
@@ -75,6 +81,11 @@ def read_roi(path: Path, slide_shape: tuple[int, int], most_bytes: int = _MOST_B
         raise SettingsError(
             f"{path}: the region (x {x0} … {x1}, y {y0} … {y1}) lies outside the slide of {w} × {h} px (x, y); it "
             "must be in level-0 pixels of this slide: was it drawn on another slide, or is it in µm?"
+        )
+    if inside.area < _SMALLEST_PX2:
+        raise SettingsError(
+            f"{path}: the region has {inside.area:.2g} px² on the slide: is it in mm, or in degrees of a map? It must "
+            f"be in level-0 pixels of this slide; {_HELP}"
         )
     outside = 1 - inside.area / area.area
     if outside > _OUTSIDE_SHARE:
@@ -131,7 +142,24 @@ def _geometries(document: Any, ignored: bool = False) -> Iterator[tuple[shapely.
         if document["geometry"] is not None and str(kind).lower() not in _NO_ANNOTATIONS:
             yield from _geometries(document["geometry"], _is_ignored(properties.get("classification")))
     else:
-        yield shapely.from_geojson(orjson.dumps(document)), ignored
+        yield shapely.from_geojson(orjson.dumps({**document, **_closed(document)})), ignored
+
+
+def _closed(geometry: dict[str, Any]) -> dict[str, Any]:
+    """The coordinates of a polygon or multipolygon with rings that end where they begin, as the standard demands."""
+    if geometry["type"] == "MultiPolygon":
+        return {"coordinates": [[_ring(ring) for ring in polygon] for polygon in geometry["coordinates"]]}
+    return {"coordinates": [_ring(ring) for ring in geometry["coordinates"]]} if geometry["type"] == "Polygon" else {}
+
+
+def _ring(points: list[Any]) -> list[Any]:
+    return [*points, points[0]] if len(points) > 2 and points[0] != points[-1] else points
+
+
+def _reason(error: Exception) -> str:
+    """What a library found wrong with a geometry; of any other error nothing that helps."""
+    known = isinstance(error, shapely.errors.ShapelyError)
+    return str(error).partition("Exception: ")[2] if known else "a member is missing, or of the wrong type"
 
 
 def _is_ignored(classification: Any) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 
-from wsiproc.core.paths import absolute, local
+from wsiproc.core.paths import absolute, as_text, local
 from wsiproc.errors import SettingsError
 from wsiproc.io.slides.folders import dicom_series, is_dicom, is_zarr, series_in
 
@@ -51,7 +51,7 @@ def list_slides(
     """
     found = _Found(mpp is not None, out, counts_as_slide)
     for path in given:
-        found.add(os.fspath(path), Path())
+        found.add(as_text(path), Path())
     slides, notes = _once(found.paths)
     return SlideList(tuple(slides), (*found.notes, *notes))
 
