@@ -70,12 +70,18 @@ class DeepPngLevel(ImageLevel):
         return values.reshape(*self.shape, -1)[box.slices]
 
 
+def _formats() -> list[str]:
+    """Those of ``_FORMATS`` that the installed Pillow has; it refuses to try others."""
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]
+
+
 def open_image(path: Path) -> tuple[list[PyramidLevel], SlideMetadata] | None:
     """The single level of an image, oriented by its tag; ``None`` if Pillow does not know the format. Its dots per inch
     are a printing default and are not used as a pixel size.
     """
     try:
-        with _no_size_guard(), Image.open(path, formats=_FORMATS) as image:
+        with _no_size_guard(), Image.open(path, formats=_formats()) as image:
             w, h = image.size
             mode, kind = image.mode, (image.format or "image").lower()
             frames = int(getattr(image, "n_frames", 1))
@@ -119,7 +125,7 @@ def _level(path: Path, shape: tuple[int, int], kind: str) -> tuple[ImageLevel, l
 def _decode(path: Path) -> UInt8Array:
     """The (h, w, 3) uint8 image; transparent px are white, like background."""
     try:
-        with _no_size_guard(), Image.open(path, formats=_FORMATS) as image:
+        with _no_size_guard(), Image.open(path, formats=_formats()) as image:
             if image.has_transparency_data:
                 rgba = image.convert("RGBA")
                 return np.asarray(Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB"))
