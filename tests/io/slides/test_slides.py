@@ -269,7 +269,8 @@ def bounded(slide: Slide, bounds: Box) -> PyramidSlide:
 def test_bounds_move_the_origin(
     slide_paths: dict[str, Path], picture: Picture, y: int, x: int, h: int, w: int, factor: int
 ) -> None:
-    scanned = bounded(open_kind(slide_paths, "tiff", "auto"), Box(y, x, h, w))
+    whole = open_kind(slide_paths, "tiff", "auto")  # whose file is open as long as something refers to it
+    scanned = bounded(whole, Box(y, x, h, w))
     assert np.array_equal(scanned.read(Box(0, 0, h, w), MPP), picture[y : y + h, x : x + w])
     # The gradient tells where a coarse pixel came from: 255 grey values over 1604 px.
     coarse = scanned.read(Box(0, 0, *grid_shape((h, w), MPP, MPP * factor)), MPP * factor)[..., 1].astype(float)
