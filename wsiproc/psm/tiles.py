@@ -25,7 +25,7 @@ from wsiproc.models.staining import find_gain, sample_pixels
 
 TRAINING_TILE_PX = 512
 _TIFFS = {".tif", ".tiff"}
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp"} | _TIFFS
+TILE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp"} | _TIFFS
 SMALLEST_TILE_PX = 170  # smaller tiles cannot contain a crop
 LARGEST_PX = 8192  # of an image in a folder, which is read whole
 MOST_IMAGES = 400  # per folder
@@ -85,7 +85,7 @@ def is_image_folder(path: Path) -> bool:
         return False
     found = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
     suffixes = {entry.suffix.lower() for entry in found}
-    if not suffixes & IMAGE_SUFFIXES or suffixes & (set(SLIDE_SUFFIXES) - IMAGE_SUFFIXES):
+    if not suffixes & TILE_SUFFIXES or suffixes & (set(SLIDE_SUFFIXES) - TILE_SUFFIXES):
         return False
     tiffs = (entry for entry in found if entry.suffix.lower() in _TIFFS and entry.is_file())
     return all(largest_image_side(tiff) <= LARGEST_PX for tiff in tiffs)
@@ -93,7 +93,7 @@ def is_image_folder(path: Path) -> bool:
 
 def _images(source: Source, mpp: float) -> list[UInt8Array]:
     """Whole images of a folder, a regular sample if there are very many; those that are too small are left out."""
-    paths = sorted(path for path in source.path.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    paths = sorted(path for path in source.path.iterdir() if path.suffix.lower() in TILE_SUFFIXES)
     chosen = np.linspace(0, len(paths) - 1, min(MOST_IMAGES, len(paths))).round().astype(int)
     found = [pixels for i in chosen if (pixels := _image(paths[i], source.mpp, mpp)) is not None]
     if not found:

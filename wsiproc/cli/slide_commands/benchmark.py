@@ -9,7 +9,7 @@ import typer
 
 from wsiproc.cli import completion
 from wsiproc.cli.arguments import path
-from wsiproc.cli.slide_commands.options import DeviceName, Precision, chosen_settings
+from wsiproc.cli.slide_commands.options import DeviceName, PrecisionName, chosen_settings
 
 BENCHMARK_EXAMPLES = (
     "Examples:  wsiproc benchmark monuseg MoNuSegTestData -m my-model   ·   "
@@ -50,7 +50,7 @@ def benchmark_command(
     limit: Annotated[int | None, typer.Option(min=1, help="Use only this many images, the first ones.")] = None,
     csv: Annotated[Path | None, typer.Option(parser=path, help="Write the table here as well.")] = None,
     device: DeviceName = None,
-    precision: Precision = None,
+    precision: PrecisionName = None,
     workers: Annotated[
         int | None, typer.Option("--workers", "-w", help="Images run concurrently. (default: one per core, at most 8)")
     ] = None,

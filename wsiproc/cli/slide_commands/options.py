@@ -80,7 +80,7 @@ DeviceName = Annotated[
         autocompletion=completion.choices(choices.DeviceChoice),
     ),
 ]
-Precision = Annotated[
+PrecisionName = Annotated[
     str | None,
     typer.Option(
         help=f"{either(choices.PrecisionChoice)}; auto is the lowest precision that is fast on the device. "
