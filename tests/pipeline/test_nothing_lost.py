@@ -102,14 +102,13 @@ def occupied(tmp_path: Path) -> Iterator[None]:
         "import sys, time; from pathlib import Path; from wsiproc.results.folder import locked\n"
         "with locked(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(100)"
     )
-    other = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path / "six")], cwd=PROJECT, stdout=subprocess.PIPE, text=True
-    )
-    assert other.stdout is not None
-    assert other.stdout.readline() == "held\n"
-    yield
-    other.kill()
-    other.wait()
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        yield
+        other.kill()
 
 
 @pytest.mark.usefixtures("occupied")
@@ -341,6 +340,7 @@ def test_shared_pages_of_children_count_once() -> None:
         assert 300e6 < held < 400e6
     finally:
         kill_tree(process)
+        process.communicate()
 
 
 def test_what_other_programs_hold_does_not_count() -> None:
