@@ -29,6 +29,11 @@ class Frame:
         return self.scale[0] * self.slide_mpp, self.scale[1] * self.slide_mpp
 
     @property
+    def mean_mpp(self) -> float:
+        """µm per grid px, the mean of both axes, where lengths are measured in any direction."""
+        return (self.mpp[0] + self.mpp[1]) / 2
+
+    @property
     def px_um2(self) -> float:
         """Area of a grid px in µm²."""
         return self.mpp[0] * self.mpp[1]

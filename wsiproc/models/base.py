@@ -10,10 +10,11 @@ from wsiproc.array.stains import Stain
 from wsiproc.core.geometry import Box
 from wsiproc.core.palette import RGB
 from wsiproc.core.types import Float32Array, Float64Array, Int32Array, IntArray, UInt8Array
-from wsiproc.models.neighbours import NeighbourRule
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from wsiproc.models.neighbours import NeighbourRule
 
 WINDOW_MULTIPLE = 64
 """Windows of models that accept any image size are cut to multiples of this, px."""

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import numpy as np
 from annotated_types import Ge, Gt, Le
+from scipy.special import logit
 
 from wsiproc.array.nuclei.neighbours import neighbour_means
 from wsiproc.core.types import BoolArray, Float32Array, Float64Array, Int64Array
@@ -66,7 +67,5 @@ def score_counts(scores: Float32Array) -> list[int]:
 
 def logits(scores: Float32Array | Float64Array) -> Float64Array:
     """Logit of scores (N,) in [0, 1], within what a neighbour can say."""
-    p = scores.astype(np.float64)
-    with np.errstate(divide="ignore"):
-        found: Float64Array = np.clip(np.log(p) - np.log1p(-p), _LOWEST, _HIGHEST)
+    found: Float64Array = np.clip(logit(scores.astype(np.float64)), _LOWEST, _HIGHEST)
     return found

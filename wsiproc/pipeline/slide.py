@@ -282,10 +282,9 @@ def _merge(plan: Plan, context: _Context, found: FoundCells) -> _Table:
         found.count(task.stage, result.metrics.worker)
         found.merged.append(result.value)
         context.report("merge", number, 2 * len(tasks))
-    mpp = float(np.mean(job.frame.mpp))
     table = _Table(
         number_blocks({each.block: each.cells for each in found.merged}),
-        ReportCells.empty(job.frame.grid, mpp, len(job.classes), plan.tissue),
+        ReportCells.empty(job.frame.grid, job.frame.mean_mpp, len(job.classes), plan.tissue),
         CropPlaces(),
         SeamPlaces(job.region_px, job.frame.grid, int(plan.key, 16)),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from wsiproc.core.types import Float64Array, Int64Array
 
@@ -13,6 +12,8 @@ def neighbour_means(centres: Float64Array, values: Int64Array, reach: float) -> 
 
     Values are integers, so that sums, and with them means, do not depend on the order of the cells.
     """
+    from scipy.spatial import cKDTree  # takes a fifth of a second, and only this needs it
+
     counts, sums = np.zeros(len(centres)), np.zeros(len(centres))
     if len(centres) > 1:
         # The tree accepts whole branches by a bound that is rounded otherwise; the distance itself decides.

@@ -58,7 +58,7 @@ def take_crops(job: Job, slide: Slide, blocks: Sequence[Block], places: CropPlac
     def near(box: Box) -> Iterator[CellTable]:
         return (read_part(block_path(job, block.region)) for block in blocks_at(job, box, by_place))
 
-    return draw_crops(slide, places, near, job.frame.grid, float(np.mean(job.frame.mpp)), job.model.mpp)
+    return draw_crops(slide, places, near, job.frame.grid, job.frame.mean_mpp, job.model.mpp)
 
 
 def draw_crops(

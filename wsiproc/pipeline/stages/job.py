@@ -75,7 +75,7 @@ class Job:
         Around tissue there is only background, so it is the reach of a nucleus at the edge. Around a region of interest
         tissue continues, so it is everything that a cell may depend on.
         """
-        reach = round(CONTEXT_UM / float(np.mean(self.frame.mpp)))
+        reach = round(CONTEXT_UM / self.frame.mean_mpp)
         return self.model.margin if self.roi is not None else min(self.model.margin, reach)
 
     @property

@@ -55,7 +55,7 @@ class Doubt:
 
 def merge_tasks(job: Job, regions: Sequence[Region], doubt: Doubt | None) -> list[Task]:
     """One task per block that regions touch, once all ``regions`` are segmented."""
-    reach = int(np.ceil(doubt.rule.reach_um / _mpp(job))) if doubt else 0
+    reach = int(np.ceil(doubt.rule.reach_um / job.frame.mean_mpp)) if doubt else 0
     parts: dict[Region, list[Region]] = {}
     blocks = Grid(job.frame.grid, BLOCK)
     for region in regions:
@@ -65,10 +65,6 @@ def merge_tasks(job: Job, regions: Sequence[Region], doubt: Doubt | None) -> lis
         stage_task(Stage.MERGE, block.key, merge_block, (job, block, tuple(some), doubt))
         for block, some in parts.items()
     ]
-
-
-def _mpp(job: Job) -> float:
-    return float(np.mean(job.frame.mpp))
 
 
 @dataclass(frozen=True)
@@ -89,7 +85,7 @@ def merge_block(job: Job, block: Region, parts: tuple[Region, ...], doubt: Doubt
     """
     found = CellTable.concat([read_part(job.part(part)) for part in parts])
     here = inside(block.box, found.centroids)
-    kept = here if doubt is None else here & doubt.believed(found, _mpp(job))
+    kept = here if doubt is None else here & doubt.believed(found, job.frame.mean_mpp)
     cells = found.take(np.flatnonzero(kept))
     write_part(block_path(job, block), cells.take(_hilbert_order(cells)))
     doubtful = int(here.sum() - kept.sum())
@@ -137,8 +133,12 @@ def block_places(blocks: Sequence[Block]) -> dict[tuple[int, int], Block]:
 
 def blocks_at(job: Job, box: Box, by_place: Mapping[tuple[int, int], Block]) -> tuple[Block, ...]:
     """The blocks that hold cells which may touch a box; a cell reaches out of its block by less than a margin."""
-    near = Grid(job.frame.grid, BLOCK).touching(box.pad(job.model.margin))
-    return tuple(by_place[r.row, r.col] for r in near if (r.row, r.col) in by_place)
+    return tuple(by_place[r.row, r.col] for r in squares_near(job, box) if (r.row, r.col) in by_place)
+
+
+def squares_near(job: Job, box: Box) -> list[Region]:
+    """The squares of blocks whose cells may touch a box."""
+    return list(Grid(job.frame.grid, BLOCK).touching(box.pad(job.model.margin)))
 
 
 def block_path(job: Job, region: Region) -> Path:

@@ -19,7 +19,7 @@ from wsiproc.executors import Task
 from wsiproc.io.cells.parquet import read_part
 from wsiproc.pipeline.stages.infer import predict_windows
 from wsiproc.pipeline.stages.job import Job, search_mask, stage, stage_task
-from wsiproc.pipeline.stages.merge import BLOCK, Block, block_path, doubtful_path
+from wsiproc.pipeline.stages.merge import Block, block_path, doubtful_path, squares_near
 from wsiproc.pipeline.stages.segment import cells_inside, inside
 from wsiproc.results.profile import Stage
 
@@ -91,9 +91,7 @@ def check_seam(job: Job, place: Box, blocks: Sequence[Block]) -> SeamCounts | No
         return None
     tables = [read_part(block_path(job, block.region)) for block in blocks]
     # A site sees too little to judge a cell by its neighbours; those that were dropped for them are no seam's fault.
-    doubtful = [
-        doubtful_path(job, region) for region in Grid(job.frame.grid, BLOCK).touching(box.pad(job.model.margin))
-    ]
+    doubtful = [doubtful_path(job, square) for square in squares_near(job, box)]
     tables += [read_part(path) for path in doubtful if path.exists()]
     near = CellTable.concat([t.take(t.touching(box)) for t in [*tables, uncut.take(np.arange(0))]])
     return compare_outlines(uncut.rings, near.rings, inside(box, near.centroids))

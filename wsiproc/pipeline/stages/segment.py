@@ -105,7 +105,7 @@ def _around_nuclei(
 ) -> dict[str, Float32Array]:
     """DAB in the rings around the ``kept`` cells, by column; ``sums``: of all ``labels``, in the frame of the grid."""
     dab = maps[stain_channels(job.model)["dab"]]
-    rings = ring_sums(labels, sums, (around.y, around.x), maps[0], dab, float(np.mean(job.frame.mpp)))
+    rings = ring_sums(labels, sums, (around.y, around.x), maps[0], dab, job.frame.mean_mpp)
     columns = {RING_DAB: rings.means() * OD_STEP, RING_COMPLETE: rings.completeness(scoring.ring_cut / OD_STEP)}
     return {name: values[kept].astype(np.float32) for name, values in columns.items()}
 
