@@ -10,8 +10,12 @@ import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
+from scipy.spatial import cKDTree
+from scipy.special import expit
+from skimage.measure import regionprops
 
 import wsiproc
+from wsiproc.array.stains import STANDARD
 from wsiproc.core.geometry import Box
 from wsiproc.evaluate.metrics import aji, dice, overlap, panoptic_quality
 from wsiproc.models import load_model
@@ -57,6 +61,38 @@ def test_drawn_nuclei_are_found(stain: Literal["HE", "HDAB"]) -> None:
     scene = Scene(box.shape, mpp=0.25, seed=3, tissue_fraction=1.0, stain=stain)
     labels = find_cells("default", scene.render(box))
     assert dice(overlap(labels, scene.labels(box).astype(np.int64))) > 0.7
+
+
+def drawn_membranes(seed: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]:
+    """Pale blue nuclei (N, 2: y, x) at 0.25 µm/px, each second one in a cell with a thick brown membrane, and strands
+    of brown and black as wide as nuclei.
+    """
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:768, :768].astype(np.float64)
+    blue, brown = (np.array(vector) / np.linalg.norm(vector) for vector in STANDARD["H-DAB"])
+    od = 0.03 + 0.01 * rng.normal(size=(768, 768, 3))
+    for k in range(5):
+        strand = np.exp(-((((x + 20 * np.sin(y / 40 + k) - 768) % 768 - 40 - 12 * k) / 9) ** 4)) if k < 2 else 0
+        od += (0.9 * strand)[..., None] * brown if k == 0 else np.asarray(1.3 * strand)[..., None] * np.ones(3)
+    centres = []
+    for i, (cy, cx) in enumerate((cy, cx) for cy in range(50, 730, 60) for cx in range(150, 730, 60)):
+        cy, cx = cy + rng.uniform(-8, 8), cx + rng.uniform(-8, 8)
+        apart = np.hypot(y - cy, (x - cx) * rng.uniform(0.85, 1.15))
+        nucleus = expit((rng.uniform(11, 15) - apart) / 0.8)
+        od += (rng.uniform(0.25, 0.4) * nucleus * (1 + 0.15 * rng.normal(size=nucleus.shape)))[..., None] * blue
+        if i % 2:
+            od += (0.8 * np.exp(-(((apart - 21) / 4) ** 4)))[..., None] * brown
+        centres.append((cy, cx))
+    pixels = np.asarray(cv2.GaussianBlur(243 * 10 ** -np.maximum(od, 0), (0, 0), 0.8))
+    return np.clip(pixels, 0, 255).round().astype(np.uint8), np.array(centres)
+
+
+def test_nuclei_are_found_beside_brown_membranes_and_brown_is_none() -> None:
+    pixels, centres = drawn_membranes(seed=1)
+    found = regionprops(find_cells("default", pixels))
+    nearest, _ = cKDTree(centres).query([each.centroid for each in found])
+    assert (nearest < 8).mean() > 0.95
+    assert len(found) > 0.9 * len(centres)
 
 
 def test_better_than_the_classical_model_on_real_tissue(data: Path) -> None:

@@ -1,13 +1,15 @@
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.models.small_networks import INPUT, NUMBERS, fit_head, picture, unet
-from wsiproc.array.stains import Stains
+from wsiproc.array.stains import STANDARD, Stains
 from wsiproc.models import load_model
 from wsiproc.models.base import Model
 from wsiproc.models.builtin.distilled import Distilled
@@ -16,7 +18,7 @@ from wsiproc.models.device import Device
 from wsiproc.models.folder import DistilledConfig, UNetNumbers, load_network, write_folder
 from wsiproc.models.inference import predict
 from wsiproc.models.networks.unet import SmallResNet, UNet, fuse_batch_norms
-from wsiproc.models.staining import optical_density
+from wsiproc.models.staining import haematoxylin_alone, optical_density
 from wsiproc.pipeline.planning.plan import run_identity, work_key
 from wsiproc.pipeline.settings import Settings
 
@@ -93,6 +95,45 @@ def test_with_dab_black_looks_like_dense_brown(tmp_path: Path, fold: int) -> Non
             stained.network_sees(window, optical_density(window, stained.stains.white)) for window in (dense, black)
         ]
         assert torch.equal(*seen) is same
+
+
+@given(
+    haematoxylin=st.floats(0.02, 1.0),
+    dab=st.floats(0, 2.0),
+    vectors=st.sampled_from([STANDARD["H-DAB"], ((0.70, 0.64, 0.32), (0.32, 0.55, 0.77))]),
+)
+def test_dab_is_taken_away_and_haematoxylin_stays(haematoxylin: float, dab: float, vectors: Any) -> None:
+    """Whatever the density: blue alone is kept, brown alone is nothing, and the DAB that is measured is all of it."""
+    stains = Stains("H-DAB", vectors)
+    blue, brown = (torch.tensor(vector / np.linalg.norm(vector)).float()[None, :, None, None] for vector in vectors)
+    for od, kept in ((haematoxylin * blue, haematoxylin), (dab * brown, 0.0)):
+        alone, shown = haematoxylin_alone(od, stains)
+        torch.testing.assert_close(alone, kept * blue, atol=2e-3, rtol=0)
+        torch.testing.assert_close(shown - alone, od - kept * blue, atol=2e-3, rtol=0)
+    mixed = haematoxylin_alone(haematoxylin * blue + dab * brown, stains)[0]
+    assert mixed.max() <= haematoxylin * blue.max() + 1e-3
+    black = haematoxylin_alone(torch.full((1, 3, 1, 1), 0.8 + dab), stains)[0]
+    assert black.max() == 0
+
+
+def test_which_compartment_is_given_decides_what_nuclei_are_detected_in(distilled: Path) -> None:
+    model = cast(Distilled, load_model(str(distilled)))
+    nuclear = picture(seed=7, stain="HDAB")
+    assert not model.calibrate([nuclear]).dab_outside_nuclei
+    assert not model.for_compartment("nucleus").calibrate([nuclear]).dab_outside_nuclei
+    given = model.for_compartment("membrane").calibrate([nuclear])
+    assert given.dab_outside_nuclei
+    assert given.calibration()["dab_outside_nuclei"] is True
+    assert not model.for_compartment("membrane").calibrate([picture(seed=7, stain="HE")]).dab_outside_nuclei
+
+
+def test_low_scores_are_left_out_beside_a_red_stain_only(tmp_path: Path) -> None:
+    facts = DistilledConfig(name="m", mpp=0.5, network=NUMBERS, cut=CutRule(threshold=0.2, object=0.6))
+    maps = np.zeros((4, 60, 60), np.uint8)
+    maps[3], maps[0, 20:32, 20:32] = 255, 140
+    brown = Distilled(facts, tmp_path, stains=Stains("H-DAB", STANDARD["H-DAB"]))
+    assert len(brown.instances(maps).scores) == 1
+    assert len(replace(brown, red_stain=True).instances(maps).scores) == 0
 
 
 def test_cells_below_the_object_threshold_are_dropped_and_counted(tmp_path: Path) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
 from wsiproc.array.stains import Stain
+from wsiproc.core.choices import Compartment
 from wsiproc.core.geometry import Box
 from wsiproc.core.palette import RGB
 from wsiproc.core.types import Float32Array, Float64Array, Int32Array, IntArray, UInt8Array
@@ -110,6 +111,14 @@ class Recolours(Protocol):
 
     def recoloured(self, images: Sequence[UInt8Array]) -> list[UInt8Array]:
         """The images (h, w, 3) as the model sees them."""
+
+
+@runtime_checkable
+class DetectsBesideDab(Protocol):
+    """Implemented also by models that detect nuclei in the haematoxylin alone where DAB is not in the nuclei."""
+
+    def for_compartment(self, compartment: Compartment) -> Self:
+        """The model for slides whose DAB is in this compartment, whatever ``calibrate`` would recognise."""
 
 
 @runtime_checkable

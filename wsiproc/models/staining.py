@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 TISSUE_OD = 0.13  # sum over the channels (log10); paler is background
 _FEWEST = 100  # minimum number of tissue pixels
 _GAINS = 0.7, 1.5
+# Where DAB lies outside nuclei, haematoxylin counts fully from the second share of both stains on, and not at all below
+# the first; likewise DAB hides it between these densities in blue light, in which haematoxylin absorbs little.
+_BLUE_SHARE = 0.30, 0.45
+_HIDING_OD = 0.4, 0.55
+_LEAST_DAB = 0.1  # less hides nothing
 NUCLEUS = ("Nucleus",)
 """The classes of models that only find nuclei: which are DAB-positive is decided by the run."""
 _COLOURS: dict[str, RGB] = {"hematoxylin": (70, 70, 255), "eosin": (255, 80, 170), "dab": (200, 130, 50)}
@@ -65,6 +70,26 @@ def find_gain(pixels: UInt8Array, stains: Stains, od99: float) -> float:
     if len(tissue) < _FEWEST or stains.kind == "H-DAB":
         return 1.0
     return round(float(np.clip(od99 / np.percentile(tissue, 99), *_GAINS)), 4)
+
+
+def haematoxylin_alone(od: Tensor, stains: Stains) -> tuple[Tensor, Tensor]:
+    """Optical density without DAB and what DAB hides, (b, 3, h, w) like ``od``, and the same with the DAB.
+
+    For slides whose DAB is in membranes or cytoplasm, so that it outlines no nucleus. Each pixel counts alone.
+    """
+    import torch
+
+    first, second = torch.as_tensor(unmixing(stains)[:, :2].T, dtype=torch.float32, device=od.device)
+    blue, dab = (torch.einsum("c,bchw->bhw", row, od).clamp_(min=0) for row in (first, second))
+    share = blue / (blue + dab).clamp_(min=1e-6)
+    seen = _ramp(share, *_BLUE_SHARE).masked_fill_(dab < _LEAST_DAB, 1) * (1 - _ramp(od[:, 2], *_HIDING_OD))
+    vectors = torch.nn.functional.normalize(torch.tensor(stains.vectors, device=od.device))[:, None, :, None, None]
+    alone = (blue * seen)[:, None] * vectors[0]
+    return alone, alone + dab[:, None] * vectors[1]
+
+
+def _ramp(values: Tensor, low: float, high: float) -> Tensor:
+    return ((values - low) / (high - low)).clamp_(0, 1)
 
 
 def stained_maps(nucleus: Tensor, od: Tensor, stains: Stains, *others: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ from wsiproc.models.folder import HINTS, InputNumbers
 from wsiproc.psm.activation.training import OnStep
 from wsiproc.psm.labels.composite import Palette, paste_nuclei
 from wsiproc.psm.labels.negatives import paste_negatives
-from wsiproc.psm.labels.restain import restain
+from wsiproc.psm.labels.restain import restain, without_dab
 from wsiproc.psm.labels.targets import IGNORE
 
 _SCALES = 0.75, 1.3  # of crops: nuclei of other sizes, slides whose µm per pixel is slightly wrong
@@ -39,6 +39,7 @@ _SHARE_COARSE = 0.35  # of folded crops: scanned at half the resolution
 _SHARE_WITHOUT_CLASSICAL = 0.15  # of folded crops: without the classical model
 _SHARE_RESTAINED = 0.3  # of crops without DAB
 _DARKEST_OD = 1.4  # darkest value that scanners distinguish from black
+_SHARE_ALONE = 0.5  # of crops with DAB outside nuclei: the haematoxylin alone, as in a run
 _SHARE_DAB = 0.35  # of crops, if there are slides with and without DAB
 _POSITIVE_WEIGHT, _INTERIOR_WEIGHT = 1.5, 0.5
 _WARM_UP, _CHECKPOINT_STEPS = 50, 100
@@ -50,7 +51,7 @@ _LONGEST_GRADIENT = 5.0
 class Example:
     """One training tile: pixels (h, w, 3) uint8, optical density of each grey level (256, 3) including the slide's
     gain, target (h, w, 2), palette for pasting. ``group``: the slide or cohort; all are sampled equally often;
-    ``classical``: the classical model, calibrated on it.
+    ``classical``: the classical model, calibrated on it; ``dab_outside_nuclei``: see ``Tiles``.
     """
 
     pixels: UInt8Array
@@ -60,6 +61,7 @@ class Example:
     group: str
     gain: float = 1.0
     classical: Classical = field(default_factory=Classical)
+    dab_outside_nuclei: bool = False
 
     def cut(self, y: int, x: int, side: int) -> tuple[Float32Array, UInt8Array]:
         """A square crop as optical density and target, copied."""
@@ -223,6 +225,8 @@ def _draw_crop(
     side = min(round(size / rng.uniform(*_SCALES)), *example.pixels.shape[:2])
     y, x = (int(rng.integers(length - side + 1)) for length in example.pixels.shape[:2])
     od, target = example.cut(y, x, side)
+    if example.dab_outside_nuclei and rng.random() < _SHARE_ALONE:
+        od = without_dab(od, example.palette.stains)[0]
     if training.folded:
         paste_negatives(od, target, example.palette.stains, training.mpp, rng)
     if rng.random() < training.share_pasted:

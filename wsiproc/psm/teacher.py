@@ -26,6 +26,7 @@ from wsiproc.models.networks.unet import UNet
 from wsiproc.psm.labels.composite import collect_palette
 from wsiproc.psm.labels.consensus import Agreed, compete
 from wsiproc.psm.labels.labelling import density, maybe_blue
+from wsiproc.psm.labels.restain import without_dab
 from wsiproc.psm.labels.targets import IGNORE, interior
 from wsiproc.psm.segmenter import Example, computes_bfloat16
 from wsiproc.psm.tiles import Tiles
@@ -42,10 +43,6 @@ _PALE_OD = 0.10  # sum of haematoxylin and the second stain below which colour i
 _ODD = 1.0  # per cent of pixels of accepted nuclei that have less haematoxylin for their density
 _SMALLEST_UM2 = 10.0
 _HALO = 64
-_BROWN_OD, _BLUE_SHARE = (
-    0.15,
-    0.35,
-)  # from which density, and up to which share of haematoxylin, a pixel is DAB outside nuclei
 
 
 @dataclass(frozen=True)
@@ -212,15 +209,6 @@ def teach(
     return found
 
 
-def without_dab(od: Float32Array, stains: Stains) -> tuple[Float32Array, BoolArray]:
-    """Optical density (h, w, 3) of the haematoxylin alone, and mask (h, w) of pixels that are mostly DAB."""
-    amounts = np.maximum(od @ unmixing(stains)[:, :2].astype(np.float32), 0)
-    blue, dab = amounts[..., 0], np.asarray(cv2.GaussianBlur(amounts[..., 1], (0, 0), 1.0), np.float32)
-    brown: BoolArray = (dab > _BROWN_OD) & (blue < _BLUE_SHARE * (blue + dab))
-    clear = np.where(brown, 0, blue)[..., None] * np.array(stains.vectors[0], np.float32)
-    return np.asarray(clear, np.float32), brown
-
-
 def taught_example(
     tiles: Tiles, number: int, accepted: Int32Array, target: UInt8Array, classical: Classical, mpp: float
 ) -> Example:
@@ -229,4 +217,13 @@ def taught_example(
         without_dab(density(tiles, number), tiles.stains)[0] if tiles.dab_outside_nuclei else density(tiles, number)
     )
     palette = collect_palette(stained, accepted, tiles.stains, mpp)
-    return Example(tiles.pixels[number], tiles.density, target, palette, tiles.name, tiles.gain, classical)
+    return Example(
+        tiles.pixels[number],
+        tiles.density,
+        target,
+        palette,
+        group=tiles.name,
+        gain=tiles.gain,
+        classical=classical,
+        dab_outside_nuclei=tiles.dab_outside_nuclei,
+    )

@@ -14,7 +14,7 @@ from wsiproc.core.types import UInt8Array
 from wsiproc.models.base import Channel, Instances
 from wsiproc.models.builtin.classical import Classical
 from wsiproc.models.builtin.learned import LearnedModel
-from wsiproc.models.cells import OutlineScoring, cell_margin, cut_cells
+from wsiproc.models.cells import CutRule, OutlineScoring, cell_margin, cut_cells
 from wsiproc.models.folder import DistilledConfig, load_int8_network
 from wsiproc.models.neighbours import NeighbourRule
 
@@ -70,13 +70,9 @@ class Distilled(LearnedModel):
         from wsiproc.models.builtin.hints import half_resolution_density
         from wsiproc.models.staining import optical_density
 
-        halves = [
-            half_resolution_density(
-                optical_density(torch.from_numpy(np.ascontiguousarray(s))[None], calibrated.stains.white)
-            )
-            for s in samples
-            if min(s.shape[:2]) > 1
-        ]
+        windows = (torch.from_numpy(np.ascontiguousarray(s))[None] for s in samples if min(s.shape[:2]) > 1)
+        densities = (calibrated.seen_density(optical_density(each, calibrated.stains.white)) for each in windows)
+        halves = [half_resolution_density(od) for od in densities]
         classical = Classical(stains=calibrated.stains, mpp=2 * self.mpp)
         return replace(calibrated, classical=classical.calibrate_density(halves))
 
@@ -113,11 +109,18 @@ class Distilled(LearnedModel):
         """See ``Model``."""
         interior = maps[_INTERIOR] if self._extra_channels else None
         dab, outlines = self.stains.kind == "H-DAB", self._outlines
-        return cut_cells(maps, self.config.cut, self.config.split, self.mpp, dab, interior, outlines, inner)
+        return cut_cells(maps, self._cut, self.config.split, self.mpp, dab, interior, outlines, inner)
+
+    @property
+    def _cut(self) -> CutRule:
+        """Low scores are those of pale blue nuclei beside brown ones; in a red stain they are its grains."""
+        cut = self.config.cut
+        return replace(cut, object_dab=max(cut.object, cut.object_dab)) if self.red_stain else cut
 
     @property
     def _outlines(self) -> OutlineScoring | None:
         if self.config.outline is None:
             return None
-        shares = (round(64 * (red + _GREEN * green)) for red, green, _ in self.stains.vectors)
-        return OutlineScoring(self.config.outline, self.config.score, (0, *shares))
+        first, second = (round(64 * (red + _GREEN * green)) for red, green, _ in self.stains.vectors)
+        shares = (0, first, 0 if self.dab_outside_nuclei else second)
+        return OutlineScoring(self.config.outline, self.config.score, shares)

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from wsiproc.array.dab_pattern import dab_pattern
 from wsiproc.array.stains import Stain, Stains, estimate_stains
+from wsiproc.core.choices import Compartment, CompartmentChoice
 from wsiproc.core.types import UInt8Array
 from wsiproc.models.base import WINDOW_MULTIPLE, Channel
 from wsiproc.models.cells import cell_margin
@@ -17,6 +19,7 @@ from wsiproc.models.networks.byte_values import by_lookup_table
 from wsiproc.models.staining import (
     NUCLEUS,
     find_gain,
+    haematoxylin_alone,
     optical_density,
     sample_pixels,
     stained_channels,
@@ -37,12 +40,18 @@ class LearnedModel:
     """A model folder with the calibration on the slide; small, since the weights stay in the folder.
 
     Subclasses define the meaning of the network's output: ``_read``, ``_extra_channels`` and ``instances``.
+
+    ``compartment``: of the DAB, *auto* to recognise it; ``dab_outside_nuclei``: it is in membranes or cytoplasm, so
+    nuclei are detected in the haematoxylin alone; ``red_stain``: there is a red stain besides DAB.
     """
 
     config: ModelConfig
     folder: Path = field(repr=False)
     stains: Stains = field(default_factory=Stains)
     gain: float = 1.0
+    compartment: CompartmentChoice = "auto"
+    dab_outside_nuclei: bool = False
+    red_stain: bool = False
 
     @property
     def name(self) -> str:
@@ -108,14 +117,24 @@ class LearnedModel:
         return ()
 
     def calibrate(self, samples: Sequence[UInt8Array], stain: Stain | None = None) -> Self:
-        """With the stains and the gain of the slide that ``samples`` (h, w, 3) are from."""
+        """With the stains, the gain and the place of the DAB of the slide that ``samples`` (h, w, 3) are from."""
         pixels = sample_pixels(samples, self.mpp)
         stains = estimate_stains(pixels, stain)
-        return replace(self, stains=stains, gain=find_gain(pixels, stains, self.config.input.od99))
+        calibrated = replace(self, stains=stains, gain=find_gain(pixels, stains, self.config.input.od99))
+        if stains.kind != "H-DAB":
+            return calibrated
+        pattern = dab_pattern(samples, stains, self.mpp)
+        nuclear = pattern.nuclear if self.compartment == "auto" else self.compartment == "nucleus"
+        return replace(calibrated, dab_outside_nuclei=not nuclear, red_stain=pattern.has_red_stain)
+
+    def for_compartment(self, compartment: Compartment) -> Self:
+        """See ``DetectsBesideDab``."""
+        return replace(self, compartment=compartment)
 
     def calibration(self) -> dict[str, object]:
-        """Stains and gain."""
-        return stains_as_dict(self.stains) | {"gain": self.gain}
+        """Stains and gain, and with DAB what nuclei are detected in."""
+        found = stains_as_dict(self.stains) | {"gain": self.gain}
+        return found | ({"dab_outside_nuclei": self.dab_outside_nuclei} if self.stains.kind == "H-DAB" else {})
 
     def predict(self, windows: Tensor) -> Tensor:
         """See ``Model``. On a CPU one window at a time, since the batch size may change the last digit."""
@@ -130,10 +149,13 @@ class LearnedModel:
     def _maps(self, network: nn.Module, windows: Tensor) -> Tensor:
         od = optical_density(windows, self.stains.white)
         nucleus, *others = self._read(network, self.network_sees(windows, od), od)
-        return stained_maps(nucleus, od, self.stains, *others)
+        shown = haematoxylin_alone(od, self.stains)[1] if self.dab_outside_nuclei else od
+        return stained_maps(nucleus, shown, self.stains, *others)
 
     def network_sees(self, windows: Tensor, od: Tensor) -> Tensor:
         """The network's input for windows (b, h, w, 3) uint8, whose optical density is ``od`` (b, 3, h, w)."""
+        if self.dab_outside_nuclei:  # the stains must be unmixed, so the channels depend on each other
+            return network_input(self.seen_density(od), self.gain, self.config.input)
         return by_lookup_table(self._coloured, windows)
 
     def _coloured(self, windows: Tensor) -> Tensor:
@@ -141,7 +163,9 @@ class LearnedModel:
         return network_input(od, self.gain, self.config.input)
 
     def seen_density(self, od: Tensor) -> Tensor:
-        """Optical density as the network sees it: the same, but with DAB no darker than dense brown."""
+        """Optical density as the network sees it: the same, but with DAB no darker than dense brown, or without it."""
+        if self.dab_outside_nuclei:
+            return haematoxylin_alone(od, self.stains)[0]
         return od.clamp(max=_DENSEST_DAB) if self.stains.kind == "H-DAB" else od
 
     @abstractmethod

@@ -35,7 +35,7 @@ from wsiproc.io.geojson.areas import mask_mm2
 from wsiproc.io.ome_zarr.image import CHUNK
 from wsiproc.io.slides.open import SlideSource
 from wsiproc.models import load_model
-from wsiproc.models.base import Model
+from wsiproc.models.base import DetectsBesideDab, Model
 from wsiproc.models.device import Cluster, Device, choose_device, free_gpu_bytes
 from wsiproc.models.inference import predict
 from wsiproc.pipeline.planning.estimate import (
@@ -217,6 +217,8 @@ def slide_source(path: Path, settings: Settings) -> SlideSource:
 def choose_model(settings: Settings) -> Model:
     """The model, with its stain normaliser if one is chosen. Raises ModelError, SettingsError or SlideError."""
     model = load_model(settings.model, settings.min_score)
+    if settings.compartment != "auto" and isinstance(model, DetectsBesideDab):
+        model = model.for_compartment(settings.compartment)
     if settings.stain_norm == "none":
         return model
     from wsiproc.pipeline.planning.stain_normaliser import normalised

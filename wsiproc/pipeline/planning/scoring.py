@@ -118,7 +118,7 @@ class SlideScoring:
             return []
         return [
             "DAB looks membranous or cytoplasmic, so there is no index of nuclei: a cell is positive by the DAB around "
-            "its nucleus. Cells are found by their nuclei, which such stains hide, so look at the samples in "
+            "its nucleus. Nuclei that DAB covers are not found, so look at the samples in "
             "report.html before using the share of positive cells; --compartment names what counts (nucleus, membrane "
             "or cytoplasm)"
         ]

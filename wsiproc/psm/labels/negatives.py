@@ -1,7 +1,7 @@
 """Dark or coloured objects that are not nuclei, pasted into crops as explicit background.
 
-Fibres of muscle and collagen, folds, red cells, pigment, ink and fill: networks trained on agreement alone never see
-them labelled, since pixels on which pseudo-labellers disagree are ignored. Colours are optical density, sizes µm.
+Fibres of muscle and collagen, folds, red cells, pigment, soot, ink and fill: networks trained on agreement alone never
+see them labelled, since pixels on which pseudo-labellers disagree are ignored. Colours are optical density, sizes µm.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from wsiproc.array.stains import STANDARD, Stains
 from wsiproc.core.types import Float32Array, Rng, UInt8Array
 from wsiproc.psm.labels.targets import IGNORE
 
-_PASTED = 0.35  # share of crops with one of them
+_PASTED = 0.45  # share of crops with one of them
 _ERYTHROCYTE_OD = (0.12, 0.62, 0.50)  # orange-red: haemoglobin absorbs green and blue
 _PIGMENT_OD = (0.55, 0.85, 1.0)
 
@@ -103,13 +103,20 @@ def _discs(side: int, radius: float, count: int, mpp: float, spread: float, rng:
 
 def _erythrocytes(side: int, _: Stains, mpp: float, rng: Rng) -> _Drawn:
     colour = np.array(_ERYTHROCYTE_OD, np.float32) * np.exp(rng.normal(size=3) * 0.15) * rng.uniform(0.5, 1.3)
-    cells = _discs(side, rng.uniform(2.5, 3.8), int(rng.integers(3, 30)), mpp, rng.uniform(5, 20), rng)
+    cells = _discs(side, rng.uniform(2.5, 3.8), int(rng.integers(3, 60)), mpp, rng.uniform(5, 30), rng)
     return cells, colour.astype(np.float32), True
 
 
 def _pigment(side: int, _: Stains, mpp: float, rng: Rng) -> _Drawn:
     colour = np.array(_PIGMENT_OD, np.float32) * np.float32(rng.uniform(0.5, 1.4))
     return _discs(side, rng.uniform(0.4, 1.3), int(rng.integers(8, 60)), mpp, rng.uniform(2, 10), rng), colour, True
+
+
+def _soot(side: int, _: Stains, mpp: float, rng: Rng) -> _Drawn:
+    """Clumps of carbon, as in lungs, or other black grains: as dense in red as in green and blue."""
+    colour = np.exp(rng.normal(size=3) * 0.06) * rng.uniform(0.6, 1.4)
+    grains, radius = int(rng.integers(5, 90)), rng.uniform(0.3, 1.5)
+    return _discs(side, radius, grains, mpp, rng.uniform(0.7, 6), rng), colour.astype(np.float32), True
 
 
 def _fill(side: int, _: Stains, mpp: float, rng: Rng) -> _Drawn:
@@ -129,5 +136,5 @@ def _brown_fibres(side: int, stains: Stains, mpp: float, rng: Rng) -> _Drawn:
 
 
 _KINDS: tuple[Callable[[int, Stains, float, Rng], _Drawn], ...] = (
-    _fibres, _fibres, _fibres, _fold, _erythrocytes, _pigment, _fill, _brown_fibres,
+    _fibres, _fibres, _fibres, _fold, _erythrocytes, _erythrocytes, _pigment, _soot, _fill, _brown_fibres,
 )  # fmt: skip
