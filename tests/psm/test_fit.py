@@ -27,6 +27,7 @@ from wsiproc.pipeline.cohort import run_slides
 from wsiproc.pipeline.settings import Settings
 from wsiproc.psm import fit as fitting
 from wsiproc.psm.fit import FitSettings, OnStage, fit, quick_settings, read_curve
+from wsiproc.psm.recipe import fit_settings
 from wsiproc.psm.tiles import Source
 from wsiproc.synthetic import write_synthetic_slide
 
@@ -258,7 +259,18 @@ def test_models_that_cannot_be_adapted_are_refused_at_once(slide: Path, fitted: 
         fit(small(slide, tmp_path / "model", base="gone"))
     with pytest.raises(ModelError, match="choose another output folder"):
         fit(small(slide, fitted, base=str(fitted)))
+    with pytest.raises(ModelError, match="`base` names none"):
+        fit(small(slide, tmp_path / "model", also=("fast",)))
     assert not list(tmp_path.iterdir())
+
+
+def test_further_teachers_are_named_in_the_model(slide: Path, fitted: Path, tmp_path: Path) -> None:
+    table = tmp_path / "fit.toml"
+    table.write_text(f'base = "{fitted}"\nalso = ["fast"]\nsources = [{{ path = "{slide}" }}]', encoding="utf-8")
+    read = fit_settings(table, (), tmp_path / "x", mpp=None, quick=False, base=None, seed=None, device="cpu")
+    assert (read.base, read.also) == (str(fitted), ("fast",))
+    learned = fit(small(slide, tmp_path / "model", base=str(fitted), also=read.also, student=1))
+    assert learned.training["also"] == [{"name": "fast", "weights_sha256": load_model("fast").weights_sha256}]
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------

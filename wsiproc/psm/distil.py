@@ -16,13 +16,13 @@ from torch import nn
 
 from wsiproc.core.types import BoolArray, Float64Array, Int32Array, UInt8Array
 from wsiproc.models.builtin.classical import Classical
-from wsiproc.models.cells import CutRule, OutlineRule, OutlineScoring, ScoreRule, SplitLengths, cut_cells
+from wsiproc.models.cells import CutRule, OutlineRule, ScoreRule, SplitLengths, cut_cells
 from wsiproc.models.folder import InputNumbers
 from wsiproc.models.neighbours import NeighbourRule
 from wsiproc.psm.labels.consensus import best_iou, object_boxes
 from wsiproc.psm.labels.labelling import density
 from wsiproc.psm.segmenter import Example
-from wsiproc.psm.teacher import Teacher, calibrated_classical, search_density, taught_example, teach
+from wsiproc.psm.teacher import Teacher, calibrated_classical, outlined_cells, taught_example, teach
 from wsiproc.psm.tiles import Source, Tiles, read_tiles
 from wsiproc.psm.work import load_pseudo_labels, save_labels
 
@@ -101,11 +101,7 @@ def _judged(student: Teacher, tissue: Tissue, number: int, target: UInt8Array) -
     """Evidence (N, 3) of each cell that the network finds in a tile, and whether it is accepted."""
     stained = density(tissue.tiles, number)
     logits = student.logits(stained, tissue.tiles, tissue.classical, "cpu", views=1)
-    od = stained / np.float32(tissue.tiles.gain)
-    maps = np.rint(255 / (1 + np.exp(-np.clip(logits, -30, 30)))).astype(np.uint8)
-    searched = np.rint(np.clip(search_density(od) * 100, 0, 255)).astype(np.uint8)
-    probe = OutlineScoring(OUTLINE, None, (0, 64))
-    cells = cut_cells(np.stack([maps[0], searched]), CUT, SPLIT, DISTIL_MPP, interior=maps[1], outlines=probe)
+    cells = outlined_cells(logits, stained / np.float32(tissue.tiles.gain), CUT, SPLIT, OUTLINE, DISTIL_MPP)
     labels, evidence = cells.labels, cells.evidence
     assert evidence is not None
     return np.stack(evidence, axis=1), best_iou(labels, object_boxes(labels), _objects(target)) > _MATCH_IOU

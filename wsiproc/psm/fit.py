@@ -78,6 +78,7 @@ CUT, SPLIT = CutRule(threshold=0.6), SplitLengths(smooth_um=0.75)
 _MOST_TILES = 400
 _READOUT_TILES = 12
 _CROP_PX, _BATCH = 128, 16
+_FINE_TUNING_LR = 1e-3  # peak learning rate of a network that has learned before
 _LONGEST_NAME = 60  # leaves room for a suffix such as " psm"
 
 
@@ -86,12 +87,13 @@ class FitSettings:
     """Settings of a fit. ``rounds``: steps of each round of the teacher, whose levels have ``teacher_widths`` channels;
     ``student``, ``widths``: steps and channels of the final network; ``tiles``: windows per slide; ``base``: an
     existing model as teacher, instead of training one first; if it has the same architecture, training also starts from
-    its weights.
+    its weights; ``also``: further models, whose logits are averaged with those of ``base`` for the labels.
     """
 
     sources: tuple[Source, ...]
     out: Path
     base: str | None = None
+    also: tuple[str, ...] = ()
     objective: str = "mean value"
     activation_steps: int = 600
     rounds: tuple[int, ...] = (600, 1000)
@@ -121,17 +123,18 @@ def fit(settings: FitSettings, on_progress: OnStage = lambda *_: None) -> Distil
     contains something else.
     """
     settings = replace(settings, out=Path(os.path.abspath(settings.out)))
-    base = _base_model(settings)
-    if base is not None and base.config.network.fold == FOLD:
-        settings = replace(settings, widths=base.config.network.widths)
-    recipe = _recipe(settings, base)
+    given = _given_models(settings)
+    tuned = bool(given) and given[0].config.network.fold == FOLD
+    if tuned:
+        settings = replace(settings, widths=given[0].config.network.widths)
+    recipe = _recipe(settings, given)
     check_replaceable(settings.out, _config(settings, recipe, CUT))
     work = _open_work(settings, recipe)
-    teacher, write_teacher = _first_teacher(settings, base, recipe, work, on_progress)
-    student = _first_student(settings, base)
+    teacher, write_teacher = _first_teacher(settings, given, recipe, work, on_progress)
+    student = _loaded(given[0]) if tuned else first_student(settings.widths, settings.seed)
     tissue = read_tissue(settings.sources, settings.tiles, INPUT.od99, partial(on_progress, "reading tissue in full"))
     examples = taught_examples(tissue, teacher, work, settings.device, partial(on_progress, "labelling by the teacher"))
-    student = _train_student(settings, student, examples, work, on_progress)
+    student = _train_student(settings, student, tuned, examples, work, on_progress)
     sources = tuple(each.tiles for each in tissue)
     summary = FitSummary(recipe, sources, tuple(examples), student, read_curve(work / "curve.csv"))
     config = _write(settings, summary, find_scores(student.cpu().eval(), INPUT, tissue, examples))
@@ -141,11 +144,12 @@ def fit(settings: FitSettings, on_progress: OnStage = lambda *_: None) -> Distil
 
 
 def _first_teacher(
-    settings: FitSettings, base: Distilled | None, recipe: dict[str, Any], work: Path, on_progress: OnStage
+    settings: FitSettings, given: Sequence[Distilled], recipe: dict[str, Any], work: Path, on_progress: OnStage
 ) -> tuple[Teacher, Callable[[], None]]:
-    """The teacher, from ``base`` or trained now, and a function that writes it and the direct engine."""
-    if base is not None:
-        return Teacher(_loaded(base), INPUT), lambda: None
+    """The teacher, from ``given`` models or trained now, and a function that writes it and the direct engine."""
+    if given:
+        first, *others = (Teacher(_loaded(model), INPUT, model.config) for model in given)
+        return replace(first, others=tuple(others)), lambda: None
     sources = _read_sources(settings, on_progress)
     activation = _fit_activation(settings, sources, work, on_progress)
     examples = _pseudo_label(settings, sources, activation, work, on_progress)
@@ -170,51 +174,50 @@ def _loaded(model: Distilled) -> nn.Module:
     return net.eval()
 
 
-def _first_student(settings: FitSettings, base: Distilled | None) -> nn.Module:
-    """The weights of ``base`` if they fit, otherwise random ones from the seed."""
-    if base is not None and base.config.network.fold == FOLD:
-        return _loaded(base)
-    return first_student(settings.widths, settings.seed)
-
-
 def _train_student(
-    settings: FitSettings, net: nn.Module, examples: Sequence[Example], work: Path, on_progress: OnStage
+    settings: FitSettings, net: nn.Module, tuned: bool, examples: Sequence[Example], work: Path, on_progress: OnStage
 ) -> nn.Module:
-    """The final network, trained on the teacher's accepted labels."""
+    """The final network, trained on the teacher's accepted labels; ``tuned``: it has learned before."""
     training = Training(settings.student, distil.DISTIL_MPP, 2 * _CROP_PX, _BATCH, seed=settings.seed, folded=True)
+    if tuned:
+        training = replace(training, lr=_FINE_TUNING_LR, round=2)
     return train_segmenter(
         net, examples, training, INPUT, device=settings.device, checkpoint=work / "student.pt",
         on_step=_on_step("student", settings.student, work, on_progress),
     )  # fmt: skip
 
 
-def _base_model(settings: FitSettings) -> Distilled | None:
-    """The model to start from. Raises ModelError if it cannot be adapted."""
-    if settings.base is None:
-        return None
-    base = load_model(settings.base)
+def _given_models(settings: FitSettings) -> list[Distilled]:
+    """The model to start from, if any, and further teachers. Raises ModelError for one that is not suitable."""
+    names = (settings.base, *settings.also)
+    if settings.also and settings.base is None:
+        raise ModelError("`also` names teachers besides `base`, but `base` names none")
+    return [_given_model(name, settings.out) for name in names if name is not None]
+
+
+def _given_model(name: str, out: Path) -> Distilled:
+    model = load_model(name)
     kinds = {(FIT_MPP, 1), (distil.DISTIL_MPP, FOLD)}
     if (
-        not isinstance(base, Distilled)
-        or (base.mpp, base.config.network.fold) not in kinds
-        or (base.config.network.outputs, base.config.input) != (2, INPUT)
+        not isinstance(model, Distilled)
+        or (model.mpp, model.config.network.fold) not in kinds
+        or (model.config.network.outputs, model.config.input) != (2, INPUT)
     ):
-        raise ModelError(f"{settings.base} cannot be adapted; pass a model written by `wsiproc fit`")
-    if base.folder == settings.out:
-        raise ModelError(
-            f"{settings.base} would be replaced by the model adapted from it; choose another output folder"
-        )
-    return base
+        raise ModelError(f"{name} cannot be adapted; pass a model written by `wsiproc fit`")
+    if model.folder == out:
+        raise ModelError(f"{name} would be replaced by the model adapted from it; choose another output folder")
+    return model
 
 
-def _recipe(settings: FitSettings, base: Distilled | None) -> dict[str, Any]:
+def _recipe(settings: FitSettings, given: Sequence[Distilled]) -> dict[str, Any]:
     """Everything that determines the result, as plain values."""
     recipe = asdict(settings) | {"version": __version__}
     recipe["sources"] = [
         {"name": s.name} | {k: v for k, v in (("mpp", s.mpp), ("dab_outside_nuclei", s.dab_outside_nuclei)) if v}
         for s in settings.sources
     ]
-    recipe["base"] = base and {"name": base.name, "weights_sha256": base.weights_sha256}
+    models = [{"name": model.name, "weights_sha256": model.weights_sha256} for model in given]
+    recipe["base"], recipe["also"] = (models[0], models[1:] or None) if models else (None, None)
     return {key: value for key, value in recipe.items() if key not in {"out", "name", "device"} and value is not None}
 
 

@@ -37,6 +37,7 @@ class _Table:
     sources: tuple[_SourceTable, ...] = ()
     name: str | None = None
     base: str | None = None
+    also: tuple[str, ...] = ()
     objective: str | None = None
     activation_steps: _Count | None = None
     rounds: Annotated[tuple[_Count, ...], Len(1)] | None = None

@@ -2,12 +2,14 @@
 
 Their logits are mixed with several weights and thresholded at several levels, outlines are moved to where the stain
 drops most steeply, and the proposals compete (``wsiproc.psm.labels.consensus``). Clear winners are nuclei; pixels in no
-proposal, or without the colour of a nucleus, are background; everything else is ignored.
+proposal, or without the colour of a nucleus, are background; everything else is ignored. If the teacher is a finished
+model, its scores tell which winners their neighbours speak against (``wsiproc.psm.labels.doubt``).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -15,16 +17,19 @@ import torch
 from torch import Tensor, nn
 
 from wsiproc.array.nuclei.contour import ContourRule, refine
+from wsiproc.array.nuclei.measure import centroids, label_sums
 from wsiproc.array.stains import Stains, unmixing
 from wsiproc.core.types import BoolArray, Float32Array, FloatArray, Int32Array, UInt8Array
+from wsiproc.models.base import Instances
 from wsiproc.models.builtin.classical import Classical
 from wsiproc.models.builtin.hints import folded_input, half_resolution_density, hints
 from wsiproc.models.builtin.learned import network_input
-from wsiproc.models.cells import CutRule, SplitLengths, cut_cells
-from wsiproc.models.folder import InputNumbers
+from wsiproc.models.cells import CutRule, OutlineRule, OutlineScoring, SplitLengths, cut_cells
+from wsiproc.models.folder import DistilledConfig, InputNumbers
 from wsiproc.models.networks.unet import UNet
 from wsiproc.psm.labels.composite import collect_palette
 from wsiproc.psm.labels.consensus import Agreed, compete
+from wsiproc.psm.labels.doubt import ScoredCells, doubted, forgive, withdraw
 from wsiproc.psm.labels.labelling import density, maybe_blue
 from wsiproc.psm.labels.restain import without_dab
 from wsiproc.psm.labels.targets import IGNORE, interior
@@ -47,10 +52,15 @@ _HALO = 64
 
 @dataclass(frozen=True)
 class Teacher:
-    """A network and its input: pixels at twice the tiles' µm/px or, folded, the tiles themselves."""
+    """A network and its input: pixels at twice the tiles' µm/px or, folded, the tiles themselves.
+
+    ``config``: of a finished model; ``others``: further teachers, whose logits are averaged with its own.
+    """
 
     net: nn.Module
     numbers: InputNumbers
+    config: DistilledConfig | None = None
+    others: tuple[Teacher, ...] = ()
 
     def logits(self, od: Float32Array, tiles: Tiles, classical: Classical, device: str, views: int = 8) -> Float32Array:
         """Mean logits (2, h, w) of nucleus and interior over ``views`` rotated and mirrored views of a tile (h, w, 3)
@@ -128,7 +138,7 @@ def propose(
 ) -> Agreed:
     """Winning objects from the logits of both, (h, w) and (2, h, w), over optical density (h, w, 3) without gain."""
     searched = search_density(od)
-    steps = np.rint(np.clip(searched * 100, 0, 255)).astype(np.uint8)
+    steps = _density_steps(searched)
     inside = _bytes(network[1])
     rule, least = ContourRule(reach=round(15 / mpp)), round(_SMALLEST_UM2 * 0.6 / mpp**2)
     proposals = []
@@ -143,6 +153,11 @@ def propose(
 def _bytes(logit: Float32Array) -> UInt8Array:
     found: UInt8Array = np.rint(255 / (1 + np.exp(-np.clip(logit, -30, 30)))).astype(np.uint8)
     return found
+
+
+def _density_steps(searched: Float32Array) -> UInt8Array:
+    steps: UInt8Array = np.rint(np.clip(searched * 100, 0, 255)).astype(np.uint8)
+    return steps
 
 
 def make_teacher_target(
@@ -192,21 +207,64 @@ def teach(
     """Accepted objects and target of each tile of a source at ``mpp`` µm/px. If the source declares DAB outside nuclei,
     they are searched in the haematoxylin alone.
     """
-    found = []
+    found, seen = [], []
     for number in range(len(tiles.pixels)):
         stained = density(tiles, number)
         brown = None
         if tiles.dab_outside_nuclei:
             stained, brown = without_dab(stained, tiles.stains)
         od = stained / np.float32(tiles.gain)
-        network = teacher.logits(stained, tiles, classical, device)
+        own = teacher.logits(stained, tiles, classical, device)
+        all_of_them = [own, *(other.logits(stained, tiles, classical, device) for other in teacher.others)]
+        network: Float32Array = np.mean(all_of_them, axis=0, dtype=np.float32)
         shallow = classical_logits(stained, tiles, classical)
         agreed = propose(shallow, network, od, split, mpp)
         accepted, target = make_teacher_target(agreed, shallow, network, od, tiles.stains, mpp)
         if brown is not None:
             target[brown & (accepted == 0)] = 0
         found.append((accepted, target))
+        seen.append(own)
+    if teacher.config is not None and tiles.stains.kind == "H&E":
+        _question(found, seen, tiles, teacher.config, mpp)
     return found
+
+
+def _question(
+    found: Sequence[tuple[Int32Array, UInt8Array]],
+    seen: Sequence[Float32Array],
+    tiles: Tiles,
+    config: DistilledConfig,
+    mpp: float,
+) -> None:
+    """Take back, in place, what the neighbours of the cells of a finished model speak against; ``seen``: its logits."""
+    if config.score is None or config.outline is None or config.neighbours is None:
+        return
+    cells = []
+    for number, logits in enumerate(seen):
+        od = density(tiles, number) / np.float32(tiles.gain)
+        instances = outlined_cells(logits, od, config.cut, config.split, config.outline, mpp)
+        assert instances.evidence is not None
+        labels = instances.labels
+        empty = np.zeros((1, *labels.shape), np.uint8)
+        centres = centroids(label_sums(labels, int(labels.max(initial=0)), empty))
+        cells.append(ScoredCells(labels, config.score.scores(instances.evidence), centres))
+    against = doubted(cells, config.neighbours, config.cut.object, mpp)
+    for (accepted, target), some, which in zip(found, cells, against, strict=True):
+        withdraw(accepted, target, some, which, mpp)
+    densities = [density(tiles, number) for number in range(len(seen))]
+    forgive([target for _, target in found], [logits[0] > 0 for logits in seen], densities, tiles.stains, mpp)
+
+
+def outlined_cells(
+    logits: Float32Array, od: Float32Array, cut: CutRule, split: SplitLengths, outline: OutlineRule, mpp: float
+) -> Instances:
+    """All cells of a network's logits (2, h, w), with the evidence for their scores, over optical density (h, w, 3)
+    without gain.
+    """
+    nucleus, inside = _bytes(logits)
+    searched = _density_steps(search_density(od))
+    scoring = OutlineScoring(outline, None, (0, 64))
+    return cut_cells(np.stack([nucleus, searched]), replace(cut, object=0.0), split, mpp, False, inside, scoring)
 
 
 def taught_example(
