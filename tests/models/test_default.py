@@ -71,12 +71,12 @@ def drawn_membranes(seed: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.fl
     y, x = np.mgrid[:768, :768].astype(np.float64)
     blue, brown = (np.array(vector) / np.linalg.norm(vector) for vector in STANDARD["H-DAB"])
     od = 0.03 + 0.01 * rng.normal(size=(768, 768, 3))
-    for k in range(5):
-        strand = np.exp(-((((x + 20 * np.sin(y / 40 + k) - 768) % 768 - 40 - 12 * k) / 9) ** 4)) if k < 2 else 0
-        od += (0.9 * strand)[..., None] * brown if k == 0 else np.asarray(1.3 * strand)[..., None] * np.ones(3)
+    for middle, colour in ((40, 0.9 * brown), (52, np.full(3, 1.3))):
+        strand = np.exp(-(((x + 20 * np.sin(y / 40 + middle) - middle) / 9) ** 4))
+        od += strand[..., None] * colour
     centres = []
-    for i, (cy, cx) in enumerate((cy, cx) for cy in range(50, 730, 60) for cx in range(150, 730, 60)):
-        cy, cx = cy + rng.uniform(-8, 8), cx + rng.uniform(-8, 8)
+    for i, (row, column) in enumerate((row, column) for row in range(50, 730, 60) for column in range(150, 730, 60)):
+        cy, cx = row + rng.uniform(-8, 8), column + rng.uniform(-8, 8)
         apart = np.hypot(y - cy, (x - cx) * rng.uniform(0.85, 1.15))
         nucleus = expit((rng.uniform(11, 15) - apart) / 0.8)
         od += (rng.uniform(0.25, 0.4) * nucleus * (1 + 0.15 * rng.normal(size=nucleus.shape)))[..., None] * blue

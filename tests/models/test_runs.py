@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +15,10 @@ from wsiproc.errors import OutputError
 from wsiproc.io.cells.parquet import read_cells
 from wsiproc.models import load_model
 from wsiproc.models.builtin.classical import Classical
-from wsiproc.models.neighbours import NeighbourRule, score_counts
+from wsiproc.models.builtin.distilled import Distilled
+from wsiproc.models.doubt import ColourRule, NeighbourRule, count_steps
 from wsiproc.pipeline.planning.plan import plan_slide
-from wsiproc.pipeline.record import AMONG_DOUBTFUL
+from wsiproc.pipeline.record import DOUBTFUL
 from wsiproc.pipeline.settings import Settings
 from wsiproc.synthetic import write_synthetic_slide
 
@@ -50,9 +51,13 @@ def test_cells_among_doubtful_ones_are_the_same_however_the_slide_was_cut(
 ) -> None:
     doubting = tmp_path / "doubting"
     shutil.copytree(distilled, doubting)
-    rule = NeighbourRule(reach_um=30, tolerance=0, highest=6, weight=100, clear=1)
+    rules: dict[str, NeighbourRule | ColourRule] = {
+        "neighbours": NeighbourRule(reach_um=30, tolerance=0, highest=6, weight=100, clear=1),
+        "colour": ColourRule(clear=0.5, tolerance=0, weight=0.5),
+    }
     with (doubting / "model.toml").open("a") as facts:
-        facts.writelines(["\n[neighbours]\n", *(f"{name} = {value}\n" for name, value in asdict(rule).items())])
+        for table, rule in rules.items():
+            facts.writelines([f"\n[{table}]\n", *(f"{name} = {value}\n" for name, value in asdict(rule).items())])
     options = {"model": str(doubting), "min_score": 0.5}
     whole = run_one(slide, tmp_path / "whole", region=2048, **options)
     cut = run_one(slide, tmp_path / "cut", region=512, executor="dask", workers=2, **options)
@@ -63,13 +68,19 @@ def test_cells_among_doubtful_ones_are_the_same_however_the_slide_was_cut(
     kept_all = run_one(slide, tmp_path / "all", model=str(distilled), min_score=0.5, region=2048).folder
     assert kept_all is not None
     every, left = (read_cells(folder / "cells.parquet")[1] for folder in (kept_all, whole.folder))
-    level = rule.level(np.array(score_counts(every.scores)))
-    believed = rule.believed(every.centroids, every.scores, load_model(str(distilled)).mpp, level, 0.5)
+    model = load_model(str(doubting), 0.5)
+    assert isinstance(model, Distilled)
+    assert model.doubt is not None
+    assert model.doubt.colour is not None
+    scores, shares = count_steps(every.scores), model.doubt.colour.counts(every)
+    believed = model.doubt.on(np.array(scores), np.array(shares)).believed(every, model.mpp)
+    by_neighbours = replace(model.doubt, colour=None).on(np.array(scores), np.array(shares)).believed(every, model.mpp)
+    assert (by_neighbours & ~believed).sum() > 0
     assert 0 < believed.sum() < len(every)
     np.testing.assert_array_equal(every.centroids[believed], left.centroids)
     for folder in (whole.folder, cut.folder):
         run = json.loads((folder / "run.json").read_text())
-        assert run["counts"]["dropped"][AMONG_DOUBTFUL] == (~believed).sum()
+        assert run["counts"]["dropped"][DOUBTFUL] == (~believed).sum()
     assert run["seams"]["cells"] > 0  # of the one with borders
     assert run["seams"]["per_1000"] == {"doubled": 0.0, "cut": 0.0, "lost": 0.0}
 

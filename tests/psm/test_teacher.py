@@ -17,8 +17,9 @@ from wsiproc.models.staining import sample_pixels
 from wsiproc.psm.distil import DISTIL_MPP, TEACHING_SPLIT, Tissue, _judged, _logistic, find_scores
 from wsiproc.psm.labels.consensus import Agreed
 from wsiproc.psm.labels.labelling import density
+from wsiproc.psm.labels.restain import without_dab
 from wsiproc.psm.labels.targets import IGNORE
-from wsiproc.psm.teacher import Teacher, calibrated_classical, make_teacher_target, taught_example, teach, without_dab
+from wsiproc.psm.teacher import Teacher, calibrated_classical, make_teacher_target, taught_example, teach
 from wsiproc.psm.tiles import Tiles
 from wsiproc.synthetic import Scene
 

@@ -15,7 +15,7 @@ from wsiproc.core.types import Float32Array, Float64Array, Int32Array, IntArray,
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from wsiproc.models.neighbours import NeighbourRule
+    from wsiproc.models.doubt import Doubt
 
 WINDOW_MULTIPLE = 64
 """Windows of models that accept any image size are cut to multiples of this, px."""
@@ -134,13 +134,9 @@ class SupportsInt8(Protocol):
 
 
 @runtime_checkable
-class WeighsNeighbours(Protocol):
-    """Implemented also by models that drop cells by what is around them, once all cells of the slide are known."""
+class DropsInHindsight(Protocol):
+    """Implemented also by models that drop cells by others of the slide, once all of these are known."""
 
     @property
-    def neighbours(self) -> NeighbourRule | None:
-        """The rule, after calibration; None on slides where it does not apply."""
-
-    @property
-    def least_score(self) -> float:
-        """The lowest score of a cell that is kept."""
+    def doubt(self) -> Doubt | None:
+        """The rules, after calibration; None on slides where they do not apply."""

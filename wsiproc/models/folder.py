@@ -27,7 +27,7 @@ from pydantic.types import StringConstraints
 
 from wsiproc.errors import ModelError, first_problem
 from wsiproc.models.cells import CutRule, OutlineRule, ScoreRule, SplitLengths
-from wsiproc.models.neighbours import NeighbourRule
+from wsiproc.models.doubt import ColourRule, NeighbourRule
 from wsiproc.models.networks.readout import Clusters, Readout
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ _OPTIONAL = {
     "outline",
     "score",
     "neighbours",
+    "colour",
 }
 _MOST_APART = 0.3  # deviation of int8 logits from float32, in standard deviations; 0.02 is usual
 HINTS = 4  # input planes of a folded network besides colours, see wsiproc.models.builtin.hints
@@ -155,8 +156,8 @@ class DistilledConfig(ModelConfig):
 
     ``int8_peaks``: see ``wsiproc.models.networks.int8``; the activation ranges; without them the network does not run
     in int8. ``outline``: how outlines are moved; without it they stay at the threshold of the probability. ``score``:
-    how a cell is scored; without it, by its mean probability. ``neighbours``: which cells are dropped by what is around
-    them; without it, none.
+    how a cell is scored; without it, by its mean probability. ``neighbours``, ``colour``: which cells are dropped by
+    what is around them, and by their colour; without them, none.
     """
 
     kind: Literal["distilled"] = "distilled"
@@ -164,6 +165,7 @@ class DistilledConfig(ModelConfig):
     outline: OutlineRule | None = None
     score: ScoreRule | None = None
     neighbours: NeighbourRule | None = None
+    colour: ColourRule | None = None
     int8_peaks: tuple[Annotated[float, Gt(0), Le(1e6)], ...] = ()
 
     def __post_init__(self) -> None:

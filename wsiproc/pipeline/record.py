@@ -38,7 +38,7 @@ from wsiproc.results.record import (
     SlideRecord,
 )
 
-AMONG_DOUBTFUL = "low score among cells of low scores"
+DOUBTFUL = "low score for its neighbours or colour"
 _CELL_STAGES = (Stage.INFER, Stage.SEGMENT, Stage.MERGE)
 
 
@@ -58,7 +58,7 @@ class FoundCells:
     @property
     def dropped(self) -> dict[str, int]:
         """How many outlines were dropped, by what spoke against them."""
-        doubtful = Counter({AMONG_DOUBTFUL: sum(block.doubtful for block in self.merged)})
+        doubtful = Counter({DOUBTFUL: sum(block.doubtful for block in self.merged)})
         return dict(sum((Counter(region.dropped) for region in self.segmented), +doubtful))
 
     @property

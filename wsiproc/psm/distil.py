@@ -17,8 +17,8 @@ from torch import nn
 from wsiproc.core.types import BoolArray, Float64Array, Int32Array, UInt8Array
 from wsiproc.models.builtin.classical import Classical
 from wsiproc.models.cells import CutRule, OutlineRule, ScoreRule, SplitLengths, cut_cells
+from wsiproc.models.doubt import ColourRule, NeighbourRule
 from wsiproc.models.folder import InputNumbers
-from wsiproc.models.neighbours import NeighbourRule
 from wsiproc.psm.labels.consensus import best_iou, object_boxes
 from wsiproc.psm.labels.labelling import density
 from wsiproc.psm.segmenter import Example
@@ -31,7 +31,7 @@ CUT, OUTLINE = CutRule(threshold=0.35), OutlineRule()
 TEACHING_SPLIT = SplitLengths(smooth_um=0.75)
 SPLIT = SplitLengths(saddle=0.85, merge_um=6.0, smooth_um=0.75, smallest_um2=7.0)
 LEAST_SCORE = 0.25
-NEIGHBOURS = NeighbourRule()
+NEIGHBOURS, COLOUR = NeighbourRule(), ColourRule()
 WINDOW, HALO = 1024, 64
 _MOST_TILES = 400
 _MATCH_IOU = 0.5

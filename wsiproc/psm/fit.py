@@ -479,5 +479,6 @@ def _config(settings: FitSettings, recipe: dict[str, Any], cut: CutRule) -> Dist
         split=distil.SPLIT,
         outline=distil.OUTLINE,
         neighbours=distil.NEIGHBOURS,
+        colour=distil.COLOUR,
         training=recipe | {"recipe": digest},
     )

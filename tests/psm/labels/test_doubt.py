@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsiproc.array.stains import STANDARD, Stains
-from wsiproc.models.neighbours import NeighbourRule, score_counts
+from wsiproc.models.doubt import NeighbourRule, count_steps, logits
 from wsiproc.psm.labels.doubt import ScoredCells, doubted, forgive, withdraw
 from wsiproc.psm.labels.targets import IGNORE
 
@@ -29,10 +29,11 @@ def test_it_is_the_rule_of_a_run(seed: int, counts: list[int], middle: float) ->
     rng = np.random.default_rng(seed)
     tiles = [spread(np.clip(rng.normal(middle, 0.2, n), 0.02, 0.99).astype(np.float32), rng) for n in counts]
     kept = [tile.scores >= LEAST for tile in tiles]
-    every = [score_counts(tile.scores[which]) for tile, which in zip(tiles, kept, strict=True)]
+    every = [count_steps(tile.scores[which]) for tile, which in zip(tiles, kept, strict=True)]
     level = RULE.level(np.sum(every, axis=0))
     for tile, which, (rejected, unclear) in zip(tiles, kept, doubted(tiles, RULE, LEAST, MPP), strict=True):
-        believed = RULE.believed(tile.centres[which], tile.scores[which], MPP, level, LEAST)
+        lowered = RULE.deduction(tile.centres[which], tile.scores[which], MPP, level)
+        believed = logits(tile.scores[which]) - lowered >= logits(np.array([LEAST]))
         np.testing.assert_array_equal(~rejected[which], believed)
         assert (tile.scores[unclear] >= RULE.clear).all()
         assert not (rejected & unclear).any()

@@ -15,8 +15,8 @@ from wsiproc.models.base import Channel, Instances
 from wsiproc.models.builtin.classical import Classical
 from wsiproc.models.builtin.learned import LearnedModel
 from wsiproc.models.cells import CutRule, OutlineScoring, cell_margin, cut_cells
+from wsiproc.models.doubt import Doubt
 from wsiproc.models.folder import DistilledConfig, load_int8_network
-from wsiproc.models.neighbours import NeighbourRule
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -51,14 +51,12 @@ class Distilled(LearnedModel):
         return cell_margin(self.config.cut, self.config.split, self.mpp, self.config.outline)
 
     @property
-    def neighbours(self) -> NeighbourRule | None:
-        """See ``WeighsNeighbours``. With DAB, whole fields of pale blue nuclei have low scores."""
-        return None if self.stains.kind == "H-DAB" else self.config.neighbours
-
-    @property
-    def least_score(self) -> float:
-        """See ``WeighsNeighbours``."""
-        return self.config.cut.object
+    def doubt(self) -> Doubt | None:
+        """See ``DropsInHindsight``. With DAB, fields of pale blue nuclei have low scores, and there is no eosin."""
+        neighbours, colour = self.config.neighbours, self.config.colour
+        if self.stains.kind == "H-DAB" or not (neighbours or colour):
+            return None
+        return Doubt(neighbours, colour, self.config.cut.object)
 
     def calibrate(self, samples: Sequence[UInt8Array], stain: Stain | None = None) -> Self:
         """See ``LearnedModel``; also calibrates the classical model, if the network gets hints from it."""

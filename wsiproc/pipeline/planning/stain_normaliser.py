@@ -23,8 +23,8 @@ from wsiproc.core.geometry import Box
 from wsiproc.core.types import Float64Array, UInt8Array
 from wsiproc.errors import PlanError, SettingsError
 from wsiproc.io.slides.open import open_slide
-from wsiproc.models.base import Channel, Instances, Model, SupportsInt8, WeighsNeighbours
-from wsiproc.models.neighbours import NeighbourRule
+from wsiproc.models.base import Channel, DropsInHindsight, Instances, Model, SupportsInt8
+from wsiproc.models.doubt import Doubt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -185,14 +185,9 @@ class StainNormalised:
         return self.model.predict(self._recoloured(windows))
 
     @property
-    def neighbours(self) -> NeighbourRule | None:
+    def doubt(self) -> Doubt | None:
         """The model's."""
-        return self.model.neighbours if isinstance(self.model, WeighsNeighbours) else None
-
-    @property
-    def least_score(self) -> float:
-        """The model's."""
-        return self.model.least_score if isinstance(self.model, WeighsNeighbours) else 0.0
+        return self.model.doubt if isinstance(self.model, DropsInHindsight) else None
 
     @property
     def int8(self) -> bool:

@@ -1,6 +1,6 @@
 """Merge: all cells of a slide sorted along a Hilbert curve, block by block, so memory is bounded by one block.
 
-Cells among doubtful ones are dropped here, where all neighbours are known (``wsiproc.models.neighbours``).
+Cells that others of the slide speak against are dropped here, where all are known (``wsiproc.models.doubt``).
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import numpy as np
 from wsiproc.array.hilbert import hilbert_index
 from wsiproc.core.cells import CellTable
 from wsiproc.core.geometry import Box, Grid, Region
-from wsiproc.core.types import BoolArray, Int64Array
+from wsiproc.core.types import Int64Array
 from wsiproc.executors import Task
 from wsiproc.io.cells.parquet import read_part, write_part
 from wsiproc.io.ome_zarr import image as ngff
-from wsiproc.models.base import WeighsNeighbours
-from wsiproc.models.neighbours import SCORE_STEPS, NeighbourRule
+from wsiproc.models.base import DropsInHindsight
+from wsiproc.models.doubt import STEPS, Doubt
 from wsiproc.pipeline.stages.job import Job, stage, stage_task
 from wsiproc.pipeline.stages.segment import Segmented, inside
 from wsiproc.results.profile import Stage
@@ -31,31 +31,20 @@ BLOCK = ngff.SHARD  # cells are merged, and labels rendered, in squares of this 
 
 
 def doubt_of(job: Job, segmented: Sequence[Segmented]) -> Doubt | None:
-    """How cells of a slide are judged by their neighbours, from the scores of all its regions; None if they are not."""
-    model = job.model
-    if not isinstance(model, WeighsNeighbours) or model.neighbours is None:
+    """How cells of a slide are judged by its others, from the counts of all its regions; None if they are not."""
+    doubt = job.model.doubt if isinstance(job.model, DropsInHindsight) else None
+    if doubt is None:
         return None
-    rule = model.neighbours
-    counts = np.array([region.scores for region in segmented], np.int64).reshape(-1, SCORE_STEPS).sum(axis=0)
-    return Doubt(rule, rule.level(counts), model.least_score)
-
-
-@dataclass(frozen=True)
-class Doubt:
-    """A rule with the ``level`` of a slide and the ``least`` score of its model."""
-
-    rule: NeighbourRule
-    level: float
-    least: float
-
-    def believed(self, cells: CellTable, mpp: float) -> BoolArray:
-        """Which ``cells`` (N,), in px of ``mpp`` µm, are kept."""
-        return self.rule.believed(cells.centroids, cells.scores, mpp, self.level, self.least)
+    scores, shares = (
+        np.array([counts for counts in some if counts], np.int64).reshape(-1, STEPS).sum(axis=0)
+        for some in ([region.scores for region in segmented], [region.shares for region in segmented])
+    )
+    return doubt.on(scores, shares)
 
 
 def merge_tasks(job: Job, regions: Sequence[Region], doubt: Doubt | None) -> list[Task]:
     """One task per block that regions touch, once all ``regions`` are segmented."""
-    reach = int(np.ceil(doubt.rule.reach_um / job.frame.mean_mpp)) if doubt else 0
+    reach = int(np.ceil(doubt.reach_um / job.frame.mean_mpp)) if doubt else 0
     parts: dict[Region, list[Region]] = {}
     blocks = Grid(job.frame.grid, BLOCK)
     for region in regions:

@@ -23,8 +23,8 @@ from wsiproc.executors import Task
 from wsiproc.io.atomic import write_json
 from wsiproc.io.cells.parquet import write_part
 from wsiproc.io.ome_zarr import image as ngff
-from wsiproc.models.base import OD_STEP, Instances, Model
-from wsiproc.models.neighbours import score_counts
+from wsiproc.models.base import OD_STEP, DropsInHindsight, Instances, Model
+from wsiproc.models.doubt import count_steps
 from wsiproc.pipeline.stages.job import Job, infer_marker, search_mask, stage, stage_task, stain_channels, task_key
 from wsiproc.results.profile import Stage
 
@@ -33,14 +33,15 @@ from wsiproc.results.profile import Stage
 
 @dataclass(frozen=True)
 class Segmented:
-    """The result of a region: its number of cells, how many were ``dropped``, by reason, and how many have each score
-    (``score_counts``).
+    """The result of a region: its number of cells, how many were ``dropped``, by reason, how many have each score, and
+    how many clear nuclei have each share of haematoxylin, if the model drops cells by it (``wsiproc.models.doubt``).
     """
 
     key: str
     cells: int
     dropped: dict[str, int]
     scores: list[int]
+    shares: list[int]
     resumed: bool = False
 
 
@@ -65,7 +66,9 @@ def segment_region(job: Job, region: Region, needs: tuple[str, ...]) -> Segmente
     around = region.box.pad(job.model.margin).clip(job.frame.grid)
     cells, dropped = cells_inside(job, region.box, around, ngff.read_box(job.maps, 0, around))
     write_part(job.part(region), cells)
-    done = Segmented(region.key, len(cells), dropped, score_counts(cells.scores))
+    colour = job.model.doubt.colour if isinstance(job.model, DropsInHindsight) and job.model.doubt else None
+    shares = colour.counts(cells) if colour else []
+    done = Segmented(region.key, len(cells), dropped, count_steps(cells.scores), shares)
     if all(infer_marker(job, key).exists() for key in needs):
         write_json(marker, asdict(done))
     return done

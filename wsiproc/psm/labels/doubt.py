@@ -1,6 +1,6 @@
 """Labels that contradict the teacher: what it detects among cells that hardly resemble nuclei is background.
 
-The neighbours of a cell tell flakes of keratin, debris and fibres from nuclei (``wsiproc.models.neighbours``); a
+The neighbours of a cell tell flakes of keratin, debris and fibres from nuclei (``wsiproc.models.doubt``); a
 network does not see that far at once, but it can learn what such objects look like. Where they have the colour of
 nuclei, as in crowded epithelium whose borders are blurred, they are not taught either way.
 """
@@ -17,7 +17,7 @@ from scipy.spatial import cKDTree
 
 from wsiproc.array.stains import Stains, unmixing
 from wsiproc.core.types import BoolArray, Float32Array, Float64Array, Int32Array, UInt8Array
-from wsiproc.models.neighbours import NeighbourRule, logits, score_counts
+from wsiproc.models.doubt import NeighbourRule, count_steps, logits
 from wsiproc.psm.labels.targets import IGNORE
 
 _APART_UM, _SPREAD_UM, _CORE_UM = 0.25, 0.5, 1.0
@@ -42,7 +42,7 @@ def doubted(
     same, (N,) each. Only cells with a score of ``least`` or more count as neighbours.
     """
     kept = [cells.scores >= least for cells in tiles]
-    counts = [score_counts(cells.scores[which]) for cells, which in zip(tiles, kept, strict=True)]
+    counts = [count_steps(cells.scores[which]) for cells, which in zip(tiles, kept, strict=True)]
     level = rule.level(np.sum(counts, axis=0, dtype=np.int64))
     limit = logits(np.array([least]))[0]
     found = []
