@@ -471,12 +471,12 @@ def fit(proof: Proof) -> None:
     from wsiproc.psm.tiles import Source
 
     settings = fitting.FitSettings((Source(drawn_slide(proof)),), proof.scratch / "learned", device=proof.device)
-    settings = replace(fitting.quick_settings(settings), activation_steps=40, rounds=(60, 60), student=60, tiles=6)
+    settings = replace(fitting.quick_settings(settings), activation_steps=40, rounds=(60, 60), student=(60,), tiles=6)
     if proof.small:
         from tests.psm.small_fit import shrink
 
         shrink(setattr)
-        few: dict[str, Any] = {"activation_steps": 2, "rounds": (2,), "student": 2, "tiles": 4}
+        few: dict[str, Any] = {"activation_steps": 2, "rounds": (2,), "student": (2,), "tiles": 4}
         settings = replace(settings, **few, teacher_widths=(8, 16), widths=(8, 16))
     stages: dict[str, list[tuple[int, float]]] = {}
 

@@ -29,9 +29,9 @@ def shrink(replace: Callable[[object, str, object], None]) -> None:
 
 
 def small(slide: Path, out: Path, **others: object) -> FitSettings:
-    """Ten steps of the activation network, two rounds of 15 of the teacher, and 15 of the student."""
+    """Ten steps of the activation network, two rounds of 15 of the teacher, and two of 15 and 5 of the student."""
     numbers: dict[str, object] = {
-        "activation_steps": 10, "rounds": (15, 15), "student": 15, "tiles": 4, "teacher_widths": (8, 16),
+        "activation_steps": 10, "rounds": (15, 15), "student": (15, 5), "tiles": 4, "teacher_widths": (8, 16),
         "widths": (8, 16),
     }  # fmt: skip
     return FitSettings(**{"sources": (Source(slide),), "out": out} | numbers | others)  # type: ignore[arg-type]

@@ -27,7 +27,6 @@ from wsiproc.pipeline.cohort import run_slides
 from wsiproc.pipeline.settings import Settings
 from wsiproc.psm import fit as fitting
 from wsiproc.psm.fit import FitSettings, OnStage, fit, quick_settings, read_curve
-from wsiproc.psm.recipe import fit_settings
 from wsiproc.psm.tiles import Source
 from wsiproc.synthetic import write_synthetic_slide
 
@@ -65,7 +64,7 @@ def undisturbed(slide: Path, tmp_path_factory: pytest.TempPathFactory) -> Fitted
     def keep() -> None:
         shutil.copytree(settings.work, work)
 
-    fit(settings, stop_at("student", 15, keep))
+    fit(settings, stop_at("student 2", 5, keep))
     return Fitted(settings.out, work)
 
 
@@ -124,7 +123,7 @@ def test_a_model_is_learned_and_not_made_up(undisturbed: Fitted) -> None:
     """The loss falls, and nuclei were believed from the first round on."""
     curve = read_curve(undisturbed.work / "curve.csv")
     assert {stage: max(steps) for stage, steps in curve.items()} == {
-        "activation network": 10, "round 1": 15, "round 2": 15, "student": 15,
+        "activation network": 10, "round 1": 15, "round 2": 15, "student": 15, "student 2": 5,
     }  # fmt: skip
     assert 0 < curve["round 2"][15] < curve["round 1"][10]
     labels = np.load(undisturbed.work / "pseudo-labels-drawn.tif.npz")
@@ -139,7 +138,7 @@ def accepted(labels: Mapping[str, np.ndarray]) -> list[int]:
 
 # --- the same again --------------------------------------------------------------------------------------------------
 
-TRAININGS = {"activation network", "round 1", "round 2", "student"}
+TRAININGS = {"activation network", "round 1", "round 2", "student", "student 2"}
 STOPS = (
     (("reading tissue", 1), ("activation network", 1)),
     (("activation network", 7), ("activation network", 1)),
@@ -149,6 +148,8 @@ STOPS = (
     (("round 2", 15), ("round 2", 11)),
     (("student", 2), ("student", 1)),
     (("student", 14), ("student", 11)),
+    (("student 2", 1), ("student 2", 1)),
+    (("student 2", 3), ("student 2", 1)),
 )
 """Where a fit is stopped, and the step of a training with which it then goes on."""
 
@@ -223,7 +224,7 @@ def test_objectives_with_parts_of_their_own_are_kept_over_a_stop(slide: Path, tm
     folders = []
     for stop in (False, True):
         settings = small(
-            slide, tmp_path / str(stop) / "model", objective="simsiam", activation_steps=2, rounds=(1,), student=1
+            slide, tmp_path / str(stop) / "model", objective="simsiam", activation_steps=2, rounds=(1,), student=(1,)
         )
         if stop:
             with pytest.raises(KeyboardInterrupt):
@@ -240,7 +241,7 @@ def test_a_fit_from_a_model_begins_with_its_weights_and_widths(
     slide: Path, fitted: Path, other_seed: Path, tmp_path: Path
 ) -> None:
     """One step of a rate that is still rising changes a weight by less than a thousandth."""
-    adapted = fit(small(slide, tmp_path / "adapted", base=str(fitted), student=1, widths=(16, 32, 64, 96)))
+    adapted = fit(small(slide, tmp_path / "adapted", base=str(fitted), student=(1,), widths=(16, 32, 64, 96)))
     assert adapted.network.widths == (8, 16)
     assert adapted.training["base"] == {"name": "model", "weights_sha256": load_model(str(fitted)).weights_sha256}
     base, near, far = (
@@ -259,18 +260,7 @@ def test_models_that_cannot_be_adapted_are_refused_at_once(slide: Path, fitted: 
         fit(small(slide, tmp_path / "model", base="gone"))
     with pytest.raises(ModelError, match="choose another output folder"):
         fit(small(slide, fitted, base=str(fitted)))
-    with pytest.raises(ModelError, match="`base` names none"):
-        fit(small(slide, tmp_path / "model", also=("fast",)))
     assert not list(tmp_path.iterdir())
-
-
-def test_further_teachers_are_named_in_the_model(slide: Path, fitted: Path, tmp_path: Path) -> None:
-    table = tmp_path / "fit.toml"
-    table.write_text(f'base = "{fitted}"\nalso = ["fast"]\nsources = [{{ path = "{slide}" }}]', encoding="utf-8")
-    read = fit_settings(table, (), tmp_path / "x", mpp=None, quick=False, base=None, seed=None, device="cpu")
-    assert (read.base, read.also) == (str(fitted), ("fast",))
-    learned = fit(small(slide, tmp_path / "model", base=str(fitted), also=read.also, student=1))
-    assert learned.training["also"] == [{"name": "fast", "weights_sha256": load_model("fast").weights_sha256}]
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------
@@ -321,14 +311,14 @@ def test_quick_is_less_of_everything(slide: Path) -> None:
     full = fitting.FitSettings((Source(slide),), Path("model"))
     quick = quick_settings(full)
     assert sum(quick.rounds) < sum(full.rounds) / 3
-    assert quick.student < full.student / 3
+    assert quick.student[0] < full.student[0] / 3
     assert (quick.activation_steps, quick.tiles) < (full.activation_steps, full.tiles)
     assert quick.widths == full.widths
 
 
 def test_a_model_to_begin_with_is_the_teacher(slide: Path, tmp_path: Path) -> None:
     """Nothing is learned before it: it finds nuclei in the tissue, and these teach."""
-    settings = small(slide, tmp_path / "model", base="fast", student=1)
+    settings = small(slide, tmp_path / "model", base="fast", student=(1,))
     stages: list[str] = []
 
     def on_progress(stage: str, step: int, total: int) -> None:
@@ -338,6 +328,6 @@ def test_a_model_to_begin_with_is_the_teacher(slide: Path, tmp_path: Path) -> No
     with pytest.raises(KeyboardInterrupt):
         fit(settings, on_progress)
     assert sorted(set(stages)) == ["labelling by the teacher", "reading tissue in full", "student"]
-    found = accepted(np.load(settings.work / "taught-drawn.tif.npz"))
+    found = accepted(np.load(settings.work / "taught-1" / "drawn.tif.npz"))
     assert min(found) > 2  # in each tile of 48 µm
     assert sum(found) > 30

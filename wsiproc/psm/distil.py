@@ -65,11 +65,12 @@ def taught_examples(
     device: str,
     on_progress: Callable[[int, int], None],
 ) -> list[Example]:
-    """Training examples from the accepted labels of all tissue, source by source; cached in ``work``."""
+    """Training examples from the accepted labels of all tissue, source by source; cached in the folder ``work``."""
+    work.mkdir(exist_ok=True)
     examples: list[Example] = []
     total = sum(len(each.tiles.pixels) for each in tissue)
     for each in tissue:
-        path = work / f"taught-{each.tiles.name}.npz"
+        path = work / f"{each.tiles.name}.npz"
         labels = load_pseudo_labels(path)
         if labels is None:
             labels = teach(each.tiles, teacher, each.classical, TEACHING_SPLIT, DISTIL_MPP, device)

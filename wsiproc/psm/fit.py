@@ -6,7 +6,8 @@ tree and the map label nuclei; what all three agree on is accepted. *Teacher*: a
 pasted nuclei, then relabels the tissue for the next round, where an object is accepted if the image supports it. With
 ``base`` the teacher is given, and the fit starts here. *Competition*: the tissue is read again in full; at 0.25 µm/px
 the proposals of the teacher and of the classical model compete for every nucleus, with outlines that follow the image.
-*Student*: the network that is shipped learns from the winners. *Scores* are fitted to what the competition accepts.
+*Student*: the network that is shipped learns from the winners. *Scores* are fitted to what the competition accepts. In
+later rounds, the student and the first teacher label together, less what the neighbours of cells speak against.
 *Write*: the model folder, and inside it the teacher (``fast``) and the direct engine (``psm``) if learned here.
 
 Each stage leaves files in a work folder; a fit that was interrupted resumes from them when it is called again with the
@@ -60,7 +61,7 @@ from wsiproc.psm.activation.objectives import OBJECTIVES
 from wsiproc.psm.activation.training import train_activation
 from wsiproc.psm.card import FitSummary, direct_card, model_card
 from wsiproc.psm.direct import activation_config, activation_pixels
-from wsiproc.psm.distil import find_scores, first_student, read_tissue, taught_examples
+from wsiproc.psm.distil import Tissue, find_scores, first_student, read_tissue, taught_examples
 from wsiproc.psm.labels.labelling import agreed_labels, classical_labels, density, make_example, network_labels
 from wsiproc.psm.segmenter import Example, Training, train_segmenter
 from wsiproc.psm.teacher import Teacher, folded_tissue
@@ -78,27 +79,26 @@ CUT, SPLIT = CutRule(threshold=0.6), SplitLengths(smooth_um=0.75)
 _MOST_TILES = 400
 _READOUT_TILES = 12
 _CROP_PX, _BATCH = 128, 16
-_FINE_TUNING_LR = 1e-3  # peak learning rate of a network that has learned before
+_LATER_LR = 1e-3  # peak learning rate of a network that has learned before
 _LONGEST_NAME = 60  # leaves room for a suffix such as " psm"
 
 
 @dataclass(frozen=True)
 class FitSettings:
     """Settings of a fit. ``rounds``: steps of each round of the teacher, whose levels have ``teacher_widths`` channels;
-    ``student``, ``widths``: steps and channels of the final network; ``tiles``: windows per slide; ``base``: an
-    existing model as teacher, instead of training one first; if it has the same architecture, training also starts from
-    its weights; ``also``: further models, whose logits are averaged with those of ``base`` for the labels.
+    ``student``: steps of each round of the final network, ``widths``: its channels; ``tiles``: windows per slide;
+    ``base``: an existing model as teacher, instead of training one first; if it has the same architecture, training
+    also starts from its weights.
     """
 
     sources: tuple[Source, ...]
     out: Path
     base: str | None = None
-    also: tuple[str, ...] = ()
     objective: str = "mean value"
     activation_steps: int = 600
     rounds: tuple[int, ...] = (600, 1000)
     teacher_widths: tuple[int, ...] = (16, 32, 64, 96)
-    student: int = 1700
+    student: tuple[int, ...] = (1700,)
     widths: tuple[int, ...] = (24, 48, 96, 128)
     tiles: int = 24
     seed: int = 0
@@ -113,7 +113,7 @@ class FitSettings:
 
 def quick_settings(settings: FitSettings) -> FitSettings:
     """Fewer steps and tiles: a usable model from one slide within twenty minutes on two cores."""
-    return replace(settings, activation_steps=200, rounds=(300,), student=350, tiles=12)
+    return replace(settings, activation_steps=200, rounds=(300,), student=(350,), tiles=12)
 
 
 def fit(settings: FitSettings, on_progress: OnStage = lambda *_: None) -> DistilledConfig:
@@ -123,33 +123,30 @@ def fit(settings: FitSettings, on_progress: OnStage = lambda *_: None) -> Distil
     contains something else.
     """
     settings = replace(settings, out=Path(os.path.abspath(settings.out)))
-    given = _given_models(settings)
-    tuned = bool(given) and given[0].config.network.fold == FOLD
-    if tuned:
-        settings = replace(settings, widths=given[0].config.network.widths)
-    recipe = _recipe(settings, given)
+    base = _base_model(settings)
+    if base is not None and base.config.network.fold == FOLD:
+        settings = replace(settings, widths=base.config.network.widths)
+    recipe = _recipe(settings, base)
     check_replaceable(settings.out, _config(settings, recipe, CUT))
     work = _open_work(settings, recipe)
-    teacher, write_teacher = _first_teacher(settings, given, recipe, work, on_progress)
-    student = _loaded(given[0]) if tuned else first_student(settings.widths, settings.seed)
+    teacher, write_teacher = _first_teacher(settings, base, recipe, work, on_progress)
+    student = _first_student(settings, base)
     tissue = read_tissue(settings.sources, settings.tiles, INPUT.od99, partial(on_progress, "reading tissue in full"))
-    examples = taught_examples(tissue, teacher, work, settings.device, partial(on_progress, "labelling by the teacher"))
-    student = _train_student(settings, student, tuned, examples, work, on_progress)
+    student, examples, score = _train_students(settings, student, teacher, tissue, work, on_progress)
     sources = tuple(each.tiles for each in tissue)
     summary = FitSummary(recipe, sources, tuple(examples), student, read_curve(work / "curve.csv"))
-    config = _write(settings, summary, find_scores(student.cpu().eval(), INPUT, tissue, examples))
+    config = _write(settings, summary, score)
     write_teacher()
     shutil.rmtree(work)
     return config
 
 
 def _first_teacher(
-    settings: FitSettings, given: Sequence[Distilled], recipe: dict[str, Any], work: Path, on_progress: OnStage
+    settings: FitSettings, base: Distilled | None, recipe: dict[str, Any], work: Path, on_progress: OnStage
 ) -> tuple[Teacher, Callable[[], None]]:
-    """The teacher, from ``given`` models or trained now, and a function that writes it and the direct engine."""
-    if given:
-        first, *others = (Teacher(_loaded(model), INPUT, model.config) for model in given)
-        return replace(first, others=tuple(others)), lambda: None
+    """The teacher, from ``base`` or trained now, and a function that writes it and the direct engine."""
+    if base is not None:
+        return Teacher(_loaded(base), INPUT, base.config), lambda: None
     sources = _read_sources(settings, on_progress)
     activation = _fit_activation(settings, sources, work, on_progress)
     examples = _pseudo_label(settings, sources, activation, work, on_progress)
@@ -174,50 +171,63 @@ def _loaded(model: Distilled) -> nn.Module:
     return net.eval()
 
 
-def _train_student(
-    settings: FitSettings, net: nn.Module, tuned: bool, examples: Sequence[Example], work: Path, on_progress: OnStage
-) -> nn.Module:
-    """The final network, trained on the teacher's accepted labels; ``tuned``: it has learned before."""
-    training = Training(settings.student, distil.DISTIL_MPP, 2 * _CROP_PX, _BATCH, seed=settings.seed, folded=True)
-    if tuned:
-        training = replace(training, lr=_FINE_TUNING_LR, round=2)
-    return train_segmenter(
-        net, examples, training, INPUT, device=settings.device, checkpoint=work / "student.pt",
-        on_step=_on_step("student", settings.student, work, on_progress),
-    )  # fmt: skip
+def _first_student(settings: FitSettings, base: Distilled | None) -> nn.Module:
+    """The weights of ``base`` if they fit, otherwise random ones from the seed."""
+    if base is not None and base.config.network.fold == FOLD:
+        return _loaded(base)
+    return first_student(settings.widths, settings.seed)
 
 
-def _given_models(settings: FitSettings) -> list[Distilled]:
-    """The model to start from, if any, and further teachers. Raises ModelError for one that is not suitable."""
-    names = (settings.base, *settings.also)
-    if settings.also and settings.base is None:
-        raise ModelError("`also` names teachers besides `base`, but `base` names none")
-    return [_given_model(name, settings.out) for name in names if name is not None]
+def _train_students(
+    settings: FitSettings, net: nn.Module, first: Teacher, tissue: Sequence[Tissue], work: Path, on_progress: OnStage
+) -> tuple[nn.Module, list[Example], ScoreRule]:
+    """The final network, what it was trained on last, and its scores. Each round is taught by the network of the one
+    before, together with the ``first`` teacher.
+    """
+    teacher = first
+    for number, steps in enumerate(settings.student, start=1):
+        nth = "" if number == 1 else f" {number}"
+        labelling = partial(on_progress, f"labelling by the teacher{nth}")
+        examples = taught_examples(tissue, teacher, work / f"taught-{number}", settings.device, labelling)
+        training = Training(
+            steps, distil.DISTIL_MPP, 2 * _CROP_PX, _BATCH, seed=settings.seed, round=number, folded=True
+        )
+        net = train_segmenter(
+            net, examples, training if number == 1 else replace(training, lr=_LATER_LR), INPUT, device=settings.device,
+            checkpoint=work / f"student-{number}.pt", on_step=_on_step(f"student{nth}", steps, work, on_progress),
+        )  # fmt: skip
+        score = find_scores(net.cpu().eval(), INPUT, tissue, examples)
+        teacher = Teacher(net, INPUT, _student_config(settings, {}, score), others=(first,))
+    return net, examples, score
 
 
-def _given_model(name: str, out: Path) -> Distilled:
-    model = load_model(name)
+def _base_model(settings: FitSettings) -> Distilled | None:
+    """The model to start from. Raises ModelError if it cannot be adapted."""
+    if settings.base is None:
+        return None
+    base = load_model(settings.base)
     kinds = {(FIT_MPP, 1), (distil.DISTIL_MPP, FOLD)}
     if (
-        not isinstance(model, Distilled)
-        or (model.mpp, model.config.network.fold) not in kinds
-        or (model.config.network.outputs, model.config.input) != (2, INPUT)
+        not isinstance(base, Distilled)
+        or (base.mpp, base.config.network.fold) not in kinds
+        or (base.config.network.outputs, base.config.input) != (2, INPUT)
     ):
-        raise ModelError(f"{name} cannot be adapted; pass a model written by `wsiproc fit`")
-    if model.folder == out:
-        raise ModelError(f"{name} would be replaced by the model adapted from it; choose another output folder")
-    return model
+        raise ModelError(f"{settings.base} cannot be adapted; pass a model written by `wsiproc fit`")
+    if base.folder == settings.out:
+        raise ModelError(
+            f"{settings.base} would be replaced by the model adapted from it; choose another output folder"
+        )
+    return base
 
 
-def _recipe(settings: FitSettings, given: Sequence[Distilled]) -> dict[str, Any]:
+def _recipe(settings: FitSettings, base: Distilled | None) -> dict[str, Any]:
     """Everything that determines the result, as plain values."""
     recipe = asdict(settings) | {"version": __version__}
     recipe["sources"] = [
         {"name": s.name} | {k: v for k, v in (("mpp", s.mpp), ("dab_outside_nuclei", s.dab_outside_nuclei)) if v}
         for s in settings.sources
     ]
-    models = [{"name": model.name, "weights_sha256": model.weights_sha256} for model in given]
-    recipe["base"], recipe["also"] = (models[0], models[1:] or None) if models else (None, None)
+    recipe["base"] = base and {"name": base.name, "weights_sha256": base.weights_sha256}
     return {key: value for key, value in recipe.items() if key not in {"out", "name", "device"} and value is not None}
 
 
@@ -414,9 +424,13 @@ def _shallow_weights(net: nn.Module) -> dict[str, torch.Tensor]:
 
 def _write(settings: FitSettings, summary: FitSummary, score: ScoreRule) -> DistilledConfig:
     """Write the model folder, with its card and images."""
-    cut = replace(distil.CUT, object=distil.LEAST_SCORE)
-    config = replace(_config(settings, summary.recipe, cut), int8_peaks=_activation_ranges(summary), score=score)
+    config = replace(_student_config(settings, summary.recipe, score), int8_peaks=_activation_ranges(summary))
     return _write_network(settings.out, config, summary)
+
+
+def _student_config(settings: FitSettings, recipe: dict[str, Any], score: ScoreRule) -> DistilledConfig:
+    """Configuration of the final network."""
+    return replace(_config(settings, recipe, replace(distil.CUT, object=distil.LEAST_SCORE)), score=score)
 
 
 def _write_teacher(settings: FitSettings, summary: FitSummary) -> None:

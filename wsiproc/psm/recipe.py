@@ -37,12 +37,11 @@ class _Table:
     sources: tuple[_SourceTable, ...] = ()
     name: str | None = None
     base: str | None = None
-    also: tuple[str, ...] = ()
     objective: str | None = None
     activation_steps: _Count | None = None
     rounds: Annotated[tuple[_Count, ...], Len(1)] | None = None
     teacher_widths: Annotated[tuple[_Count, ...], Len(1, 6)] | None = None
-    student: _Count | None = None
+    student: Annotated[tuple[_Count, ...], Len(1)] | None = None
     tiles: _Count | None = None
     widths: Annotated[tuple[_Count, ...], Len(1, 6)] | None = None
     seed: Annotated[int, Ge(0)] | None = None

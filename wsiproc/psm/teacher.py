@@ -78,6 +78,7 @@ class Teacher:
     def _logits(self, od: Tensor, tiles: Tiles, classical: Classical) -> Tensor:
         """One view (1, 3, h, w), at the tile's resolution (1, 2, h, w)."""
         assert isinstance(self.net, UNet)
+        self.net.to(od.device)
         with (
             torch.inference_mode(),
             torch.autocast(od.device.type, torch.bfloat16, enabled=computes_bfloat16(od.device.type)),
