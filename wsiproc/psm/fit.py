@@ -79,7 +79,7 @@ CUT, SPLIT = CutRule(threshold=0.6), SplitLengths(smooth_um=0.75)
 _MOST_TILES = 400
 _READOUT_TILES = 12
 _CROP_PX, _BATCH = 128, 16
-_LATER_LR = 1e-3  # peak learning rate of a network that has learned before
+_FIRST_LR, _LATER_LR = 2e-3, 1e-3  # peak learning rate of the final network, and once it has learned before
 _LONGEST_NAME = 60  # leaves room for a suffix such as " psm"
 
 
@@ -184,16 +184,15 @@ def _train_students(
     """The final network, what it was trained on last, and its scores. Each round is taught by the network of the one
     before, together with the ``first`` teacher.
     """
-    teacher = first
+    teacher, tuned = first, first.config is not None and first.config.network.fold == FOLD
     for number, steps in enumerate(settings.student, start=1):
         nth = "" if number == 1 else f" {number}"
         labelling = partial(on_progress, f"labelling by the teacher{nth}")
         examples = taught_examples(tissue, teacher, work / f"taught-{number}", settings.device, labelling)
-        training = Training(
-            steps, distil.DISTIL_MPP, 2 * _CROP_PX, _BATCH, seed=settings.seed, round=number, folded=True
-        )
+        lr = _LATER_LR if tuned or number > 1 else _FIRST_LR
+        training = Training(steps, distil.DISTIL_MPP, 2 * _CROP_PX, _BATCH, lr, settings.seed, number, folded=True)
         net = train_segmenter(
-            net, examples, training if number == 1 else replace(training, lr=_LATER_LR), INPUT, device=settings.device,
+            net, examples, training, INPUT, device=settings.device,
             checkpoint=work / f"student-{number}.pt", on_step=_on_step(f"student{nth}", steps, work, on_progress),
         )  # fmt: skip
         score = find_scores(net.cpu().eval(), INPUT, tissue, examples)
