@@ -130,7 +130,7 @@ class LearnedModel:
     def _maps(self, network: nn.Module, windows: Tensor) -> Tensor:
         od = optical_density(windows, self.stains.white)
         nucleus, *others = self._read(network, self.network_sees(windows, od), od)
-        return stained_maps(nucleus, od, self.stains, *others)
+        return stained_maps(nucleus, od, self.stains, self.mpp, *others)
 
     def network_sees(self, windows: Tensor, od: Tensor) -> Tensor:
         """The network's input for windows (b, h, w, 3) uint8, whose optical density is ``od`` (b, 3, h, w)."""
