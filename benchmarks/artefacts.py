@@ -1,4 +1,4 @@
-"""Cells that a run finds in what is not tissue: pen, fill, stripes, coverslip edges, bubbles, dust.
+"""Cells that a run finds in what is not tissue: pen, fill, stripes, coverslip edges, bubbles, dust, smears.
 
     python benchmarks/artefacts.py slides/EAS2_HE1_20x.tif slides/EAS2_CD20_ihc_20x.tif     # of ../shared/data
     python benchmarks/artefacts.py … --searched       # no cells, takes a minute: only where they would be searched for
@@ -176,6 +176,30 @@ def dust(pixels: Picture, random: np.random.Generator) -> Drawn:
     return Drawn(as_bytes(pixels * softened), there > 0, none(pixels))
 
 
+def smears(pixels: Picture, random: np.random.Generator) -> Drawn:
+    """Crushed and dragged chromatin: bundles of streaks in the colour of haematoxylin, sharp and blurred, in a haze."""
+    density = np.zeros((SIDE, SIDE), np.float32)
+    there = np.zeros((SIDE, SIDE), np.uint8)
+    for cy, cx in random.integers(0, SIDE, (9, 2)).tolist():
+        angle, blur = random.uniform(0, np.pi), float(random.choice([0.8, 3.0, 8.0]))
+        along, across = np.array([np.sin(angle), np.cos(angle)]), np.array([np.cos(angle), -np.sin(angle)])
+        bundle = np.zeros((SIDE, SIDE), np.float32)
+        for _ in range(40):
+            start = (cy, cx) + random.normal(0, 100, 1) * along + random.normal(0, 35, 1) * across
+            bent = random.normal(0, 0.05) * across + along
+            steps = random.uniform(40, 200) * np.linspace(0, 1, 12)[:, None] * bent + random.normal(0, 2, (12, 2))
+            points = np.rint(start + steps)[:, ::-1].astype(np.int32)
+            streak = np.zeros((SIDE, SIDE), np.uint8)
+            cv2.polylines(streak, [points], False, 255, int(random.integers(2, 9)), cv2.LINE_AA)
+            bundle = np.maximum(bundle, streak.astype(np.float32) / 255 * random.uniform(0.3, 1.0))
+        bundle = np.asarray(cv2.GaussianBlur(bundle, (0, 0), blur), np.float32)
+        haze = np.asarray(cv2.GaussianBlur((bundle > 0.1).astype(np.float32), (0, 0), 20), np.float32)
+        density += 1.3 * bundle + 0.15 * haze
+        there |= ((bundle > 0.05) | (haze > 0.2)).astype(np.uint8)
+    lost = density[..., None] * np.array([0.8, 1.0, 0.4], np.float32)
+    return Drawn(as_bytes(pixels * np.exp(-lost)), there > 0, none(pixels))
+
+
 KINDS: dict[str, Draw] = {
     **{f"pen, {name}": ink(colour) for name, colour in INKS.items()},
     **{f"fill, {name}": fill(colour) for name, colour in FILLS.items()},
@@ -185,6 +209,7 @@ KINDS: dict[str, Draw] = {
     "cover-glass edges": cover_glass,
     "bubbles": bubbles,
     "dust": dust,
+    "smears": smears,
 }
 
 

@@ -26,15 +26,15 @@ _APART_DEG: dict[Stain, float] = {"H&E": 12.0, "H-DAB": 25.0}
 # was at least 0.390 on 204 images and slides of H&E, at most 0.367 on 30 images and a slide with DAB and no third
 # stain. Nor is there any if hardly a pixel absorbs more than the second share and this many are brown.
 _EOSIN_GREEN, _LITTLE_EOSIN_GREEN, _BROWN_PIXELS = 0.378, 0.45, 0.05
-# Only DAB is dark and absorbs blue nearly as much as green and more than red, which dust and the rims of bubbles do not:
-# this share of such pixels exceeds that of pigment.
+# Only DAB is dark and absorbs blue nearly as much as green: this share of such pixels exceeds that of pigment. Dust and
+# the rims of bubbles do too, but of DAB more than this share absorbs so much more blue than red.
 _DENSE_OD, _DENSE_BLUE, _DENSE_GREEN, _DENSE_PIXELS = 1.3, 0.8, 0.4, 0.008
-_DENSE_BROWN = 1.2
+_DENSE_BROWN, _BROWN_OF_DENSE = 1.1, 0.35
 # Dust, rims of bubbles and edges of cover-glasses are grey. Haematoxylin and eosin absorb most in green: of 4,949 nuclei
 # of H&E, one in a thousand absorbs less than 1.06 times as much there as in red or blue. Brown and blue together can be
 # nearly grey, but one channel still absorbs less than this share of another, unless they are black.
-_LEAST_GREEN, _GREY_HE_OD = 1.03, 0.4
-_MOST_EVEN, _GREY_DAB_OD, _BLACK_DAB_OD = 0.95, 0.6, 2.6
+_LEAST_GREEN, _GREY_HE_OD = 1.02, 0.5
+_MOST_EVEN, _GREY_DAB_OD, _BLACK_DAB_OD = 0.97, 0.6, 2.6
 # If more than this share of the tissue is grey, its stain is another one, or the image has no colour.
 _MOST_GREY = 0.3
 _TISSUE_OD = 0.2  # sum over the channels; the colour of paler pixels is unreliable
@@ -71,7 +71,7 @@ def estimate_stains(pixels: UInt8Array, kind: Stain | None = None) -> Stains:
     if len(od) < _FEWEST:
         kind = kind or "H&E"
         return Stains(kind, STANDARD[kind], _plain(white))
-    kind = kind or _stain(od)
+    kind = kind or _stain(_coloured(od))
     vectors, believed = _vectors(od, kind)
     h, other = vectors
     is_grey = bool(looks_unstained(*od.T, kind).mean() > _MOST_GREY)
@@ -89,14 +89,21 @@ def looks_unstained(red: Any, green: Any, blue: Any, kind: Stain) -> Any:
     return found
 
 
+def _coloured(od: Float64Array) -> Float64Array:
+    """Optical density (N, 3) without what is grey whatever the stain, unless hardly any is left."""
+    some = od[~looks_unstained(*od.T, "H-DAB")]
+    return some if len(some) >= _FEWEST else od
+
+
 def _stain(od: Float64Array) -> Stain:
     """The stains in optical density (N, 3) of tissue."""
     total = od.sum(axis=1)
     green, blue = od[:, 1] / total, od[:, 2] / total
     dense = (total > _DENSE_OD) & (blue > _DENSE_BLUE * green) & (green < _DENSE_GREEN)
-    dense &= od[:, 2] > _DENSE_BROWN * od[:, 0]
+    brown = dense & (od[:, 2] > _DENSE_BROWN * od[:, 0])
+    is_dab = dense.mean() > _DENSE_PIXELS and brown.sum() > _BROWN_OF_DENSE * dense.sum()
     pale = np.percentile(green, 95) < _LITTLE_EOSIN_GREEN and np.mean(blue > green) > _BROWN_PIXELS
-    if dense.mean() > _DENSE_PIXELS or np.median(green) < _EOSIN_GREEN or pale:
+    if is_dab or np.median(green) < _EOSIN_GREEN or pale:
         return "H-DAB"
     return "H&E"
 

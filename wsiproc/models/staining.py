@@ -87,9 +87,10 @@ def stained_maps(nucleus: Tensor, od: Tensor, stains: Stains, mpp: float, *other
 
 
 def _grey(od: Tensor, stains: Stains, mpp: float) -> Tensor:
-    """Where optical density (b, 3, h, w) is grey in the mean over some 3 µm, and some 1 µm around: (b, h, w) bool.
+    """Where optical density (b, 3, h, w) is grey throughout a square of some 5 µm, and 1 µm around: (b, h, w) bool.
 
-    On a coarse grid of about 1 µm, whose pitch divides the corners of all windows.
+    On a coarse grid of about 1 µm, whose pitch divides the corners of all windows. A pixel of a nucleus may be grey by
+    chance, and so may its rim.
     """
     import torch.nn.functional as nn
 
@@ -100,7 +101,8 @@ def _grey(od: Tensor, stains: Stains, mpp: float) -> Tensor:
     coarse = nn.avg_pool2d(od, pitch, ceil_mode=True, count_include_pad=False)
     smooth = nn.avg_pool2d(coarse, 3, 1, 1, count_include_pad=False)
     found = looks_unstained(*smooth.unbind(1), stains.kind).to(od.dtype)[:, None]
-    around = nn.max_pool2d(found, 3, 1, 1)
+    cores = 1 - nn.max_pool2d(1 - found, 3, 1, 1)
+    around = nn.max_pool2d(cores, 5, 1, 2)
     return nn.interpolate(around, scale_factor=float(pitch), mode="nearest")[:, 0, :h, :w] > 0
 
 
