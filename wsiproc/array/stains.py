@@ -30,8 +30,8 @@ _EOSIN_GREEN, _LITTLE_EOSIN_GREEN, _BROWN_PIXELS = 0.378, 0.45, 0.05
 # the rims of bubbles do too, but of DAB more than this share absorbs so much more blue than red.
 _DENSE_OD, _DENSE_BLUE, _DENSE_GREEN, _DENSE_PIXELS = 1.3, 0.8, 0.4, 0.008
 _DENSE_BROWN, _BROWN_OF_DENSE = 1.1, 0.35
-# Dust, rims of bubbles and edges of cover-glasses are grey. Haematoxylin and eosin absorb most in green: of 4,949 nuclei
-# of H&E, one in a thousand absorbs less than 1.06 times as much there as in red or blue. Brown and blue together can be
+# Dust, rims of bubbles and edges of cover-glasses are grey. Haematoxylin and eosin absorb green most: of 4,949 nuclei
+# of H&E, one in a thousand absorbs less than 1.06 times as much of it as of red or blue. Brown and blue together can be
 # nearly grey, but one channel still absorbs less than this share of another, unless they are black.
 _LEAST_GREEN, _GREY_HE_OD = 1.02, 0.5
 _MOST_EVEN, _GREY_DAB_OD, _BLACK_DAB_OD = 0.97, 0.6, 2.6
