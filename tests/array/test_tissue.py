@@ -189,7 +189,7 @@ def test_fibres_and_grains_are_no_tissue_however_many_lie_together() -> None:
     fine = np.full((2400, 2400, 3), 250, np.uint8)
     rng = np.random.default_rng(1)
     for y, x in rng.integers(500, 1900, (12, 2)):
-        points = (np.cumsum(rng.normal(0, 25, (40, 2)), axis=0) + (x, y)).astype(np.int32)
+        points = np.cumsum(rng.normal(0, 25, (40, 2)), axis=0).astype(np.int32) + np.array([x, y], np.int32)
         cv2.polylines(fine, [points], False, (90, 95, 120), 8, cv2.LINE_AA)
     for y, x in rng.integers(400, 2000, (150, 2)).tolist():
         cv2.circle(fine, (x, y), int(rng.integers(3, 25)), rng.integers(20, 160, 1).repeat(3).tolist(), -1, cv2.LINE_AA)

@@ -104,8 +104,8 @@ def classify_overview(overview: UInt8Array, mpp: float, texture: Float32Array | 
     """The ``PixelClass`` of each px (h, w) of an overview (h, w, 3) of ``mpp`` µm/px.
 
     ``texture``: (h, w, 2) of ``local_texture``, if it was measured on finer pixels than the overview's; above 5 µm/px
-    pale tissue is missed without it. Meant for 2–30 µm/px. Works for H&E and IHC on white, tinted or grey glass with fill of
-    any colour; excludes pen strokes of all colours but brown, next to and over tissue.
+    pale tissue is missed without it. Meant for 2–30 µm/px. Works for H&E and IHC on white, tinted or grey glass with
+    fill of any colour; excludes pen strokes of all colours but brown, next to and over tissue.
     """
     fill = find_fill(overview)
     filled = np.zeros(overview.shape[:2], np.bool_) if fill is None else where_filled(overview, fill)
