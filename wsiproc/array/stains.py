@@ -74,11 +74,11 @@ def estimate_stains(pixels: UInt8Array, kind: Stain | None = None) -> Stains:
     kind = kind or _stain(_coloured(od))
     vectors, believed = _vectors(od, kind)
     h, other = vectors
-    is_grey = bool(looks_unstained(*od.T, kind).mean() > _MOST_GREY)
+    is_grey = bool(looks_unstained(kind, *od.T).mean() > _MOST_GREY)
     return Stains(kind, (_plain(h), _plain(other)), _plain(white), not believed, is_grey)
 
 
-def looks_unstained(red: Any, green: Any, blue: Any, kind: Stain) -> Any:
+def looks_unstained(kind: Stain, red: Any, green: Any, blue: Any) -> Any:
     """Where optical density (NumPy arrays or tensors of one shape) is not that of these stains, but grey."""
     total = red + green + blue
     if kind == "H&E":
@@ -91,7 +91,7 @@ def looks_unstained(red: Any, green: Any, blue: Any, kind: Stain) -> Any:
 
 def _coloured(od: Float64Array) -> Float64Array:
     """Optical density (N, 3) without what is grey whatever the stain, unless hardly any is left."""
-    some = od[~looks_unstained(*od.T, "H-DAB")]
+    some = od[~looks_unstained("H-DAB", *od.T)]
     return some if len(some) >= _FEWEST else od
 
 

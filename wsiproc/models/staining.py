@@ -100,7 +100,7 @@ def _grey(od: Tensor, stains: Stains, mpp: float) -> Tensor:
         pitch *= 2
     coarse = nn.avg_pool2d(od, pitch, ceil_mode=True, count_include_pad=False)
     smooth = nn.avg_pool2d(coarse, 3, 1, 1, count_include_pad=False)
-    found = looks_unstained(*smooth.unbind(1), stains.kind).to(od.dtype)[:, None]
+    found = looks_unstained(stains.kind, *smooth.unbind(1)).to(od.dtype)[:, None]
     cores = 1 - nn.max_pool2d(1 - found, 3, 1, 1)
     around = nn.max_pool2d(cores, 5, 1, 2)
     return nn.interpolate(around, scale_factor=float(pitch), mode="nearest")[:, 0, :h, :w] > 0
