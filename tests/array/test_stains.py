@@ -42,6 +42,22 @@ def test_the_stain_of_pictures_of_other_laboratories_is_right(data: Path, folder
     assert [estimate_stains(tile).kind for tile in some] == [expected] * len(some)
 
 
+def test_dust_and_bubbles_make_no_dab_of_he() -> None:
+    rng = np.random.default_rng(0)
+    amounts = rng.uniform(0.1, 0.7, (10_000, 2))
+    tissue = 245 * 10 ** -(amounts @ np.array(STANDARD["H&E"]))
+    dust = rng.uniform(20, 120, (800, 1)) + rng.uniform(-10, 10, (800, 3))
+    mixed = np.rint(np.concatenate([tissue, dust, np.full((2000, 3), 245)])).clip(0, 255).astype(np.uint8)
+    stains = estimate_stains(mixed)
+    assert stains.kind == "H&E"
+    assert not stains.grey
+
+
+def test_of_a_grey_picture_nothing_is_taken_for_dust() -> None:
+    grey = np.random.default_rng(0).integers(60, 245, (5000, 1), dtype=np.uint8).repeat(3, axis=1)
+    assert estimate_stains(grey).grey
+
+
 def without_brown(path: Path) -> npt.NDArray[np.uint8]:
     """Sampled pixels of a tile but for its brown cells and what is around them."""
     import cv2

@@ -184,6 +184,29 @@ def test_shadows_scratches_and_dust_are_no_tissue() -> None:
     assert find_tissue(slide, MPP).mean() < 0.005
 
 
+def test_fibres_and_grains_are_no_tissue_however_many_lie_together() -> None:
+    """Blue-grey fibres in tangles, with grains around them, drawn at 0.5 µm/px."""
+    fine = np.full((2400, 2400, 3), 250, np.uint8)
+    rng = np.random.default_rng(1)
+    for y, x in rng.integers(500, 1900, (12, 2)):
+        points = np.cumsum(rng.normal(0, 25, (40, 2)), axis=0).astype(np.int32) + np.array([x, y], np.int32)
+        cv2.polylines(fine, [points], False, (90, 95, 120), 8, cv2.LINE_AA)
+    for y, x in rng.integers(400, 2000, (150, 2)).tolist():
+        cv2.circle(fine, (x, y), int(rng.integers(3, 25)), rng.integers(20, 160, 1).repeat(3).tolist(), -1, cv2.LINE_AA)
+    slide = np.asarray(cv2.resize(fine, (600, 600), interpolation=cv2.INTER_AREA), np.uint8)
+    assert find_tissue(slide, 2.0).mean() < 0.01
+
+
+def test_a_swarm_of_bubbles_is_no_tissue() -> None:
+    """Thin rims of 10 to 40 px at 0.5 µm/px, with the glass that is seen through them."""
+    fine = np.full((2400, 2400, 3), 250, np.uint8)
+    rng = np.random.default_rng(2)
+    for y, x in rng.normal(1200, 250, (80, 2)).astype(int).tolist():
+        cv2.circle(fine, (x, y), int(rng.integers(10, 40)), (60, 60, 60), 4, cv2.LINE_AA)
+    slide = np.asarray(cv2.resize(fine, (600, 600), interpolation=cv2.INTER_AREA), np.uint8)
+    assert find_tissue(slide, 2.0).mean() < 0.01
+
+
 def test_a_tiny_biopsy_is_kept() -> None:
     slide = empty_slide()
     true = add_tissue(slide, HE, axes=(90, 22))  # 180 µm wide

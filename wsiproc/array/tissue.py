@@ -3,8 +3,9 @@
 No threshold comes from a histogram alone: Otsu's method splits any image in two, even a crop of nothing but tissue.
 Stain is *colour* in optical density (Beer and Lambert: the light that is missing); glass, padding, dust and the shadows
 of coverslips are grey, of whatever brightness. So tissue is more coloured than the noise of the glass, and does not
-have the colour of a pen. Tissue so pale that it is grey is found by its texture: glass and shadows are smooth, and the
-edges of coverslips are thin. Fill is detected first, and treated as glass from then on.
+have the colour of a pen. Tissue so pale that it is grey is found by its texture: glass and shadows are smooth, the
+edges of coverslips are thin, and between grains of dust and the rims of bubbles there is glass. Fill is detected first,
+and treated as glass from then on.
 """
 
 from __future__ import annotations
@@ -30,6 +31,12 @@ _LEAST_COLOUR = 0.04
 # Least texture (standard deviation of optical density) of tissue: dust-free glass has below 0.01, unstained stroma
 # 0.04.
 _LEAST_TEXTURE = 0.025
+# However sharp an edge is, no more texture than this counts at first: so tissue is textured nearly everywhere, while
+# dust, fibres and swarms of bubbles are mostly the glass between them. Once there is tissue, all texture and stain this
+# far around it is its border.
+_MOST_TEXTURE, _BORDER_REACH_UM = 0.045, 32.0
+# Specks smaller than this with less colour for their density are dust and fibres, not stained tissue.
+_SMALLEST_GREY_UM2, _GREY_COLOUR = 20_000.0, 0.3
 # If the glass is noisier, this many of its standard deviations, but never more than twice the least.
 _NOISE_FACTOR, _MOST_NOISE = 5.0, 2.0
 # Anything darker than this, with less colour for its density, is shadow; its texture extends this far around it.
@@ -96,9 +103,9 @@ def find_tissue(overview: UInt8Array, mpp: float, texture: Float32Array | None =
 def classify_overview(overview: UInt8Array, mpp: float, texture: Float32Array | None = None) -> UInt8Array:
     """The ``PixelClass`` of each px (h, w) of an overview (h, w, 3) of ``mpp`` µm/px.
 
-    ``texture``: (h, w) of ``local_texture``, if it was measured on finer pixels than the overview's; above 5 µm/px pale
-    tissue is missed without it. Meant for 2–30 µm/px. Works for H&E and IHC on white, tinted or grey glass with fill of
-    any colour; excludes pen strokes of all colours but brown, next to and over tissue.
+    ``texture``: (h, w, 2) of ``local_texture``, if it was measured on finer pixels than the overview's; above 5 µm/px
+    pale tissue is missed without it. Meant for 2–30 µm/px. Works for H&E and IHC on white, tinted or grey glass with
+    fill of any colour; excludes pen strokes of all colours but brown, next to and over tissue.
     """
     fill = find_fill(overview)
     filled = np.zeros(overview.shape[:2], np.bool_) if fill is None else where_filled(overview, fill)
@@ -112,8 +119,10 @@ def classify_overview(overview: UInt8Array, mpp: float, texture: Float32Array | 
     colour = np.minimum(_spread(density), _spread(grey_density(smooth, glass)))
     texture = _around(local_texture(painted) if texture is None else texture, small.shape[:2])
     is_stained = colour > _above_noise(colour[is_glass], _LEAST_COLOUR)
-    is_textured = _without_lines(texture > _above_noise(texture[is_glass], _LEAST_TEXTURE), small_mpp)
-    is_textured &= ~grow(_is_shadow(density, colour), _TEXTURE_REACH_UM / small_mpp)
+    least = _above_noise(texture[is_glass, 0], _LEAST_TEXTURE)
+    near_shadow = grow(_is_shadow(density, colour), _TEXTURE_REACH_UM / small_mpp)
+    is_textured, is_evenly = (_without_lines(texture[..., i] > least, small_mpp) & ~near_shadow for i in (0, 1))
+    is_speck = _grey_specks(is_stained, colour < _GREY_COLOUR * _most(density), small_mpp)
     # A pen drawn by software has a constant colour, like fill, and is recognised by its hue. Black with sharp edges is
     # fill.
     inky = small if fill is None else _to_working_mpp(without_fill(overview, fill.grey), mpp)[0]
@@ -122,7 +131,9 @@ def classify_overview(overview: UInt8Array, mpp: float, texture: Float32Array | 
     inks = _inks(inky_density)
     pen = _find_pens(inks, inky_density, is_stained, small_mpp)
     excluded = pen | _is_dark(smooth)
-    mask = _clean_up((is_stained | is_textured) & ~excluded, small_mpp) & ~excluded
+    certain = _clean_up((is_stained & ~is_speck | is_evenly) & ~excluded, small_mpp) & ~excluded
+    likely = _clean_up((is_stained | is_textured) & ~excluded, small_mpp) & ~excluded
+    mask = certain | (likely & grow(certain, _BORDER_REACH_UM / small_mpp))
     seen = np.where(_least(density) > _LEAST_SHADOW, PixelClass.SHADOW, PixelClass.GLASS).astype(np.uint8)
     seen[mask] = PixelClass.TISSUE
     pen |= _nothing_but_ink(mask, is_stained, inks["green"][1])
@@ -220,14 +231,17 @@ def _above_noise(on_glass: Float32Array, least: float) -> float:
 
 
 def local_texture(image: UInt8Array) -> Float32Array:
-    """Standard deviation (h, w) of the optical density between neighbouring px of an image (h, w, 3)."""
+    """Standard deviation (h, w, 2) of the optical density between neighbouring px of an image (h, w, 3); the second
+    time without what exceeds the texture of tissue.
+    """
     density = np.log(255 / np.maximum(np.arange(256, dtype=np.float32), 1.0))
     grey = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
-    return _local_spread(np.asarray(density[grey], np.float32), 3)
+    texture = _local_spread(np.asarray(density[grey], np.float32), 3)
+    return np.stack([texture, np.minimum(texture, _MOST_TEXTURE)], axis=-1)
 
 
 def _around(texture: Float32Array, shape: tuple[int, int]) -> Float32Array:
-    """Texture reduced to ``shape``, averaged over about 30 µm, more than the distance between nuclei."""
+    """Texture (h, w, 2) reduced to ``shape``, averaged over about 30 µm, more than the distance between nuclei."""
     reduced = cv2.resize(texture, shape[::-1], interpolation=cv2.INTER_AREA)
     return np.asarray(cv2.GaussianBlur(reduced, (0, 0), 1.5), np.float32)
 
@@ -243,6 +257,15 @@ def _without_lines(mask: BoolArray, mpp: float) -> BoolArray:
     """``mask`` without thin objects: coverslip edges, scratches, fibres."""
     closed = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, _disc(_CLOSE_UM / mpp))
     return np.asarray(cv2.morphologyEx(closed, cv2.MORPH_OPEN, _disc(_THINNEST_GRAIN_UM / 2 / mpp)), np.bool_)
+
+
+def _grey_specks(stained: BoolArray, grey: BoolArray, mpp: float) -> BoolArray:
+    """The small connected parts of a mask (h, w) that are mostly ``grey``."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(stained.astype(np.uint8), connectivity=8)
+    px = stats[:, cv2.CC_STAT_AREA]
+    is_speck = (px * mpp**2 < _SMALLEST_GREY_UM2) & (np.bincount(labels[grey & stained], minlength=len(px)) > 0.5 * px)
+    is_speck[0] = False
+    return np.asarray(is_speck[labels], np.bool_)
 
 
 def _is_dark(smooth: UInt8Array) -> BoolArray:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsiproc.array.stains import Stains, unmixing
+from wsiproc.array.stains import Stains, looks_unstained, unmixing
 from wsiproc.core.palette import RGB
 from wsiproc.core.types import UInt8Array, Vector
-from wsiproc.models.base import OD_STEP, Channel
+from wsiproc.models.base import OD_STEP, WINDOW_MULTIPLE, Channel
 from wsiproc.models.networks.byte_values import as_uint8, by_lookup_table
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ _GAINS = 0.7, 1.5
 _BLUE_SHARE = 0.30, 0.45
 _HIDING_OD = 0.4, 0.55
 _LEAST_DAB = 0.1  # less hides nothing
+_GREY_PITCH_UM = 1.05  # pitch of the grid on which grey is found, at most
 NUCLEUS = ("Nucleus",)
 """The classes of models that only find nuclei: which are DAB-positive is decided by the run."""
 _COLOURS: dict[str, RGB] = {"hematoxylin": (70, 70, 255), "eosin": (255, 80, 170), "dab": (200, 130, 50)}
@@ -92,19 +93,42 @@ def _ramp(values: Tensor, low: float, high: float) -> Tensor:
     return ((values - low) / (high - low)).clamp_(0, 1)
 
 
-def stained_maps(nucleus: Tensor, od: Tensor, stains: Stains, *others: Tensor) -> Tensor:
+def stained_maps(nucleus: Tensor, od: Tensor, stains: Stains, mpp: float, *others: Tensor) -> Tensor:
     """The maps of a model: (b, 3 + len(others), h, w) uint8.
 
-    ``nucleus`` and ``others``: probabilities (b, h, w) in [0, 1]; ``od``: (b, 3, h, w), unmixed into both stains. The
-    order is nucleus, first stain, second stain, others.
+    ``nucleus`` and ``others``: probabilities (b, h, w) in [0, 1]; ``od``: (b, 3, h, w) at ``mpp`` µm/px, unmixed into
+    both stains. The order is nucleus, first stain, second stain, others. Where it is grey there is no nucleus, but dust
+    or a bubble.
     """
     import torch
 
     matrix = torch.as_tensor(unmixing(stains).T[:2], dtype=torch.float32, device=od.device)
     red, green, blue = od.unbind(1)
     amounts = [torch.addcmul(red * row[0], green, row[1]).addcmul_(blue, row[2]) for row in matrix / OD_STEP]
+    if not stains.grey:
+        nucleus = nucleus.masked_fill(_grey(od, stains, mpp), 0)
     planes = [nucleus * 255, *amounts, *(other * 255 for other in others)]
     return as_uint8(torch.stack(planes, 1).round_().clamp_(0, 255))
+
+
+def _grey(od: Tensor, stains: Stains, mpp: float) -> Tensor:
+    """Where optical density (b, 3, h, w) is grey throughout a square of some 5 µm, and 1 µm around: (b, h, w) bool.
+
+    On a coarse grid of about 1 µm, whose pitch divides the corners of all windows. A pixel of a nucleus may be grey by
+    chance, and so may its rim.
+    """
+    import torch.nn.functional as nn
+
+    h, w = od.shape[-2:]
+    pitch = 1
+    while 2 * pitch * mpp <= _GREY_PITCH_UM and pitch < WINDOW_MULTIPLE:
+        pitch *= 2
+    coarse = nn.avg_pool2d(od, pitch, ceil_mode=True, count_include_pad=False)
+    smooth = nn.avg_pool2d(coarse, 3, 1, 1, count_include_pad=False)
+    found = looks_unstained(stains.kind, *smooth.unbind(1)).to(od.dtype)[:, None]
+    cores = 1 - nn.max_pool2d(1 - found, 3, 1, 1)
+    around = nn.max_pool2d(cores, 5, 1, 2)
+    return nn.interpolate(around, scale_factor=float(pitch), mode="nearest")[:, 0, :h, :w] > 0
 
 
 def stained_channels(stains: Stains) -> tuple[Channel, ...]:

@@ -19,7 +19,7 @@ _STRIP_PX = 4_000_000
 
 
 def read_texture(slide: Slide, overview: Overview, strip_px: int = _STRIP_PX) -> Float32Array | None:
-    """Texture (h, w) of a slide at about 4 µm/px, see ``local_texture``; None if the overview is as fine as that.
+    """Texture (h, w, 2) of a slide at about 4 µm/px, see ``local_texture``; None if the overview is as fine as that.
 
     This makes tissue detection independent of the size of the slide. Unreadable parts get the texture of the overview.
     ``strip_px``: pixels that are read at a time.
@@ -28,7 +28,7 @@ def read_texture(slide: Slide, overview: Overview, strip_px: int = _STRIP_PX) ->
     if max(overview.mpp) <= _TEXTURE_MPP * _NEAR_ENOUGH:
         return None
     far = local_texture(overview.pixels)
-    h, w = far.shape
+    h, w = far.shape[:2]
     mpp = _mpp(slide)
     shape = grid_shape(slide.shape, slide.mpp, mpp)
     fold = max(1, shape[0] // h)  # rows averaged together; a strip has a multiple of this, so its size does not matter
@@ -48,7 +48,7 @@ def read_texture(slide: Slide, overview: Overview, strip_px: int = _STRIP_PX) ->
 
 
 def _strip(slide: Slide, mpp: float, box: Box, shape: tuple[int, int]) -> Float32Array:
-    """Texture of a strip (h, w), taking adjacent rows into account."""
+    """Texture of a strip (h, w, 2), taking adjacent rows into account."""
     seen = box.pad(1).clip(shape)
     texture = local_texture(slide.read(seen, mpp))
     return texture[box.y - seen.y : box.y1 - seen.y]

@@ -129,7 +129,7 @@ class Classical:
         import torch
 
         od = optical_density(windows, self.stains.white)
-        return stained_maps(torch.sigmoid(self.logit(od)), od, self.stains)
+        return stained_maps(torch.sigmoid(self.logit(od)), od, self.stains, self.mpp)
 
     def logit(self, od: Tensor) -> Tensor:
         """Logit of a nucleus (b, h, w) where the optical density is ``od`` (b, 3, h, w)."""

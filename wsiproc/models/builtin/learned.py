@@ -150,7 +150,7 @@ class LearnedModel:
         od = optical_density(windows, self.stains.white)
         nucleus, *others = self._read(network, self.network_sees(windows, od), od)
         shown = haematoxylin_alone(od, self.stains)[1] if self.dab_outside_nuclei else od
-        return stained_maps(nucleus, shown, self.stains, *others)
+        return stained_maps(nucleus, shown, self.stains, self.mpp, *others)
 
     def network_sees(self, windows: Tensor, od: Tensor) -> Tensor:
         """The network's input for windows (b, h, w, 3) uint8, whose optical density is ``od`` (b, 3, h, w)."""

@@ -138,7 +138,8 @@ class NucleusModel:
 
     def _maps(self, network: nn.Module, windows: Tensor) -> Tensor:
         nucleus, *others = (self._widen(plane) for plane in self._read(network, windows))
-        return stained_maps(nucleus, optical_density(windows, self.stains.white), self.stains, *others)
+        od = optical_density(windows, self.stains.white)
+        return stained_maps(nucleus, od, self.stains, self.mpp, *others)
 
     def _widen(self, plane: Tensor) -> Tensor:
         """The network's output for a window (b, h, w), padded with zeros in the halo."""
