@@ -25,7 +25,15 @@ from wsiproc.psm import segmenter
 from wsiproc.psm.activation.training import OnStep
 from wsiproc.psm.labels.composite import Palette, collect_palette
 from wsiproc.psm.labels.targets import IGNORE, make_target
-from wsiproc.psm.segmenter import Example, Training, draw_batch, jitter, segmentation_loss, train_segmenter
+from wsiproc.psm.segmenter import (
+    Example,
+    Training,
+    draw_batch,
+    jitter,
+    mean_weights,
+    segmentation_loss,
+    train_segmenter,
+)
 from wsiproc.psm.tiles import Tiles
 
 HE, HDAB = Stains(), Stains("H-DAB", STANDARD["H-DAB"])
@@ -334,6 +342,19 @@ def test_equal_seeds_give_equal_weights_and_others_others() -> None:
 def flat(state: dict[str, Tensor]) -> Tensor:
     """All weights of a network that training moves, as one vector."""
     return torch.cat([state[name].flatten() for name, _ in fresh().named_parameters()])
+
+
+def test_the_mean_of_two_networks_lies_halfway_and_keeps_its_counters() -> None:
+    one, other = (UNet((4, 6), 2) for _ in range(2))
+    with torch.no_grad():
+        other(torch.randn(2, 3, 32, 32))  # batch norms count what they see
+    mean = mean_weights(one, other)
+    assert mean.keys() == one.state_dict().keys()
+    for name, value in mean.items():
+        old, new = one.state_dict()[name], other.state_dict()[name]
+        expected = (old + new) / 2 if old.dtype.is_floating_point else new
+        torch.testing.assert_close(value, expected)
+        assert value.dtype == old.dtype
 
 
 def test_what_comes_back_is_a_mean_in_which_each_step_weighs_less(

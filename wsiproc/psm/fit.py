@@ -63,7 +63,7 @@ from wsiproc.psm.card import FitSummary, direct_card, model_card
 from wsiproc.psm.direct import activation_config, activation_pixels
 from wsiproc.psm.distil import Tissue, find_scores, first_student, read_tissue, taught_examples
 from wsiproc.psm.labels.labelling import agreed_labels, classical_labels, density, make_example, network_labels
-from wsiproc.psm.segmenter import Example, Training, train_segmenter
+from wsiproc.psm.segmenter import Example, Training, mean_weights, train_segmenter
 from wsiproc.psm.teacher import Teacher, folded_tissue
 from wsiproc.psm.tiles import Source, Tiles, read_tiles
 from wsiproc.psm.work import load_pseudo_labels, save_labels
@@ -182,7 +182,7 @@ def _train_students(
     settings: FitSettings, net: nn.Module, first: Teacher, tissue: Sequence[Tissue], work: Path, on_progress: OnStage
 ) -> tuple[nn.Module, list[Example], ScoreRule]:
     """The final network, what it was trained on last, and its scores. Each round is taught by the network of the one
-    before, together with the ``first`` teacher.
+    before, together with the ``first`` teacher, and ends with the mean of both networks.
     """
     teacher, tuned = first, first.config is not None and first.config.network.fold == FOLD
     for number, steps in enumerate(settings.student, start=1):
@@ -191,10 +191,12 @@ def _train_students(
         examples = taught_examples(tissue, teacher, work / f"taught-{number}", settings.device, labelling)
         lr = _LATER_LR if tuned or number > 1 else _FIRST_LR
         training = Training(steps, distil.DISTIL_MPP, 2 * _CROP_PX, _BATCH, lr, settings.seed, number, folded=True)
-        net = train_segmenter(
+        before, net = net, train_segmenter(
             net, examples, training, INPUT, device=settings.device,
             checkpoint=work / f"student-{number}.pt", on_step=_on_step(f"student{nth}", steps, work, on_progress),
         )  # fmt: skip
+        if number > 1:
+            net.load_state_dict(mean_weights(before.cpu(), net.cpu()))
         score = find_scores(net.cpu().eval(), INPUT, tissue, examples)
         teacher = Teacher(net, INPUT, _student_config(settings, {}, score), others=(first,))
     return net, examples, score

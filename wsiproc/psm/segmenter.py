@@ -172,6 +172,17 @@ def _average(average: nn.Module, net: nn.Module, keep: float) -> None:
                 old.copy_(new)
 
 
+def mean_weights(one: nn.Module, other: nn.Module) -> dict[str, Tensor]:
+    """The mean of the weights of two networks, the second of which was tuned from the first; often better than either
+    (Wortsman et al., *Robust fine-tuning of zero-shot models*, CVPR 2022).
+    """
+    later = other.state_dict()
+    return {
+        name: (old + later[name]) / 2 if old.dtype.is_floating_point else later[name]
+        for name, old in one.state_dict().items()
+    }
+
+
 def _save(path: Path, net: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> None:
     """Save all that the next step depends on, atomically."""
     state = {
