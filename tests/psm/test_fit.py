@@ -26,8 +26,9 @@ from wsiproc.models.builtin.distilled import Distilled
 from wsiproc.pipeline.cohort import run_slides
 from wsiproc.pipeline.settings import Settings
 from wsiproc.psm import fit as fitting
-from wsiproc.psm.fit import FitSettings, OnStage, fit, quick_settings, read_curve
+from wsiproc.psm.fit import FitSettings, OnStage, fit, quick_settings
 from wsiproc.psm.tiles import Source
+from wsiproc.psm.work import read_curve
 from wsiproc.synthetic import write_synthetic_slide
 
 ROOT = Path(__file__).parents[2]

@@ -30,7 +30,7 @@ DISTIL_MPP = 0.25
 CUT, OUTLINE = CutRule(threshold=0.35), OutlineRule()
 TEACHING_SPLIT = SplitLengths(smooth_um=0.75)
 SPLIT = SplitLengths(saddle=0.85, merge_um=6.0, smooth_um=0.75, smallest_um2=7.0)
-LEAST_SCORE = 0.25
+LEAST_SCORE, LATER_LEAST_SCORE = 0.25, 0.15  # of a first round and of later ones, whose labels are stricter
 NEIGHBOURS, COLOUR = NeighbourRule(), ColourRule()
 WINDOW, HALO = 1024, 64
 _MOST_TILES = 400

@@ -66,7 +66,7 @@ from wsiproc.psm.labels.labelling import agreed_labels, classical_labels, densit
 from wsiproc.psm.segmenter import Example, Training, mean_weights, train_segmenter
 from wsiproc.psm.teacher import Teacher, folded_tissue
 from wsiproc.psm.tiles import Source, Tiles, read_tiles
-from wsiproc.psm.work import load_pseudo_labels, save_labels
+from wsiproc.psm.work import load_pseudo_labels, read_curve, save_labels
 
 OnStage = Callable[[str, int, int], None]
 """Called with the name of a stage, the steps done, and their total."""
@@ -132,10 +132,10 @@ def fit(settings: FitSettings, on_progress: OnStage = lambda *_: None) -> Distil
     teacher, write_teacher = _first_teacher(settings, base, recipe, work, on_progress)
     student = _first_student(settings, base)
     tissue = read_tissue(settings.sources, settings.tiles, INPUT.od99, partial(on_progress, "reading tissue in full"))
-    student, examples, score = _train_students(settings, student, teacher, tissue, work, on_progress)
+    student, examples, learned = _train_students(settings, student, teacher, tissue, recipe, work, on_progress)
     sources = tuple(each.tiles for each in tissue)
     summary = FitSummary(recipe, sources, tuple(examples), student, read_curve(work / "curve.csv"))
-    config = _write(settings, summary, score)
+    config = _write(settings, summary, learned)
     write_teacher()
     shutil.rmtree(work)
     return config
@@ -179,17 +179,24 @@ def _first_student(settings: FitSettings, base: Distilled | None) -> nn.Module:
 
 
 def _train_students(
-    settings: FitSettings, net: nn.Module, first: Teacher, tissue: Sequence[Tissue], work: Path, on_progress: OnStage
-) -> tuple[nn.Module, list[Example], ScoreRule]:
-    """The final network, what it was trained on last, and its scores. Each round is taught by the network of the one
-    before, together with the ``first`` teacher, and ends with the mean of both networks.
+    settings: FitSettings,
+    net: nn.Module,
+    first: Teacher,
+    tissue: Sequence[Tissue],
+    recipe: dict[str, Any],
+    work: Path,
+    on_progress: OnStage,
+) -> tuple[nn.Module, list[Example], DistilledConfig]:
+    """The final network, what it was trained on last, and its configuration with the scores. Each round is taught by
+    the network of the one before, together with the ``first`` teacher, and ends with the mean of both networks.
     """
     teacher, tuned = first, first.config is not None and first.config.network.fold == FOLD
     for number, steps in enumerate(settings.student, start=1):
         nth = "" if number == 1 else f" {number}"
         labelling = partial(on_progress, f"labelling by the teacher{nth}")
         examples = taught_examples(tissue, teacher, work / f"taught-{number}", settings.device, labelling)
-        lr = _LATER_LR if tuned or number > 1 else _FIRST_LR
+        later = tuned or number > 1
+        lr = _LATER_LR if later else _FIRST_LR
         training = Training(steps, distil.DISTIL_MPP, 2 * _CROP_PX, _BATCH, lr, settings.seed, number, folded=True)
         before, net = net, train_segmenter(
             net, examples, training, INPUT, device=settings.device,
@@ -198,8 +205,9 @@ def _train_students(
         if number > 1:
             net.load_state_dict(mean_weights(before.cpu(), net.cpu()))
         score = find_scores(net.cpu().eval(), INPUT, tissue, examples)
-        teacher = Teacher(net, INPUT, _student_config(settings, {}, score), others=(first,))
-    return net, examples, score
+        config = _student_config(settings, recipe, score, distil.LATER_LEAST_SCORE if later else distil.LEAST_SCORE)
+        teacher = Teacher(net, INPUT, config, others=(first,))
+    return net, examples, config
 
 
 def _base_model(settings: FitSettings) -> Distilled | None:
@@ -388,15 +396,6 @@ def _on_step(stage: str, steps: int, work: Path, on_progress: OnStage) -> Callab
     return note
 
 
-def read_curve(path: Path) -> dict[str, dict[int, float]]:
-    """Stage → step → loss; steps done twice, before and after an interruption, count once."""
-    curve: dict[str, dict[int, float]] = {}
-    with path.open(newline="") as file:
-        for stage, step, loss in csv.reader(file):
-            curve.setdefault(stage, {})[int(step)] = float(loss)
-    return curve
-
-
 def _write_direct(
     settings: FitSettings,
     recipe: dict[str, Any],
@@ -423,15 +422,14 @@ def _shallow_weights(net: nn.Module) -> dict[str, torch.Tensor]:
     return {name: t for name, t in net.state_dict().items() if name.startswith(("stem.", "layer1."))}
 
 
-def _write(settings: FitSettings, summary: FitSummary, score: ScoreRule) -> DistilledConfig:
+def _write(settings: FitSettings, summary: FitSummary, learned: DistilledConfig) -> DistilledConfig:
     """Write the model folder, with its card and images."""
-    config = replace(_student_config(settings, summary.recipe, score), int8_peaks=_activation_ranges(summary))
-    return _write_network(settings.out, config, summary)
+    return _write_network(settings.out, replace(learned, int8_peaks=_activation_ranges(summary)), summary)
 
 
-def _student_config(settings: FitSettings, recipe: dict[str, Any], score: ScoreRule) -> DistilledConfig:
-    """Configuration of the final network."""
-    return replace(_config(settings, recipe, replace(distil.CUT, object=distil.LEAST_SCORE)), score=score)
+def _student_config(settings: FitSettings, recipe: dict[str, Any], score: ScoreRule, least: float) -> DistilledConfig:
+    """Configuration of the final network; ``least``: its minimum score."""
+    return replace(_config(settings, recipe, replace(distil.CUT, object=least)), score=score)
 
 
 def _write_teacher(settings: FitSettings, summary: FitSummary) -> None:

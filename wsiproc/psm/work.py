@@ -1,7 +1,8 @@
-"""Labels of an unfinished fit, cached in its work folder."""
+"""What an unfinished fit keeps in its work folder: labels, and the training curve."""
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,3 +27,12 @@ def save_labels(path: Path, found: Sequence[tuple[Int32Array, UInt8Array]]) -> N
     arrays |= {f"target{i}": target for i, (_, target) in enumerate(found)}
     with atomic_file(path) as temporary, temporary.open("wb") as file:  # numpy would append its own suffix to a name
         np.savez_compressed(file, **arrays)
+
+
+def read_curve(path: Path) -> dict[str, dict[int, float]]:
+    """Stage → step → loss; steps done twice, before and after an interruption, count once."""
+    curve: dict[str, dict[int, float]] = {}
+    with path.open(newline="") as file:
+        for stage, step, loss in csv.reader(file):
+            curve.setdefault(stage, {})[int(step)] = float(loss)
+    return curve
