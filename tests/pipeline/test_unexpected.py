@@ -207,7 +207,7 @@ def test_a_limit_on_file_size_is_named_and_the_next_run_goes_on(
     done = under("-f 15", "run", *slides, "-o", tmp_path / "out", *options)
     assert done.returncode == 1
     assert "Traceback" not in done.stdout + done.stderr
-    failed = [line for line in done.stderr.splitlines() if line.startswith("Failed, ")]
+    failed = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("Failed, ")]
     assert len(failed) == 2, "each slide was tried"
     for line in failed:
         assert "the limit on files allows, which is 15,360 bytes here: raise it with `ulimit -f unlimited`" in line

@@ -26,8 +26,11 @@ def evaluate_command(
     """Score cells against the ground truth: Dice, AJI, PQ, detection F1; one row per image, and their mean."""
     from rich.console import Console
 
+    from wsiproc.core.paths import make_place
     from wsiproc.evaluate.compare import evaluate_paths, score_table, write_scores
 
+    if csv is not None:
+        make_place(csv)  # before the work
     rows = evaluate_paths(prediction, truth, figures)
     if csv is not None:
         write_scores(csv, rows)

@@ -62,12 +62,15 @@ def benchmark_command(
     Exit code 0: every image was scored; 1: some failed, and are listed; 2: the command is invalid.
     """
     from wsiproc.cli.console import image_progress, print_benchmark
+    from wsiproc.core.paths import make_place
     from wsiproc.evaluate.benchmark import run_benchmark
     from wsiproc.evaluate.layouts import find_dataset
     from wsiproc.evaluate.tables import write_lines
 
     settings = chosen_settings(None, mpp=mpp, device=device, precision=precision, workers=workers)
     found = find_dataset(dataset, folder, limit)
+    if csv is not None:
+        make_place(csv)  # before the work
     with image_progress(found) as on_progress:
         done = run_benchmark(
             found, model or [settings.model], out, settings, overwrite=overwrite, on_progress=on_progress

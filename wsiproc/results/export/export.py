@@ -12,6 +12,7 @@ import numpy as np
 import shapely
 
 from wsiproc.core.numbers import area_numbers, count_inside
+from wsiproc.core.paths import make_folder
 from wsiproc.core.types import OnProgress
 from wsiproc.errors import SettingsError
 from wsiproc.io.atomic import atomic_file, atomic_folder
@@ -45,12 +46,12 @@ def export(result: Result, formats: Sequence[str], folder: Path, on_progress: On
 
     What is there already is replaced when the new one is whole. Raises ``SettingsError`` for a format that is unknown,
     ``MissingExtraError`` where a format's library is not installed, and ``SlideError`` where a format needs the slide
-    and it is gone or another one.
+    and it is gone or another one, OutputError where the folder cannot be made.
     """
     for name in formats:
         if name not in FORMATS:
             raise SettingsError(f"unknown format {name!r}; choose from {', '.join(FORMATS)}")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for name in dict.fromkeys(formats):
         yield from FORMATS[name].write(result, folder, on_progress)
 
