@@ -221,6 +221,18 @@ def test_a_limit_on_file_size_is_named_and_the_next_run_goes_on(
 
 
 @needs_shell_limits
+@pytest.mark.parametrize("name", ["h5ad", "csv", "classes", "ome-zarr-0.4"])
+def test_an_export_that_cannot_be_written_in_full_is_an_error_and_no_death(
+    name: str, whole: Path, tmp_path: Path
+) -> None:
+    done = under("-f 2", "export", whole, "-t", name, "-o", tmp_path / "out")
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.startswith(f"Error: {whole}: while exporting it: a file became larger than the limit on files")
+    assert "Traceback" not in done.stderr
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+
+
+@needs_shell_limits
 @pytest.mark.parametrize("command", ["run", "plan"])
 def test_too_little_address_space_is_refused_before_libraries_end_the_process(
     command: str, slides: list[Path], tmp_path: Path

@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from wsiproc.errors import OutputError, WsiprocError
 from wsiproc.executors import file_size_limit
+from wsiproc.io.atomic import ONLY_OF_WRITING
 
 RUN, WORK, STAGED = "run.json", ".work", ".reclassified"
 SLIDE = "slide.json"  # within the work: whose it is
@@ -29,7 +30,6 @@ _REMEDIES = {
     errno.EIO: "the drive does not answer: check it, or choose another -o folder",
 }
 _CUT_SHORT = re.compile(r"\d+ requested and \d+ written")  # by numpy.ndarray.tofile
-_ONLY_OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @contextmanager
@@ -100,7 +100,7 @@ def storage_problem(error: Exception, where: str, remedies: Mapping[int, str] | 
     if not isinstance(error, OSError) or isinstance(error, WsiprocError):
         return None
     number = _number(error)
-    known = remedies or {number: _REMEDIES[number] for number in _ONLY_OF_WRITING}
+    known = remedies or {number: _REMEDIES[number] for number in ONLY_OF_WRITING if number in _REMEDIES}
     remedy = _larger_files() if number == errno.EFBIG else known.get(number)
     if remedy is None:
         return None

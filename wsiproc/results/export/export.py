@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -64,9 +65,18 @@ def _csv(result: Result, folder: Path, _: OnProgress) -> Iterator[Path]:
 
 
 def _h5ad(result: Result, folder: Path, _: OnProgress) -> Iterator[Path]:
+    import h5py
+    from anndata.io import write_elem
+
     path = folder / "cells.h5ad"
+    cells = result.anndata()
+    cells.strings_to_categoricals()  # as its own write_h5ad does
+    # In memory, which holds the table anyway: HDF5 ends the process where it cannot write all of a file.
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        write_elem(file, "/", cells, dataset_kwargs={"compression": "gzip", "compression_opts": 1})
     with atomic_file(path) as temporary:
-        result.anndata().write_h5ad(temporary, compression="gzip", compression_opts=1)
+        temporary.write_bytes(content.getbuffer())
     yield path
 
 
