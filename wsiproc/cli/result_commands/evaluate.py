@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from wsiproc.cli.arguments import Answers, AsJson, path
+from wsiproc.core.paths import make_place
 
 EVALUATE_EXAMPLES = "Example:  wsiproc evaluate wsiproc-out/slide truth.labels.tif --figures figures"
 
@@ -26,7 +27,6 @@ def evaluate_command(
     """Score cells against the ground truth: Dice, AJI, PQ, detection F1; one row per image, and their mean."""
     from rich.console import Console
 
-    from wsiproc.core.paths import make_place
     from wsiproc.evaluate.compare import evaluate_paths, score_table, write_scores
 
     if csv is not None:

@@ -10,6 +10,7 @@ import typer
 from wsiproc.cli import completion
 from wsiproc.cli.arguments import path
 from wsiproc.cli.slide_commands.options import DeviceName, PrecisionName, chosen_settings
+from wsiproc.core.paths import make_place
 
 BENCHMARK_EXAMPLES = (
     "Examples:  wsiproc benchmark monuseg MoNuSegTestData -m my-model   ·   "
@@ -62,7 +63,6 @@ def benchmark_command(
     Exit code 0: every image was scored; 1: some failed, and are listed; 2: the command is invalid.
     """
     from wsiproc.cli.console import image_progress, print_benchmark
-    from wsiproc.core.paths import make_place
     from wsiproc.evaluate.benchmark import run_benchmark
     from wsiproc.evaluate.layouts import find_dataset
     from wsiproc.evaluate.tables import write_lines
