@@ -22,6 +22,7 @@ import venv
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from odd_slides import ALL, MPP, Odd, make_all
@@ -61,11 +62,14 @@ class Command:
 
 def installation(folder: Path) -> tuple[str, ...]:
     """The command of a new virtual environment in ``folder`` that has nothing but this checkout."""
+    os.environ.pop("PYTHONPATH", None)  # it would put a checkout before what is installed
     venv.create(folder, with_pip=True)
-    python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
-    install = [str(python), "-m", "pip", "install", "-q", "-c", str(ROOT / "constraints.txt"), str(ROOT)]
+    programs = folder / ("Scripts" if os.name == "nt" else "bin")
+    install = [str(programs / "python"), "-m", "pip", "install", "-q", "-c", str(ROOT / "constraints.txt"), str(ROOT)]
+    started = time.monotonic()
     subprocess.run(install, check=True)
-    return (str(python), "-m", "wsiproc.cli.main")
+    print(f"installed in {time.monotonic() - started:.0f} s", flush=True)
+    return (str(programs / "wsiproc"),)
 
 
 # --- slides ----------------------------------------------------------------------------------------------------------
@@ -229,15 +233,17 @@ def main() -> int:
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder).resolve()
-        start = installation(home / "venv") if given.fresh else (sys.executable, "-m", "wsiproc.cli.main")
+        start = installation(home / "venv") if given.fresh else (sys.executable, "-m", "wsiproc")
         command = Command(start, given.model)
         wanted = [each for each in ALL if given.only is None or each.name.startswith((given.only, "00_"))]
-        cases = list(slides(command, home, wanted))
+        groups = [slides(command, home, wanted)]
         if given.only is None:
-            cases += [*paths(command, home), *commands(command, home)]
-        for case in cases:
+            groups += [paths(command, home), commands(command, home)]
+        cases = []
+        for case in chain.from_iterable(groups):
+            cases.append(case)
             if case.verdict == WRONG:
-                print(f"wrong: {case.group}, {case.name}: {case.found}".replace(f"{home}/", "…/"))
+                print(f"wrong: {case.group}, {case.name}: {case.found}".replace(f"{home}/", "…/"), flush=True)
     print(f"{len(cases)} tried with the model {given.model} at {MPP:g} µm/px, in {time.monotonic() - started:.0f} s")
     print(f"| | {RIGHT} | {REFUSED} | {WRONG} |\n|---|---|---|---|")
     for group in dict.fromkeys(case.group for case in cases):

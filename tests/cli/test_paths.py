@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from tests.command import CPU, words, wsiproc
 from wsiproc.cli.main import app
-from wsiproc.core.paths import absolute, did_you_mean
-from wsiproc.errors import SettingsError
+from wsiproc.core.paths import absolute, did_you_mean, make_folder, make_place
+from wsiproc.errors import ModelError, OutputError, SettingsError
 from wsiproc.pipeline.folders import output_folder
 from wsiproc.synthetic import write_synthetic_slide
 
@@ -171,6 +171,98 @@ def test_a_misspelt_path_is_answered_with_the_one_that_is_there(tiny: Path, tmp_
     assert done.stderr == f"Error: {missing}: no such file or folder; did you mean {tiny}?\n"
     assert done.stdout == ""
     assert not (tmp_path / "out").exists()
+
+
+# --- every place where results go ------------------------------------------------------------------------------------
+
+WRITERS: dict[str, tuple[str, ...]] = {
+    "run": ("run", "{slide}", "-o", "{place}", "--executor", "loop", *CPU),
+    "plan": ("plan", "{slide}", "-o", "{place}", *CPU),
+    "export": ("export", "{result}", "-t", "csv", "-o", "{place}"),
+    "synth": ("synth", "{place}/drawn.tif", "--height", "64", "--width", "64"),
+    "fit": ("fit", "{slide}", "--quick", "-o", "{place}", "--device", "cpu"),
+    "benchmark": ("benchmark", "{images}", "--mpp", "0.5", "-m", "classical", "-o", "{place}"),
+    "benchmark --csv": ("benchmark", "{images}", "--mpp", "0.5", "-o", "{out}/b", "--csv", "{place}/table.csv"),
+    "evaluate --csv": ("evaluate", "{result}", "{result}", "--csv", "{place}/table.csv"),
+    "evaluate --figures": ("evaluate", "{result}", "{result}", "--figures", "{place}"),
+}
+"""Each option and argument that says where results go."""
+
+
+@pytest.fixture(scope="module")
+def images(tiny: Path) -> Path:
+    """A labelled data set of one image."""
+    folder = tiny.parent / "set"
+    for name in ("images", "labels"):
+        (folder / name).mkdir(parents=True)
+    write_synthetic_slide(folder / "drawn.tif", (300, 300), mpp=0.5, seed=4, tissue_fraction=1.0, labels=True)
+    (folder / "drawn.tif").rename(folder / "images" / "a.tif")
+    (folder / "drawn.labels.tif").rename(folder / "labels" / "a.tif")
+    return folder
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_place_where_no_results_can_be_is_refused_by_every_command(
+    writer: str, tiny: Path, right: bytes, images: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
+    result = tiny.parent / "right" / "tiny"
+    for place, said in {
+        "file": "file is not a folder|something other than a model",
+        "file/deeper": "file is not a folder",
+        "broken": "broken is a link that leads to no folder",
+        "broken/deeper": "broken is a link that leads to no folder",
+        "x" * 300: "File name too long",
+    }.items():
+        known = {"slide": tiny, "result": result, "images": images, "out": tmp_path, "place": tmp_path / place}
+        with pytest.raises((OutputError, ModelError), match=said):
+            command(*(word.format(**known) for word in WRITERS[writer]))
+    assert (tmp_path / "file").read_text() == "mine"
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "broken"}, "nothing is made elsewhere"
+
+
+@pytest.mark.parametrize("writer", ["export", "synth", "evaluate --csv", "evaluate --figures"])
+@pytest.mark.parametrize("place", ["two words/é", "new/../other", "./here//", "~/results"])
+def test_results_go_where_they_were_sent_however_it_is_written(
+    place: str, writer: str, tiny: Path, right: bytes, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    known = {"result": tiny.parent / "right" / "tiny", "place": place}
+    assert command(*(word.format(**known) for word in WRITERS[writer])) == 0
+    there = {"two words/é": "two words/é", "new/../other": "other", "./here//": "here", "~/results": "home/results"}
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert files
+    assert all(path.is_relative_to(tmp_path / there[place]) for path in files)
+
+
+def test_a_file_to_write_is_no_folder_no_broken_link_and_has_a_name_of_usual_length(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "broken").symlink_to(tmp_path / "gone" / "table.csv")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    refused = {
+        "folder": "add the name of a file",
+        "broken": "a link that leads to no file",
+        "loop": "cannot be used: Too many levels",
+        "x" * 201: "too long a name",
+    }
+    for name, said in refused.items():
+        with pytest.raises(OutputError, match=said):
+            make_place(tmp_path / name)
+    (tmp_path / "table.csv").write_text("older")
+    make_place(tmp_path / "table.csv")
+    make_place(tmp_path / "new" / "table.csv")
+    assert (tmp_path / "table.csv").read_text() == "older"
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="folders in which not even root may write")
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    for folder in (Path("/proc"), Path("/proc/nowhere")):
+        with pytest.raises(OutputError, match=f"{folder}: nothing can be written there: "):
+            make_folder(folder)
 
 
 # --- every place where a path comes in -------------------------------------------------------------------------------

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
+import subprocess
 import sys
 import tempfile
 import types
@@ -14,7 +17,7 @@ import pytest
 
 import wsiproc.cli.main
 from tests.runs import SIX
-from wsiproc.errors import UnexpectedError
+from wsiproc.errors import OutputError, UnexpectedError, WsiprocError
 from wsiproc.executors import Task, worker_pool
 from wsiproc.pipeline.cohort import run_slides
 from wsiproc.pipeline.settings import Settings
@@ -181,3 +184,97 @@ def test_what_a_worker_cannot_import_is_an_error_and_no_death(monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "only_here", module)
     with worker_pool("processes", 1) as workers, pytest.raises(ModuleNotFoundError, match="only_here"):
         list(workers.run([Task("stranger", module.call, ())]))
+
+
+# --- limits of the shell ---------------------------------------------------------------------------------------------
+
+
+def under(limit: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """The command in a shell with such a ``ulimit``."""
+    shell = ["bash", "-c", f'ulimit {limit}; exec "$@"', "-", sys.executable, "-m", "wsiproc"]
+    return subprocess.run([*shell, *map(str, arguments)], capture_output=True, text=True, timeout=200, check=False)
+
+
+needs_shell_limits = pytest.mark.skipif(sys.platform != "linux", reason="ulimit as on Linux")
+
+
+@needs_shell_limits
+@pytest.mark.parametrize("executor", ["loop", "processes"])
+def test_a_limit_on_file_size_is_named_and_the_next_run_goes_on(
+    executor: str, slides: list[Path], tmp_path: Path
+) -> None:
+    options = ("-m", "classical", "--tissue", "all", "-w", 2, "--executor", executor, "-q")
+    done = under("-f 15", "run", *slides, "-o", tmp_path / "out", *options)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    failed = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("Failed, ")]
+    assert len(failed) == 2, "each slide was tried"
+    for line in failed:
+        assert "the limit on files allows, which is 15,360 bytes here: raise it with `ulimit -f unlimited`" in line
+        assert "run the same command to resume" in line
+    settings = Settings(model="classical", tissue="all", executor="loop")
+    assert all(outcome.error is None for outcome in run_slides(slides, tmp_path / "out", settings))
+    assert all(outcome.error is None for outcome in run_slides(slides, tmp_path / "right", settings))
+    for name in ("good", "bad"):
+        table = (tmp_path / "out" / name / "cells.parquet").read_bytes()
+        assert table == (tmp_path / "right" / name / "cells.parquet").read_bytes()
+
+
+@needs_shell_limits
+@pytest.mark.parametrize("name", ["h5ad", "csv", "classes", "ome-zarr-0.4"])
+def test_an_export_that_cannot_be_written_in_full_is_an_error_and_no_death(
+    name: str, whole: Path, tmp_path: Path
+) -> None:
+    done = under("-f 2", "export", whole, "-t", name, "-o", tmp_path / "out")
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.startswith(f"Error: {whole}: while exporting it: a file became larger than the limit on files")
+    assert "Traceback" not in done.stderr
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+
+
+@needs_shell_limits
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_too_little_address_space_is_refused_before_libraries_end_the_process(
+    command: str, slides: list[Path], tmp_path: Path
+) -> None:
+    done = under("-v 800000", command, slides[1], "-o", tmp_path / "out")
+    assert done.returncode == 2
+    assert "Address space of each process (`ulimit -v`): 3.00 GB needed, 0.82 GB available" in done.stderr
+    assert "Raise it with `ulimit -v unlimited`" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Allocation failed (probably too large)."),
+        OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+        RuntimeError("can't start new thread"),
+    ],
+)
+def test_too_little_memory_is_told_with_the_limit_that_binds(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wsiproc.results.run_log.address_space_limit", lambda: None)
+    alone = "fewer --workers or a smaller --region" in str(recorded(error, "a slide", tmp_path))
+    assert alone == ("thread" not in str(error)), "threads have limits of their own"
+    monkeypatch.setattr("wsiproc.results.run_log.address_space_limit", lambda: 3_000_000_000)
+    said = str(recorded(error, "a slide", tmp_path))
+    assert "`ulimit -v` allows each process 3.00 GB of address space; raise it with `ulimit -v unlimited`" in said
+    assert f"the traceback is in {tmp_path / LOG}" in said
+
+
+@pytest.mark.parametrize(("limit", "remedy"), [(None, "the disk is full"), (1024, "`ulimit -f unlimited`")])
+def test_arrays_that_were_written_in_part_are_told_with_their_cause(
+    limit: int | None, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wsiproc.results.folder.file_size_limit", lambda: limit)
+    told: WsiprocError = recorded(OSError("35344 requested and 1920 written"), "a slide", tmp_path)
+    assert isinstance(told, OutputError)
+    assert remedy in str(told)
+    too_large = recorded(OSError(errno.EFBIG, os.strerror(errno.EFBIG)), "a slide", tmp_path)
+    assert ("FAT32" if limit is None else remedy) in str(too_large)
+    assert not (tmp_path / LOG).exists()

@@ -9,6 +9,8 @@ import difflib
 import glob
 import os
 import re
+import stat
+import tempfile
 import tomllib
 import unicodedata
 from collections.abc import Sequence
@@ -18,8 +20,10 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from wsiproc.errors import SettingsError
+from wsiproc.errors import OutputError, SettingsError
 
+MOST_NAME_BYTES = 200
+"""Length of the names that users may give; most systems take 255, and those of temporary files and locks are longer."""
 # Minimum similarity of two names; below it, a hint misleads more often than it helps.
 _ALIKE = 0.75
 # As in s3://bucket/slide.svs; of two letters at least, since one is a drive of Windows.
@@ -104,6 +108,56 @@ def did_you_mean(path: Path) -> str:
         if meant.exists():
             return f"; did you mean {meant}?"
     return "; no file matches this pattern" if glob.has_magic(str(path)) else ""
+
+
+def require_possible(folder: Path) -> None:
+    """Raise OutputError if ``folder``, or what is there of the folders above it, is something else."""
+    for path in (folder, *folder.parents):
+        try:
+            os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:  # a name too long, no permission
+            raise OutputError(f"{folder}: cannot be used: {error.strerror}; choose another -o folder") from error
+        if not path.is_dir():
+            what = "a link that leads to no folder" if path.is_symlink() else "not a folder"
+            raise OutputError(f"{folder}: results cannot be written there: {path} is {what}; choose another -o folder")
+        return
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for results, and those above it, unless they are there. Raises OutputError if it cannot be made or
+    nothing may be written into it.
+    """
+    require_possible(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: nothing can be written there: {error.strerror}; change that, or choose another folder"
+        ) from error
+
+
+def make_place(file: Path) -> None:
+    """Make the folder of a file that is to be written. Raises OutputError if no file of that name can be there."""
+    require_possible(file.parent)
+    if len(os.fsencode(file.name)) > MOST_NAME_BYTES:
+        raise OutputError(f"{file}: too long a name: choose one of {MOST_NAME_BYTES} bytes at most")
+    make_folder(file.parent)
+    try:
+        there = file.stat()
+    except FileNotFoundError:
+        if file.is_symlink():
+            raise OutputError(f"{file}: a link that leads to no file; remove it, or choose another name") from None
+        return
+    except OSError as error:  # a loop of links
+        raise OutputError(f"{file}: cannot be used: {error.strerror}; choose another name") from error
+    if stat.S_ISDIR(there.st_mode):
+        raise OutputError(f"{file}: a folder, where a file is to be written; add the name of a file")
+    if not os.access(file, os.W_OK):
+        raise OutputError(f"{file}: you may not write to it: change its permissions, or choose another name")
 
 
 def read_settings_file(path: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from wsiproc._version import __version__
 from wsiproc.core.geometry import Box, grid_shape
+from wsiproc.core.paths import make_folder
 from wsiproc.core.types import UInt8Array
 from wsiproc.errors import OutputError, SettingsError, sentence
 from wsiproc.evaluate import areas
@@ -48,6 +49,7 @@ from wsiproc.models.base import Model
 from wsiproc.models.device import Device, choose_device
 from wsiproc.models.inference import predict
 from wsiproc.pipeline.cohort import run_slides
+from wsiproc.pipeline.folders import output_folder
 from wsiproc.pipeline.settings import Settings
 from wsiproc.results.record import SlideRecord
 
@@ -160,6 +162,8 @@ def run_benchmarks(
     """
     named = _label_models([BASELINE, *(model for model in models if model != BASELINE)])
     settings = dataclasses.replace(settings, device=choose_device(settings.device, "float32").name)
+    for out in datasets:
+        make_folder(output_folder(out))
     works = [work for out, dataset in datasets.items() for work in _works(dataset, out, named, settings, overwrite)]
     workers = settings.workers or (1 if settings.device == "cuda" else min(available_cores(), _MAX_WORKERS))
     with worker_pool("auto", workers, tasks=len(works)) as team:

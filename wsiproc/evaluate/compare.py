@@ -14,6 +14,7 @@ from skimage.segmentation import find_boundaries
 
 from wsiproc.core.geometry import Box
 from wsiproc.core.palette import OKABE_ITO
+from wsiproc.core.paths import make_folder
 from wsiproc.core.types import BoolArray, IntArray, UInt8Array
 from wsiproc.errors import SettingsError
 from wsiproc.evaluate import metrics
@@ -81,12 +82,13 @@ def evaluate_paths(prediction: Path, truth: Path, figure_dir: Path | None = None
     """Scores of a prediction against a truth, or of two folders whose files are paired by name.
 
     Files and output folders are read by :func:`load_labels`. With ``figure_dir`` the worst images are drawn there,
-    worst first. SettingsError where there is nothing to pair.
+    worst first. SettingsError where there is nothing to pair, OutputError where nothing can be drawn.
     """
     pairs = pair_paths(prediction, truth)
+    if figure_dir is not None:
+        make_folder(figure_dir)
     rows = [ScoreRow(name, evaluate(*_load_pair(one, other))) for name, one, other in pairs]
     if figure_dir is not None:
-        figure_dir.mkdir(parents=True, exist_ok=True)
         worst = np.argsort([row.scores.aji for row in rows], kind="stable")[:MOST_FIGURES]
         for rank, index in enumerate(worst.tolist(), start=1):
             name, one, other = pairs[index]

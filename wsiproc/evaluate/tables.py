@@ -9,6 +9,8 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
+from wsiproc.core.paths import make_place
+
 TableLine = Mapping[str, str | float]
 """One row of a table: column → name or number. Rows may lack columns that others have."""
 
@@ -46,8 +48,8 @@ def markdown_table(lines: Sequence[TableLine]) -> str:
 
 
 def write_lines(path: Path, lines: Sequence[TableLine]) -> None:
-    """The same table as CSV, with all digits."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """The same table as CSV, with all digits. Raises OutputError where no file can be."""
+    make_place(path)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, _columns(lines))
         writer.writeheader()

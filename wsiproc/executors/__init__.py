@@ -17,7 +17,14 @@ from typing import Any, TypeVar, get_args
 
 from wsiproc.core.choices import Executor
 from wsiproc.errors import PlanError
-from wsiproc.executors.limits import available_cores, core_limits, memory_limits
+from wsiproc.executors.limits import (
+    address_space_limit,
+    available_cores,
+    core_limits,
+    file_size_limit,
+    memory_limits,
+    require_address_space,
+)
 from wsiproc.executors.machine import preload, trim_heap, tune_malloc, worker_name
 from wsiproc.executors.processes import ProcessPool, ThreadPool
 from wsiproc.executors.scheduler import run_in_loop, run_tasks
@@ -30,11 +37,14 @@ __all__ = [
     "TaskMetrics",
     "Timeouts",
     "WorkerPool",
+    "address_space_limit",
     "available_cores",
     "core_limits",
+    "file_size_limit",
     "measured",
     "memory_limits",
     "preload",
+    "require_address_space",
     "trim_heap",
     "tune_malloc",
     "worker_name",

@@ -1,4 +1,4 @@
-"""Cores and memory of this machine that a process may use, as limited by control groups and Slurm.
+"""Cores and memory of this machine that a process may use, as limited by control groups, Slurm and the shell.
 
 Everything that starts workers or estimates memory uses this module, so that all see the same limits.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,10 @@ ROOT = Path("/")
 _UNLIMITED = 2**60  # version 1 expresses "no limit" as the largest number of pages
 _MIB = 1 << 20  # Slurm's unit of memory
 
-
 GB = 1e9
+# Measured: a run of one region takes 3.5 GB of address space where there is no limit. Below 2.4 GB libraries end the
+# process, or fail in ways of their own.
+_LEAST_ADDRESS_SPACE = 3 * GB
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,39 @@ def memory_limits(root: Path | None = None, environ: Mapping[str, str] = os.envi
     if not slurm and (each := _number(environ.get("SLURM_MEM_PER_CPU", ""))):
         slurm = each * _number(environ.get("SLURM_CPUS_ON_NODE", "1"))
     return [*rooms, MemoryRoom("Slurm", slurm * _MIB, 0)] if slurm else rooms
+
+
+def address_space_limit() -> int | None:
+    """Bytes of address space that each process may have, by ``ulimit -v``; None where that is unlimited."""
+    return _shell_limit("RLIMIT_AS")
+
+
+def file_size_limit() -> int | None:
+    """Bytes that a file may have, by ``ulimit -f``; None where that is unlimited."""
+    return _shell_limit("RLIMIT_FSIZE")
+
+
+def _shell_limit(name: str) -> int | None:
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    limit, _ = resource.getrlimit(getattr(resource, name))
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
+def require_address_space() -> None:
+    """Raise PlanError if ``ulimit -v`` allows less than libraries need to be loaded: some end the process without a
+    word.
+    """
+    limit = address_space_limit()
+    if limit is not None:
+        require(
+            "Address space of each process (`ulimit -v`)",
+            _LEAST_ADDRESS_SPACE,
+            limit,
+            "Raise it with `ulimit -v unlimited`; to limit memory, use --memory or the job's own limit",
+        )
 
 
 def _quota(folder: Path) -> float | None:

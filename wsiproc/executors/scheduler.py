@@ -210,8 +210,8 @@ def _may_retry(task: Task, history: _History, error: BaseException) -> bool:
             if history.deaths >= MOST_DEATHS:
                 raise WorkerError(
                     f"{history.deaths} workers died while running {task.key!r}, so this task may be what kills them: "
-                    "check for lack of memory (system log, job log), use a smaller --region or give workers more "
-                    "memory. Results so far are kept; run the same command to resume"
+                    "check for lack of memory (system log, job log, `ulimit -v`), use a smaller --region or give "
+                    "workers more memory. Results so far are kept; run the same command to resume"
                 )
         case SchedulerLost():
             history.losses += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -13,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+ONLY_OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+"""Numbers of errors that cannot come from reading: a full disk, no quota, a read-only drive, too large a file."""
 _SUFFIX = ".tmp"
 
 

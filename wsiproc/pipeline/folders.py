@@ -14,13 +14,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsiproc.core.paths import absolute, differing
-from wsiproc.errors import OutputError, SettingsError
+from wsiproc.core.paths import MOST_NAME_BYTES, absolute, differing, require_possible
+from wsiproc.errors import SettingsError
 from wsiproc.io.slides.fingerprint import fingerprint
 from wsiproc.io.slides.open import plain_name, slide_name
 from wsiproc.results.folder import RUN, SLIDE, WORK
-
-_MOST_NAME_BYTES = 200  # most systems take 255; names of temporary files and locks are longer
 
 
 @dataclass(frozen=True)
@@ -42,23 +40,8 @@ def output_folder(out: Path) -> Path:
                 f"{str(folder)!r}: results cannot be written to a folder with a backslash, bytes that are not UTF-8 "
                 f'or ".__lock" at the end of its name, as {part!r} has; choose another -o folder'
             )
-    _require_possible(folder)
+    require_possible(folder)
     return folder
-
-
-def _require_possible(folder: Path) -> None:
-    """Raise OutputError if ``folder``, or what is there of the folders above it, is something else."""
-    for path in (folder, *folder.parents):
-        try:
-            os.lstat(path)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except OSError as error:  # a name too long, no permission
-            raise OutputError(f"{folder}: cannot be used: {error.strerror}; choose another -o folder") from error
-        if not path.is_dir():
-            what = "a link that leads to no folder" if path.is_symlink() else "not a folder"
-            raise OutputError(f"{folder}: results cannot be written there: {path} is {what}; choose another -o folder")
-        return
 
 
 def _is_unicode(text: str) -> bool:
@@ -106,7 +89,7 @@ def _names(path: Path, stem: str, others: Sequence[Path]) -> Iterator[str]:
 
 def _joined(parts: Sequence[str]) -> str:
     name = "_".join(plain_name(part) for part in parts)
-    if len(name.encode()) <= _MOST_NAME_BYTES:
+    if len(name.encode()) <= MOST_NAME_BYTES:
         return name
     return f"{plain_name(parts[-1])[:40]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 

@@ -7,6 +7,7 @@ nucleus. It starts no threads, which would be lost in the fork, and leaves no st
 from __future__ import annotations
 
 import gc
+from contextlib import suppress
 
 import numpy as np
 
@@ -48,6 +49,7 @@ def _load_compiled_code() -> None:
     downsample_mean(maps)
 
 
-_load_compiled_code()
+with suppress(OSError):  # the cache of compiled code cannot be written: workers compile it themselves, or say so
+    _load_compiled_code()
 # None of it is ever garbage: the forks share it, and this process need not collect it when it ends.
 gc.freeze()

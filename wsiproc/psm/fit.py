@@ -34,6 +34,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from wsiproc._version import __version__
+from wsiproc.core.paths import make_folder, require_possible
 from wsiproc.core.types import Float32Array
 from wsiproc.errors import ModelError, PlanError
 from wsiproc.io.atomic import atomic_file
@@ -120,9 +121,10 @@ def fit(settings: FitSettings, on_progress: OnStage = lambda *_: None) -> Distil
     """Train a model and write its folder. Resumes an earlier call with the same settings.
 
     Raises SlideError, ResolutionError, PlanError for sources, ModelError for ``base`` and for an output folder that
-    contains something else.
+    contains something else, OutputError where there can be none.
     """
     settings = replace(settings, out=Path(os.path.abspath(settings.out)))
+    require_possible(settings.out)
     base = _base_model(settings)
     if base is not None and base.config.network.fold == FOLD:
         settings = replace(settings, widths=base.config.network.widths)
@@ -248,7 +250,7 @@ def _open_work(settings: FitSettings, recipe: dict[str, Any]) -> Path:
     marker = work / "recipe.json"
     if work.exists() and not (marker.exists() and marker.read_text(encoding="utf-8") == wanted):
         shutil.rmtree(work)
-    work.mkdir(parents=True, exist_ok=True)
+    make_folder(work)
     with atomic_file(marker) as temporary:
         temporary.write_text(wanted, encoding="utf-8")
     return work

@@ -12,6 +12,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from wsiproc.errors import OutputError, WsiprocError
+from wsiproc.executors import file_size_limit
+from wsiproc.io.atomic import ONLY_OF_WRITING
 
 RUN, WORK, STAGED = "run.json", ".work", ".reclassified"
 SLIDE = "slide.json"  # within the work: whose it is
@@ -27,7 +29,7 @@ _REMEDIES = {
     errno.ENOTCONN: "the network drive is gone: mount it again",
     errno.EIO: "the drive does not answer: check it, or choose another -o folder",
 }
-_ONLY_OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_CUT_SHORT = re.compile(r"\d+ requested and \d+ written")  # by numpy.ndarray.tofile
 
 
 @contextmanager
@@ -92,19 +94,36 @@ def storage_explained(folder: Path) -> Iterator[None]:
 def storage_problem(error: Exception, where: str, remedies: Mapping[int, str] | None = None) -> OutputError | None:
     """The system's refusal to write as an OutputError with its remedy; None for any other error.
 
-    Without ``remedies``, only what cannot come from reading: a full disk, no quota, a read-only file system.
+    Without ``remedies``, only what cannot come from reading: a full disk, no quota, a read-only file system, a file
+    that may not become as large.
     """
     if not isinstance(error, OSError) or isinstance(error, WsiprocError):
         return None
-    remedy = (remedies or {number: _REMEDIES[number] for number in _ONLY_OF_WRITING}).get(_number(error))
+    number = _number(error)
+    known = remedies or {number: _REMEDIES[number] for number in ONLY_OF_WRITING if number in _REMEDIES}
+    remedy = _larger_files() if number == errno.EFBIG else known.get(number)
     if remedy is None:
         return None
     return OutputError(f"{where}: {remedy}. What is done is kept; run the same command to resume")
 
 
+def _larger_files() -> str:
+    limit = file_size_limit()
+    if limit is None:
+        return "a file became larger than its file system allows, as 4 GB are on FAT32: choose another folder"
+    return (
+        f"a file became larger than the limit on files allows, which is {limit:,} bytes here: raise it with "
+        "`ulimit -f unlimited`"
+    )
+
+
 def _number(error: OSError) -> int:
-    """The system's number of an error; Arrow writes it into the text only."""
+    """The system's number of an error. Arrow writes it into the text only; NumPy tells none where a file could not take
+    all of an array: either a limit on files is at hand, or the disk is full.
+    """
     told = re.search(r"\[errno (\d+)\]", str(error), re.IGNORECASE)
+    if told is None and _CUT_SHORT.fullmatch(str(error)):
+        return errno.ENOSPC if file_size_limit() is None else errno.EFBIG
     return error.errno or (int(told[1]) if told else 0)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import re
 import tempfile
 import time
 import traceback
@@ -11,9 +13,16 @@ from pathlib import Path
 
 from wsiproc._version import __version__
 from wsiproc.errors import UnexpectedError, WsiprocError, sentence
+from wsiproc.executors import address_space_limit
 from wsiproc.results.folder import storage_problem
 
 LOG = "run.log"
+# What libraries say of too little memory in errors of other types: the system's loader, PyTorch, OpenCV, C++.
+_OF_MEMORY = re.compile(
+    "failed to map segment|can(no|')t allocate memory|not enough memory|insufficient memory|bad_alloc", re.IGNORECASE
+)
+# … and what has other causes as well, unless address space is limited: threads and oneDNN; half an import is retried.
+_PROBABLY_OF_MEMORY = re.compile("can't start new thread|could not create a primitive|partially initialized module")
 
 
 def recorded(error: Exception, what: str, folder: Path | None) -> WsiprocError:
@@ -47,12 +56,23 @@ def net(what: str, folder: Path | None) -> Iterator[None]:
 
 
 def _remedy(error: Exception) -> str:
-    if isinstance(error, MemoryError):
+    limit = address_space_limit()
+    if limit is not None and (_is_of_memory(error) or _PROBABLY_OF_MEMORY.search(str(error))):
+        return (
+            f"there was not enough memory: `ulimit -v` allows each process {limit / 1e9:.2f} GB of address space; "
+            "raise it with `ulimit -v unlimited`, and run the same command to resume"
+        )
+    if _is_of_memory(error):
         return "there was not enough memory: use fewer --workers or a smaller --region, and give the same command again"
     return (
         "not foreseen: what is done is kept, so give the same command again; where it fails again, `wsiproc doctor` "
         "looks at the installation, and a report of the problem needs the traceback"
     )
+
+
+def _is_of_memory(error: Exception) -> bool:
+    number = error.errno if isinstance(error, OSError) else None
+    return isinstance(error, MemoryError) or number == errno.ENOMEM or bool(_OF_MEMORY.search(str(error)))
 
 
 def _write(error: Exception, what: str, folder: Path | None) -> Path | None:

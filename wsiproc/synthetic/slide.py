@@ -16,6 +16,7 @@ import tifffile
 
 from wsiproc.core.choices import SceneStain
 from wsiproc.core.geometry import Box, Grid
+from wsiproc.core.paths import make_place
 from wsiproc.core.types import OnProgress, UInt8Array, UInt32Array
 from wsiproc.errors import SettingsError
 from wsiproc.executors import available_cores
@@ -64,18 +65,19 @@ def write_synthetic_slide(
     The other arguments are those of :class:`Scene`; the same ones give the same pixels and the same truth.
     ``workers`` threads (default: all cores that may be used); ``progress(tiles done, tiles)``. Memory is a few rows of
     tiles.
-    Raises SettingsError for impossible arguments, OSError if a file cannot be written.
+    Raises SettingsError for impossible arguments, OutputError where no file can be, OSError if one cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() not in {".tif", ".tiff"}:
         raise SettingsError(f"{path}: a synthetic slide is a TIFF; give it a name that ends in .tif")
     scene = Scene(shape, mpp, seed, tissue_fraction, stain, look, crowding, positive_fraction, debris)
     workers = workers or available_cores()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    labels_path = path.with_name(f"{path.stem}.labels.tif") if labels else None
+    for file in filter(None, (path, _table_path(path), labels_path)):
+        make_place(file)
     encoder = Encoder(scene.background, LOOKS[look].jpeg_quality)
     write_tiff_pyramid(path, shape, mpp, partial(_draw, scene), encoder, scene.to_json(), workers, progress)
     counts = _write_table(_table_path(path), scene, workers)
-    labels_path = path.with_name(f"{path.stem}.labels.tif") if labels else None
     if labels_path:
         _write_labels(labels_path, scene)
     return SyntheticTruth(path, _table_path(path), labels_path, scene, counts)

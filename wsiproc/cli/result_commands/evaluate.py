@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from wsiproc.cli.arguments import Answers, AsJson, path
+from wsiproc.core.paths import make_place
 
 EVALUATE_EXAMPLES = "Example:  wsiproc evaluate wsiproc-out/slide truth.labels.tif --figures figures"
 
@@ -28,6 +29,8 @@ def evaluate_command(
 
     from wsiproc.evaluate.compare import evaluate_paths, score_table, write_scores
 
+    if csv is not None:
+        make_place(csv)  # before the work
     rows = evaluate_paths(prediction, truth, figures)
     if csv is not None:
         write_scores(csv, rows)

@@ -10,6 +10,7 @@ import typer
 from wsiproc.cli import completion
 from wsiproc.cli.arguments import path
 from wsiproc.cli.slide_commands.options import DeviceName, PrecisionName, chosen_settings
+from wsiproc.core.paths import make_place
 
 BENCHMARK_EXAMPLES = (
     "Examples:  wsiproc benchmark monuseg MoNuSegTestData -m my-model   ·   "
@@ -68,6 +69,8 @@ def benchmark_command(
 
     settings = chosen_settings(None, mpp=mpp, device=device, precision=precision, workers=workers)
     found = find_dataset(dataset, folder, limit)
+    if csv is not None:
+        make_place(csv)  # before the work
     with image_progress(found) as on_progress:
         done = run_benchmark(
             found, model or [settings.model], out, settings, overwrite=overwrite, on_progress=on_progress

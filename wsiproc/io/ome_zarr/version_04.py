@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from wsiproc.errors import OutputError
+from wsiproc.io.atomic import ONLY_OF_WRITING
 
 VERSION_04 = "0.4"
 _PIECE = 4096  # side of the squares copied at a time: a shard of the source
@@ -20,7 +21,7 @@ _PIECE = 4096  # side of the squares copied at a time: a shard of the source
 def write_as_04(source: Path, target: Path) -> None:
     """Copy a multiscale group, with its labels, to ``target``, which must not exist. Holds one shard in memory.
 
-    Raises ``OutputError`` if the source cannot be read.
+    Raises ``OutputError`` if the source cannot be read, OSError if the copy cannot be written.
     """
     import zarr
 
@@ -32,6 +33,8 @@ def write_as_04(source: Path, target: Path) -> None:
             _copy_array(group[entry["path"]], copy, entry["path"])
         names = _label_names(source)
     except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in ONLY_OF_WRITING:
+            raise
         raise OutputError(
             f"{source}: not a readable OME-Zarr image ({type(error).__name__}: {error}); "
             "write it again with wsiproc run --overwrite"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ import numpy as np
 import shapely
 
 from wsiproc.core.numbers import area_numbers, count_inside
+from wsiproc.core.paths import make_folder
 from wsiproc.core.types import OnProgress
 from wsiproc.errors import SettingsError
 from wsiproc.io.atomic import atomic_file, atomic_folder
@@ -45,12 +47,12 @@ def export(result: Result, formats: Sequence[str], folder: Path, on_progress: On
 
     What is there already is replaced when the new one is whole. Raises ``SettingsError`` for a format that is unknown,
     ``MissingExtraError`` where a format's library is not installed, and ``SlideError`` where a format needs the slide
-    and it is gone or another one.
+    and it is gone or another one, OutputError where the folder cannot be made.
     """
     for name in formats:
         if name not in FORMATS:
             raise SettingsError(f"unknown format {name!r}; choose from {', '.join(FORMATS)}")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for name in dict.fromkeys(formats):
         yield from FORMATS[name].write(result, folder, on_progress)
 
@@ -63,9 +65,18 @@ def _csv(result: Result, folder: Path, _: OnProgress) -> Iterator[Path]:
 
 
 def _h5ad(result: Result, folder: Path, _: OnProgress) -> Iterator[Path]:
+    import h5py
+    from anndata.io import write_elem
+
     path = folder / "cells.h5ad"
+    cells = result.anndata()
+    cells.strings_to_categoricals()  # as its own write_h5ad does
+    # In memory, which holds the table anyway: HDF5 ends the process where it cannot write all of a file.
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        write_elem(file, "/", cells, dataset_kwargs={"compression": "gzip", "compression_opts": 1})
     with atomic_file(path) as temporary:
-        result.anndata().write_h5ad(temporary, compression="gzip", compression_opts=1)
+        temporary.write_bytes(content.getbuffer())
     yield path
 
 

@@ -22,6 +22,7 @@ from wsiproc.array.hilbert import hilbert_index
 from wsiproc.core.cells import CellTable
 from wsiproc.core.immuno import NEGATIVE, POSITIVE, STRENGTHS, h_score, positive_index
 from wsiproc.core.palette import RGB, class_colour
+from wsiproc.core.paths import make_place
 from wsiproc.core.types import BoolArray, Float64Array, Int64Array
 from wsiproc.errors import OutputError, SettingsError
 from wsiproc.io.atomic import write_json
@@ -94,9 +95,11 @@ def import_corrections(
     ``exclude``: names or classes of annotations in which cells are left out, in addition to exclude and ignore.
     ``missing``: what becomes of cells that are not in the file; None deletes them, but refuses where that is more than
     half. Raises ``OutputError`` for a folder that is not complete, and for a file that cannot be read or is of another
-    slide; ``SettingsError`` where it must be said what becomes of missing cells.
+    slide, and where nothing can be written; ``SettingsError`` where it must be said what becomes of missing cells.
     """
     run = RunRecord.read(output)
+    if not dry_run:
+        make_place(output / TABLE)
     reader = CellReader(output / "cells.parquet")
     table, least_um2 = _table(reader, output, run)
     changes = diff_cells(table, run.slide.fingerprint, read_objects(path), exclude)

@@ -15,6 +15,7 @@ import numpy as np
 
 from wsiproc._version import __version__
 from wsiproc.core.geometry import Box, Grid, Region
+from wsiproc.core.paths import make_folder
 from wsiproc.core.types import BoolArray, Int64Array
 from wsiproc.errors import SettingsError
 from wsiproc.io.atomic import atomic_file, write_json
@@ -90,7 +91,7 @@ def split_cells(output: Path, wanted: Wanted) -> QuPathSplit:
     counts, bounds, too_small = _count(reader, run.slide.shape, wanted.min_area_um2)
     grid = Grid(run.slide.shape, _side(reader, run, counts, wanted))
     folder = output / FOLDER
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     (folder / INDEX).unlink(missing_ok=True)  # it comes last, so that it lists files that are there
     split = QuPathSplit(folder, grid.step, too_small=too_small)
     for row, col in _places(reader, grid.step, wanted.min_area_um2):
