@@ -50,15 +50,15 @@ def plan_command(
     as_json: AsJson = False,
 ) -> None:
     """Show what `run` would do and need: regions, memory, disk and time. It runs a sample of one or two windows."""
-    from wsiproc.cli.console import print_plan
-    from wsiproc.pipeline.folders import output_folder
-    from wsiproc.pipeline.planning.plan import forecast, plan_slide
-
     settings = chosen_settings(
         config, model=model, min_score=min_score, mpp=mpp, reader=reader, tissue=tissue, stain=stain,
         compartment=compartment, positive_dab=positive_dab, stain_norm=stain_norm, roi=roi, region=region,
         device=device, precision=precision, workers=workers, memory_gb=memory_gb, force=force,
     )  # fmt: skip
+    from wsiproc.cli.console import print_plan
+    from wsiproc.pipeline.folders import output_folder
+    from wsiproc.pipeline.planning.plan import forecast, plan_slide
+
     output_folder(out)  # which a run would refuse as well
 
     answers = Answers("plan", as_json)
