@@ -210,10 +210,10 @@ def test_a_failed_export_leaves_the_one_before(result: Result, tmp_path: Path, m
     (path,) = export(result, ["h5ad"], tmp_path)
     before = path.read_bytes()
 
-    def fail(self: Any, *_: object, **__: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(anndata.AnnData, "write_h5ad", fail)
+    monkeypatch.setattr("anndata.io.write_elem", fail)
     with pytest.raises(OSError, match="disk full"):
         list(export(result, ["h5ad"], tmp_path))
     assert [each.name for each in tmp_path.iterdir()] == ["cells.h5ad"]
