@@ -102,6 +102,24 @@ def test_there_and_back_again(folder: Path, finished: Path) -> None:
     assert same == contents(finished).keys()
 
 
+@pytest.mark.parametrize(
+    ("beside", "refused", "accepted"), [(False, "membrane", "nucleus"), (True, "nucleus", "cytoplasm")]
+)
+def test_nuclei_that_a_run_would_detect_otherwise_are_refused(
+    folder: Path, beside: bool, refused: Any, accepted: Any
+) -> None:
+    """Models that detect nuclei beside DAB need another run for the other side."""
+    path = folder / "run.json"
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    facts["model"]["calibration"]["dab_outside_nuclei"] = beside
+    path.write_text(json.dumps(facts), encoding="utf-8")
+    before = contents(folder)
+    with pytest.raises(OutputError, match=f"again with --compartment {refused} --overwrite"):
+        reclassify(folder, refused, THREE)
+    assert contents(folder) == before
+    assert sum(reclassify(folder, accepted, THREE).after.values()) > 0
+
+
 def test_cut_and_rings_do_not_depend_on_regions(finished: Path, slide: Path, tmp_path: Path) -> None:
     small = run(slide, tmp_path, region=512)
     assert told(small)["immuno"] == told(finished)["immuno"]

@@ -62,8 +62,8 @@ def reclassify(
     """Give the cells of a slide's folder the classes that a run with these settings would have given them.
 
     What is None stays as it was. The table of all slides is left to ``update_cohort``. Raises OutputError for a folder
-    that is not complete or has no cells scored by DAB, or that another process writes to; SettingsError for values that
-    make no sense.
+    that is not complete or has no cells scored by DAB, whose nuclei a run with these settings would detect otherwise,
+    or that another process writes to; SettingsError for values that make no sense.
     """
     given = _checked(compartment=compartment, positive_dab=positive_dab)
     if not given:
@@ -104,7 +104,14 @@ def _scoring(folder: Path, run: RunRecord, settings: SettingsRecord) -> SlideSco
         )
     cuts = settings.positive_dab
     given = None if cuts is None else checked_cuts(cuts if isinstance(cuts, tuple) else (cuts,))
-    return scored_by(RecognisedDab.of_record(run.immuno.recognised), settings.compartment, given)
+    scoring = scored_by(RecognisedDab.of_record(run.immuno.recognised), settings.compartment, given)
+    compartment, beside = scoring.rule.compartment, run.model.calibration.get("dab_outside_nuclei")
+    if beside is not None and beside != (compartment != "nucleus"):
+        raise OutputError(
+            f"{folder}: its nuclei were detected as for DAB {'outside of' if beside else 'in'} nuclei. Run the slide "
+            f"again with --compartment {compartment} --overwrite"
+        )
+    return scoring
 
 
 def _changed(run: RunRecord, scoring: SlideScoring, given: Mapping[str, Any]) -> RunRecord:
