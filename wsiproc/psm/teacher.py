@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from wsiproc.array.nuclei.contour import ContourRule, refine
 from wsiproc.array.nuclei.measure import centroids, label_sums
-from wsiproc.array.stains import Stains, unmixing
+from wsiproc.array.stains import Stains
 from wsiproc.core.types import BoolArray, Float32Array, FloatArray, Int32Array, UInt8Array
 from wsiproc.models.base import Instances
 from wsiproc.models.builtin.classical import Classical
@@ -29,7 +29,7 @@ from wsiproc.models.folder import DistilledConfig, InputNumbers
 from wsiproc.models.networks.unet import UNet
 from wsiproc.psm.labels.composite import collect_palette
 from wsiproc.psm.labels.consensus import Agreed, compete
-from wsiproc.psm.labels.doubt import ScoredCells, doubted, forgive, withdraw
+from wsiproc.psm.labels.doubt import ScoredCells, doubted, forgive, haematoxylin_share, withdraw
 from wsiproc.psm.labels.labelling import density, maybe_blue
 from wsiproc.psm.labels.restain import without_dab
 from wsiproc.psm.labels.targets import IGNORE, interior
@@ -191,10 +191,7 @@ def _disc(radius: float) -> UInt8Array:
 
 def _not_a_nucleus_colour(od: Float32Array, stains: Stains, accepted: Int32Array) -> BoolArray:
     """Stained pixels (h, w) with a smaller share of haematoxylin than nearly all pixels of accepted nuclei."""
-    smooth = np.asarray(cv2.GaussianBlur(od, (0, 0), 2.0), np.float32)
-    amounts = np.maximum(smooth @ unmixing(stains)[:, :2].astype(np.float32), 0)
-    total = amounts.sum(axis=2)
-    share = amounts[..., 0] / np.maximum(total, 1e-6)
+    share, total = haematoxylin_share(od, stains)
     inside = accepted > 0
     if inside.sum() < 1000:
         return np.zeros(inside.shape, bool)

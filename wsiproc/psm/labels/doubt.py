@@ -95,7 +95,7 @@ def forgive(
     """Ignore, in ``targets`` (h, w, 2) of a slide's tiles, in place, objects among the background that the teacher
     detects (h, w) and that have the colour of accepted nuclei; ``densities``: optical density (h, w, 3).
     """
-    shares = [_haematoxylin_share(od, stains) for od in densities]
+    shares = [haematoxylin_share(od, stains)[0] for od in densities]
     inside = np.concatenate([share[target[..., 0] == 1] for share, target in zip(shares, targets, strict=True)])
     if not len(inside):
         return
@@ -111,11 +111,13 @@ def forgive(
         target[_dilate(alike, _SPREAD_UM / mpp) & contradicted] = IGNORE
 
 
-def _haematoxylin_share(od: Float32Array, stains: Stains) -> Float32Array:
+def haematoxylin_share(od: Float32Array, stains: Stains) -> tuple[Float32Array, Float32Array]:
+    """Haematoxylin's share of both stains, and their sum, in smoothed optical density (h, w, 3): (h, w) each."""
     smooth = np.asarray(cv2.GaussianBlur(od, (0, 0), _SMOOTH_PX), np.float32)
-    amounts = np.maximum(smooth @ unmixing(stains)[:, :2].astype(np.float32), 0)
-    share: Float32Array = amounts[..., 0] / np.maximum(amounts.sum(axis=2), 1e-6)
-    return share
+    amounts: Float32Array = np.maximum(smooth @ unmixing(stains)[:, :2].astype(np.float32), np.float32(0))
+    total: Float32Array = amounts.sum(axis=2)
+    share: Float32Array = (amounts[..., 0] / np.maximum(total, np.float32(1e-6))).astype(np.float32)
+    return share, total
 
 
 def _dilate(mask: BoolArray, radius: float) -> BoolArray:
