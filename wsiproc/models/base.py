@@ -113,6 +113,11 @@ class Recolours(Protocol):
         """The images (h, w, 3) as the model sees them."""
 
 
+def doubt_rules(model: Model) -> Doubt | None:
+    """The rules by which a calibrated model drops cells in hindsight; None if it has none, or none that apply."""
+    return model.doubt if isinstance(model, DropsInHindsight) else None
+
+
 @runtime_checkable
 class DetectsBesideDab(Protocol):
     """Implemented also by models that detect nuclei in the haematoxylin alone where DAB is not in the nuclei."""

@@ -237,9 +237,10 @@ def _question(
     """Take back, in place, what the neighbours of the cells of a finished model speak against; ``seen``: its logits."""
     if config.score is None or config.outline is None or config.neighbours is None:
         return
+    densities = [density(tiles, number) for number in range(len(seen))]
     cells = []
-    for number, logits in enumerate(seen):
-        od = density(tiles, number) / np.float32(tiles.gain)
+    for stained, logits in zip(densities, seen, strict=True):
+        od = stained / np.float32(tiles.gain)
         instances = outlined_cells(logits, od, config.cut, config.split, config.outline, mpp)
         assert instances.evidence is not None
         labels = instances.labels
@@ -249,7 +250,6 @@ def _question(
     against = doubted(cells, config.neighbours, config.cut.object, mpp)
     for (accepted, target), some, which in zip(found, cells, against, strict=True):
         withdraw(accepted, target, some, which, mpp)
-    densities = [density(tiles, number) for number in range(len(seen))]
     forgive([target for _, target in found], [logits[0] > 0 for logits in seen], densities, tiles.stains, mpp)
 
 

@@ -23,7 +23,7 @@ from wsiproc.core.geometry import Box
 from wsiproc.core.types import Float64Array, UInt8Array
 from wsiproc.errors import PlanError, SettingsError
 from wsiproc.io.slides.open import open_slide
-from wsiproc.models.base import Channel, DropsInHindsight, Instances, Model, SupportsInt8
+from wsiproc.models.base import Channel, Instances, Model, SupportsInt8, doubt_rules
 from wsiproc.models.doubt import Doubt
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ class StainNormalised:
     @property
     def doubt(self) -> Doubt | None:
         """The model's."""
-        return self.model.doubt if isinstance(self.model, DropsInHindsight) else None
+        return doubt_rules(self.model)
 
     @property
     def int8(self) -> bool:

@@ -18,7 +18,7 @@ from wsiproc.core.types import Int64Array
 from wsiproc.executors import Task
 from wsiproc.io.cells.parquet import read_part, write_part
 from wsiproc.io.ome_zarr import image as ngff
-from wsiproc.models.base import DropsInHindsight
+from wsiproc.models.base import doubt_rules
 from wsiproc.models.doubt import STEPS, Doubt
 from wsiproc.pipeline.stages.job import Job, stage, stage_task
 from wsiproc.pipeline.stages.segment import Segmented, inside
@@ -32,7 +32,7 @@ BLOCK = ngff.SHARD  # cells are merged, and labels rendered, in squares of this 
 
 def doubt_of(job: Job, segmented: Sequence[Segmented]) -> Doubt | None:
     """How cells of a slide are judged by its others, from the counts of all its regions; None if they are not."""
-    doubt = job.model.doubt if isinstance(job.model, DropsInHindsight) else None
+    doubt = doubt_rules(job.model)
     if doubt is None:
         return None
     scores, shares = (

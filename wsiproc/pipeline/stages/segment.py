@@ -23,7 +23,7 @@ from wsiproc.executors import Task
 from wsiproc.io.atomic import write_json
 from wsiproc.io.cells.parquet import write_part
 from wsiproc.io.ome_zarr import image as ngff
-from wsiproc.models.base import OD_STEP, DropsInHindsight, Instances, Model
+from wsiproc.models.base import OD_STEP, Instances, Model, doubt_rules
 from wsiproc.models.doubt import count_steps
 from wsiproc.pipeline.stages.job import Job, infer_marker, search_mask, stage, stage_task, stain_channels, task_key
 from wsiproc.results.profile import Stage
@@ -66,8 +66,8 @@ def segment_region(job: Job, region: Region, needs: tuple[str, ...]) -> Segmente
     around = region.box.pad(job.model.margin).clip(job.frame.grid)
     cells, dropped = cells_inside(job, region.box, around, ngff.read_box(job.maps, 0, around))
     write_part(job.part(region), cells)
-    colour = job.model.doubt.colour if isinstance(job.model, DropsInHindsight) and job.model.doubt else None
-    shares = colour.counts(cells) if colour else []
+    doubt = doubt_rules(job.model)
+    shares = doubt.colour.counts(cells) if doubt and doubt.colour else []
     done = Segmented(region.key, len(cells), dropped, count_steps(cells.scores), shares)
     if all(infer_marker(job, key).exists() for key in needs):
         write_json(marker, asdict(done))
