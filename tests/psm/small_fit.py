@@ -10,8 +10,9 @@ from pathlib import Path
 
 import torch
 
-from wsiproc.psm import direct, segmenter, tiles
 from wsiproc.psm import fit as fitting
+from wsiproc.psm import segmenter, tiles
+from wsiproc.psm.activation import direct
 from wsiproc.psm.fit import FitSettings, OnStage, fit
 from wsiproc.psm.tiles import Source
 

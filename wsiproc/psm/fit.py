@@ -56,12 +56,12 @@ from wsiproc.models.networks.int8 import find_activation_ranges
 from wsiproc.models.networks.readout import Clusters, Readout
 from wsiproc.models.networks.unet import UNet
 from wsiproc.psm import distil
+from wsiproc.psm.activation.direct import activation_config, activation_pixels
 from wsiproc.psm.activation.map import calibrate_readout, predict_map
 from wsiproc.psm.activation.network import as_input, build_activation_network
 from wsiproc.psm.activation.objectives import OBJECTIVES
 from wsiproc.psm.activation.training import train_activation
 from wsiproc.psm.card import FitSummary, direct_card, model_card
-from wsiproc.psm.direct import activation_config, activation_pixels
 from wsiproc.psm.distil import Tissue, find_scores, first_student, read_tissue, taught_examples
 from wsiproc.psm.labels.labelling import agreed_labels, classical_labels, density, make_example, network_labels
 from wsiproc.psm.segmenter import Example, Training, mean_weights, train_segmenter

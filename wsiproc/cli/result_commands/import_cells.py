@@ -75,13 +75,16 @@ def import_command(
 
 def _lines(changes: Corrections) -> Iterator[str]:
     """The changes, one per line."""
-    yield f"{changes.before:,} cells before, {changes.after:,} after: {changes.unchanged:,} unchanged"
+    right = f", {changes.right:,} of them marked as right" if changes.right else ""
+    yield f"{changes.before:,} cells before, {changes.after:,} after: {changes.unchanged:,} unchanged{right}"
     for (old, new), cells in changes.reclassified.items():
         yield f"  {cells:,} reclassified from {old} to {new}"
     changed = {"with another outline": changes.outlines, "added": changes.added, "deleted": changes.deleted}
     yield from (f"  {cells:,} {what}" for what, cells in changed.items() if cells)
     if changes.areas:
         yield f"  {changes.excluded:,} excluded, in areas to leave out: {changes.areas}"
+    if changes.reviewed:
+        yield f"  reviewed areas, from which `wsiproc fit --corrections` learns: {changes.reviewed}"
     where = f" ({changes.compartment})" if changes.compartment else ""
     if changes.positive_index is not None:
         before, after = changes.positive_index

@@ -203,7 +203,7 @@ def write_classes(
         writer.add_key_value_metadata({"geo": file.metadata.metadata[b"geo"].decode()})
 
 
-CORRECTED = ("unchanged", "class", "outline", "new")
+CORRECTED = ("unchanged", "class", "outline", "new", "right")
 
 
 class CorrectedWriter(CellWriter):

@@ -20,6 +20,9 @@ from wsiproc.io.geojson.write import cell_uuids
 _SAME_PX = 0.1
 _CELLS = {"detection", "cell"}
 _EXCLUDES = {"exclude", "ignore"}
+_REVIEWED = "reviewed"
+RIGHT, WRONG = "right", "wrong"
+"""Names of cells, and of areas over cells, that were marked in the page of `wsiproc view`."""
 _NAMED = 20  # problems reported in full
 
 
@@ -44,19 +47,23 @@ class Changes:
     """What a corrected file says of a table of N cells.
 
     ``present`` (N,): is in the file; ``classes`` (N,): index into ``names``, the classes with the colours of new ones;
-    ``outlines``: row → polygon that is not the cell's; ``added``: polygons and classes of cells that were not there;
-    ``areas``: polygons in which cells are to be left out, of which ``repaired`` crossed themselves; ``objects``: cells
-    in the file; ``foreign`` of them have an id that only programs give, but of no cell here; ``outside`` are off the
-    slide; ``ignored``: other objects by kind; ``problems``: what could not be taken, in words; ``skipped``: how many
-    those are.
+    ``right`` (N,): marked as correct; ``outlines``: row → polygon that is not the cell's; ``added``: polygons and
+    classes of cells that were not there; ``areas``: polygons in which cells are to be left out; ``wrong``: the same,
+    around single cells that are none; ``reviewed``: polygons in which every cell was checked. ``repaired`` of all these
+    crossed themselves. ``objects``: cells in the file; ``foreign`` of them have an id that only programs give, but of
+    no cell here; ``outside`` are off the slide; ``ignored``: other objects by kind; ``problems``: what could not be
+    taken, in words; ``skipped``: how many those are.
     """
 
     present: BoolArray
     classes: Int64Array
+    right: BoolArray
     names: dict[str, RGB | None]
     outlines: dict[int, shapely.Geometry] = field(default_factory=dict)
     added: list[tuple[shapely.Geometry, int]] = field(default_factory=list)
     areas: list[shapely.Geometry] = field(default_factory=list)
+    wrong: list[shapely.Geometry] = field(default_factory=list)
+    reviewed: list[shapely.Geometry] = field(default_factory=list)
     foreign: int = 0
     outside: int = 0
     objects: int = 0
@@ -75,13 +82,13 @@ class Changes:
 def diff_cells(table: Table, fingerprint: str, batches: Iterable[Objects], exclude: Iterable[str] = ()) -> Changes:
     """Compare the objects of a file with the cells of the slide with that fingerprint.
 
-    Annotations whose name or class is exclude or ignore, or is in ``exclude``, become ``areas``, whatever the case and
-    with or without QuPath's asterisk. An outline counts as changed where it is more than 0.1 px from the cell's, as it
-    is or as it was simplified.
+    Annotations whose name or class is exclude or ignore, or is in ``exclude``, become ``areas``, and those whose name
+    or class is reviewed become ``reviewed``, whatever the case and with or without QuPath's asterisk. An outline counts
+    as changed where it is more than 0.1 px from the cell's, as it is or as it was simplified.
     """
-    changes = Changes(
-        np.zeros(len(table.ids), np.bool_), table.cells.classes.astype(np.int64), dict[str, RGB | None](table.classes)
-    )
+    nothing = np.zeros(len(table.ids), np.bool_)
+    names = dict[str, RGB | None](table.classes)
+    changes = Changes(nothing, table.cells.classes.astype(np.int64), nothing.copy(), names)
     wanted = _EXCLUDES | {_plain(name) for name in exclude}
     index = _Index(cell_uuids(fingerprint, table.ids))
     for batch in batches:
@@ -147,6 +154,7 @@ def _compare_known(table: Table, changes: Changes, batch: Objects, places: Int64
             continue
         changes.present[rows[place]] = True
         changes.classes[rows[place]] = _class(changes, batch.classes[place], batch.colours[place])
+        changes.right[rows[place]] = batch.names[place] == RIGHT
         fresh.append(place)
     mine = rows[fresh]
     same = same_outlines(table, mine, batch.polygons[fresh])
@@ -205,12 +213,16 @@ def _take_new(table: Table, changes: Changes, batch: Objects, place: int) -> Non
 
 
 def _take_area(changes: Changes, batch: Objects, place: int, wanted: set[str]) -> None:
-    """An annotation: an area in which cells are left out, or nothing to us."""
+    """An annotation: an area in which cells are left out, or were all checked, or nothing to us."""
     kind, polygon = batch.kinds[place], batch.polygons[place]
-    if kind != "annotation" or not {_plain(batch.names[place]), _plain(batch.classes[place])} & wanted:
+    called = {_plain(batch.names[place]), _plain(batch.classes[place])}
+    if kind != "annotation" or not called & (wanted | {_REVIEWED}):
         changes.ignored[kind] += 1
-    elif not isinstance(polygon, shapely.Polygon | shapely.MultiPolygon) or polygon.is_empty:
-        changes.skip(f"object {batch.first + place}: the area to exclude is not a polygon")
-    else:
-        changes.repaired += not polygon.is_valid
-        changes.areas.append(polygon if polygon.is_valid else shapely.make_valid(polygon))
+        return
+    use = "to exclude" if called & wanted else "that was reviewed"
+    if not isinstance(polygon, shapely.Polygon | shapely.MultiPolygon) or polygon.is_empty:
+        changes.skip(f"object {batch.first + place}: the area {use} is not a polygon")
+        return
+    changes.repaired += not polygon.is_valid
+    taken = changes.reviewed if not called & wanted else changes.wrong if WRONG in called else changes.areas
+    taken.append(polygon if polygon.is_valid else shapely.make_valid(polygon))

@@ -27,6 +27,7 @@ from wsiproc.core.types import BoolArray, Float64Array, Int64Array
 from wsiproc.errors import OutputError, SettingsError
 from wsiproc.io.atomic import write_json
 from wsiproc.io.cells.parquet import CORRECTED, CellReader, CorrectedWriter
+from wsiproc.io.geojson.areas import as_geojson
 from wsiproc.io.geojson.outlines import Outlines
 from wsiproc.io.geojson.read import read_objects
 from wsiproc.results.qupath.diff import Changes, Table, diff_cells
@@ -39,18 +40,20 @@ Missing = Literal["delete", "keep"]
 
 _MOST_MISSING = 0.5  # beyond that share we ask
 _MOST_CLASSES = 100
-_UNCHANGED, _CLASS, _OUTLINE, _NEW = range(len(CORRECTED))
+_UNCHANGED, _CLASS, _OUTLINE, _NEW, _RIGHT = range(len(CORRECTED))
 
 
 @dataclass(frozen=True)
 class Corrections:
-    """What was changed, in cells. ``reclassified``: (from, to) → cells; ``positive_index`` and ``h_score``: before and
-    after, None where there is none of both; ``compartment``: where DAB counts, None where there is none.
+    """What was changed, in cells. ``right``: of the unchanged ones, those marked so; ``areas`` in which cells were left
+    out, and ``reviewed`` ones, are counted. ``reclassified``: (from, to) → cells; ``positive_index`` and ``h_score``:
+    before and after, None where there is none of both; ``compartment``: where DAB counts, None where there is none.
     """
 
     before: int
     after: int
     unchanged: int
+    right: int
     reclassified: dict[tuple[str, str], int]
     outlines: int
     added: int
@@ -60,6 +63,7 @@ class Corrections:
     h_score: tuple[float, float] | None
     compartment: str | None
     areas: int
+    reviewed: int
     ignored: dict[str, int]
     skipped: int
     problems: list[str] = field(default_factory=list)
@@ -113,7 +117,7 @@ def import_corrections(
             name: colour or class_colour(name, index) for index, (name, colour) in enumerate(changes.names.items())
         }
         _write(output / TABLE, reader, table, changes, result, colours)
-        write_json(output / FACTS, _facts(path, run, told, exclude, missing))
+        write_json(output / FACTS, _facts(path, run, told, changes, exclude, missing))
     return told
 
 
@@ -156,11 +160,11 @@ def _maps(output: Path, run: RunRecord, reader: CellReader) -> Maps:
 
 def _refuse_foreign(path: Path, changes: Changes, run: RunRecord) -> None:
     """Raise ``OutputError`` where a file says nothing about this slide."""
-    if not changes.objects and not changes.areas:
+    if not (changes.objects or changes.areas or changes.wrong or changes.reviewed):
         others = ", ".join(f"{number} of type {kind}" for kind, number in changes.ignored.items()) or "nothing"
         raise OutputError(
-            f"{path}: no cells, and no annotation named exclude or ignore (there is {others}); cells are objects of "
-            "type detection or cell; give --exclude CLASS for annotations of another name"
+            f"{path}: no cells, and no annotation named exclude, ignore or reviewed (there is {others}); cells are "
+            "objects of type detection or cell; give --exclude CLASS for annotations of another name"
         )
     known, strangers = int(changes.present.sum()), changes.foreign + changes.outside
     if changes.objects and not known and strangers:
@@ -211,7 +215,8 @@ def _apply(table: Table, changes: Changes, stay: BoolArray, maps: Maps) -> tuple
     centres[list(drawn)] = fresh.centroids[list(drawn.values())]
     excluded = _inside(changes, centres * table.scale)
     new = new[~_inside(changes, fresh.centroids[new] * table.scale)]
-    corrected = np.where(changes.classes != table.cells.classes, _CLASS, _UNCHANGED)
+    corrected = np.where(changes.right, _RIGHT, _UNCHANGED)
+    corrected[changes.classes != table.cells.classes] = _CLASS
     corrected[list(drawn)] = _OUTLINE
     new = new[np.argsort(hilbert_index(fresh.centroids[new].astype(np.int64)))]
     return _Result(stay & ~excluded, corrected, drawn, fresh, new), excluded
@@ -219,9 +224,10 @@ def _apply(table: Table, changes: Changes, stay: BoolArray, maps: Maps) -> tuple
 
 def _inside(changes: Changes, centres: Float64Array) -> BoolArray:
     """Which centres (N, 2), (y, x) in level-0 px, lie in an area to exclude."""
-    if not changes.areas or not len(centres):
+    areas = changes.areas + changes.wrong
+    if not areas or not len(centres):
         return np.zeros(len(centres), np.bool_)
-    area = shapely.union_all(changes.areas)
+    area = shapely.union_all(areas)
     shapely.prepare(area)
     found: BoolArray = shapely.contains_xy(area, centres[:, 1], centres[:, 0])
     return found
@@ -245,7 +251,8 @@ def _told(
     return Corrections(
         before=len(table.ids),
         after=len(after),
-        unchanged=int((states == _UNCHANGED).sum()),
+        unchanged=int(np.isin(states, (_UNCHANGED, _RIGHT)).sum()),
+        right=int((states == _RIGHT).sum()),
         reclassified={(names[a], names[b]): number for (a, b), number in sorted(moved.items())},
         outlines=int((states == _OUTLINE).sum()),
         added=len(result.new),
@@ -254,7 +261,8 @@ def _told(
         positive_index=_before_and_after(positive_index, names, table.cells.classes, after) if scored else None,
         h_score=_before_and_after(h_score, names, table.cells.classes, after) if scored else None,
         compartment=None if run.immuno is None else run.immuno.compartment,
-        areas=len(changes.areas),
+        areas=len(changes.areas) + len(changes.wrong),
+        reviewed=len(changes.reviewed),
         ignored=dict(changes.ignored),
         skipped=changes.skipped,
         problems=changes.problems,
@@ -287,7 +295,7 @@ def _warnings(table: Table, changes: Changes, result: _Result) -> list[str]:
     if changes.foreign:
         told.append(f"{changes.foreign:,} cells with ids of another slide, run or program were taken as new ones")
     if changes.repaired:
-        told.append(f"{changes.repaired} excluded areas cross themselves and were repaired")
+        told.append(f"{changes.repaired} areas cross themselves and were repaired")
     known = int(changes.present.sum())
     if known and len(result.drawn) > known / 2:
         rows = list(result.drawn)
@@ -330,9 +338,10 @@ def _replaced(cells: CellTable, rows: Int64Array, result: _Result) -> CellTable:
 
 
 def _facts(
-    path: Path, run: RunRecord, told: Corrections, exclude: list[str], missing: Missing | None
+    path: Path, run: RunRecord, told: Corrections, changes: Changes, exclude: list[str], missing: Missing | None
 ) -> dict[str, Any]:
-    """What ``corrections.json`` says."""
+    """What ``corrections.json`` says; the areas are GeoJSON geometries in level-0 px."""
+    areas = {"reviewed": changes.reviewed, "excluded": changes.areas}
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {
@@ -343,5 +352,6 @@ def _facts(
         "file": {"name": path.name, "bytes": path.stat().st_size, "sha256": digest},
         "settings": {"exclude": exclude, "missing": missing},
         "cells": told.facts(),
+        "areas": {name: as_geojson(shapely.union_all(shapes)) for name, shapes in areas.items() if shapes},
         "versions": {name: version(name) for name in ("numpy", "shapely", "pyarrow", "zarr")},
     }

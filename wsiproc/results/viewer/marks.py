@@ -20,11 +20,12 @@ from wsiproc.io.geojson.areas import Area, as_geojson, write_areas
 from wsiproc.io.geojson.outlines import Outlines
 from wsiproc.io.geojson.read import read_objects
 from wsiproc.io.geojson.write import CELL_ID, cell_uuids, iter_features, measurement_label
+from wsiproc.results.qupath.diff import RIGHT, WRONG
 from wsiproc.results.viewer.analysis import MeasuredArea, measure_area, parse_area
 from wsiproc.results.viewer.shown import ShownSlide
 
 AREAS, CORRECTIONS = "areas.geojson", "corrections.geojson"
-RIGHT, WRONG, CLASS = "right", "wrong", "class"
+CLASS = "class"
 _MOST_AREAS, _MOST_NAME = 500, 80
 _AREA_COLOUR = (0, 114, 178)
 _IGNORED = {"name": "Ignore*", "color": [180, 180, 180]}  # QuPath's own class for what is left out

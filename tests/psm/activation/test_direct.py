@@ -16,8 +16,8 @@ from wsiproc.models.builtin.learned import network_input
 from wsiproc.models.folder import ActivationConfig, read_folder, write_folder
 from wsiproc.models.networks.readout import Readout, nucleus_probability, pixel_features
 from wsiproc.models.networks.unet import ShallowResNet
+from wsiproc.psm.activation.direct import ACTIVATION_INPUT, activation_config, activation_pixels
 from wsiproc.psm.activation.network import as_input
-from wsiproc.psm.direct import ACTIVATION_INPUT, activation_config, activation_pixels
 from wsiproc.psm.labels.targets import IGNORE
 
 SIDE, MPP, WIDTH = 64, 0.5, 8
@@ -114,7 +114,7 @@ def test_where_no_background_is_known_not_everything_is_a_nucleus() -> None:
 def test_equal_tissue_gives_an_equal_model_and_more_of_it_nearly_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     nuclei = BLUE_ONES | BROWN_ONES
     assert facts(nuclei) == facts(nuclei)
-    monkeypatch.setattr("wsiproc.psm.direct._SAMPLED_PX", 3000)
+    monkeypatch.setattr("wsiproc.psm.activation.direct._SAMPLED_PX", 3000)
     assert np.mean(found(facts(nuclei, times=4)) == nuclei) > 0.98
 
 
