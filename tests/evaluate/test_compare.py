@@ -17,10 +17,11 @@ from rich.console import Console
 
 from tests.records import run_facts
 from wsiproc.array.nuclei.outline import trace
+from wsiproc.array.nuclei.rasterise import rasterise
 from wsiproc.core.geometry import Box
 from wsiproc.errors import OutputError, SettingsError
 from wsiproc.evaluate.compare import evaluate_paths, score_table, write_figure, write_scores
-from wsiproc.evaluate.datasets import load_labels, rasterise
+from wsiproc.evaluate.datasets import load_labels
 from wsiproc.synthetic import Scene
 
 SHAPE = (300, 400)

@@ -13,8 +13,9 @@ import torch
 from wsiproc.psm import fit as fitting
 from wsiproc.psm import segmenter, tiles
 from wsiproc.psm.activation import direct
-from wsiproc.psm.fit import FitSettings, OnStage, fit
+from wsiproc.psm.fit import FitSettings, fit
 from wsiproc.psm.tiles import Source
+from wsiproc.psm.work import OnStage
 
 CHECKPOINT_STEPS = 5
 

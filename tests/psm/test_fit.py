@@ -26,9 +26,9 @@ from wsiproc.models.builtin.distilled import Distilled
 from wsiproc.pipeline.cohort import run_slides
 from wsiproc.pipeline.settings import Settings
 from wsiproc.psm import fit as fitting
-from wsiproc.psm.fit import FitSettings, OnStage, fit, quick_settings
+from wsiproc.psm.fit import FitSettings, fit, quick_settings
 from wsiproc.psm.tiles import Source
-from wsiproc.psm.work import read_curve
+from wsiproc.psm.work import OnStage, read_curve
 from wsiproc.synthetic import write_synthetic_slide
 
 ROOT = Path(__file__).parents[2]
@@ -255,7 +255,7 @@ def test_a_fit_from_a_model_begins_with_its_weights_and_widths(
 
 def test_models_that_cannot_be_adapted_are_refused_at_once(slide: Path, fitted: Path, tmp_path: Path) -> None:
     for base in ("classical", str(fitted / "psm")):
-        with pytest.raises(ModelError, match="cannot be adapted; pass a model written by `wsiproc fit`"):
+        with pytest.raises(ModelError, match="cannot be adapted; pass default, or a model written by `wsiproc fit`"):
             fit(small(slide, tmp_path / "model", base=base))
     with pytest.raises(ModelError, match="unknown model 'gone'"):
         fit(small(slide, tmp_path / "model", base="gone"))

@@ -284,7 +284,7 @@ def test_a_missed_nucleus_costs_more_than_an_invented_one_and_both_more_than_a_w
 @settings(max_examples=30)
 @given(st.integers(1, 3000))
 def test_the_rate_rises_shortly_falls_to_nothing_and_is_never_nothing(steps: int) -> None:
-    shares = [segmenter._schedule(step, steps) for step in range(1, steps + 1)]
+    shares = [segmenter._schedule(step, steps, segmenter._WARM_UP) for step in range(1, steps + 1)]
     top = int(np.argmax(shares))
     assert all(0 < share <= 1 for share in shares)
     assert (np.diff(shares[: top + 1]) > 0).all()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,9 @@ import pyarrow.parquet
 import shapely
 import tifffile
 from PIL import Image
-from skimage.draw import polygon
 
-from wsiproc.core.types import Int64Array, IntArray
+from wsiproc.array.nuclei.rasterise import rasterise
+from wsiproc.core.types import Int64Array
 from wsiproc.errors import OutputError, SettingsError
 from wsiproc.results.folder import RUN
 from wsiproc.results.record import RunRecord
@@ -97,38 +96,3 @@ def _from_output(folder: Path) -> Int64Array:
     table = pyarrow.parquet.read_table(folder / _CELLS, columns=["id", "geometry"])
     polygons = shapely.from_wkb(table["geometry"].to_numpy(zero_copy_only=False))
     return rasterise(polygons.tolist(), RunRecord.read(folder).slide.shape, table["id"].to_numpy())
-
-
-def rasterise(polygons: Iterable[shapely.Geometry], shape: tuple[int, int], ids: IntArray | None = None) -> Int64Array:
-    """(h, w) labels of polygons (x, y; px, origin at the corner of the first pixel), numbered from 1 or by ``ids``.
-
-    A pixel belongs to a polygon if its centre lies inside, so outlines along pixel edges are reproduced exactly; where
-    polygons overlap, the first one is on top.
-    """
-    labels = np.zeros(shape, np.int64)
-    numbered = list(enumerate(polygons))
-    for index, geometry in reversed(numbered):
-        value = index + 1 if ids is None else int(ids[index])
-        for part in shapely.get_parts(geometry):
-            rows, cols = _pixels(part, shape)
-            labels[rows, cols] = value
-    return labels
-
-
-def _pixels(part: shapely.Polygon, shape: tuple[int, int]) -> tuple[Int64Array, Int64Array]:
-    """Rows and columns of the pixels whose centres lie in a polygon but not in its holes."""
-    rows, cols = _ring_pixels(part.exterior, shape)
-    if not len(part.interiors):
-        return rows, cols
-    flat = rows * shape[1] + cols
-    for hole in part.interiors:
-        hole_rows, hole_cols = _ring_pixels(hole, shape)
-        flat = np.setdiff1d(flat, hole_rows * shape[1] + hole_cols)
-    return flat // shape[1], flat % shape[1]
-
-
-def _ring_pixels(ring: shapely.LinearRing, shape: tuple[int, int]) -> tuple[Int64Array, Int64Array]:
-    """Pixels in a closed ring; half a pixel is subtracted because ``polygon`` counts from pixel centres."""
-    x, y = shapely.get_coordinates(ring).T - 0.5
-    rows, cols = polygon(y, x, shape)  # type: ignore[no-untyped-call]
-    return rows, cols

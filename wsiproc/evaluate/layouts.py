@@ -13,12 +13,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from wsiproc.array.nuclei.rasterise import rasterise
 from wsiproc.core.choices import TissueChoice
 from wsiproc.core.types import Int64Array
 from wsiproc.errors import SettingsError
 from wsiproc.evaluate.aperio import aperio_polygons
 from wsiproc.evaluate.areas import load_marks
-from wsiproc.evaluate.datasets import is_labelled, load_labels, rasterise, stem
+from wsiproc.evaluate.datasets import is_labelled, load_labels, stem
 from wsiproc.evaluate.known import KI67_RADIUS_UM, KNOWN, NUCLEUS_RADIUS_UM, Role, TruthKind
 from wsiproc.evaluate.points import POINT_CLASSES, load_points
 

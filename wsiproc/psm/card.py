@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from wsiproc.core.palette import OKABE_ITO
-from wsiproc.core.types import UInt8Array
+from wsiproc.core.types import BoolArray, Int32Array, UInt8Array
 from wsiproc.psm.labels.targets import IGNORE
 from wsiproc.psm.segmenter import Example
 from wsiproc.psm.tiles import Tiles
@@ -78,6 +78,46 @@ Loss of each stage, each from its first step to its last.
     return text, {"examples.png": _png(_examples(summary.examples)), "curves.png": _png(_plot(summary.curve))}
 
 
+def tuned_card(
+    recipe: Mapping[str, Any], windows: Sequence[tuple[UInt8Array, Int32Array, BoolArray]], curve: LossCurve
+) -> tuple[str, dict[str, bytes]]:
+    """The card, as Markdown, of a model that learned from corrected cells, and its images by file name. ``windows``:
+    pixels (h, w, 3), labels (h, w) and known pixels (h, w) of each.
+    """
+    rows = [f"| {slide['name']} | {slide['cells']} |" for slide in recipe["corrected"]]
+    text = f"""# Model card
+
+A network that finds cell nuclei in brightfield slides: `{recipe["base"]["name"]}`, after it learned from cells that
+someone corrected, by `wsiproc fit --corrections`.
+
+- **Use**: `wsiproc run SLIDE --model THIS_FOLDER`, on slides like those below.
+- **Not for**: diagnosis. How well it does is unknown: it was not scored on anything that it did not learn from. To find
+  out, correct an area of a slide that is not listed here, and run `wsiproc evaluate`.
+- **How**: `docs/method.md` of wsiproc.
+
+## What it learned from
+
+| slide | corrected cells |
+|---|---|
+{chr(10).join(rows)}
+
+Orange: a cell as corrected. Darkened: nothing is known there.
+
+![examples](examples.png)
+
+## Curve
+
+![curves](curves.png)
+
+## Settings
+
+{_settings({name: value for name, value in recipe.items() if name != "corrected"})}
+"""
+    chosen = np.linspace(0, len(windows) - 1, min(_EXAMPLES, len(windows))).round().astype(int)
+    drawn = [_outlined(pixels, labels > 0, ~known) for pixels, labels, known in (windows[i] for i in chosen)]
+    return text, {"examples.png": _png(_sheet(drawn)), "curves.png": _png(_plot(curve))}
+
+
 def direct_card(name: str, recipe: dict[str, Any]) -> str:
     """The card of the direct engine, as Markdown."""
     return f"""# Model card: {name}
@@ -108,19 +148,23 @@ def _examples(examples: Sequence[Example]) -> UInt8Array:
     for example in examples:
         first.setdefault(example.group, example)
     chosen = list(first.values())[:_EXAMPLES]
-    tiles = [_drawn(example) for example in chosen]
-    tiles += [np.full((_SIDE, _SIDE, 3), 255, np.uint8)] * (-len(tiles) % 4)
+    return _sheet([_outlined(e.pixels, e.target[..., 0] == 1, e.target[..., 0] == IGNORE) for e in chosen])
+
+
+def _sheet(tiles: list[UInt8Array]) -> UInt8Array:
+    """Tiles in rows of four."""
+    tiles = tiles + [np.full((_SIDE, _SIDE, 3), 255, np.uint8)] * (-len(tiles) % 4)
     return np.vstack([np.hstack(tiles[i : i + 4]) for i in range(0, len(tiles), 4)])
 
 
-def _drawn(example: Example) -> UInt8Array:
-    """The centre of a tile: accepted nuclei outlined, ignored pixels darkened."""
-    h, w = example.pixels.shape[:2]
+def _outlined(pixels: UInt8Array, inside: BoolArray, ignored: BoolArray) -> UInt8Array:
+    """The centre of a tile: nuclei outlined, ignored pixels darkened."""
+    h, w = pixels.shape[:2]
     y, x = max(0, (h - _SIDE) // 2), max(0, (w - _SIDE) // 2)
     part = (slice(y, y + _SIDE), slice(x, x + _SIDE))
-    image, target = example.pixels[part].copy(), example.target[part][..., 0]
-    image[target == IGNORE] //= 2
-    nuclei = (target == 1).astype(np.uint8)
+    image = pixels[part].copy()
+    image[ignored[part]] //= 2
+    nuclei = inside[part].astype(np.uint8)
     image[(nuclei - cv2.erode(nuclei, np.ones((3, 3), np.uint8))) > 0] = OKABE_ITO[3]
     full = np.full((_SIDE, _SIDE, 3), 255, np.uint8)
     full[: image.shape[0], : image.shape[1]] = image

@@ -16,7 +16,6 @@ same settings.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
@@ -34,12 +33,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from wsiproc._version import __version__
-from wsiproc.core.paths import make_folder, require_possible
+from wsiproc.core.paths import require_possible
 from wsiproc.core.types import Float32Array
-from wsiproc.errors import ModelError, PlanError
+from wsiproc.errors import PlanError
 from wsiproc.io.atomic import atomic_file
 from wsiproc.io.slides.fingerprint import fingerprint
-from wsiproc.models import load_model
 from wsiproc.models.builtin.classical import Classical
 from wsiproc.models.builtin.distilled import Distilled
 from wsiproc.models.builtin.learned import network_input
@@ -49,7 +47,6 @@ from wsiproc.models.folder import (
     InputNumbers,
     UNetNumbers,
     check_replaceable,
-    load_weights,
     write_folder,
 )
 from wsiproc.models.networks.int8 import find_activation_ranges
@@ -67,10 +64,17 @@ from wsiproc.psm.labels.labelling import agreed_labels, classical_labels, densit
 from wsiproc.psm.segmenter import Example, Training, mean_weights, train_segmenter
 from wsiproc.psm.teacher import Teacher, folded_tissue
 from wsiproc.psm.tiles import Source, Tiles, read_tiles
-from wsiproc.psm.work import load_pseudo_labels, read_curve, save_labels
-
-OnStage = Callable[[str, int, int], None]
-"""Called with the name of a stage, the steps done, and their total."""
+from wsiproc.psm.work import (
+    OnStage,
+    load_base,
+    load_network,
+    load_pseudo_labels,
+    note_steps,
+    open_work,
+    read_curve,
+    save_labels,
+    work_folder,
+)
 
 FIT_MPP = 0.5
 INPUT = InputNumbers((0.45, 0.45, 0.45), (0.25, 0.25, 0.25), od99=1.6)
@@ -109,7 +113,7 @@ class FitSettings:
     @property
     def work(self) -> Path:
         """The work folder of an unfinished fit."""
-        return self.out.with_name(f".{self.out.name}.fit")
+        return work_folder(self.out)
 
 
 def quick_settings(settings: FitSettings) -> FitSettings:
@@ -130,7 +134,8 @@ def fit(settings: FitSettings, on_progress: OnStage = lambda *_: None) -> Distil
         settings = replace(settings, widths=base.config.network.widths)
     recipe = _recipe(settings, base)
     check_replaceable(settings.out, _config(settings, recipe, CUT))
-    work = _open_work(settings, recipe)
+    files = {source.name: fingerprint(source.path) for source in settings.sources}
+    work = open_work(settings.work, {"recipe": recipe, "files": files})
     teacher, write_teacher = _first_teacher(settings, base, recipe, work, on_progress)
     student = _first_student(settings, base)
     tissue = read_tissue(settings.sources, settings.tiles, INPUT.od99, partial(on_progress, "reading tissue in full"))
@@ -148,7 +153,7 @@ def _first_teacher(
 ) -> tuple[Teacher, Callable[[], None]]:
     """The teacher, from ``base`` or trained now, and a function that writes it and the direct engine."""
     if base is not None:
-        return Teacher(_loaded(base), INPUT, base.config), lambda: None
+        return Teacher(load_network(base), INPUT, base.config), lambda: None
     sources = _read_sources(settings, on_progress)
     activation = _fit_activation(settings, sources, work, on_progress)
     examples = _pseudo_label(settings, sources, activation, work, on_progress)
@@ -166,17 +171,10 @@ def _first_teacher(
     return Teacher(net, INPUT), write
 
 
-def _loaded(model: Distilled) -> nn.Module:
-    """The network of a model folder, in evaluation mode."""
-    net = model.config.network.build()
-    load_weights(model.folder, model.config, net)
-    return net.eval()
-
-
 def _first_student(settings: FitSettings, base: Distilled | None) -> nn.Module:
     """The weights of ``base`` if they fit, otherwise random ones from the seed."""
     if base is not None and base.config.network.fold == FOLD:
-        return _loaded(base)
+        return load_network(base)
     return first_student(settings.widths, settings.seed)
 
 
@@ -202,7 +200,7 @@ def _train_students(
         training = Training(steps, distil.DISTIL_MPP, 2 * _CROP_PX, _BATCH, lr, settings.seed, number, folded=True)
         before, net = net, train_segmenter(
             net, examples, training, INPUT, device=settings.device,
-            checkpoint=work / f"student-{number}.pt", on_step=_on_step(f"student{nth}", steps, work, on_progress),
+            checkpoint=work / f"student-{number}.pt", on_step=note_steps(f"student{nth}", steps, work, on_progress),
         )  # fmt: skip
         if number > 1:
             net.load_state_dict(mean_weights(before.cpu(), net.cpu()))
@@ -216,19 +214,7 @@ def _base_model(settings: FitSettings) -> Distilled | None:
     """The model to start from. Raises ModelError if it cannot be adapted."""
     if settings.base is None:
         return None
-    base = load_model(settings.base)
-    kinds = {(FIT_MPP, 1), (distil.DISTIL_MPP, FOLD)}
-    if (
-        not isinstance(base, Distilled)
-        or (base.mpp, base.config.network.fold) not in kinds
-        or (base.config.network.outputs, base.config.input) != (2, INPUT)
-    ):
-        raise ModelError(f"{settings.base} cannot be adapted; pass a model written by `wsiproc fit`")
-    if base.folder == settings.out:
-        raise ModelError(
-            f"{settings.base} would be replaced by the model adapted from it; choose another output folder"
-        )
-    return base
+    return load_base(settings.base, settings.out, INPUT, {(FIT_MPP, 1), (distil.DISTIL_MPP, FOLD)})
 
 
 def _recipe(settings: FitSettings, base: Distilled | None) -> dict[str, Any]:
@@ -240,20 +226,6 @@ def _recipe(settings: FitSettings, base: Distilled | None) -> dict[str, Any]:
     ]
     recipe["base"] = base and {"name": base.name, "weights_sha256": base.weights_sha256}
     return {key: value for key, value in recipe.items() if key not in {"out", "name", "device"} and value is not None}
-
-
-def _open_work(settings: FitSettings, recipe: dict[str, Any]) -> Path:
-    """The work folder of this fit; one of other settings or slides is cleared."""
-    work = settings.work
-    files = {source.name: fingerprint(source.path) for source in settings.sources}
-    wanted = json.dumps({"recipe": recipe, "files": files}, indent=1, sort_keys=True)
-    marker = work / "recipe.json"
-    if work.exists() and not (marker.exists() and marker.read_text(encoding="utf-8") == wanted):
-        shutil.rmtree(work)
-    make_folder(work)
-    with atomic_file(marker) as temporary:
-        temporary.write_text(wanted, encoding="utf-8")
-    return work
 
 
 def _read_sources(settings: FitSettings, on_progress: OnStage) -> list[Tiles]:
@@ -289,7 +261,7 @@ def _fit_activation(
         train_activation(
             net, objective, images, steps=settings.activation_steps, crop_px=_CROP_PX, batch=_BATCH,
             seed=settings.seed, device=settings.device, lr=1e-3,
-            on_step=_on_step("activation network", settings.activation_steps, work, on_progress),
+            on_step=note_steps("activation network", settings.activation_steps, work, on_progress),
         )  # fmt: skip
         with atomic_file(path) as temporary:
             save_file(trained.cpu().state_dict(), temporary)
@@ -382,20 +354,8 @@ def _round(
     training = Training(steps, FIT_MPP, _CROP_PX, _BATCH, seed=settings.seed, round=number)
     return train_segmenter(
         net, examples, training, INPUT, device=settings.device, checkpoint=work / f"round-{number}.pt",
-        on_step=_on_step(f"round {number}", steps, work, on_progress),
+        on_step=note_steps(f"round {number}", steps, work, on_progress),
     )  # fmt: skip
-
-
-def _on_step(stage: str, steps: int, work: Path, on_progress: OnStage) -> Callable[[int, float], None]:
-    """Record the training curve and report progress."""
-
-    def note(step: int, loss: float) -> None:
-        if step % 10 == 0 or step == steps:
-            with (work / "curve.csv").open("a", newline="") as file:
-                csv.writer(file).writerow([stage, step, f"{loss:.5f}"])
-        on_progress(stage, step, steps)
-
-    return note
 
 
 def _write_direct(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -112,31 +112,67 @@ def train_segmenter(
     Resumes from ``checkpoint`` if it exists, and writes it. The same seed gives the same weights on the same device
     with the same number of threads.
     """
+
+    def loss_at(net: nn.Module, step: int) -> Tensor:
+        od, target, hint_planes = draw_batch(examples, training, step)
+        generator = step_generator(training.seed, training.round, step, device)
+        seen = network_input(jitter(od.to(device), generator), 1.0, numbers)
+        if training.folded:
+            seen = folded_input(seen, jitter_hints(hint_planes.to(device), generator))
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=computes_bfloat16(device)):
+            logits = net(seen)
+        return segmentation_loss(logits.float(), target.to(device), training.positive_weight)
+
+    return optimise(net, loss_at, training.steps, training.lr, device=device, checkpoint=checkpoint, on_step=on_step)
+
+
+def step_generator(seed: int, round: int, step: int, device: str) -> torch.Generator:
+    """The random numbers of one step, whatever was drawn before it."""
+    state = np.random.SeedSequence([seed, round, step, 1]).generate_state(1)[0]
+    return torch.Generator(device).manual_seed(int(state))
+
+
+def optimise(
+    net: nn.Module,
+    loss_at: Callable[[nn.Module, int], Tensor],
+    steps: int,
+    lr: float,
+    *,
+    warm_up: int = _WARM_UP,
+    keep: float = _AVERAGE,
+    frozen_statistics: bool = False,
+    device: str = "cpu",
+    checkpoint: Path | None = None,
+    every: int | None = None,
+    on_step: OnStep | None = None,
+) -> nn.Module:
+    """A copy of ``net`` after ``steps`` of AdamW on the loss of each step, from 1; its weights averaged over the steps.
+
+    ``lr``: peak learning rate, reached after ``warm_up`` steps; ``keep``: share of the average that stays in each step;
+    ``frozen_statistics``: batch norms keep those that they have. Resumes from ``checkpoint``, which is
+    written after ``every`` so many steps, and after the last.
+    """
     net = copy.deepcopy(net).to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    if frozen_statistics:
+        for module in net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
     average = copy.deepcopy(net)
-    optimiser = torch.optim.AdamW(net.parameters(), training.lr, weight_decay=1e-3)
+    optimiser = torch.optim.AdamW(net.parameters(), lr, weight_decay=1e-3)
     done = _resume(checkpoint, net, average, optimiser) if checkpoint else 0
     with _denormals_flushed():
-        for step in range(done + 1, training.steps + 1):
+        for step in range(done + 1, steps + 1):
             for group in optimiser.param_groups:
-                group["lr"] = training.lr * _schedule(step, training.steps)
-            od, target, hint_planes = draw_batch(examples, training, step)
-            seed = int(np.random.SeedSequence([training.seed, training.round, step, 1]).generate_state(1)[0])
-            generator = torch.Generator(device).manual_seed(seed)
-            seen = network_input(jitter(od.to(device), generator), 1.0, numbers)
-            if training.folded:
-                seen = folded_input(seen, jitter_hints(hint_planes.to(device), generator))
-            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=computes_bfloat16(device)):
-                logits = net(seen)
-            loss = segmentation_loss(logits.float(), target.to(device), training.positive_weight)
+                group["lr"] = lr * _schedule(step, steps, warm_up)
+            loss = loss_at(net, step)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(net.parameters(), _LONGEST_GRADIENT)
             optimiser.step()
-            _average(average, net, min(_AVERAGE, step / (step + 10)))
+            _average(average, net, min(keep, step / (step + 10)))
             if on_step is not None:
                 on_step(step, float(loss.detach()))
-            if checkpoint and (step % _CHECKPOINT_STEPS == 0 or step == training.steps):
+            if checkpoint and (step % (every or _CHECKPOINT_STEPS) == 0 or step == steps):
                 _save(checkpoint, net, average, optimiser, step)
     return average.eval()
 
@@ -158,9 +194,9 @@ def computes_bfloat16(device: str) -> bool:
     return fast_bfloat16()
 
 
-def _schedule(step: int, steps: int) -> float:
+def _schedule(step: int, steps: int, warm_up: int) -> float:
     """Share of the peak learning rate: a short warm-up, then half a cosine."""
-    return min(1.0, step / _WARM_UP) * (0.5 + 0.5 * math.cos(math.pi * (step - 1) / steps))
+    return min(1.0, step / warm_up) * (0.5 + 0.5 * math.cos(math.pi * (step - 1) / steps))
 
 
 def _average(average: nn.Module, net: nn.Module, keep: float) -> None:

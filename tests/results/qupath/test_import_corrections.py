@@ -243,6 +243,37 @@ def test_cells_in_an_excluded_area_are_left_out(
     assert set(rows(slide).index) == set(range(1, CELLS + 1)) - inside
 
 
+@pytest.mark.parametrize("named", [{"name": "Reviewed"}, {"classification": {"name": "reviewed*"}}])
+def test_reviewed_areas_are_kept_and_change_no_cell(
+    slide: Path, objects: list[dict[str, Any]], named: dict[str, Any]
+) -> None:
+    told = corrected(
+        slide, [*objects, area(150, 90, 300, **named), area(500, 90, 100, **named), area(0, 0, 9, name="x")]
+    )
+    assert (told.reviewed, told.areas, told.unchanged, told.ignored) == (2, 0, CELLS, {"annotation": 1})
+    facts = json.loads((slide / "corrections.json").read_text())
+    both = shapely.union(shapely.box(150, 90, 450, 390), shapely.box(500, 90, 600, 190))
+    assert shapely.from_geojson(json.dumps(facts["areas"]["reviewed"])).equals(both)
+    assert "excluded" not in facts["areas"]
+
+
+def test_cells_marked_in_the_page_are_told_apart_from_others(slide: Path, objects: list[dict[str, Any]]) -> None:
+    """Right ones are marked as such; wrong ones are gone, and their outlines are not areas to exclude."""
+    for cell in objects[:3]:
+        cell["properties"]["name"] = "right"
+    objects[3]["properties"] |= {
+        "objectType": "annotation", "name": "wrong", "classification": {"name": "Ignore*", "color": [1, 2, 3]},
+    }  # fmt: skip
+    told = corrected(slide, [*objects, area(0, 0, 30, name="exclude")], missing="keep")
+    assert (told.right, told.areas, told.deleted) == (3, 2, 0)
+    assert told.unchanged == CELLS - told.excluded
+    table = rows(slide)
+    assert set(table.index[table["corrected"] == "right"]) == {number(cell) for cell in objects[:3]}
+    assert 4 not in table.index
+    areas = json.loads((slide / "corrections.json").read_text())["areas"]
+    assert shapely.from_geojson(json.dumps(areas["excluded"])).equals(shapely.box(0, 0, 30, 30))
+
+
 def test_a_file_of_areas_alone_deletes_nothing_else(slide: Path, objects: list[dict[str, Any]]) -> None:
     told = corrected(slide, [area(0, 0, 100, name="ignore")])
     assert 0 < told.excluded < 20

@@ -1,4 +1,4 @@
-"""``wsiproc fit``: train a model on slides, without labels."""
+"""``wsiproc fit``: train a model on slides, without labels, or on cells that were corrected."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from wsiproc.cli.slide_commands.options import DeviceName, chosen_settings
 FIT_EXAMPLES = (
     "Examples:  wsiproc fit slides/*.svs -o our-model   ·   wsiproc fit @slides.txt -o our-model   ·   "
     "wsiproc fit slide.svs --quick -o quick-model   ·   wsiproc fit tiles/ --mpp 0.25 -o tile-model   ·   "
-    "wsiproc fit slides/*.svs --from default -o adapted"
+    "wsiproc fit slides/*.svs --from default -o adapted   ·   wsiproc fit --corrections results -o corrected-model"
 )
 
 
@@ -44,6 +44,14 @@ def fit_command(
             "--from", help="Model to start from: default, or a model folder.", autocompletion=completion.models
         ),
     ] = None,
+    corrections: Annotated[
+        list[Path] | None,
+        typer.Option(
+            parser=path,
+            metavar="OUT",
+            help="Learn from the corrected cells in this output folder instead of from slides; may be repeated.",
+        ),
+    ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Fewer steps: twenty minutes for one slide on two cores.")
     ] = False,
@@ -53,19 +61,40 @@ def fit_command(
 ) -> None:
     """Train a cell model on slides or tiles, without labels: writes a folder for `run --model`, with a model card.
 
-    Interrupted? Run the same command to resume.
+    With --corrections, the default model, or the one named by --from, learns from cells that `import` took from QuPath
+    or from `view --write`, in a few minutes. Interrupted? Run the same command to resume.
     """
     from wsiproc.cli.console import fit_progress
     from wsiproc.models.device import choose_device, use_allowed_cores
+    from wsiproc.psm.corrections.tuning import TuneSettings, tune
     from wsiproc.psm.fit import fit as train
     from wsiproc.psm.recipe import fit_settings
     from wsiproc.psm.tiles import is_image_folder
     from wsiproc.results.run_log import net
 
     chosen = choose_device(chosen_settings(None, device=device).device, "float32").name
-    paths = listed(sources, mpp, out, is_image_folder) if sources else ()
-    settings = fit_settings(config, paths, out, mpp=mpp, quick=quick, base=base, seed=seed, device=chosen)
-    use_allowed_cores()
-    with net("fit", out.parent), fit_progress(quiet) as on_progress:
-        train(settings, on_progress)
+    if corrections:
+        _refuse_beside_corrections(SLIDES=sources, config=config, mpp=mpp, quick=quick)
+        tuning = TuneSettings(tuple(corrections), out, base or "default", seed or 0, chosen)
+        use_allowed_cores()
+        with net("fit", out.parent), fit_progress(quiet) as on_progress:
+            tuned = tune(tuning, on_progress)
+        typer.echo(f"corrected cells that it learned from: {tuned.cells:,} (slides: {tuned.slides:,})")
+    else:
+        paths = listed(sources, mpp, out, is_image_folder) if sources else ()
+        settings = fit_settings(config, paths, out, mpp=mpp, quick=quick, base=base, seed=seed, device=chosen)
+        use_allowed_cores()
+        with net("fit", out.parent), fit_progress(quiet) as on_progress:
+            train(settings, on_progress)
     typer.echo(f"{out}: use it with  wsiproc run SLIDE --model {out}   (model card: {out / 'README.md'})")
+
+
+def _refuse_beside_corrections(**given: object) -> None:
+    """Raise SettingsError if anything is given that has no meaning with corrections."""
+    named = [name if name.isupper() else f"--{name}" for name, value in given.items() if value]
+    if named:
+        from wsiproc.errors import SettingsError
+
+        raise SettingsError(
+            f"{named[0]} cannot be combined with --corrections, which learns from the slides that were corrected"
+        )
