@@ -6,7 +6,8 @@ Everything is done by the commands that a user types: `wsiproc run`, `wsiproc im
 area in each image, `wsiproc fit --corrections`, and `wsiproc run` with the model that it wrote. An area is a square at
 a random place, as large as the number of cells asks for, the same number in each image; those for few cells lie within
 those for many. In an area, the cells that were found are deleted and the true ones are drawn. What lies in the areas
-for the most cells is never scored. ``--elsewhere`` corrects every second image and scores the others whole.
+for the most cells is never scored. ``--single`` marks no area as reviewed, so only the cells that changed count;
+``--elsewhere`` corrects every second image and scores the others whole.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def true_cells(truth: Int64Array, mask: BoolArray) -> list[shapely.Polygon]:
     return list(as_polygons(rings.vertices[:, ::-1].astype(float), rings.offsets))
 
 
-def correct(image: Image, output: Path, cells: int) -> int:
+def correct(image: Image, output: Path, cells: int, single: bool) -> int:
     """Import what a user would have corrected in the image's area; returns the number of true cells there."""
     y0, x0, y1, x1 = image.areas[cells]
     area = shapely.box(x0, y0, x1, y1)
@@ -96,7 +97,8 @@ def correct(image: Image, output: Path, cells: int) -> int:
     features = [each for each in found if not shapely.from_geojson(json.dumps(each["geometry"])).intersects(area)]
     drawn = true_cells(image.truth, image.inside(cells))
     features += [_feature(shape, "detection", "Nucleus") for shape in drawn]
-    features.append(_feature(area, "annotation", "reviewed"))
+    if not single:
+        features.append(_feature(area, "annotation", "reviewed"))
     path = output.with_name(f"{output.name}.corrections.geojson")
     path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
     wsiproc("import", path, output, "--missing", "delete")
@@ -150,7 +152,7 @@ def judge(dataset: Dataset, options: argparse.Namespace, out: Path) -> list[Tabl
     lines = [_line(dataset, 0, base, base, 0.0)]
     for cells in options.cells:
         taught = [image for image in images if image.areas]
-        drawn = sum(correct(image, before[str(image.path)], cells) for image in taught)
+        drawn = sum(correct(image, before[str(image.path)], cells, options.single) for image in taught)
         model = out / f"model-{cells}"
         seconds = wsiproc(
             "fit", "--corrections", out / "base", "--from", options.base, "-o", model, "--seed", options.seed, "--quiet"
@@ -180,6 +182,7 @@ def main() -> None:
     parser.add_argument("--base", default="default", help="the model that learns")
     parser.add_argument("--seed", type=int, default=0, help="of the places of areas, and of the training")
     parser.add_argument("--elsewhere", action="store_true", help="score images of which nothing was corrected")
+    parser.add_argument("--single", action="store_true", help="do not mark the areas as reviewed")
     parser.add_argument("--out", type=Path, default=Path("corrections"))
     options = parser.parse_args()
     options.cells.sort()

@@ -44,7 +44,7 @@ def pixels(shape: shapely.Geometry) -> np.ndarray:
     return rasterise([shapely.transform(shape, lambda points: points * FACTOR)], GRID) > 0
 
 
-def everywhere(corrected: Corrected) -> tuple[np.ndarray, np.ndarray]:
+def everywhere(corrected: Corrected) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return known_in(corrected, Box(0, 0, *GRID))
 
 
@@ -54,8 +54,9 @@ def everywhere(corrected: Corrected) -> tuple[np.ndarray, np.ndarray]:
 def test_all_of_a_reviewed_area_is_known_and_its_cells_are_those_of_the_table(output: Path) -> None:
     correct(output, [*cells_of(output), annotation(REVIEWED, "reviewed")])
     found = only(output)
-    labels, known = everywhere(found)
+    labels, known, reviewed = everywhere(found)
     np.testing.assert_array_equal(known, pixels(REVIEWED))
+    np.testing.assert_array_equal(reviewed, known)
     assert len(np.unique(labels)) - 1 == len(cells_of(output)) == len(found.cells)
     assert found.known_cells == sum(REVIEWED.contains(outline(cell).centroid) for cell in cells_of(output)) > 5
 
@@ -71,7 +72,8 @@ def test_of_single_cells_their_pixels_and_a_narrow_rim_are_known(output: Path) -
     correct(output, [*(cell for cell in cells if cell is not gone), drawn(new)])
     found = only(output)
     assert (len(found.certain), len(found.deleted), len(found.changed), found.known_cells) == (2, 1, 1, 3)
-    labels, known = everywhere(found)
+    labels, known, reviewed = everywhere(found)
+    assert not reviewed.any()
     single = shapely.union_all([outline(gone), before, after, new])
     assert (known & ~pixels(single.buffer(1.5))).sum() == 0
     # A drawn outline is kept along the pixels of the maps.
@@ -88,7 +90,8 @@ def test_cells_marked_as_right_or_wrong_are_known(output: Path) -> None:
     correct(output, cells)
     found = only(output)
     assert (len(found.certain), len(found.deleted)) == (1, 1)
-    labels, known = everywhere(found)
+    labels, known, reviewed = everywhere(found)
+    assert not reviewed.any()
     assert (labels[pixels(outline(cells[0]))] > 0).all()
     assert known[pixels(outline(cells[0]))].all()
     assert known[pixels(outline(cells[1]))].all()
@@ -149,12 +152,12 @@ def test_windows_hold_all_that_is_known_and_agree_where_they_overlap(
     none = np.zeros(0, object)
     small = np.array([shape.centroid.buffer(15) for shape in single] or [None], object)[: len(single)]
     found = Corrected(None, GRID, cells, small, none, none, shapely.union_all(reviewed), None)  # type: ignore[arg-type]
-    labels, known = everywhere(found)
+    labels, known, _ = everywhere(found)
     covered = np.zeros(GRID, bool)
     for box in known_boxes(found):
         assert box.shape == (windows.WINDOW_PX, windows.WINDOW_PX)
         assert Box(0, 0, *GRID).intersect(box) == box
-        here, certain = known_in(found, box)
+        here, certain, _ = known_in(found, box)
         np.testing.assert_array_equal(here > 0, labels[box.slices] > 0)
         inner = box.pad(-4) if box.area else box
         np.testing.assert_array_equal(certain[4:-4, 4:-4], known[inner.slices])

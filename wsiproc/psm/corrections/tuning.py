@@ -46,10 +46,12 @@ from wsiproc.psm.work import load_base, load_network, note_steps, open_work, rea
 
 STEPS = 100
 _LR = 1.5e-3
-_CROP_PX, _BATCH, _OTHERS = 256, 8, 2
+_CROP_PX, _BATCH, _OTHERS = 192, 8, 2
 _SCALES = 0.85, 1.18
 _JITTER = 0.5  # share of what a network is trained on that has to suit all laboratories
-_KNOWN_WEIGHT, _OTHER_WEIGHT = 3.0, 0.3
+_REVIEWED_SHARE = 0.85
+"""Of the loss, if areas were reviewed. Single corrections weigh as all else around them: who made them has seen the
+others, and most were right; a few deleted cells would outweigh them."""
 _INTERIOR_WEIGHT = 0.5
 _WARM_UP, _KEEP, _CHECKPOINT_STEPS = 10, 0.97, 10
 _THRESHOLD, _LEAST_SCORE = 0.45, 0.05
@@ -72,12 +74,11 @@ class TuneSettings:
 @dataclass(frozen=True)
 class Lesson:
     """A window as the training sees it: optical density × gain (h, w, 3); ``target`` (h, w, 2), probabilities of
-    nucleus and interior; ``weight`` (h, w); positions (K, 2) of known pixels, (y, x); and whose ``window`` it is.
+    nucleus and interior; positions (K, 2) of known pixels, (y, x); and whose ``window`` it is.
     """
 
     density: Float32Array
     target: Float32Array
-    weight: Float32Array
     known: Int64Array
     window: Window
 
@@ -158,15 +159,14 @@ def _lesson(window: Window, before: Teacher, device: str) -> Lesson:
     target = 1 / (1 + np.exp(-logits.transpose(1, 2, 0)))
     truth = np.stack([window.labels > 0, interior(window.labels)], axis=2)
     target[window.known] = truth[window.known]
-    weight = np.where(window.known, _KNOWN_WEIGHT, _OTHER_WEIGHT).astype(np.float32)
-    return Lesson(stained, target.astype(np.float32), weight, np.argwhere(window.known), window)
+    return Lesson(stained, target.astype(np.float32), np.argwhere(window.known), window)
 
 
 def _loss(
     lessons: Sequence[Lesson], numbers: InputNumbers, settings: TuneSettings, net: nn.Module, step: int
 ) -> Tensor:
-    """Weighted cross-entropy of nucleus and interior on the crops of one step."""
-    od, target, weight, hint_planes = draw_lessons(lessons, settings.seed, step)
+    """The loss on the crops of one step."""
+    od, target, reviewed, hint_planes = draw_lessons(lessons, settings.seed, step)
     device = settings.device
     generator = step_generator(settings.seed, 0, step, device)
     od = od.to(device)
@@ -174,15 +174,23 @@ def _loss(
     seen = folded_input(network_input(varied, 1.0, numbers), jitter_hints(hint_planes.to(device), generator))
     with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=computes_bfloat16(device)):
         logits = net(seen)
-    losses = nnf.binary_cross_entropy_with_logits(logits.float(), target.to(device), reduction="none")
-    weights = weight[:, None].to(device) * logits.new_tensor([1.0, _INTERIOR_WEIGHT]).float()[:, None, None]
-    mean: Tensor = (losses * weights).sum() / weight.sum().to(device)
-    return mean
+    return lesson_loss(logits.float(), target.to(device), reviewed.to(device))
+
+
+def lesson_loss(logits: Tensor, target: Tensor, reviewed: Tensor) -> Tensor:
+    """Cross-entropy of nucleus and interior, (b, 2, h, w) both: the mean over ``reviewed`` pixels (b, h, w) and that
+    over all others, weighted; the mean over all if none or all of them were reviewed.
+    """
+    losses = nnf.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    each = losses[:, 0] + _INTERIOR_WEIGHT * losses[:, 1]
+    if reviewed.all() or not reviewed.any():
+        return each.mean()
+    return _REVIEWED_SHARE * each[reviewed].mean() + (1 - _REVIEWED_SHARE) * each[~reviewed].mean()
 
 
 def draw_lessons(lessons: Sequence[Lesson], seed: int, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Crops around known pixels, and some of windows without any: optical density (b, 3, h, w), target (b, 2, h, w),
-    weight (b, h, w) and hints (b, HINTS, h/2, w/2). Each window of either kind is drawn equally often.
+    reviewed pixels (b, h, w) and hints (b, HINTS, h/2, w/2). Each window of either kind is drawn equally often.
     """
     rng = np.random.default_rng([seed, step])
     taught = [lesson for lesson in lessons if len(lesson.known)]
@@ -191,14 +199,14 @@ def draw_lessons(lessons: Sequence[Lesson], seed: int, step: int) -> tuple[Tenso
     for place in range(_BATCH):
         group = others if others and place < _OTHERS else taught
         crops.append(_draw_crop(group[rng.integers(len(group))], rng))
-    ods, targets, weights, hint_planes = zip(*crops, strict=True)
-    od, target, weight = (torch.from_numpy(np.stack(planes)) for planes in (ods, targets, weights))
-    return od.permute(0, 3, 1, 2), target.permute(0, 3, 1, 2), weight, torch.cat(hint_planes)
+    ods, targets, masks, hint_planes = zip(*crops, strict=True)
+    od, target, reviewed = (torch.from_numpy(np.stack(planes)) for planes in (ods, targets, masks))
+    return od.permute(0, 3, 1, 2), target.permute(0, 3, 1, 2), reviewed > 0, torch.cat(hint_planes)
 
 
 def _draw_crop(lesson: Lesson, rng: np.random.Generator) -> tuple[Float32Array, Float32Array, Float32Array, Tensor]:
     """A square at a random scale, turned and mirrored, with a known pixel in it if there is one, and its hints."""
-    shape = lesson.weight.shape
+    shape = lesson.density.shape[:2]
     side = min(round(_CROP_PX / rng.uniform(*_SCALES)), *shape)
     known = lesson.known if len(lesson.known) else np.array([[rng.integers(length) for length in shape]])
     middle = known[rng.integers(len(known))]
@@ -210,13 +218,13 @@ def _draw_crop(lesson: Lesson, rng: np.random.Generator) -> tuple[Float32Array, 
     size = (_CROP_PX, _CROP_PX)
     od = cv2.resize(lesson.density[part], size, interpolation=cv2.INTER_LINEAR)
     target = cv2.resize(lesson.target[part], size, interpolation=cv2.INTER_LINEAR)
-    weight = cv2.resize(lesson.weight[part], size, interpolation=cv2.INTER_NEAREST)
+    reviewed = cv2.resize(lesson.window.reviewed[part].astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
     turns, mirrored = int(rng.integers(4)), rng.random() < 0.5
-    od, target, weight = (_turned(plane, turns, mirrored) for plane in (od, target, weight))
+    od, target, reviewed = (_turned(plane, turns, mirrored) for plane in (od, target, reviewed))
     tissue = lesson.window.tissue
     given = torch.from_numpy(od).permute(2, 0, 1)[None]
     halved = half_resolution_density(given / tissue.tiles.gain)
-    return od, target, weight, hints(halved, tissue.tiles.gain, tissue.tiles.stains, tissue.classical)
+    return od, target, reviewed, hints(halved, tissue.tiles.gain, tissue.tiles.stains, tissue.classical)
 
 
 def _turned(plane: Any, turns: int, mirrored: bool) -> Float32Array:
@@ -234,6 +242,6 @@ def _activation_ranges(net: nn.Module, lessons: Sequence[Lesson], numbers: Input
 def _whole_input(net: UNet, lesson: Lesson, numbers: InputNumbers) -> Tensor:
     """The network's input for a window, cropped to sides that it can downsample."""
     side = net.fold * net.stride
-    h, w = (length // side * side for length in lesson.weight.shape)
+    h, w = (length // side * side for length in lesson.density.shape[:2])
     image = torch.from_numpy(np.ascontiguousarray(lesson.density[:h, :w])).permute(2, 0, 1)[None]
     return folded_tissue(image, lesson.window.tissue.tiles, lesson.window.tissue.classical, numbers)

@@ -76,12 +76,15 @@ class Corrected:
 
 @dataclass(frozen=True)
 class Window:
-    """A window of one slide: pixels (h, w, 3), labels (h, w) of its cells, and which pixels (h, w) are ``known``."""
+    """A window of one slide: pixels (h, w, 3), labels (h, w) of its cells, and which pixels (h, w) are ``known`` and,
+    of these, ``reviewed``.
+    """
 
     tissue: Tissue
     pixels: UInt8Array
     labels: Int32Array
     known: BoolArray
+    reviewed: BoolArray
 
 
 def find_corrected(folders: Sequence[Path]) -> list[Corrected]:
@@ -170,9 +173,8 @@ def read_windows(corrected: Sequence[Corrected], od99: float, on_progress: Calla
     for number, each in enumerate(corrected, start=1):
         (tissue,) = read_tissue([_source(each)], _TISSUE_WINDOWS, od99, lambda *_: None)
         with each.result.source().open() as slide:
-            for box in [*known_boxes(each), *other_boxes(each)]:
-                labels, known = known_in(each, box)
-                found.append(Window(tissue, slide.read(box, DISTIL_MPP), labels, known))
+            boxes = [*known_boxes(each), *other_boxes(each)]
+            found += [Window(tissue, slide.read(box, DISTIL_MPP), *known_in(each, box)) for box in boxes]
         on_progress(number, len(corrected))
     return found
 
@@ -231,20 +233,21 @@ def _around(square: tuple[int, int], grid: tuple[int, int]) -> Box:
     return Box(y, x, h, w)
 
 
-def known_in(corrected: Corrected, box: Box) -> tuple[Int32Array, BoolArray]:
-    """Labels (h, w) of the cells in a box of the grid, and which of its pixels are known."""
+def known_in(corrected: Corrected, box: Box) -> tuple[Int32Array, BoolArray, BoolArray]:
+    """Labels (h, w) of the cells in a box of the grid, which of its pixels are known, and which of these reviewed."""
     labels = _drawn(corrected.cells, box)
     apart = (corrected.certain, corrected.deleted, corrected.changed)
     single = np.any([_drawn(shapes, box) > 0 for shapes in apart], axis=0)
     side = 2 * round(_RIM_UM / DISTIL_MPP) + 1
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
     rim = (cv2.dilate(single.astype(np.uint8), disc) > 0) & (labels == 0)
-    known: BoolArray = single | rim
+    reviewed = np.zeros(box.shape, np.bool_)
     if corrected.reviewed is not None:
-        known |= _drawn(corrected.reviewed, box) > 0
+        reviewed = _drawn(corrected.reviewed, box) > 0
+    usable = np.ones(box.shape, np.bool_)
     if corrected.excluded is not None:
-        known &= _drawn(corrected.excluded, box) == 0
-    return labels, known
+        usable = _drawn(corrected.excluded, box) == 0
+    return labels, (single | rim | reviewed) & usable, reviewed & usable
 
 
 def _drawn(shapes: Any, box: Box) -> Int32Array:
