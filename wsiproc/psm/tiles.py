@@ -74,9 +74,16 @@ def read_tiles(source: Source, mpp: float, count: int, od99: float) -> Tiles:
     Raises SlideError, ResolutionError, or PlanError if there is nothing to train on.
     """
     pixels = _images(source, mpp) if is_image_folder(source.path) else _windows(source, mpp, count)
+    return calibrated_tiles(source.name, pixels, mpp, od99, source.dab_outside_nuclei)
+
+
+def calibrated_tiles(
+    name: str, pixels: Sequence[UInt8Array], mpp: float, od99: float, dab_outside_nuclei: bool = False
+) -> Tiles:
+    """Tiles of ``mpp`` µm/px, with the calibration on all of them."""
     sample = sample_pixels(pixels, mpp)
     stains = estimate_stains(sample)
-    return Tiles(source.name, tuple(pixels), stains, find_gain(sample, stains, od99), source.dab_outside_nuclei)
+    return Tiles(name, tuple(pixels), stains, find_gain(sample, stains, od99), dab_outside_nuclei)
 
 
 def is_image_folder(path: Path) -> bool:

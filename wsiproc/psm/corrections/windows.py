@@ -18,13 +18,16 @@ import cv2
 import numpy as np
 import shapely
 
+from wsiproc.array.fill import find_fill
 from wsiproc.array.nuclei.rasterise import rasterise
 from wsiproc.core.geometry import Box, grid_shape
 from wsiproc.core.types import BoolArray, Float64Array, Int32Array, ObjectArray, UInt8Array
 from wsiproc.errors import OutputError, SettingsError
 from wsiproc.io.geojson.areas import as_shape
-from wsiproc.psm.distil import DISTIL_MPP, Tissue, read_tissue
-from wsiproc.psm.tiles import Source
+from wsiproc.io.slides.open import read_overview
+from wsiproc.psm.distil import DISTIL_MPP, Tissue
+from wsiproc.psm.teacher import calibrated_classical
+from wsiproc.psm.tiles import calibrated_tiles
 from wsiproc.results.folder import find_outputs
 from wsiproc.results.qupath.import_corrections import FACTS, TABLE
 from wsiproc.results.record import RunRecord
@@ -36,7 +39,6 @@ if TYPE_CHECKING:
 WINDOW_PX, _STRIDE_PX = 512, 384
 MOST_WINDOWS, _MOST_OTHERS = 400, 12
 """Windows per slide, with something known in them and without; of more, a regular sample is used."""
-_TISSUE_WINDOWS = 12  # on which a slide's stains are estimated
 _RIM_UM = 0.5
 _KEPT = "unchanged"
 
@@ -165,25 +167,24 @@ def _scaled(shapes: Any, scale: Float64Array) -> Any:
 
 
 def read_windows(corrected: Sequence[Corrected], od99: float, on_progress: Callable[[int, int], None]) -> list[Window]:
-    """All windows in which something is known, and some in which nothing is, slide by slide.
+    """All windows in which something is known, and some in which nothing is, slide by slide; a slide's stains are
+    estimated on all of its windows.
 
-    Raises like ``read_tissue``, and SlideError where a slide is gone or is another one.
+    Raises SlideError where a slide is gone, is another one or cannot be read.
     """
     found: list[Window] = []
     for number, each in enumerate(corrected, start=1):
-        (tissue,) = read_tissue([_source(each)], _TISSUE_WINDOWS, od99, lambda *_: None)
+        boxes = [*known_boxes(each), *other_boxes(each)]
         with each.result.source().open() as slide:
-            boxes = [*known_boxes(each), *other_boxes(each)]
-            found += [Window(tissue, slide.read(box, DISTIL_MPP), *known_in(each, box)) for box in boxes]
+            slide.fill = find_fill(read_overview(slide).pixels)
+            pixels = [slide.read(box, DISTIL_MPP) for box in boxes]
+        immuno = each.result.record.immuno
+        outside = immuno is not None and immuno.compartment != "nucleus"
+        tiles = calibrated_tiles(each.result.name, pixels, DISTIL_MPP, od99, outside)
+        tissue = Tissue(tiles, calibrated_classical(tiles, DISTIL_MPP))
+        found += [Window(tissue, part, *known_in(each, box)) for part, box in zip(pixels, boxes, strict=True)]
         on_progress(number, len(corrected))
     return found
-
-
-def _source(corrected: Corrected) -> Source:
-    result = corrected.result
-    immuno = result.record.immuno
-    outside = immuno is not None and immuno.compartment != "nucleus"
-    return Source(result.source().path, result.record.settings.mpp, outside, result.name)
 
 
 def known_boxes(corrected: Corrected) -> list[Box]:
