@@ -36,6 +36,10 @@ from wsiproc.io.geojson.write import iter_features
 from wsiproc.results.folder import find_outputs
 
 
+FEWEST_LEFT = 10
+"""True cells without which what is left of an image is not scored."""
+
+
 @dataclass(frozen=True)
 class Image:
     """An image with its truth (h, w), and the boxes (y0, x0, y1, x1) of its areas by the number of cells asked for."""
@@ -137,6 +141,8 @@ def score(images: list[Image], outputs: dict[str, Path], most: int) -> np.ndarra
     for image in images:
         if not image.areas or all(each.areas for each in images):
             apart = ~image.inside(most)
+            if len(np.unique(image.truth[apart])) < FEWEST_LEFT:
+                continue
             found = load_labels(outputs[str(image.path)]).astype(np.int64)
             table = metrics.overlap(found * apart, image.truth * apart)
             rows.append((metrics.aji(table), metrics.panoptic_quality(table)[0], metrics.detection_f1(table)[0]))

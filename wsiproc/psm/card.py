@@ -101,7 +101,7 @@ someone corrected, by `wsiproc fit --corrections`.
 |---|---|
 {chr(10).join(rows)}
 
-Orange: a cell as corrected. Darkened: nothing is known there.
+Orange: the cells. Bright: where they are known to be right. Darkened: elsewhere.
 
 ![examples](examples.png)
 
@@ -114,7 +114,7 @@ Orange: a cell as corrected. Darkened: nothing is known there.
 {_settings({name: value for name, value in recipe.items() if name != "corrected"})}
 """
     chosen = np.linspace(0, len(windows) - 1, min(_EXAMPLES, len(windows))).round().astype(int)
-    drawn = [_outlined(pixels, labels > 0, ~known) for pixels, labels, known in (windows[i] for i in chosen)]
+    drawn = [_outlined(pixels, labels > 0, ~known, known) for pixels, labels, known in (windows[i] for i in chosen)]
     return text, {"examples.png": _png(_sheet(drawn)), "curves.png": _png(_plot(curve))}
 
 
@@ -157,10 +157,11 @@ def _sheet(tiles: list[UInt8Array]) -> UInt8Array:
     return np.vstack([np.hstack(tiles[i : i + 4]) for i in range(0, len(tiles), 4)])
 
 
-def _outlined(pixels: UInt8Array, inside: BoolArray, ignored: BoolArray) -> UInt8Array:
-    """The centre of a tile: nuclei outlined, ignored pixels darkened."""
-    h, w = pixels.shape[:2]
-    y, x = max(0, (h - _SIDE) // 2), max(0, (w - _SIDE) // 2)
+def _outlined(pixels: UInt8Array, inside: BoolArray, ignored: BoolArray, around: BoolArray | None = None) -> UInt8Array:
+    """The centre of a tile, or the middle of the pixels ``around``: nuclei outlined, ignored pixels darkened."""
+    shape = np.array(pixels.shape[:2])
+    middle = shape / 2 if around is None else np.argwhere(around).mean(0)
+    y, x = np.clip(middle - _SIDE / 2, 0, np.maximum(shape - _SIDE, 0)).astype(int).tolist()
     part = (slice(y, y + _SIDE), slice(x, x + _SIDE))
     image = pixels[part].copy()
     image[ignored[part]] //= 2

@@ -66,8 +66,8 @@ from wsiproc.psm.teacher import Teacher, folded_tissue
 from wsiproc.psm.tiles import Source, Tiles, read_tiles
 from wsiproc.psm.work import (
     OnStage,
+    finished_network,
     load_base,
-    load_network,
     load_pseudo_labels,
     note_steps,
     open_work,
@@ -153,7 +153,7 @@ def _first_teacher(
 ) -> tuple[Teacher, Callable[[], None]]:
     """The teacher, from ``base`` or trained now, and a function that writes it and the direct engine."""
     if base is not None:
-        return Teacher(load_network(base), INPUT, base.config), lambda: None
+        return Teacher(finished_network(base), INPUT, base.config), lambda: None
     sources = _read_sources(settings, on_progress)
     activation = _fit_activation(settings, sources, work, on_progress)
     examples = _pseudo_label(settings, sources, activation, work, on_progress)
@@ -174,7 +174,7 @@ def _first_teacher(
 def _first_student(settings: FitSettings, base: Distilled | None) -> nn.Module:
     """The weights of ``base`` if they fit, otherwise random ones from the seed."""
     if base is not None and base.config.network.fold == FOLD:
-        return load_network(base)
+        return finished_network(base)
     return first_student(settings.widths, settings.seed)
 
 

@@ -38,7 +38,7 @@ def load_base(name: str, out: Path, numbers: InputNumbers, kinds: Collection[tup
     return base
 
 
-def load_network(model: Distilled) -> nn.Module:
+def finished_network(model: Distilled) -> nn.Module:
     """The network of a model folder, in evaluation mode."""
     net = model.config.network.build()
     load_weights(model.folder, model.config, net)

@@ -28,7 +28,7 @@ from wsiproc.psm.corrections.windows import find_corrected, known_in, read_windo
 from wsiproc.psm.labels.labelling import density
 from wsiproc.psm.teacher import Teacher, calibrated_classical
 from wsiproc.psm.tiles import Source, read_tiles
-from wsiproc.psm.work import load_network, work_folder
+from wsiproc.psm.work import finished_network, work_folder
 
 OD99 = 1.6
 
@@ -36,7 +36,7 @@ OD99 = 1.6
 @pytest.fixture(autouse=True, scope="module")
 def _small() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tuning, "STEPS", 6)
+        patch.setattr(tuning, "TUNING_STEPS", 6)
         patch.setattr(tuning, "_BATCH", 2)
         patch.setattr(tuning, "_OTHERS", 1)
         patch.setattr(tuning, "_CROP_PX", 64)
@@ -65,7 +65,7 @@ def tuned(output: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def teacher(name: str) -> Teacher:
     model = load_model(name)
     assert isinstance(model, Distilled)
-    return Teacher(load_network(model), model.config.input)
+    return Teacher(finished_network(model), model.config.input)
 
 
 def weights(folder: Path) -> bytes:
@@ -148,7 +148,7 @@ def nuclear_share(model: str, output: Path) -> float:
 
 @pytest.fixture
 def longer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning, "STEPS", 30)
+    monkeypatch.setattr(tuning, "TUNING_STEPS", 30)
     monkeypatch.setattr(tuning, "_CROP_PX", 128)
 
 

@@ -64,29 +64,54 @@ def fit_command(
     With --corrections, the default model, or the one named by --from, learns from cells that `import` took from QuPath
     or from `view --write`, in a few minutes. Interrupted? Run the same command to resume.
     """
-    from wsiproc.cli.console import fit_progress
     from wsiproc.models.device import choose_device, use_allowed_cores
-    from wsiproc.psm.corrections.tuning import TuneSettings, tune
+
+    chosen = choose_device(chosen_settings(None, device=device).device, "float32").name
+    use_allowed_cores()
+    if corrections:
+        _refuse_beside_corrections(SLIDES=sources, config=config, mpp=mpp, quick=quick)
+        _learn_from(corrections, out, base, seed, chosen, quiet)
+    else:
+        _learn(sources, config, out, mpp, quick, base, seed, chosen, quiet)
+    typer.echo(f"{out}: use it with  wsiproc run SLIDE --model {out}   (model card: {out / 'README.md'})")
+
+
+def _learn(
+    sources: list[str] | None,
+    config: Path | None,
+    out: Path,
+    mpp: float | None,
+    quick: bool,
+    base: str | None,
+    seed: int | None,
+    device: str,
+    quiet: bool,
+) -> None:
+    """Train on tissue without labels."""
+    from wsiproc.cli.console import fit_progress
     from wsiproc.psm.fit import fit as train
     from wsiproc.psm.recipe import fit_settings
     from wsiproc.psm.tiles import is_image_folder
     from wsiproc.results.run_log import net
 
-    chosen = choose_device(chosen_settings(None, device=device).device, "float32").name
-    if corrections:
-        _refuse_beside_corrections(SLIDES=sources, config=config, mpp=mpp, quick=quick)
-        tuning = TuneSettings(tuple(corrections), out, base or "default", seed or 0, chosen)
-        use_allowed_cores()
-        with net("fit", out.parent), fit_progress(quiet) as on_progress:
-            tuned = tune(tuning, on_progress)
-        typer.echo(f"corrected cells that it learned from: {tuned.cells:,} (slides: {tuned.slides:,})")
-    else:
-        paths = listed(sources, mpp, out, is_image_folder) if sources else ()
-        settings = fit_settings(config, paths, out, mpp=mpp, quick=quick, base=base, seed=seed, device=chosen)
-        use_allowed_cores()
-        with net("fit", out.parent), fit_progress(quiet) as on_progress:
-            train(settings, on_progress)
-    typer.echo(f"{out}: use it with  wsiproc run SLIDE --model {out}   (model card: {out / 'README.md'})")
+    paths = listed(sources, mpp, out, is_image_folder) if sources else ()
+    settings = fit_settings(config, paths, out, mpp=mpp, quick=quick, base=base, seed=seed, device=device)
+    with net("fit", out.parent), fit_progress(quiet) as on_progress:
+        train(settings, on_progress)
+
+
+def _learn_from(
+    corrections: list[Path], out: Path, base: str | None, seed: int | None, device: str, quiet: bool
+) -> None:
+    """Train on corrected cells."""
+    from wsiproc.cli.console import fit_progress
+    from wsiproc.psm.corrections.tuning import TuneSettings, tune
+    from wsiproc.results.run_log import net
+
+    settings = TuneSettings(tuple(corrections), out, base or "default", seed or 0, device)
+    with net("fit", out.parent), fit_progress(quiet) as on_progress:
+        tuned = tune(settings, on_progress)
+    typer.echo(f"corrected cells that it learned from: {tuned.cells:,} (slides: {tuned.slides:,})")
 
 
 def _refuse_beside_corrections(**given: object) -> None:

@@ -42,9 +42,9 @@ from wsiproc.psm.labels.restain import without_dab
 from wsiproc.psm.labels.targets import interior
 from wsiproc.psm.segmenter import computes_bfloat16, jitter, jitter_hints, optimise, step_generator
 from wsiproc.psm.teacher import Teacher, folded_tissue
-from wsiproc.psm.work import load_base, load_network, note_steps, open_work, read_curve, work_folder
+from wsiproc.psm.work import finished_network, load_base, note_steps, open_work, read_curve, work_folder
 
-STEPS = 100
+TUNING_STEPS = 100
 _LR = 1.5e-3
 _CROP_PX, _BATCH, _OTHERS = 192, 8, 2
 _SCALES = 0.85, 1.18
@@ -108,12 +108,13 @@ def tune(settings: TuneSettings, on_progress: Callable[[str, int, int], None] = 
     work = open_work(work_folder(settings.out), recipe)
     numbers = base.config.input
     windows = read_windows(corrected, numbers.od99, partial(on_progress, "reading corrections"))
-    before = Teacher(load_network(base), numbers)
+    before = Teacher(finished_network(base), numbers)
     lessons = [_lesson(window, before, settings.device) for window in windows]
     net = optimise(
-        before.net, partial(_loss, lessons, numbers, settings), STEPS, _LR,
+        before.net, partial(_loss, lessons, numbers, settings), TUNING_STEPS, _LR,
         warm_up=_WARM_UP, keep=_KEEP, frozen_statistics=True, device=settings.device,
-        checkpoint=work / "tuned.pt", every=_CHECKPOINT_STEPS, on_step=note_steps(STAGE, STEPS, work, on_progress),
+        checkpoint=work / "tuned.pt", every=_CHECKPOINT_STEPS,
+        on_step=note_steps(STAGE, TUNING_STEPS, work, on_progress),
     )  # fmt: skip
     config = replace(config, int8_peaks=_activation_ranges(net, lessons, numbers))
     shown = [(window.pixels, window.labels, window.known) for window in windows if window.known.any()]
@@ -132,7 +133,7 @@ def _recipe(settings: TuneSettings, base: Distilled, corrected: Sequence[Correct
     return {
         "corrected": slides,
         "base": {"name": base.name, "weights_sha256": base.weights_sha256},
-        "steps": STEPS,
+        "steps": TUNING_STEPS,
         "seed": settings.seed,
         "version": __version__,
     }
