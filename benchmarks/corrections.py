@@ -35,7 +35,6 @@ from wsiproc.evaluate.tables import TableLine, markdown_table
 from wsiproc.io.geojson.write import iter_features
 from wsiproc.results.folder import find_outputs
 
-
 FEWEST_LEFT = 10
 """True cells without which what is left of an image is not scored."""
 
