@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from tests.command import CPU, words, wsiproc
+from tests.io.slides.slide_writers import write_dicom_header
 from wsiproc.cli.main import app
 from wsiproc.core.paths import absolute, did_you_mean, make_folder, make_place
 from wsiproc.errors import ModelError, OutputError, SettingsError
@@ -154,7 +155,7 @@ def test_what_can_be_no_path_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("name", ["a\\b", "x.__lock", "\udcff"])
 def test_folders_that_results_cannot_be_written_to_are_named(tmp_path: Path, name: str) -> None:
-    with pytest.raises(SettingsError, match="choose another -o folder"):
+    with pytest.raises(SettingsError, match="choose another folder"):
         output_folder(tmp_path / name / "out")
 
 
@@ -216,10 +217,65 @@ def test_a_place_where_no_results_can_be_is_refused_by_every_command(
         "x" * 300: "File name too long",
     }.items():
         known = {"slide": tiny, "result": result, "images": images, "out": tmp_path, "place": tmp_path / place}
-        with pytest.raises((OutputError, ModelError), match=said):
+        with pytest.raises((OutputError, ModelError), match=said) as refused:
             command(*(word.format(**known) for word in WRITERS[writer]))
+        assert "-o" not in str(refused.value).replace(str(tmp_path), ""), "of options, which may be another"
     assert (tmp_path / "file").read_text() == "mine"
     assert {path.name for path in tmp_path.iterdir()} == {"file", "broken"}, "nothing is made elsewhere"
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.parametrize("place", ["a.zarr", "a.zarr/out", "a.zarr/0/deep/out", "a", "a/out", "link/out"])
+def test_no_command_writes_into_a_slide(
+    place: str, writer: str, tiny: Path, right: bytes, images: Path, tmp_path: Path
+) -> None:
+    """An OME-Zarr, and the folder beside a MIRAX that has its pixels; also through a link."""
+    for file in ("a.zarr/zarr.json", "a.zarr/0/zarr.json", "a/Slidedat.ini"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("{}")
+    (tmp_path / "link").symlink_to(tmp_path / "a.zarr")
+    before = set(tmp_path.rglob("*"))
+    result = tiny.parent / "right" / "tiny"
+    known = {"slide": tiny, "result": result, "images": images, "out": tmp_path, "place": tmp_path / place}
+    with pytest.raises(OutputError) as refused:
+        command(*(word.format(**known) for word in WRITERS[writer]))
+    slide = tmp_path / ("a" if place[:2] in ("a", "a/") else "a.zarr")
+    assert f"it lies in {slide}, whose files are those of a slide; choose another folder" in str(refused.value)
+    assert str(refused.value).startswith(str(tmp_path / place))
+    assert set(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("writer", ["run", "plan", "fit"])
+@pytest.mark.parametrize("place", [".", "out", "deep/er/out"])
+def test_no_command_writes_into_the_folder_of_dicom_files_that_it_is_given(
+    place: str, writer: str, tmp_path: Path
+) -> None:
+    for number in range(2):
+        write_dicom_header(tmp_path / "case" / f"{number}.dcm", "1.2")
+    known = {"slide": tmp_path / "case", "place": tmp_path / "case" / place}
+    with pytest.raises(OutputError, match=f"it lies in {tmp_path}/case, whose files are those of a slide"):
+        command(*(word.format(**known) for word in WRITERS[writer]))
+    assert sorted(tmp_path.rglob("*")) == [tmp_path / name for name in ("case", "case/0.dcm", "case/1.dcm")]
+
+
+def test_python_refuses_to_write_into_a_slide(tmp_path: Path) -> None:
+    import wsiproc as package
+
+    write_dicom_header(tmp_path / "case" / "0.dcm", "1.2")
+    with pytest.raises(OutputError, match="whose files are those of a slide"):
+        package.run(tmp_path / "case", tmp_path / "case" / "out", model="classical")
+    assert len(list(tmp_path.rglob("*"))) == 2
+
+
+@pytest.mark.parametrize("other", ["b.tif", "1.dcm"])
+def test_results_may_lie_in_a_folder_of_slides(other: str, tiny: Path, right: bytes, tmp_path: Path) -> None:
+    """Also beside DICOM files of which one was given: only a folder that is a slide is one."""
+    os.link(tiny, tmp_path / "tiny.tif")
+    (tmp_path / other).write_bytes(b"II*") if other == "b.tif" else write_dicom_header(tmp_path / other, "1.2")
+    given = tmp_path if other == "b.tif" else tmp_path / "tiny.tif"
+    command("run", given, "-o", tmp_path / "out", "--executor", "loop", "-q", *CPU)
+    assert (tmp_path / "out" / "tiny" / "cells.parquet").read_bytes() == right
+    assert output_folder(tmp_path, [tmp_path / "1.dcm"]) == tmp_path
 
 
 @pytest.mark.parametrize("writer", ["export", "synth", "evaluate --csv", "evaluate --figures"])

@@ -176,6 +176,6 @@ def test_a_place_where_no_folder_can_be_is_refused_before_anything_is_done(tmp_p
         "x" * 300: "File name too long",
     }
     for name, said in refused.items():
-        with pytest.raises(OutputError, match=f"{said}; choose another -o folder"):
+        with pytest.raises(OutputError, match=f"{said}; choose another folder"):
             output_folder(tmp_path / name)
     assert output_folder(tmp_path / "new" / "newer") == tmp_path / "new" / "newer"

@@ -12,7 +12,7 @@ import typer
 
 from wsiproc.cli import completion
 from wsiproc.core.choices import Reader, either
-from wsiproc.core.paths import absolute, did_you_mean
+from wsiproc.core.paths import absolute, did_you_mean, make_place
 from wsiproc.errors import SettingsError, SlideError, UnexpectedError, WsiprocError
 
 if TYPE_CHECKING:
@@ -28,6 +28,16 @@ def path(text: str) -> Path:
         return absolute(text)
     except SettingsError as error:
         raise typer.BadParameter(str(error)) from error
+
+
+def make_place_outside_slides(file: Path) -> None:
+    """Make the folder of a file that is to be written. Raises OutputError if no file of that name can be there, and for
+    a folder that is a slide.
+    """
+    from wsiproc.io.slides.list import require_outside_slides
+
+    require_outside_slides(file.parent)
+    make_place(file)
 
 
 def listed(

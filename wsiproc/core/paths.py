@@ -118,10 +118,10 @@ def require_possible(folder: Path) -> None:
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:  # a name too long, no permission
-            raise OutputError(f"{folder}: cannot be used: {error.strerror}; choose another -o folder") from error
+            raise OutputError(f"{folder}: cannot be used: {error.strerror}; choose another folder") from error
         if not path.is_dir():
             what = "a link that leads to no folder" if path.is_symlink() else "not a folder"
-            raise OutputError(f"{folder}: results cannot be written there: {path} is {what}; choose another -o folder")
+            raise OutputError(f"{folder}: results cannot be written there: {path} is {what}; choose another folder")
         return
 
 

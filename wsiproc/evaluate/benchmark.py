@@ -163,8 +163,8 @@ def run_benchmarks(
     named = _label_models([BASELINE, *(model for model in models if model != BASELINE)])
     settings = dataclasses.replace(settings, device=choose_device(settings.device, "float32").name)
     works = [work for out, dataset in datasets.items() for work in _works(dataset, out, named, settings, overwrite)]
-    for out in datasets:
-        make_folder(output_folder(out))
+    for out, dataset in datasets.items():
+        make_folder(output_folder(out, [labelled.image for labelled in dataset.images]))
     workers = settings.workers or (1 if settings.device == "cuda" else min(available_cores(), _MAX_WORKERS))
     with worker_pool("auto", workers, tasks=len(works)) as team:
         results = _score(works, team, on_progress)

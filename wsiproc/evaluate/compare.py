@@ -20,6 +20,7 @@ from wsiproc.errors import SettingsError
 from wsiproc.evaluate import metrics
 from wsiproc.evaluate.datasets import is_labelled, load_labels, stem
 from wsiproc.evaluate.tables import TableLine, terminal_table, write_lines
+from wsiproc.io.slides.list import require_outside_slides
 
 TRUTH_RGB, PREDICTION_RGB, BOTH_RGB = OKABE_ITO[0], OKABE_ITO[1], OKABE_ITO[7]
 ON_TISSUE_RGB = ((0, 255, 0), (255, 255, 0), (255, 255, 255))
@@ -82,10 +83,11 @@ def evaluate_paths(prediction: Path, truth: Path, figure_dir: Path | None = None
     """Scores of a prediction against a truth, or of two folders whose files are paired by name.
 
     Files and output folders are read by :func:`load_labels`. With ``figure_dir`` the worst images are drawn there,
-    worst first. SettingsError where there is nothing to pair, OutputError where nothing can be drawn.
+    worst first. SettingsError where there is nothing to pair, OutputError where nothing can or may be drawn.
     """
     pairs = pair_paths(prediction, truth)
     if figure_dir is not None:
+        require_outside_slides(figure_dir)
         make_folder(figure_dir)
     rows = [ScoreRow(name, evaluate(*_load_pair(one, other))) for name, one, other in pairs]
     if figure_dir is not None:

@@ -67,7 +67,8 @@ def run_slides(
     several. Closing the iterator early cancels the slides in flight; the same call resumes them. ``on_progress`` is
     called from the caller's thread.
     """
-    paths, out = list(dict.fromkeys(map(absolute, paths))), output_folder(out)
+    paths = list(dict.fromkeys(map(absolute, paths)))
+    out = output_folder(out, paths)
     choose_model(settings)  # an unknown name is reported once, not once per slide
     title = paths[0].name if len(paths) == 1 else f"{len(paths)} slides"
     with net(f"{title}: discovering phenotypes", out):

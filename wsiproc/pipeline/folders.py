@@ -14,9 +14,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsiproc.core.paths import MOST_NAME_BYTES, absolute, differing, require_possible
+from wsiproc.core.paths import MOST_NAME_BYTES, absolute, differing
 from wsiproc.errors import SettingsError
 from wsiproc.io.slides.fingerprint import fingerprint
+from wsiproc.io.slides.list import is_slide_folder, require_outside_slides
 from wsiproc.io.slides.open import plain_name, slide_name
 from wsiproc.results.folder import RUN, SLIDE, WORK
 
@@ -29,18 +30,18 @@ class _Owner:
     fingerprint: str | None = None
 
 
-def output_folder(out: Path) -> Path:
+def output_folder(out: Path, slides: Iterable[Path] = ()) -> Path:
     """``out`` made absolute. SettingsError if OME-Zarr cannot be written under one of its names, OutputError if there
-    can be no folder.
+    can be no folder, or it would be within a slide, such as one of ``slides``.
     """
     folder = absolute(out)
     for part in folder.parts[1:]:
         if "\\" in part or part.endswith(".__lock") or not _is_unicode(part):
             raise SettingsError(
                 f"{str(folder)!r}: results cannot be written to a folder with a backslash, bytes that are not UTF-8 "
-                f'or ".__lock" at the end of its name, as {part!r} has; choose another -o folder'
+                f'or ".__lock" at the end of its name, as {part!r} has; choose another folder'
             )
-    require_possible(folder)
+    require_outside_slides(folder, slides)
     return folder
 
 
@@ -54,7 +55,7 @@ def name_folders(paths: Sequence[Path], out: Path) -> list[str]:
     owners = _owners(out, stems.values())
     named = _recognised(stems, owners)
     taken = {_folded(name) for name in named.values()}
-    taken |= {_folded(name) for name, owner in owners.items() if owner.path is not None}
+    taken |= {_folded(name) for name, owner in owners.items() if owner.path is not None or is_slide_folder(out / name)}
     rivals: dict[str, set[Path]] = {}
     for path, stem in stems.items():
         rivals.setdefault(_folded(stem), set()).add(path)

@@ -33,11 +33,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from wsiproc._version import __version__
-from wsiproc.core.paths import require_possible
 from wsiproc.core.types import Float32Array
 from wsiproc.errors import PlanError
 from wsiproc.io.atomic import atomic_file
 from wsiproc.io.slides.fingerprint import fingerprint
+from wsiproc.io.slides.list import require_outside_slides
 from wsiproc.models.builtin.classical import Classical
 from wsiproc.models.builtin.distilled import Distilled
 from wsiproc.models.builtin.learned import network_input
@@ -128,7 +128,7 @@ def fit(settings: FitSettings, on_progress: OnStage = lambda *_: None) -> Distil
     contains something else, OutputError where there can be none.
     """
     settings = replace(settings, out=Path(os.path.abspath(settings.out)))
-    require_possible(settings.out)
+    require_outside_slides(settings.out, [source.path for source in settings.sources])
     base = _base_model(settings)
     if base is not None and base.config.network.fold == FOLD:
         settings = replace(settings, widths=base.config.network.widths)

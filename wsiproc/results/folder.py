@@ -22,12 +22,12 @@ _OUTPUTS = (RUN, WORK, STAGED, "report.html", "cells.parquet", "cells.geojson.gz
 _REMEDIES = {
     errno.ENOSPC: "the disk is full: make room on it",
     errno.EDQUOT: "your quota of disk space is used up: make room",
-    errno.EROFS: "it cannot be written: make the file system writable, or choose another -o folder",
-    errno.EACCES: "you may not write there: change its permissions, or choose another -o folder",
-    errno.EPERM: "you may not write there: change its permissions, or choose another -o folder",
+    errno.EROFS: "it cannot be written: make the file system writable, or write to another folder",
+    errno.EACCES: "you may not write there: change its permissions, or write to another folder",
+    errno.EPERM: "you may not write there: change its permissions, or write to another folder",
     errno.ESTALE: "the network drive is gone: mount it again",
     errno.ENOTCONN: "the network drive is gone: mount it again",
-    errno.EIO: "the drive does not answer: check it, or choose another -o folder",
+    errno.EIO: "the drive does not answer: check it, or write to another folder",
 }
 _CUT_SHORT = re.compile(r"\d+ requested and \d+ written")  # by numpy.ndarray.tofile
 
@@ -44,13 +44,13 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except FileNotFoundError as error:  # in /proc, or below an unmounted drive
-        raise OutputError(f"{folder.parent}: no folder can be made there; choose another -o folder") from error
+        raise OutputError(f"{folder.parent}: no folder can be made there; choose another folder") from error
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise OutputError(
-            f"another run is writing to {folder}; wait until it has ended, or choose another -o folder"
+            f"another run is writing to {folder}; wait until it has ended, or write to another folder"
         ) from error
     try:
         yield

@@ -9,9 +9,11 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+import pydicom
 import tifffile
 import zarr
 from PIL import Image
+from pydicom.dataset import FileDataset, FileMetaDataset
 
 Picture = npt.NDArray[np.uint8]
 
@@ -64,6 +66,18 @@ def write_tiff(path: Path, levels: list[Picture]) -> None:
                 subfiletype=int(number > 0),
                 metadata=None,
             )
+
+
+def write_dicom_header(path: Path, series: str) -> None:
+    """The smallest file that says of what series it is."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = pydicom.uid.VLWholeSlideMicroscopyImageStorage
+    meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid(entropy_srcs=[path.name])
+    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    file = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    file.SeriesInstanceUID = series
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file.save_as(path, enforce_file_format=True)
 
 
 def write_ome_tiff(path: Path, levels: list[Picture], planar: bool = False, unit: str = "µm") -> None:

@@ -239,6 +239,29 @@ def test_a_folder_of_other_dicom_files_is_no_slide(tmp_path: Path) -> None:
         open_slide(tmp_path)
 
 
+# --- results beside the files of a slide -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["mirax", "dicom"])
+def test_results_beside_a_slide_of_several_files_get_a_folder_of_their_own(
+    kind: str, tmp_path: Path, tissue: Picture
+) -> None:
+    """Their folder would have the name of the one with the slide's pixels."""
+    home = tmp_path / "slides"
+    home.mkdir()
+    if kind == "mirax":
+        scanners.write_mrxs(home / "a.mrxs", tissue, levels=1)
+    else:
+        scanners.write_dicom(home / "a", tissue, levels=1)
+    before = {path: path.stat().st_mtime_ns for path in home.rglob("*")}
+    slide = home / ("a.mrxs" if kind == "mirax" else "a")
+    found = cells_of(slide, home)
+    assert {path: path.stat().st_mtime_ns for path in before} == before, "nor is anything written into it"
+    assert (home / "slides_a" / "cells.parquet").read_bytes() == found
+    (again,) = run_slides([slide], home, Settings(model="classical", executor="loop", device="cpu", region=512))
+    assert (again.status, again.folder) == ("already done", home / "slides_a")
+
+
 # --- NDPI ------------------------------------------------------------------------------------------------------------
 
 

@@ -6,13 +6,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-import pydicom
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydicom.dataset import FileDataset, FileMetaDataset
 
 import wsiproc
+from tests.io.slides.slide_writers import write_dicom_header
 from wsiproc.errors import SettingsError
 from wsiproc.io.slides.list import list_slides
 
@@ -35,18 +34,6 @@ def slides(tmp_path: Path) -> Path:
 
 def names(folder: Path, found: tuple[Path, ...]) -> list[str]:
     return [path.relative_to(folder).as_posix() for path in found]
-
-
-def dicom(path: Path, series: str) -> None:
-    """The smallest file that says of what series it is."""
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = pydicom.uid.VLWholeSlideMicroscopyImageStorage
-    meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid(entropy_srcs=[path.name])
-    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    file = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
-    file.SeriesInstanceUID = series
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file.save_as(path, enforce_file_format=True)
 
 
 def test_a_folder_stands_for_the_slides_in_it_and_says_what_else_is_there(slides: Path) -> None:
@@ -133,9 +120,9 @@ def test_the_same_slide_by_several_ways_is_taken_once_and_said(slides: Path) -> 
 
 def test_dicom_files_of_one_slide_are_one_slide(tmp_path: Path) -> None:
     for name in ("label", "level 0", "level 1", "thumbnail"):
-        dicom(tmp_path / "one" / f"{name}.dcm", "1.2.3")
+        write_dicom_header(tmp_path / "one" / f"{name}.dcm", "1.2.3")
     for name, series in (("a", "1.2.4"), ("b", "1.2.4"), ("c", "1.2.5")):
-        dicom(tmp_path / "two" / f"{name}.dcm", series)
+        write_dicom_header(tmp_path / "two" / f"{name}.dcm", series)
     found = list_slides(sorted((tmp_path / "one").iterdir()))
     assert names(tmp_path, found.slides) == ["one/label.dcm"]
     assert found.notes == (f"{tmp_path / 'one' / 'label.dcm'}: 4 DICOM files of one slide; used once",)

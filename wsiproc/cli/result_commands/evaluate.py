@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from wsiproc.cli.arguments import Answers, AsJson, path
-from wsiproc.core.paths import make_place
+from wsiproc.cli.arguments import Answers, AsJson, make_place_outside_slides, path
 
 EVALUATE_EXAMPLES = "Example:  wsiproc evaluate wsiproc-out/slide truth.labels.tif --figures figures"
 
@@ -30,7 +29,7 @@ def evaluate_command(
     from wsiproc.evaluate.compare import evaluate_paths, score_table, write_scores
 
     if csv is not None:
-        make_place(csv)  # before the work
+        make_place_outside_slides(csv)  # before the work
     rows = evaluate_paths(prediction, truth, figures)
     if csv is not None:
         write_scores(csv, rows)

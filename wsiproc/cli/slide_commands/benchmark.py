@@ -8,9 +8,8 @@ from typing import Annotated
 import typer
 
 from wsiproc.cli import completion
-from wsiproc.cli.arguments import path
+from wsiproc.cli.arguments import make_place_outside_slides, path
 from wsiproc.cli.slide_commands.options import DeviceName, PrecisionName, chosen_settings
-from wsiproc.core.paths import make_place
 
 BENCHMARK_EXAMPLES = (
     "Examples:  wsiproc benchmark monuseg MoNuSegTestData -m my-model   ·   "
@@ -70,7 +69,7 @@ def benchmark_command(
     settings = chosen_settings(None, mpp=mpp, device=device, precision=precision, workers=workers)
     found = find_dataset(dataset, folder, limit)
     if csv is not None:
-        make_place(csv)  # before the work
+        make_place_outside_slides(csv)  # before the work
     with image_progress(found) as on_progress:
         done = run_benchmark(
             found, model or [settings.model], out, settings, overwrite=overwrite, on_progress=on_progress

@@ -59,7 +59,8 @@ def plan_command(
     from wsiproc.pipeline.folders import output_folder
     from wsiproc.pipeline.planning.plan import forecast, plan_slide
 
-    output_folder(out)  # which a run would refuse as well
+    found = slides_to_run(slides, settings, out)
+    output_folder(out, found)  # which a run would refuse as well
 
     answers = Answers("plan", as_json)
 
@@ -73,4 +74,4 @@ def plan_command(
         else:
             print_plan(planned, expected)
 
-    for_each_slide(slides_to_run(slides, settings, out), "planning", show, answers)
+    for_each_slide(found, "planning", show, answers)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from wsiproc.cli.arguments import path
+from wsiproc.cli.arguments import make_place_outside_slides, path
 from wsiproc.core.choices import SceneStain
 
 SYNTH_EXAMPLES = "Example:  wsiproc synth slide.tif --height 8192 --width 8192 --stain HDAB --labels"
@@ -32,6 +32,7 @@ def synth_command(
     from wsiproc.cli.console import tile_progress
     from wsiproc.synthetic import write_synthetic_slide
 
+    make_place_outside_slides(target)
     with tile_progress(target.name) as advance:
         truth = write_synthetic_slide(
             target, (height, width), mpp=mpp, seed=seed, tissue_fraction=tissue, stain=stain, look=look,

@@ -19,6 +19,11 @@ def is_zarr(path: Path) -> bool:
     return any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zattrs", ".zarray"))
 
 
+def is_mirax_data(path: Path) -> bool:
+    """Whether a folder has the pixels of a MIRAX slide, whose file lies next to it."""
+    return (path / "Slidedat.ini").is_file()
+
+
 def is_dicom(path: Path) -> bool:
     """Whether a file begins as DICOM files do (PS3.10, 7.1)."""
     try:

@@ -7,15 +7,16 @@ reported when it is processed.
 from __future__ import annotations
 
 import glob
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 
-from wsiproc.core.paths import absolute, as_text, local
-from wsiproc.errors import SettingsError
-from wsiproc.io.slides.folders import dicom_series, is_dicom, is_zarr, series_in
+from wsiproc.core.paths import absolute, as_text, local, require_possible
+from wsiproc.errors import OutputError, SettingsError
+from wsiproc.io.slides.folders import dicom_series, is_dicom, is_mirax_data, is_zarr, series_in
 
 SLIDE_SUFFIXES = (
     ".svs", ".tif", ".tiff", ".btf", ".tf8", ".ndpi", ".vms", ".vmu", ".scn", ".mrxs", ".svslide", ".bif", ".czi",
@@ -141,6 +142,28 @@ class _Found:
 def _is_result(folder: Path) -> bool:
     """Whether a folder is that of a slide's results, or of a model."""
     return any((folder / name).exists() for name in _RESULT)
+
+
+def is_slide_folder(folder: Path) -> bool:
+    """Whether a folder is itself a slide, an OME-Zarr or the DICOM files of one, or has the pixels of a MIRAX."""
+    return is_mirax_data(folder) or _is_slide_folder(folder)
+
+
+def require_outside_slides(folder: Path, slides: Iterable[Path] = ()) -> None:
+    """Raise OutputError if no results can go to ``folder``, or it lies in a folder that is a slide: an OME-Zarr, the
+    data folder of a MIRAX, or one of ``slides``.
+    """
+    require_possible(folder)
+    real = folder.resolve()
+    around = (real, *real.parents)
+    given = (slide for slide in slides if slide.is_dir() and slide.resolve() in around and is_slide_folder(slide))
+    others = (path for path in reversed(around) if is_zarr(path) or is_mirax_data(path))
+    slide = next(itertools.chain(given, others), None)
+    if slide is not None:
+        raise OutputError(
+            f"{folder}: results cannot be written there: it lies in {slide}, whose files are those of a slide; choose "
+            "another folder"
+        )
 
 
 def _is_slide_folder(folder: Path) -> bool:

@@ -23,6 +23,7 @@ from wsiproc.io.geojson.areas import Area, as_shape, label_pieces, piece_shapes,
 from wsiproc.io.geojson.outlines import Outlines
 from wsiproc.io.geojson.write import GeoJsonWriter, Piece, outlined_features
 from wsiproc.io.ome_zarr.version_04 import write_as_04
+from wsiproc.io.slides.list import require_outside_slides
 from wsiproc.results.export.full_image import write_full_image
 from wsiproc.results.result import Result
 
@@ -47,11 +48,12 @@ def export(result: Result, formats: Sequence[str], folder: Path, on_progress: On
 
     What is there already is replaced when the new one is whole. Raises ``SettingsError`` for a format that is unknown,
     ``MissingExtraError`` where a format's library is not installed, and ``SlideError`` where a format needs the slide
-    and it is gone or another one, OutputError where the folder cannot be made.
+    and it is gone or another one, ``OutputError`` where the folder cannot be made or lies in a slide.
     """
     for name in formats:
         if name not in FORMATS:
             raise SettingsError(f"unknown format {name!r}; choose from {', '.join(FORMATS)}")
+    require_outside_slides(folder, [Path(result.record.slide.path)])
     make_folder(folder)
     for name in dict.fromkeys(formats):
         yield from FORMATS[name].write(result, folder, on_progress)
