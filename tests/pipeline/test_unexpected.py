@@ -233,16 +233,56 @@ def test_an_export_that_cannot_be_written_in_full_is_an_error_and_no_death(
 
 
 @needs_shell_limits
-@pytest.mark.parametrize("command", ["run", "plan"])
+@pytest.mark.parametrize(
+    ("command", "needed"),
+    [
+        ("run {slide} -o {out}", 3.0),
+        ("plan {slide} -o {out}", 3.0),
+        ("fit {slide} -o {out}", 3.0),
+        ("benchmark {slide} -o {out}", 3.0),
+        ("check {result}", 3.0),
+        ("export {result} -t h5ad -o {out}", 3.0),
+        ("evaluate {result} {result} --figures {out}", 3.0),
+        ("reclassify {result} --positive-dab 0.2", 3.0),
+        ("view {result} --no-browser --port 0", 3.0),
+        ("qupath {result}", 1.5),
+        ("import {result}/cells.geojson.gz {result}", 1.5),
+        ("info {slide}", 1.5),
+        ("synth {out}/a.tif", 1.5),
+    ],
+)
 def test_too_little_address_space_is_refused_before_libraries_end_the_process(
-    command: str, slides: list[Path], tmp_path: Path
+    command: str, needed: float, slides: list[Path], whole: Path, tmp_path: Path
 ) -> None:
-    done = under("-v 800000", command, slides[1], "-o", tmp_path / "out")
-    assert done.returncode == 2
-    assert "Address space of each process (`ulimit -v`): 3.00 GB needed, 0.82 GB available" in done.stderr
-    assert "Raise it with `ulimit -v unlimited`" in done.stderr
-    assert done.stderr.count("\n") == 1
+    before = sorted(whole.rglob("*"))
+    filled = command.format(slide=slides[1], result=whole, out=tmp_path / "out").split()
+    for limit, gb in ((800_000, "0.82"), (250_000, "0.26")):
+        done = under(f"-v {limit}", *filled)
+        assert done.returncode == 2
+        assert f"Address space of each process (`ulimit -v`): {needed:.2f} GB needed, {gb} GB available" in done.stderr
+        assert "Raise it with `ulimit -v unlimited`" in done.stderr
+        assert done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
+    assert sorted(whole.rglob("*")) == before
+
+
+@needs_shell_limits
+def test_the_doctor_names_too_little_address_space_and_looks_no_further() -> None:
+    done = under("-v 800000", "doctor", "--quick")
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-2].startswith("problem  memory                    Address space of each process")
+    assert done.stdout.splitlines()[-1].strip() == "→ ulimit -v unlimited"
+    assert done.stderr == ""
+
+
+@needs_shell_limits
+def test_with_the_address_space_that_is_asked_for_results_are_read(whole: Path, tmp_path: Path) -> None:
+    for command in ("check {result}", "evaluate {result} {result} --figures {out}", "export {result} -t h5ad -o {out}"):
+        done = under("-v 2930000", *command.format(result=whole, out=tmp_path).split())  # 3.0 GB
+        assert done.returncode == 0, done.stderr
+    for command in ("qupath {result}", "info {result}/slide.ome.zarr", "synth {out}/a.tif --height 512 --width 512"):
+        done = under("-v 1465000", *command.format(result=whole, out=tmp_path).split())  # 1.5 GB
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

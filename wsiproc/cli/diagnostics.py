@@ -23,7 +23,8 @@ import numpy as np
 
 from wsiproc._version import __version__
 from wsiproc.core.types import UInt8Array
-from wsiproc.errors import sentence
+from wsiproc.errors import PlanError, sentence
+from wsiproc.executors import require_address_space
 
 if TYPE_CHECKING:
     from wsiproc.models.device import Device
@@ -65,6 +66,11 @@ def examine(out: Path, quick: bool = False) -> Iterator[Diagnosis]:
     """
     yield _tried("versions", check_versions, _REINSTALL)
     yield _tried("cores", check_cores, "set --workers")
+    try:
+        require_address_space()
+    except PlanError as error:  # the rest would end the process
+        yield Diagnosis("memory", "problem", str(error), "ulimit -v unlimited")
+        return
     yield _tried("memory", check_memory, "set --memory")
     yield check_folder("disk for results", out, "choose another -o folder")
     scratch = Path(tempfile.gettempdir())

@@ -18,6 +18,7 @@ from typing import Any, TypeVar, get_args
 from wsiproc.core.choices import Executor
 from wsiproc.errors import PlanError
 from wsiproc.executors.limits import (
+    LITTLE,
     address_space_limit,
     available_cores,
     core_limits,
@@ -32,6 +33,7 @@ from wsiproc.executors.task import Backend, Measured, Task, TaskMetrics, Timeout
 
 __all__ = [
     "EXECUTORS",
+    "LITTLE",
     "Measured",
     "Task",
     "TaskMetrics",

@@ -23,6 +23,8 @@ GB = 1e9
 # Measured: a run of one region takes 3.5 GB of address space where there is no limit. Below 2.4 GB libraries end the
 # process, or fail in ways of their own.
 _LEAST_ADDRESS_SPACE = 3 * GB
+LITTLE = 1.5 * GB
+"""Address space that commands need which load few libraries; measured as well: with 1 GB, some of them fail."""
 
 
 @dataclass(frozen=True)
@@ -93,15 +95,15 @@ def _shell_limit(name: str) -> int | None:
     return None if limit == resource.RLIM_INFINITY else limit
 
 
-def require_address_space() -> None:
-    """Raise PlanError if ``ulimit -v`` allows less than libraries need to be loaded: some end the process without a
-    word.
+def require_address_space(needed: float = _LEAST_ADDRESS_SPACE) -> None:
+    """Raise PlanError if ``ulimit -v`` allows less than ``needed`` bytes, those for loading all libraries: some of them
+    end the process without a word.
     """
     limit = address_space_limit()
     if limit is not None:
         require(
             "Address space of each process (`ulimit -v`)",
-            _LEAST_ADDRESS_SPACE,
+            needed,
             limit,
             "Raise it with `ulimit -v unlimited`; to limit memory, use --memory or the job's own limit",
         )

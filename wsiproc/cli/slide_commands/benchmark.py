@@ -61,12 +61,12 @@ def benchmark_command(
     Each image is run as `run` runs a slide. Interrupted? Run the same command to resume.
     Exit code 0: every image was scored; 1: some failed, and are listed; 2: the command is invalid.
     """
+    settings = chosen_settings(None, mpp=mpp, device=device, precision=precision, workers=workers)
     from wsiproc.cli.console import image_progress, print_benchmark
     from wsiproc.evaluate.benchmark import run_benchmark
     from wsiproc.evaluate.layouts import find_dataset
     from wsiproc.evaluate.tables import write_lines
 
-    settings = chosen_settings(None, mpp=mpp, device=device, precision=precision, workers=workers)
     found = find_dataset(dataset, folder, limit)
     if csv is not None:
         make_place_outside_slides(csv)  # before the work

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from wsiproc.cli import completion
 from wsiproc.cli.arguments import Mpp, listed, path
 from wsiproc.cli.slide_commands.options import DeviceName, chosen_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 FIT_EXAMPLES = (
     "Examples:  wsiproc fit slides/*.svs -o our-model   ·   wsiproc fit @slides.txt -o our-model   ·   "
@@ -64,54 +67,48 @@ def fit_command(
     With --corrections, the default model, or the one named by --from, learns from cells that `import` took from QuPath
     or from `view --write`, in a few minutes. Interrupted? Run the same command to resume.
     """
+    wanted = chosen_settings(None, device=device).device
     from wsiproc.models.device import choose_device, use_allowed_cores
 
-    chosen = choose_device(chosen_settings(None, device=device).device, "float32").name
+    device = choose_device(wanted, "float32").name
     use_allowed_cores()
     if corrections:
         _refuse_beside_corrections(SLIDES=sources, config=config, mpp=mpp, quick=quick)
-        _learn_from(corrections, out, base, seed, chosen, quiet)
+        _learn_from(tuple(corrections), out, base or "default", seed or 0, device, quiet)
     else:
-        _learn(sources, config, out, mpp, quick, base, seed, chosen, quiet)
+        paths = _sources(sources or (), mpp, out)
+        _train(config, paths, out, quiet, mpp=mpp, quick=quick, base=base, seed=seed, device=device)
     typer.echo(f"{out}: use it with  wsiproc run SLIDE --model {out}   (model card: {out / 'README.md'})")
 
 
-def _learn(
-    sources: list[str] | None,
-    config: Path | None,
-    out: Path,
-    mpp: float | None,
-    quick: bool,
-    base: str | None,
-    seed: int | None,
-    device: str,
-    quiet: bool,
-) -> None:
-    """Train on tissue without labels."""
-    from wsiproc.cli.console import fit_progress
-    from wsiproc.psm.fit import fit as train
-    from wsiproc.psm.recipe import fit_settings
-    from wsiproc.psm.tiles import is_image_folder
-    from wsiproc.results.run_log import net
-
-    paths = listed(sources, mpp, out, is_image_folder) if sources else ()
-    settings = fit_settings(config, paths, out, mpp=mpp, quick=quick, base=base, seed=seed, device=device)
-    with net("fit", out.parent), fit_progress(quiet) as on_progress:
-        train(settings, on_progress)
-
-
-def _learn_from(
-    corrections: list[Path], out: Path, base: str | None, seed: int | None, device: str, quiet: bool
-) -> None:
-    """Train on corrected cells."""
+def _learn_from(corrections: tuple[Path, ...], out: Path, base: str, seed: int, device: str, quiet: bool) -> None:
+    """Train ``base`` on corrected cells; prints how many."""
     from wsiproc.cli.console import fit_progress
     from wsiproc.psm.corrections.tuning import TuneSettings, tune
     from wsiproc.results.run_log import net
 
-    settings = TuneSettings(tuple(corrections), out, base or "default", seed or 0, device)
     with net("fit", out.parent), fit_progress(quiet) as on_progress:
-        tuned = tune(settings, on_progress)
+        tuned = tune(TuneSettings(corrections, out, base, seed, device), on_progress)
     typer.echo(f"corrected cells that it learned from: {tuned.cells:,} (slides: {tuned.slides:,})")
+
+
+def _sources(given: Sequence[str], mpp: float | None, out: Path) -> tuple[Path, ...]:
+    """The slides and folders of tiles that arguments stand for."""
+    from wsiproc.psm.tiles import is_image_folder
+
+    return listed(given, mpp, out, is_image_folder) if given else ()
+
+
+def _train(config: Path | None, paths: tuple[Path, ...], out: Path, quiet: bool, **given: Any) -> None:
+    """Train a model on slides and tiles."""
+    from wsiproc.cli.console import fit_progress
+    from wsiproc.psm.fit import fit
+    from wsiproc.psm.recipe import fit_settings
+    from wsiproc.results.run_log import net
+
+    settings = fit_settings(config, paths, out, **given)
+    with net("fit", out.parent), fit_progress(quiet) as on_progress:
+        fit(settings, on_progress)
 
 
 def _refuse_beside_corrections(**given: object) -> None:

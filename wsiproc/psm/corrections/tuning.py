@@ -25,8 +25,8 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from wsiproc._version import __version__
-from wsiproc.core.paths import require_possible
 from wsiproc.core.types import Float32Array, Int64Array
+from wsiproc.io.slides.list import require_outside_slides
 from wsiproc.models.builtin.distilled import Distilled
 from wsiproc.models.builtin.hints import folded_input, half_resolution_density, hints
 from wsiproc.models.builtin.learned import network_input
@@ -99,7 +99,7 @@ def tune(settings: TuneSettings, on_progress: Callable[[str, int, int], None] = 
     output folder that contains something else.
     """
     settings = replace(settings, out=Path(os.path.abspath(settings.out)))
-    require_possible(settings.out)
+    require_outside_slides(settings.out)
     base = load_base(settings.base, settings.out, INPUT, {(DISTIL_MPP, FOLD)})
     corrected = find_corrected(settings.corrections)
     recipe = _recipe(settings, base, corrected)
