@@ -123,7 +123,10 @@ def train_segmenter(
             logits = net(seen)
         return segmentation_loss(logits.float(), target.to(device), training.positive_weight)
 
-    return optimise(net, loss_at, training.steps, training.lr, device=device, checkpoint=checkpoint, on_step=on_step)
+    return optimise(
+        net, loss_at, training.steps, training.lr, warm_up=_WARM_UP, keep=_AVERAGE, every=_CHECKPOINT_STEPS,
+        device=device, checkpoint=checkpoint, on_step=on_step,
+    )  # fmt: skip
 
 
 def step_generator(seed: int, round: int, step: int, device: str) -> torch.Generator:
@@ -138,19 +141,19 @@ def optimise(
     steps: int,
     lr: float,
     *,
-    warm_up: int = _WARM_UP,
-    keep: float = _AVERAGE,
+    warm_up: int,
+    keep: float,
+    every: int,
     frozen_statistics: bool = False,
     device: str = "cpu",
     checkpoint: Path | None = None,
-    every: int | None = None,
     on_step: OnStep | None = None,
 ) -> nn.Module:
     """A copy of ``net`` after ``steps`` of AdamW on the loss of each step, from 1; its weights averaged over the steps.
 
     ``lr``: peak learning rate, reached after ``warm_up`` steps; ``keep``: share of the average that stays in each step;
-    ``frozen_statistics``: batch norms keep those that they have. Resumes from ``checkpoint``, which is
-    written after ``every`` so many steps, and after the last.
+    ``frozen_statistics``: batch norms keep those that they have. Resumes from ``checkpoint``, which is written after
+    ``every`` so many steps, and after the last.
     """
     net = copy.deepcopy(net).to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     if frozen_statistics:
@@ -172,7 +175,7 @@ def optimise(
             _average(average, net, min(keep, step / (step + 10)))
             if on_step is not None:
                 on_step(step, float(loss.detach()))
-            if checkpoint and (step % (every or _CHECKPOINT_STEPS) == 0 or step == steps):
+            if checkpoint and (step % every == 0 or step == steps):
                 _save(checkpoint, net, average, optimiser, step)
     return average.eval()
 
@@ -208,13 +211,13 @@ def _average(average: nn.Module, net: nn.Module, keep: float) -> None:
                 old.copy_(new)
 
 
-def mean_weights(one: nn.Module, other: nn.Module) -> dict[str, Tensor]:
-    """The mean of the weights of two networks, the second of which was tuned from the first; often better than either
-    (Wortsman et al., *Robust fine-tuning of zero-shot models*, CVPR 2022).
+def mean_weights(one: nn.Module, other: nn.Module, share: float = 0.5) -> dict[str, Tensor]:
+    """The mean of the weights of two networks, the second of which was tuned from the first and has this ``share``;
+    often better than either (Wortsman et al., *Robust fine-tuning of zero-shot models*, CVPR 2022).
     """
     later = other.state_dict()
     return {
-        name: (old + later[name]) / 2 if old.dtype.is_floating_point else later[name]
+        name: torch.lerp(old, later[name], share) if old.dtype.is_floating_point else later[name]
         for name, old in one.state_dict().items()
     }
 

@@ -2,8 +2,9 @@
 
 Each step draws crops around known pixels. There the network learns the cells as they were corrected; everywhere else,
 and in crops of other places of the slides, it is held to what the model said before, so that it does not forget what
-nobody corrected. The statistics of its batch norms stay, since the crops are few and alike. How long, how fast and
-with which weights was chosen on the labelled images named in docs/method.md.
+nobody corrected. The statistics of its batch norms stay, since the crops are few and alike. The result is a mean of the
+weights before and after, in which those after count the more, the more cells were corrected. All numbers were chosen
+on the labelled images named in docs/method.md.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from wsiproc.psm.fit import FOLD, INPUT
 from wsiproc.psm.labels.labelling import density
 from wsiproc.psm.labels.restain import without_dab
 from wsiproc.psm.labels.targets import interior
-from wsiproc.psm.segmenter import computes_bfloat16, jitter, jitter_hints, optimise, step_generator
+from wsiproc.psm.segmenter import computes_bfloat16, jitter, jitter_hints, mean_weights, optimise, step_generator
 from wsiproc.psm.teacher import Teacher, folded_tissue
 from wsiproc.psm.work import finished_network, load_base, note_steps, open_work, read_curve, work_folder
 
@@ -54,7 +55,9 @@ _REVIEWED_SHARE = 0.85
 others, and most were right; a few deleted cells would outweigh them."""
 _INTERIOR_WEIGHT = 0.5
 _WARM_UP, _KEEP, _CHECKPOINT_STEPS = 10, 0.97, 10
-_THRESHOLD, _LEAST_SCORE = 0.45, 0.05
+_HALF_TRUSTED = 50
+"""Corrected cells with which the trained weights and those before count alike; with fewer, those before count more."""
+_THRESHOLD, _LEAST_SCORE = 0.4, 0.1
 _RANGE_WINDOWS = 8
 STAGE = "learning from corrections"
 
@@ -110,19 +113,22 @@ def tune(settings: TuneSettings, on_progress: Callable[[str, int, int], None] = 
     windows = read_windows(corrected, numbers.od99, partial(on_progress, "reading corrections"))
     before = Teacher(finished_network(base), numbers)
     lessons = [_lesson(window, before, settings.device) for window in windows]
-    net = optimise(
+    trained = optimise(
         before.net, partial(_loss, lessons, numbers, settings), TUNING_STEPS, _LR,
         warm_up=_WARM_UP, keep=_KEEP, frozen_statistics=True, device=settings.device,
         checkpoint=work / "tuned.pt", every=_CHECKPOINT_STEPS,
         on_step=note_steps(STAGE, TUNING_STEPS, work, on_progress),
     )  # fmt: skip
+    cells = sum(each.known_cells for each in corrected)
+    net = before.net.cpu()
+    net.load_state_dict(mean_weights(net, trained.cpu(), cells / (cells + _HALF_TRUSTED)))
     config = replace(config, int8_peaks=_activation_ranges(net, lessons, numbers))
     shown = [(window.pixels, window.labels, window.known) for window in windows if window.known.any()]
     card, images = tuned_card(recipe, shown, read_curve(work / "curve.csv"))
-    written = write_folder(settings.out, config, net.cpu().state_dict(), card, images)
+    written = write_folder(settings.out, config, net.state_dict(), card, images)
     assert isinstance(written, DistilledConfig)
     shutil.rmtree(work)
-    return Tuned(written, sum(each.known_cells for each in corrected), len(corrected))
+    return Tuned(written, cells, len(corrected))
 
 
 def _recipe(settings: TuneSettings, base: Distilled, corrected: Sequence[Corrected]) -> dict[str, Any]:
@@ -237,7 +243,7 @@ def _activation_ranges(net: nn.Module, lessons: Sequence[Lesson], numbers: Input
     """Activation ranges of the network for int8, on some of the windows."""
     assert isinstance(net, UNet)
     chosen = np.linspace(0, len(lessons) - 1, min(_RANGE_WINDOWS, len(lessons))).round().astype(int)
-    return find_activation_ranges(net.cpu(), (_whole_input(net, lessons[i], numbers) for i in chosen))
+    return find_activation_ranges(net, (_whole_input(net, lessons[i], numbers) for i in chosen))
 
 
 def _whole_input(net: UNet, lesson: Lesson, numbers: InputNumbers) -> Tensor:
