@@ -22,9 +22,9 @@ from wsiproc.array.fill import find_fill
 from wsiproc.array.nuclei.rasterise import rasterise
 from wsiproc.core.geometry import Box, grid_shape
 from wsiproc.core.types import BoolArray, Float64Array, Int32Array, ObjectArray, UInt8Array
-from wsiproc.errors import OutputError, SettingsError
+from wsiproc.errors import OutputError, SettingsError, SlideError
 from wsiproc.io.geojson.areas import as_shape
-from wsiproc.io.slides.open import read_overview
+from wsiproc.io.slides.open import Slide, read_overview
 from wsiproc.psm.distil import DISTIL_MPP, Tissue
 from wsiproc.psm.teacher import calibrated_classical
 from wsiproc.psm.tiles import calibrated_tiles
@@ -69,11 +69,9 @@ class Corrected:
 
     @property
     def known_cells(self) -> int:
-        """Cells from which something is learned: all in reviewed areas, and elsewhere those that are certain; and all
-        that were deleted.
-        """
-        checked = _within(self.cells, self.reviewed).sum() + (~_within(self.certain, self.reviewed)).sum()
-        return int(checked) + len(self.deleted)
+        """Cells from which something is learned: all in reviewed areas, and elsewhere those certain or deleted."""
+        apart = [(~_within(outlines, self.reviewed)).sum() for outlines in (self.certain, self.deleted)]
+        return int(_within(self.cells, self.reviewed).sum() + sum(apart))
 
 
 @dataclass(frozen=True)
@@ -175,7 +173,7 @@ def read_windows(corrected: Sequence[Corrected], od99: float, on_progress: Calla
     found: list[Window] = []
     for number, each in enumerate(corrected, start=1):
         boxes = [*known_boxes(each), *other_boxes(each)]
-        with each.result.source().open() as slide:
+        with _opened(each.result) as slide:
             slide.fill = find_fill(read_overview(slide).pixels)
             pixels = [slide.read(box, DISTIL_MPP) for box in boxes]
         immuno = each.result.record.immuno
@@ -185,6 +183,16 @@ def read_windows(corrected: Sequence[Corrected], od99: float, on_progress: Calla
         found += [Window(tissue, part, *known_in(each, box)) for part, box in zip(pixels, boxes, strict=True)]
         on_progress(number, len(corrected))
     return found
+
+
+def _opened(result: Result) -> Slide:
+    """The slide of a result. Raises SlideError where it is gone or is another one."""
+    if not (place := Path(result.record.slide.path)).exists():
+        raise SlideError(
+            f"{place}: the slide of {result.folder} is not there (any more); put it back, or give only results whose "
+            "slides are there"
+        )
+    return result.source().open()
 
 
 def known_boxes(corrected: Corrected) -> list[Box]:
