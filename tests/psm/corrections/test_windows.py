@@ -106,6 +106,18 @@ def test_nothing_is_known_of_excluded_areas_nor_learned_from_cells_in_them(outpu
     np.testing.assert_array_equal(everywhere(found)[1], pixels(REVIEWED) & ~pixels(fold))
 
 
+def test_deleted_cells_count_unless_they_were_drawn_anew(output: Path) -> None:
+    """An area whose cells are all false teaches as many cells as were there."""
+    cells = cells_of(output)
+    inside = [cell for cell in cells if REVIEWED.contains(outline(cell).centroid)]
+    others = [cell for cell in cells if cell not in inside]
+    area = annotation(REVIEWED, "reviewed")
+    correct(output, [*others, area])
+    assert only(output).known_cells == len(inside) > 5
+    correct(output, [*others, *(drawn(outline(cell).buffer(0.5)) for cell in inside), area])
+    assert only(output).known_cells == len(inside)
+
+
 def test_what_nobody_corrected_teaches_nothing(output: Path) -> None:
     with pytest.raises(SettingsError, match=r"nothing to learn from.*`wsiproc import`"):
         find_corrected([output])

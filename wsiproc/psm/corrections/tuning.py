@@ -55,7 +55,7 @@ _REVIEWED_SHARE = 0.85
 others, and most were right; a few deleted cells would outweigh them."""
 _INTERIOR_WEIGHT = 0.5
 _WARM_UP, _KEEP, _CHECKPOINT_STEPS = 10, 0.97, 10
-_HALF_TRUSTED = 50
+_HALF_TRUSTED = 100
 """Corrected cells with which the trained weights and those before count alike; with fewer, those before count more."""
 _THRESHOLD, _LEAST_SCORE = 0.4, 0.1
 _RANGE_WINDOWS = 8

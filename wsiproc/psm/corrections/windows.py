@@ -69,9 +69,13 @@ class Corrected:
 
     @property
     def known_cells(self) -> int:
-        """Cells from which something is learned: all in reviewed areas, and elsewhere those certain or deleted."""
-        apart = [(~_within(outlines, self.reviewed)).sum() for outlines in (self.certain, self.deleted)]
-        return int(_within(self.cells, self.reviewed).sum() + sum(apart))
+        """Cells from which something is learned: all in reviewed areas, elsewhere those certain, and those that were
+        deleted and not drawn anew.
+        """
+        centres = shapely.centroid(self.deleted)
+        redrawn = np.unique(shapely.STRtree(self.cells).query(centres, "within")[0])
+        certain = (~_within(self.certain, self.reviewed)).sum()
+        return int(_within(self.cells, self.reviewed).sum() + certain + len(centres) - len(redrawn))
 
 
 @dataclass(frozen=True)
