@@ -188,7 +188,8 @@ def test_corrections_go_the_whole_way_to_the_table(writing: Shown, folder: Path,
     assert corrected.loc[new, "class"] == "Mitosis"
     others = corrected.drop(index=[moved, new])
     assert others["class"].tolist() == table.set_index("id").loc[others.index, "class"].tolist()
-    assert (others["corrected"] == "unchanged").all()
+    assert corrected.loc[right, "corrected"] == "right"
+    assert (others["corrected"].drop(index=right) == "unchanged").all()
 
 
 def test_corrections_of_another_run_are_not_mixed_with_these(writing: Shown, folder: Path) -> None:
