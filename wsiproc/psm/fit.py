@@ -38,9 +38,7 @@ from wsiproc.errors import PlanError
 from wsiproc.io.atomic import atomic_file
 from wsiproc.io.slides.fingerprint import fingerprint
 from wsiproc.io.slides.list import require_outside_slides
-from wsiproc.models.builtin.classical import Classical
 from wsiproc.models.builtin.distilled import Distilled
-from wsiproc.models.builtin.learned import network_input
 from wsiproc.models.cells import CutRule, ScoreRule, SplitLengths
 from wsiproc.models.folder import (
     DistilledConfig,
@@ -62,7 +60,7 @@ from wsiproc.psm.card import FitSummary, direct_card, model_card
 from wsiproc.psm.distil import Tissue, find_scores, first_student, read_tissue, taught_examples
 from wsiproc.psm.labels.labelling import agreed_labels, classical_labels, density, make_example, network_labels
 from wsiproc.psm.segmenter import Example, Training, mean_weights, train_segmenter
-from wsiproc.psm.teacher import Teacher, folded_tissue
+from wsiproc.psm.teacher import Teacher, whole_input
 from wsiproc.psm.tiles import Source, Tiles, read_tiles
 from wsiproc.psm.work import (
     OnStage,
@@ -424,19 +422,8 @@ def _activation_ranges(summary: FitSummary) -> tuple[float, ...]:
     assert isinstance(net, UNet)
     classical = {example.group: example.classical for example in summary.examples}
     tiles = ((source, number) for source in summary.sources for number in sorted({0, len(source.pixels) // 2}))
-    return find_activation_ranges(
-        net, (_network_input(net, source, number, classical[source.name]) for source, number in tiles)
-    )
-
-
-def _network_input(net: UNet, tiles: Tiles, number: int, classical: Classical) -> torch.Tensor:
-    """A network's input for a tile, cropped to sides that it can downsample."""
-    od, side = density(tiles, number), net.fold * net.stride
-    h, w = (length // side * side for length in od.shape[:2])
-    image = torch.from_numpy(np.ascontiguousarray(od[:h, :w])).permute(2, 0, 1)[None]
-    if net.fold == 1:
-        return network_input(image, 1.0, INPUT)
-    return folded_tissue(image, tiles, classical, INPUT)
+    inputs = (whole_input(net, density(source, i), source, classical[source.name], INPUT) for source, i in tiles)
+    return find_activation_ranges(net, inputs)
 
 
 def _config(settings: FitSettings, recipe: dict[str, Any], cut: CutRule) -> DistilledConfig:

@@ -99,6 +99,16 @@ def folded_tissue(od: Tensor, tiles: Tiles, classical: Classical, numbers: Input
     return folded_input(network_input(od, 1.0, numbers), hint_planes)
 
 
+def whole_input(net: UNet, od: Float32Array, tiles: Tiles, classical: Classical, numbers: InputNumbers) -> Tensor:
+    """A network's input for a tile (h, w, 3) of optical density × gain, cropped to sides that it can downsample."""
+    side = net.fold * net.stride
+    h, w = (length // side * side for length in od.shape[:2])
+    image = torch.from_numpy(np.ascontiguousarray(od[:h, :w])).permute(2, 0, 1)[None]
+    if net.fold == 1:
+        return network_input(image, 1.0, numbers)
+    return folded_tissue(image, tiles, classical, numbers)
+
+
 def _seen_from(image: Tensor, view: int) -> Tensor:
     turned = torch.rot90(image, view % 4, (2, 3))
     return turned.flip(3) if view >= 4 else turned

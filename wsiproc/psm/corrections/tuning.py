@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ from wsiproc.psm.labels.labelling import density
 from wsiproc.psm.labels.restain import without_dab
 from wsiproc.psm.labels.targets import interior
 from wsiproc.psm.segmenter import computes_bfloat16, jitter, jitter_hints, mean_weights, optimise, step_generator
-from wsiproc.psm.teacher import Teacher, folded_tissue
+from wsiproc.psm.teacher import Teacher, whole_input
 from wsiproc.psm.work import finished_network, load_base, note_steps, open_work, read_curve, work_folder
 
 TUNING_STEPS = 100
@@ -71,7 +71,6 @@ class TuneSettings:
     base: str = "default"
     seed: int = 0
     device: str = "cpu"
-    name: str = field(default="")
 
 
 @dataclass(frozen=True)
@@ -149,7 +148,7 @@ def _config(settings: TuneSettings, base: Distilled, recipe: dict[str, Any]) -> 
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
     return replace(
         base.config,
-        name=settings.name or settings.out.name,
+        name=settings.out.name,
         description="Nuclei, learned without labels, then from corrected cells by wsiproc fit",
         cut=replace(base.config.cut, threshold=_THRESHOLD, object=min(_LEAST_SCORE, base.config.cut.object)),
         training=recipe | {"recipe": digest},
@@ -243,12 +242,7 @@ def _activation_ranges(net: nn.Module, lessons: Sequence[Lesson], numbers: Input
     """Activation ranges of the network for int8, on some of the windows."""
     assert isinstance(net, UNet)
     chosen = np.linspace(0, len(lessons) - 1, min(_RANGE_WINDOWS, len(lessons))).round().astype(int)
-    return find_activation_ranges(net, (_whole_input(net, lessons[i], numbers) for i in chosen))
-
-
-def _whole_input(net: UNet, lesson: Lesson, numbers: InputNumbers) -> Tensor:
-    """The network's input for a window, cropped to sides that it can downsample."""
-    side = net.fold * net.stride
-    h, w = (length // side * side for length in lesson.density.shape[:2])
-    image = torch.from_numpy(np.ascontiguousarray(lesson.density[:h, :w])).permute(2, 0, 1)[None]
-    return folded_tissue(image, lesson.window.tissue.tiles, lesson.window.tissue.classical, numbers)
+    some = ((lessons[i].density, lessons[i].window.tissue) for i in chosen)
+    return find_activation_ranges(
+        net, (whole_input(net, od, tissue.tiles, tissue.classical, numbers) for od, tissue in some)
+    )

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +68,7 @@ class Corrected:
             b"|".join(b"" if shape is None else shapely.to_wkb(shape) for shape in shapes)
         ).hexdigest()
 
-    @property
+    @cached_property
     def known_cells(self) -> int:
         """Cells from which something is learned: all in reviewed areas, elsewhere those certain, and those that were
         deleted and not drawn anew.
