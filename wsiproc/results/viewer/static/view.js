@@ -235,6 +235,7 @@ const makeViewer = () => {
     maxImageCacheCount: KEPT_TILES,
     smoothTileEdgesMinZoom: Infinity,
     keyboardNavEnabled: false,
+    clickTimeThreshold: 2000, // ms; what tells a click from a drag is how far it moved, not how slow a hand or computer is
     gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
   });
   window.viewer = viewer; // for those who look under the bonnet
