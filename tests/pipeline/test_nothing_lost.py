@@ -195,7 +195,7 @@ def test_a_full_disk_is_named_and_the_next_run_goes_on(
 
 def test_a_folder_that_cannot_be_written_is_named(six: Path, disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-    with pytest.raises(OutputError, match="cannot be written: make the file system writable, or write to another folder"):
+    with pytest.raises(OutputError, match="cannot be written: make the file system writable, or write to another"):
         run_one(six, disk, **SETTINGS)
 
 
