@@ -23,7 +23,7 @@ from wsiproc.models.builtin.distilled import Distilled
 from wsiproc.pipeline.cohort import run_slides
 from wsiproc.pipeline.settings import Settings
 from wsiproc.psm.corrections import tuning, windows
-from wsiproc.psm.corrections.tuning import STAGE, Lesson, TuneSettings, draw_lessons, tune
+from wsiproc.psm.corrections.tuning import STAGE, Lesson, TuneSettings, draw_lessons, training_steps, tune
 from wsiproc.psm.corrections.windows import find_corrected, known_in, read_windows
 from wsiproc.psm.labels.labelling import density
 from wsiproc.psm.teacher import Teacher, calibrated_classical
@@ -36,7 +36,7 @@ OD99 = 1.6
 @pytest.fixture(autouse=True, scope="module")
 def _small() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tuning, "TUNING_STEPS", 6)
+        patch.setattr(tuning, "training_steps", lambda _: 6)
         patch.setattr(tuning, "_BATCH", 2)
         patch.setattr(tuning, "_OTHERS", 1)
         patch.setattr(tuning, "_CROP_PX", 64)
@@ -147,9 +147,13 @@ def nuclear_share(model: str, output: Path) -> float:
     return float((logits[0] > 0).mean())
 
 
+def test_more_cells_are_learned_from_for_longer_within_limits() -> None:
+    assert [training_steps(cells) for cells in (1, 33, 100, 200, 10_000)] == [100, 100, 300, 600, 600]
+
+
 @pytest.fixture
 def longer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning, "TUNING_STEPS", 30)
+    monkeypatch.setattr(tuning, "training_steps", lambda _: 30)
     monkeypatch.setattr(tuning, "_CROP_PX", 128)
 
 

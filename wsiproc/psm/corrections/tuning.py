@@ -45,7 +45,7 @@ from wsiproc.psm.segmenter import computes_bfloat16, jitter, jitter_hints, mean_
 from wsiproc.psm.teacher import Teacher, whole_input
 from wsiproc.psm.work import finished_network, load_base, note_steps, open_work, read_curve, work_folder
 
-TUNING_STEPS = 100
+_STEPS_PER_CELL, _FEWEST_STEPS, _MOST_STEPS = 3, 100, 600
 _LR = 1.5e-3
 _CROP_PX, _BATCH, _OTHERS = 192, 8, 2
 _SCALES = 0.85, 1.18
@@ -104,7 +104,9 @@ def tune(settings: TuneSettings, on_progress: Callable[[str, int, int], None] = 
     require_outside_slides(settings.out)
     base = load_base(settings.base, settings.out, INPUT, {(DISTIL_MPP, FOLD)})
     corrected = find_corrected(settings.corrections)
-    recipe = _recipe(settings, base, corrected)
+    cells = sum(each.known_cells for each in corrected)
+    steps = training_steps(cells)
+    recipe = _recipe(settings, base, corrected, steps)
     config = _config(settings, base, recipe)
     check_replaceable(settings.out, config)
     work = open_work(work_folder(settings.out), recipe)
@@ -113,12 +115,11 @@ def tune(settings: TuneSettings, on_progress: Callable[[str, int, int], None] = 
     before = Teacher(finished_network(base), numbers)
     lessons = [_lesson(window, before, settings.device) for window in windows]
     trained = optimise(
-        before.net, partial(_loss, lessons, numbers, settings), TUNING_STEPS, _LR,
+        before.net, partial(_loss, lessons, numbers, settings), steps, _LR,
         warm_up=_WARM_UP, keep=_KEEP, frozen_statistics=True, device=settings.device,
         checkpoint=work / "tuned.pt", every=_CHECKPOINT_STEPS,
-        on_step=note_steps(STAGE, TUNING_STEPS, work, on_progress),
+        on_step=note_steps(STAGE, steps, work, on_progress),
     )  # fmt: skip
-    cells = sum(each.known_cells for each in corrected)
     net = before.net.cpu()
     net.load_state_dict(mean_weights(net, trained.cpu(), cells / (cells + _HALF_TRUSTED)))
     config = replace(config, int8_peaks=_activation_ranges(net, lessons, numbers))
@@ -130,7 +131,12 @@ def tune(settings: TuneSettings, on_progress: Callable[[str, int, int], None] = 
     return Tuned(written, cells, len(corrected))
 
 
-def _recipe(settings: TuneSettings, base: Distilled, corrected: Sequence[Corrected]) -> dict[str, Any]:
+def training_steps(cells: int) -> int:
+    """How long is trained on so many corrected cells: few are soon learned by heart."""
+    return min(max(_STEPS_PER_CELL * cells, _FEWEST_STEPS), _MOST_STEPS)
+
+
+def _recipe(settings: TuneSettings, base: Distilled, corrected: Sequence[Corrected], steps: int) -> dict[str, Any]:
     """Everything that determines the result, as plain values."""
     slides = [
         {"name": each.result.name, "cells": each.known_cells, "corrections": each.digest()[:12]} for each in corrected
@@ -138,7 +144,7 @@ def _recipe(settings: TuneSettings, base: Distilled, corrected: Sequence[Correct
     return {
         "corrected": slides,
         "base": {"name": base.name, "weights_sha256": base.weights_sha256},
-        "steps": TUNING_STEPS,
+        "steps": steps,
         "seed": settings.seed,
         "version": __version__,
     }
