@@ -268,6 +268,14 @@ def test_too_little_address_space_is_refused_before_libraries_end_the_process(
 
 
 @needs_shell_limits
+@pytest.mark.parametrize("command", ["run", "import"])
+def test_help_needs_no_libraries(command: str) -> None:
+    done = under("-v 800000", command, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Usage: " in done.stdout
+
+
+@needs_shell_limits
 def test_the_doctor_names_too_little_address_space_and_looks_no_further() -> None:
     done = under("-v 800000", "doctor", "--quick")
     assert done.returncode == 1

@@ -6,9 +6,10 @@ import gc
 import io
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from wsiproc._version import __version__
 from wsiproc.cli.arguments import INTERRUPTED, answer_in_json, exit_code
@@ -39,20 +40,43 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-app.command("run", epilog=RUN_EXAMPLES)(run_command)
-app.command("plan", epilog=PLAN_EXAMPLES)(plan_command)
-app.command("fit", epilog=FIT_EXAMPLES)(fit_command)
-app.command("benchmark", epilog=BENCHMARK_EXAMPLES)(benchmark_command)
-app.command("info", epilog=INFO_EXAMPLES)(info_command)
-app.command("check", epilog=CHECK_EXAMPLES)(check_command)
-app.command("evaluate", epilog=EVALUATE_EXAMPLES)(evaluate_command)
-app.command("synth", epilog=SYNTH_EXAMPLES)(synth_command)
-app.command("export", epilog=EXPORT_EXAMPLES)(export_command)
+
+class _Loads(TyperCommand):
+    """A command that loads libraries, some of which end the process where ``ulimit -v`` leaves too little."""
+
+    little = False
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command, once its arguments are read. Raises PlanError where there is too little address space."""
+        from wsiproc.executors import LITTLE, require_address_space
+
+        if self.little:
+            require_address_space(LITTLE)
+        else:
+            require_address_space()
+        return super().invoke(ctx)
+
+
+class _LoadsLittle(_Loads):
+    """A command that loads few of them."""
+
+    little = True
+
+
+app.command("run", cls=_Loads, epilog=RUN_EXAMPLES)(run_command)
+app.command("plan", cls=_Loads, epilog=PLAN_EXAMPLES)(plan_command)
+app.command("fit", cls=_Loads, epilog=FIT_EXAMPLES)(fit_command)
+app.command("benchmark", cls=_Loads, epilog=BENCHMARK_EXAMPLES)(benchmark_command)
+app.command("info", cls=_LoadsLittle, epilog=INFO_EXAMPLES)(info_command)
+app.command("check", cls=_Loads, epilog=CHECK_EXAMPLES)(check_command)
+app.command("evaluate", cls=_Loads, epilog=EVALUATE_EXAMPLES)(evaluate_command)
+app.command("synth", cls=_LoadsLittle, epilog=SYNTH_EXAMPLES)(synth_command)
+app.command("export", cls=_Loads, epilog=EXPORT_EXAMPLES)(export_command)
 app.command("profile", epilog=PROFILE_EXAMPLES)(profile_command)
-app.command("qupath", epilog=QUPATH_EXAMPLES)(qupath_command)
-app.command("import", epilog=IMPORT_EXAMPLES)(import_command)
-app.command("reclassify", epilog=RECLASSIFY_EXAMPLES)(reclassify_command)
-app.command("view", epilog=VIEW_EXAMPLES)(view_command)
+app.command("qupath", cls=_LoadsLittle, epilog=QUPATH_EXAMPLES)(qupath_command)
+app.command("import", cls=_LoadsLittle, epilog=IMPORT_EXAMPLES)(import_command)
+app.command("reclassify", cls=_Loads, epilog=RECLASSIFY_EXAMPLES)(reclassify_command)
+app.command("view", cls=_Loads, epilog=VIEW_EXAMPLES)(view_command)
 app.command("doctor", epilog=DOCTOR_EXAMPLES)(doctor_command)
 app.command("schema", epilog=SCHEMA_EXAMPLES)(schema_command)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,11 +14,12 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+from tests.io.slides.slide_writers import write_dicom_header
 from tests.psm.corrections.corrected_slide import REVIEWED, annotation, cells_of, correct, drawn, outline, run_slide
 from tests.psm.small_fit import stop_at
 from wsiproc.cli.main import app
 from wsiproc.core.geometry import Box
-from wsiproc.errors import ModelError, SettingsError
+from wsiproc.errors import ModelError, OutputError, SettingsError
 from wsiproc.models import load_model
 from wsiproc.models.builtin.distilled import Distilled
 from wsiproc.pipeline.cohort import run_slides
@@ -106,6 +108,22 @@ def test_a_run_accepts_it(tuned: Path, output: Path, tmp_path: Path) -> None:
         [Path(slide)], tmp_path, Settings(model=str(tuned), device="cpu", executor="loop", workers=1)
     )
     assert outcome.status == "done", outcome.error
+
+
+@pytest.mark.parametrize("place", [".", "deep/er/model"])
+def test_no_model_is_written_among_the_dicom_files_of_a_corrected_slide(
+    place: str, output: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(output, tmp_path / "out" / "drawn"))
+    case = tmp_path / "case"
+    for number in range(2):
+        write_dicom_header(case / f"{number}.dcm", "1.2")
+    record = json.loads((copy / "run.json").read_text())
+    record["slide"]["path"] = str(case)
+    (copy / "run.json").write_text(json.dumps(record))
+    with pytest.raises(OutputError, match=f"it lies in {case}, whose files are those of a slide"):
+        tune(TuneSettings((copy,), case / place))
+    assert sorted(path.name for path in case.rglob("*")) == ["0.dcm", "1.dcm"]
 
 
 def test_the_same_corrections_give_the_same_weights(tuned: Path, output: Path, tmp_path: Path) -> None:

@@ -43,6 +43,22 @@ class Shown:
         return orjson.loads(body)
 
 
+def _token(shown: Shown) -> str:
+    page = shown.get("")[2].decode()
+    return page.split('name="wsiproc-token" content="')[1].split('"')[0]
+
+
+def ask(shown: Shown, method: str, path: str, body: Any, **headers: str) -> tuple[int, Any]:
+    """Status and parsed answer of a request as the page makes it, but for ``headers``."""
+    sent = {"Content-Type": "application/json", "X-Wsiproc-Token": _token(shown)} | headers
+    request = urllib.request.Request(shown.address + path, orjson.dumps(body), sent, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, orjson.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
 def decoded(body: bytes) -> npt.NDArray[np.uint8]:
     """Pixels of a PNG or JPEG: (h, w, 3) RGB or (h, w, 4) RGBA."""
     read = cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_UNCHANGED)

@@ -12,13 +12,12 @@ from typing import Any
 
 import geopandas
 import numpy as np
-import orjson
 import pytest
 import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.results.viewer.serving import Shown
+from tests.results.viewer.serving import Shown, ask
 from wsiproc.errors import WsiprocError
 from wsiproc.io.geojson.write import find_geojson_problems
 from wsiproc.results.viewer.analysis import measure_area, parse_area
@@ -26,22 +25,6 @@ from wsiproc.results.viewer.shown import ShownSlide
 
 IHC = "api/slides/ihc"
 SQUARE = {"type": "Polygon", "coordinates": [[[400, 500], [1400, 500], [1400, 1500], [400, 1500], [400, 500]]]}
-
-
-def token(shown: Shown) -> str:
-    page = shown.get("")[2].decode()
-    return page.split('name="wsiproc-token" content="')[1].split('"')[0]
-
-
-def ask(shown: Shown, method: str, path: str, body: Any, **headers: str) -> tuple[int, Any]:
-    """Status and parsed answer of a request as the page makes it, but for ``headers``."""
-    sent = {"Content-Type": "application/json", "X-Wsiproc-Token": token(shown)} | headers
-    request = urllib.request.Request(shown.address + path, orjson.dumps(body), sent, method=method)
-    try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return answer.status, orjson.loads(answer.read())
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
 
 
 # --- areas ---

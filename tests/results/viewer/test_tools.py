@@ -226,6 +226,8 @@ def test_no_serious_fault_of_accessibility(browser: Any, writing: Shown, width: 
     show(page, writing, f"#slide=ihc&measure=area_um2&paint=1&cuts=0.1,0.2,0.3&cell=7&gallery=0&{square}")
     until(page, "document.querySelectorAll('#crops button').length === 24 && !document.querySelector('#cell').hidden")
     page.evaluate("for (const one of document.querySelectorAll('#panel > details')) one.open = true")
+    page.click("[aria-label='Reviewed: Hot']")
+    until(page, "document.querySelector('#corrected').textContent.startsWith('1 area')")
     page.evaluate("document.querySelector('#toast').hidden = true")
     found = axe.run(page).response["violations"]
     assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -24,9 +24,6 @@ def evaluate_command(
     as_json: AsJson = False,
 ) -> None:
     """Score cells against the ground truth: Dice, AJI, PQ, detection F1; one row per image, and their mean."""
-    from wsiproc.executors import require_address_space
-
-    require_address_space()
     from rich.console import Console
 
     from wsiproc.evaluate.compare import evaluate_paths, score_table, write_scores

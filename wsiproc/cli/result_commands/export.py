@@ -59,9 +59,6 @@ def export_command(
     regions.geojson, pieces of tissue with their cells counted · annotation-store: cells.db for TIAViz (needs
     wsiproc\[tiatoolbox]) · classes: one GeoJSON of cells per class. An interrupted ome-zarr is resumed.
     """
-    from wsiproc.executors import require_address_space
-
-    require_address_space()
     from wsiproc.cli.console import tile_progress
     from wsiproc.results.export import export as formats
     from wsiproc.results.result import open_result

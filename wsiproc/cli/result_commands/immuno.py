@@ -75,9 +75,6 @@ def reclassify_command(
     The result is what `run` with the same options would have given. Interrupted? Run the same command to resume. Exit
     code 0: all slides have their new classes; 1: some failed, and are listed.
     """
-    from wsiproc.executors import require_address_space
-
-    require_address_space()
     from wsiproc.pipeline.reclassify import reclassify as change
     from wsiproc.pipeline.reclassify import update_cohort
 

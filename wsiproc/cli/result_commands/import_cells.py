@@ -51,9 +51,6 @@ def import_command(
     Changed classes, changed outlines (measured again in the maps), cells added or deleted, areas to exclude; the
     changes are counted, and reported in corrections.json.
     """
-    from wsiproc.executors import LITTLE, require_address_space
-
-    require_address_space(LITTLE)
     from wsiproc.errors import SettingsError
     from wsiproc.results.folder import find_outputs
     from wsiproc.results.qupath.import_corrections import FACTS, TABLE, import_corrections

@@ -42,9 +42,6 @@ def qupath_command(
 
     They are written to the folder qupath of each slide; docs/qupath.md describes every step.
     """
-    from wsiproc.executors import LITTLE, require_address_space
-
-    require_address_space(LITTLE)
     from wsiproc.results.qupath.split import Wanted, split_cells
 
     wanted = Wanted(cells_per_file, tiles, simplify, min_area)

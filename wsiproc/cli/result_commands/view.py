@@ -44,9 +44,6 @@ def view_command(
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open the page in a browser.")] = False,
 ) -> None:
     """Show finished slides in the browser, until Ctrl-C: cells, maps, density and tissue over the slide."""
-    from wsiproc.executors import require_address_space
-
-    require_address_space()
     import errno
     import webbrowser
     from contextlib import suppress

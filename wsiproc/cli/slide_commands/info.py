@@ -11,9 +11,6 @@ INFO_EXAMPLES = "Examples:  wsiproc info slide.svs   ·   wsiproc info slides/ -
 
 def info_command(slides: Slides, mpp: Mpp = None, reader: ReaderName = None, as_json: AsJson = False) -> None:
     """Print metadata of slides: format, size, resolution, levels; and why `run` would refuse them."""
-    from wsiproc.executors import LITTLE, require_address_space
-
-    require_address_space(LITTLE)
     from wsiproc.cli.console import print_slide
     from wsiproc.io.slides.open import describe_file
 

@@ -129,12 +129,7 @@ Force = Annotated[
 
 
 def chosen_settings(config: Path | None, **given: Any) -> Settings:
-    """Settings from a file, overridden by the options that were given. Raises PlanError where libraries that commands
-    with settings need cannot be loaded.
-    """
-    from wsiproc.executors import require_address_space
-
-    require_address_space()  # before the first of them is
+    """Settings from a file, overridden by the options that were given."""
     from wsiproc.pipeline.settings import Settings, load_settings
 
     values = load_settings(config) if config else {}

@@ -29,9 +29,6 @@ def synth_command(
     labels: Annotated[bool, typer.Option("--labels", help="Write the label image of the ground truth too.")] = False,
 ) -> None:
     """Write a synthetic slide whose nuclei are known, as a pyramidal TIFF that OpenSlide opens."""
-    from wsiproc.executors import LITTLE, require_address_space
-
-    require_address_space(LITTLE)
     from wsiproc.cli.console import tile_progress
     from wsiproc.synthetic import write_synthetic_slide
 

@@ -90,12 +90,13 @@ def as_geojson(shape: Any) -> Any:
 
 def write_areas(path: Path, areas: Iterable[Area]) -> None:
     """Write a GeoJSON file of annotations, one area per line."""
-    lines = [orjson.dumps(_feature(area)) for area in areas]
+    lines = [orjson.dumps(area_feature(area)) for area in areas]
     with atomic_file(path) as temporary:
         temporary.write_bytes(b'{"type":"FeatureCollection","features":[\n' + b",\n".join(lines) + b"\n]}\n")
 
 
-def _feature(area: Area) -> dict[str, Any]:
+def area_feature(area: Area) -> dict[str, Any]:
+    """The GeoJSON of an annotation."""
     # QuPath 0.6 and later snap to this grid and reject what is invalid there; the result is valid on it.
     shape = shapely.set_precision(area.shape, 10.0**-SNAP_DECIMALS)
     return {

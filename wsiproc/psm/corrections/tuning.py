@@ -101,9 +101,9 @@ def tune(settings: TuneSettings, on_progress: Callable[[str, int, int], None] = 
     output folder that contains something else.
     """
     settings = replace(settings, out=Path(os.path.abspath(settings.out)))
-    require_outside_slides(settings.out)
-    base = load_base(settings.base, settings.out, INPUT, {(DISTIL_MPP, FOLD)})
     corrected = find_corrected(settings.corrections)
+    require_outside_slides(settings.out, [Path(each.result.record.slide.path) for each in corrected])
+    base = load_base(settings.base, settings.out, INPUT, {(DISTIL_MPP, FOLD)})
     cells = sum(each.known_cells for each in corrected)
     steps = training_steps(cells)
     recipe = _recipe(settings, base, corrected, steps)

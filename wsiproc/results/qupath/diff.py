@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,7 +20,8 @@ from wsiproc.io.geojson.write import cell_uuids
 _SAME_PX = 0.1
 _CELLS = {"detection", "cell"}
 _EXCLUDES = {"exclude", "ignore"}
-_REVIEWED = "reviewed"
+REVIEWED, EXCLUDED = "reviewed", "excluded"
+"""What is said of areas: every cell in it was checked, or cells in it are left out."""
 RIGHT, WRONG = "right", "wrong"
 """Names of cells, and of areas over cells, that were marked in the page of `wsiproc view`."""
 _NAMED = 20  # problems reported in full
@@ -79,7 +80,7 @@ class Changes:
             self.problems.append(problem)
 
 
-def diff_cells(table: Table, fingerprint: str, batches: Iterable[Objects], exclude: Iterable[str] = ()) -> Changes:
+def diff_cells(table: Table, fingerprint: str, batches: Iterable[Objects], exclude: Sequence[str] = ()) -> Changes:
     """Compare the objects of a file with the cells of the slide with that fingerprint.
 
     Annotations whose name or class is exclude or ignore, or is in ``exclude``, become ``areas``, and those whose name
@@ -89,7 +90,6 @@ def diff_cells(table: Table, fingerprint: str, batches: Iterable[Objects], exclu
     nothing = np.zeros(len(table.ids), np.bool_)
     names = dict[str, RGB | None](table.classes)
     changes = Changes(nothing, table.cells.classes.astype(np.int64), nothing.copy(), names)
-    wanted = _EXCLUDES | {_plain(name) for name in exclude}
     index = _Index(cell_uuids(fingerprint, table.ids))
     for batch in batches:
         is_cell = np.array([kind in _CELLS for kind in batch.kinds], np.bool_)
@@ -99,8 +99,16 @@ def diff_cells(table: Table, fingerprint: str, batches: Iterable[Objects], exclu
         for place in np.flatnonzero(is_cell & (rows < 0)):
             _take_new(table, changes, batch, int(place))
         for place in np.flatnonzero(~is_cell):
-            _take_area(changes, batch, int(place), wanted)
+            _take_area(changes, batch, int(place), exclude)
     return changes
+
+
+def area_use(name: str, kind: str, exclude: Iterable[str] = ()) -> str | None:
+    """What an annotation of that name and class says: ``EXCLUDED``, ``WRONG`` or ``REVIEWED``, or None for nothing."""
+    called = {_plain(name), _plain(kind)}
+    if called & (_EXCLUDES | {_plain(each) for each in exclude}):
+        return WRONG if WRONG in called else EXCLUDED
+    return REVIEWED if REVIEWED in called else None
 
 
 class _Index:
@@ -212,17 +220,17 @@ def _take_new(table: Table, changes: Changes, batch: Objects, place: int) -> Non
         changes.skip(f"object {batch.first + place}: a new cell {reason}")
 
 
-def _take_area(changes: Changes, batch: Objects, place: int, wanted: set[str]) -> None:
+def _take_area(changes: Changes, batch: Objects, place: int, exclude: Sequence[str]) -> None:
     """An annotation: an area in which cells are left out, or were all checked, or nothing to us."""
     kind, polygon = batch.kinds[place], batch.polygons[place]
-    called = {_plain(batch.names[place]), _plain(batch.classes[place])}
-    if kind != "annotation" or not called & (wanted | {_REVIEWED}):
+    use = area_use(batch.names[place], batch.classes[place], exclude)
+    if kind != "annotation" or use is None:
         changes.ignored[kind] += 1
         return
-    use = "to exclude" if called & wanted else "that was reviewed"
     if not isinstance(polygon, shapely.Polygon | shapely.MultiPolygon) or polygon.is_empty:
-        changes.skip(f"object {batch.first + place}: the area {use} is not a polygon")
+        said = "that was reviewed" if use == REVIEWED else "to exclude"
+        changes.skip(f"object {batch.first + place}: the area {said} is not a polygon")
         return
     changes.repaired += not polygon.is_valid
-    taken = changes.reviewed if not called & wanted else changes.wrong if WRONG in called else changes.areas
+    taken = {REVIEWED: changes.reviewed, EXCLUDED: changes.areas, WRONG: changes.wrong}[use]
     taken.append(polygon if polygon.is_valid else shapely.make_valid(polygon))

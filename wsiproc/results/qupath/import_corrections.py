@@ -30,7 +30,7 @@ from wsiproc.io.cells.parquet import CORRECTED, CellReader, CorrectedWriter
 from wsiproc.io.geojson.areas import as_geojson
 from wsiproc.io.geojson.outlines import Outlines
 from wsiproc.io.geojson.read import read_objects
-from wsiproc.results.qupath.diff import Changes, Table, diff_cells
+from wsiproc.results.qupath.diff import EXCLUDED, REVIEWED, Changes, Table, diff_cells
 from wsiproc.results.qupath.remeasure import MOST_PX, Maps, cells_in
 from wsiproc.results.qupath.split import FOLDER, INDEX
 from wsiproc.results.record import RunRecord
@@ -341,7 +341,7 @@ def _facts(
     path: Path, run: RunRecord, told: Corrections, changes: Changes, exclude: list[str], missing: Missing | None
 ) -> dict[str, Any]:
     """What ``corrections.json`` says; the areas are GeoJSON geometries in level-0 px."""
-    areas = {"reviewed": changes.reviewed, "excluded": changes.areas}
+    areas = {REVIEWED: changes.reviewed, EXCLUDED: changes.areas}
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {

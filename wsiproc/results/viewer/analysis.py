@@ -131,8 +131,10 @@ def parse_area(geometry: Any, shown: ShownSlide) -> Any:
         corners = shapely.get_coordinates(shape)
     except (TypeError, ValueError, shapely.errors.ShapelyError) as error:
         raise SettingsError(f"not the GeoJSON of an area: {error}") from error
-    if not isinstance(shape, shapely.Polygon | shapely.MultiPolygon) or len(corners) > _MOST_CORNERS:
-        raise SettingsError(f"an area is a polygon of at most {_MOST_CORNERS:,} corners, not a {shape.geom_type}")
+    if not isinstance(shape, shapely.Polygon | shapely.MultiPolygon):
+        raise SettingsError("an area is a polygon, or several")
+    if len(corners) > _MOST_CORNERS:
+        raise SettingsError(f"the area has {len(corners):,} corners, more than the {_MOST_CORNERS:,} that are kept")
     if not (np.abs(corners) < _FAR_PX).all():
         raise SettingsError("an area has coordinates in px of the slide")
     h, w = shown.run.slide.shape

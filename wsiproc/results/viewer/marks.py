@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -16,19 +16,23 @@ import shapely
 from wsiproc.core.palette import class_colour
 from wsiproc.errors import OutputError, SettingsError
 from wsiproc.io.atomic import atomic_file
-from wsiproc.io.geojson.areas import Area, as_geojson, write_areas
+from wsiproc.io.geojson.areas import Area, area_feature, as_geojson, write_areas
 from wsiproc.io.geojson.outlines import Outlines
 from wsiproc.io.geojson.read import read_objects
 from wsiproc.io.geojson.write import CELL_ID, cell_uuids, iter_features, measurement_label
-from wsiproc.results.qupath.diff import RIGHT, WRONG
+from wsiproc.results.qupath.diff import EXCLUDED, REVIEWED, RIGHT, WRONG, area_use
 from wsiproc.results.viewer.analysis import MeasuredArea, measure_area, parse_area
 from wsiproc.results.viewer.shown import ShownSlide
 
 AREAS, CORRECTIONS = "areas.geojson", "corrections.geojson"
 CLASS = "class"
 _MOST_AREAS, _MOST_NAME = 500, 80
-_AREA_COLOUR = (0, 114, 178)
 _IGNORED = {"name": "Ignore*", "color": [180, 180, 180]}  # QuPath's own class for what is left out
+_AREA_CLASSES = {
+    None: ("Area", (0, 114, 178)),
+    REVIEWED: (REVIEWED, (0, 158, 115)),
+    EXCLUDED: ("Ignore*", (180, 180, 180)),
+}
 
 
 class ConflictError(OutputError):
@@ -45,77 +49,127 @@ class Marks:
     # --- areas ---
 
     def areas(self) -> dict[str, Any]:
-        """The areas in the file, whoever drew them, and what distinguishes this state of the file from another."""
-        if not self._areas.exists():
-            return {"areas": [], "state": ""}
-        found = []
-        for batch in read_objects(self._areas):
+        """The areas in both files, whoever drew them, and what distinguishes this state of them from another.
+
+        ``use`` of each: REVIEWED or EXCLUDED, as the corrections of the run that is shown have it, else None.
+        """
+        marked = self._marked()
+        found = [{"name": name, "geometry": as_geojson(shape), "use": None} for name, shape in self._unmarked()]
+        found += [{"name": _name(each), "geometry": each["geometry"], "use": _use(each)} for each in marked]
+        return {"areas": found, "state": self._state(marked) if found else ""}
+
+    def save_areas(self, areas: Sequence[Mapping[str, Any]], state: str) -> dict[str, Any]:
+        """Write all areas with what is in them, those with a ``use`` among the corrections, the others apart.
+
+        Refuses where the areas are not in the ``state`` that the page read.
+        """
+        if len(areas) > _MOST_AREAS:
+            raise SettingsError(f"{len(areas)} areas are more than the {_MOST_AREAS} that are kept")
+        if not all(isinstance(area, Mapping) for area in areas):
+            raise SettingsError("an area has a name, a geometry and a use")
+        kept = [(area.get("use"), self._area(area)) for area in areas]
+        unmarked = [area for use, area in kept if use is None]
+        marked = [area_feature(area) for use, area in kept if use is not None]
+        with self._writing:
+            if state != self.areas()["state"]:
+                raise ConflictError(f"{self._areas} was changed by something else meanwhile: load the page again")
+            # An area that goes from one file to the other is first written where it goes, so that none is ever lost.
+            gained = len(marked) > len(self._marked())
+            if gained:
+                self._write_marked(marked)
+            if unmarked:
+                write_areas(self._areas, unmarked)
+            else:
+                self._areas.unlink(missing_ok=True)
+            if not gained:
+                self._write_marked(marked)
+            return self.areas()
+
+    def _unmarked(self) -> Iterator[tuple[str, Any]]:
+        """Name and shape of the areas of which nothing is said."""
+        for batch in read_objects(self._areas) if self._areas.exists() else ():
             for name, kind, shape in zip(batch.names, batch.kinds, batch.polygons, strict=True):
                 if kind != "annotation" or not isinstance(shape, shapely.Polygon | shapely.MultiPolygon):
                     raise OutputError(
                         f"{self._areas}: contains an object of type {kind} that is not an area, which would be lost if "
                         "the areas were written again; give the file another name"
                     )
-                found.append({"name": name, "geometry": as_geojson(shape)})
-        return {"areas": found, "state": _digest(self._areas)}
+                yield name, shape
 
-    def save_areas(self, areas: Sequence[Mapping[str, Any]], state: str) -> dict[str, Any]:
-        """Write all areas with what is in them; refuses where the file is not in the ``state`` that the page read."""
-        if len(areas) > _MOST_AREAS:
-            raise SettingsError(f"{len(areas)} areas are more than the {_MOST_AREAS} that are kept")
-        shapes = [
-            (str(area.get("name", ""))[:_MOST_NAME], parse_area(area.get("geometry"), self._shown)) for area in areas
-        ]
-        written = [
-            Area(shape, name, "Area", _AREA_COLOUR, _as_measurements(measure_area(self._shown, shape)))
-            for name, shape in shapes
-        ]
-        with self._writing:
-            if state != self.areas()["state"]:
-                raise ConflictError(f"{self._areas} was changed by something else meanwhile: load the page again")
-            if written:
-                write_areas(self._areas, written)
-            else:
-                self._areas.unlink(missing_ok=True)
-            return self.areas()
+    def _marked(self) -> list[dict[str, Any]]:
+        """The features of areas among the corrections; what was said of cells of another run says nothing here."""
+        return [each for each in self._features() if _number(each) is None] if self._are_of_this_run() else []
+
+    def _write_marked(self, marked: Sequence[Mapping[str, Any]]) -> None:
+        if marked or self._marked():
+            self._write([*marked, *(each for each in self._features() if _number(each) is not None)])
+
+    def _area(self, sent: Mapping[str, Any]) -> Area:
+        """An area as the page sends it, with what is in it."""
+        use = sent.get("use")
+        if use not in (None, REVIEWED, EXCLUDED):
+            raise SettingsError(f"an area is {REVIEWED}, {EXCLUDED} or neither, not {use}")
+        name, shape = str(sent.get("name", ""))[:_MOST_NAME], parse_area(sent.get("geometry"), self._shown)
+        kind, colour = _AREA_CLASSES[use]
+        if use is not None and area_use(name, kind) != use:
+            raise SettingsError(f"the name {name} would say something else of an area that is {use}: give it another")
+        return Area(shape, name, kind, colour, _as_measurements(measure_area(self._shown, shape)))
+
+    def _state(self, marked: Sequence[Mapping[str, Any]]) -> str:
+        unmarked = self._areas.read_bytes() if self._areas.exists() else b""
+        return hashlib.sha256(unmarked + orjson.dumps(marked)).hexdigest()
 
     # --- corrections ---
 
     def corrections(self) -> dict[str, Any]:
-        """What was said of cells: id → verdict, class and place; and the command that brings it into the results."""
+        """What was said of cells: id → verdict, class and place; how many areas are marked; and the command that brings
+        all of it into the results.
+        """
         file, folder = _quoted(self._corrections), _quoted(self._shown.folder)
+        numbered = [(_number(feature), feature) for feature in self._features()]
+        cells = {str(number): _told(feature) for number, feature in numbered if number is not None}
         return {
-            "cells": {str(number): _told(feature) for number, feature in self._features().items()},
+            "cells": cells,
+            "areas": len(numbered) - len(cells),
             "command": f"wsiproc import {file} {folder} --missing keep",
         }
 
     def correct(self, number: int, verdict: str | None, kind: str | None) -> dict[str, Any]:
         """Say of a cell that it is right, wrong (no cell), or of another class; None takes back what was said."""
         with self._writing:
-            features = self._features()
-            features.pop(number, None)
+            features = [each for each in self._features() if _number(each) != number]
             if verdict is not None:
-                features[number] = self._feature(number, verdict, kind)
-            if features:
-                self._write([features[key] for key in sorted(features)])
-            else:
-                self._corrections.unlink(missing_ok=True)
+                features.append(self._feature(number, verdict, kind))
+            self._write(sorted(features, key=lambda each: _number(each) or 0))
         return self.corrections()
 
-    def _features(self) -> dict[int, dict[str, Any]]:
-        """The features of the file by the ids of their cells."""
+    def _are_of_this_run(self) -> bool:
+        """Whether there are corrections, and of the cells that are shown."""
         if not self._corrections.exists():
-            return {}
-        document = orjson.loads(self._corrections.read_bytes())
+            return False
+        try:
+            document = orjson.loads(self._corrections.read_bytes())
+        except orjson.JSONDecodeError:
+            return False
         made_for = document.get("wsiproc", {}).get("run") if isinstance(document, dict) else None
-        if made_for != self._shown.run.key:
-            raise OutputError(
+        return bool(made_for == self._shown.run.key)
+
+    def _features(self) -> list[dict[str, Any]]:
+        """The features of the file, of areas and of cells."""
+        if not self._corrections.exists():
+            return []
+        if not self._are_of_this_run():
+            raise ConflictError(
                 f"{self._corrections}: not of the cells that are here now (they were found again since, or another "
                 "program wrote it); give it another name or delete it, and corrections begin anew"
             )
-        return {_number(feature): feature for feature in iter_features(self._corrections)}
+        return list(iter_features(self._corrections))
 
     def _write(self, features: Sequence[Mapping[str, Any]]) -> None:
+        """Write the file anew, or remove it if there is nothing to say."""
+        if not features:
+            self._corrections.unlink(missing_ok=True)
+            return
         head = orjson.dumps({"run": self._shown.run.key})
         lines = b",\n".join(orjson.dumps(feature) for feature in features)
         with atomic_file(self._corrections) as temporary:
@@ -170,13 +224,18 @@ class Marks:
         }
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _number(feature: Mapping[str, Any]) -> int | None:
+    """Id of the cell that a feature is about; None if it is an area."""
+    number = feature["properties"].get("measurements", {}).get(CELL_ID)
+    return None if number is None else int(number)
 
 
-def _number(feature: Mapping[str, Any]) -> int:
-    """Id of the cell that a feature is about."""
-    return int(feature["properties"]["measurements"][CELL_ID])
+def _name(feature: Mapping[str, Any]) -> str:
+    return str(feature["properties"]["name"])
+
+
+def _use(feature: Mapping[str, Any]) -> str | None:
+    return area_use(_name(feature), feature["properties"]["classification"]["name"])
 
 
 def _told(feature: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,12 +1,19 @@
 // Areas: drawn or taken, with what lies in them; kept next to the results, or in the address where nothing may be written.
 
 import { $, api, brief, button, complain, download, element, get, mayWrite, number, send, title, toast } from "../dom.js";
+import { countAreas } from "./cells.js";
 import { goTo, stage } from "../image/frames.js";
 import { draw, outline, path } from "../image/overlay.js";
 import { onCuts } from "./positivity.js";
 import { keptInAddress, state, writeAddress } from "../state.js";
 
-let areas = []; // { name, geometry, told, suggested? }
+// What can be said of an area, so that `wsiproc import` takes it.
+const USES = {
+  reviewed: { glyph: "✓", text: "Reviewed", means: "Every cell in it was checked: a model can learn from all of it" },
+  excluded: { glyph: "⊘", text: "Excluded", means: "Cells in it are left out, and teach nothing" },
+};
+
+let areas = []; // { name, geometry, use, told, suggested? }
 let suggested = null; // areas that need no drawing; found when they are first wanted
 let fileState = "";
 
@@ -49,27 +56,37 @@ const goToArea = (area) => {
   goTo((x0 + x1) / 2, (y0 + y1) / 2, um || 0.25);
 };
 
+const withGlyph = (area) => (area.use ? `${USES[area.use].glyph} ${area.name}` : area.name);
+
+const uses = (area) => {
+  if (!mayWrite) return area.use ? [element("p", { className: "soft" }, `${USES[area.use].glyph} ${USES[area.use].text}`)] : [];
+  const marks = Object.entries(USES).map(([use, { glyph, text, means }]) =>
+    button(`${glyph} ${text}`, means, () => setUse(area, area.use === use ? null : use), { ariaLabel: `${text}: ${area.name}`, ariaPressed: String(area.use === use) }));
+  return [element("div", { className: "verdicts" }, ...marks)];
+};
+
 const listed = (area) => {
-  const name = element("input", { type: "text", value: area.name, ariaLabel: "Name of the area", maxLength: 80, onchange: () => {
-    area.name = name.value;
-    changed();
-  } });
+  const name = element("input", { type: "text", value: area.name, ariaLabel: "Name of the area", maxLength: 80, onchange: () => change(area, { name: name.value }) });
   const medians = element("details", {}, element("summary", {}, "Medians"), table(Object.entries(area.told?.medians ?? {}).map(([key, value]) => [title(key), brief(value)])));
   const shown = area.told ? [table(rows(area.told)), medians] : [];
-  return element("li", {}, element("div", { className: "row" }, name, button("◎", `Show ${area.name}`, () => goToArea(area)), button("×", `Delete ${area.name}`, () => remove(area))), ...shown);
+  return element("li", { className: area.use ?? "" }, element("div", { className: "row" }, name, button("◎", `Show ${area.name}`, () => goToArea(area)), button("×", `Delete ${area.name}`, () => remove(area))), ...uses(area), ...shown);
 };
 
 const drawAreas = () => {
   const labels = areas.map((area) => {
     const { x0, x1, y0 } = bounds(area.geometry);
     const density = area.told ? ` · ${number(area.told.cells)} cells` : "";
-    return { x: (x0 + x1) / 2, y: y0, text: `${area.name}${density}`, kind: "label area-name" };
+    return { x: (x0 + x1) / 2, y: y0, text: `${withGlyph(area)}${area.use ? ` · ${area.use}` : ""}${density}`, kind: `label area-name ${area.use ?? ""}` };
   });
-  draw("areas", areas.flatMap((area) => [path("area halo", outline(area.geometry)), path("area", outline(area.geometry))]), labels);
+  draw("areas", areas.flatMap((area) => [path("area halo", outline(area.geometry)), path(`area ${area.use ?? ""}`, outline(area.geometry))]), labels);
 };
 
+// The list is made anew; who is in it with the keyboard stays where they were.
 const list = () => {
+  const pressable = () => [...$("areas").querySelectorAll("input, button, summary")];
+  const focused = pressable().indexOf(document.activeElement);
   $("areas").replaceChildren(...areas.map(listed));
+  pressable()[focused]?.focus();
   $("areas-csv").disabled = !areas.length;
   const taken = new Set(areas.map((area) => area.suggested));
   const left = (suggested ?? []).filter((area) => !taken.has(area.name));
@@ -82,15 +99,33 @@ const list = () => {
 
 const save = async () => {
   if (!mayWrite) return;
-  const told = await send("PUT", api(state.facts.name, "/areas"), { state: fileState, areas: areas.map(({ name, geometry }) => ({ name, geometry })) });
+  const told = await send("PUT", api(state.facts.name, "/areas"), { state: fileState, areas: areas.map(({ name, geometry, use }) => ({ name, geometry, use })) });
   fileState = told.state;
+  countAreas(told.areas.filter(({ use }) => use).length);
 };
 
 let saving = Promise.resolve();
-const changed = () => {
+const changed = (undo = () => {}) => {
   list();
   writeAddress();
-  saving = saving.then(save).catch(complain);
+  saving = saving.then(save).catch((error) => {
+    undo();
+    list();
+    complain(error);
+  });
+  return saving;
+};
+
+// What the server refuses is taken back.
+const change = (area, values) => {
+  const before = { name: area.name, use: area.use };
+  Object.assign(area, values);
+  return changed(() => Object.assign(area, before));
+};
+
+const setUse = async (area, use) => {
+  await change(area, { use });
+  if (area.use === use) toast(use ? `${area.name} is ${use}` : `${area.name}: mark taken back`);
 };
 
 const remove = (area) => {
@@ -106,7 +141,7 @@ const freeName = () => {
 };
 
 export const addArea = async (geometry, name = freeName(), from = undefined) => {
-  const area = { name, geometry, suggested: from };
+  const area = { name, geometry, use: null, suggested: from };
   try {
     await measured([area]);
   } catch (error) {
@@ -152,7 +187,7 @@ export const startAreas = () => {
     const area = suggested.find((other) => other.name === $("take").value);
     if (area) addArea(area.geometry, area.name, area.name);
   };
-  $("areas-kept").textContent = mayWrite ? "Kept in areas.geojson next to the results." : "Kept in the address only; start wsiproc view with --write to keep them next to the results.";
+  $("areas-kept").textContent = mayWrite ? "Kept in areas.geojson next to the results; reviewed and excluded ones in corrections.geojson." : "Kept in the address only; start wsiproc view with --write to keep them next to the results.";
   onCuts(async () => {
     try {
       await measured(areas);
@@ -173,7 +208,7 @@ const read = (text) => {
   }
   const [name, ...rings] = text.split(";");
   const coordinates = rings.map((ring) => ring.split(",").map(Number)).map((flat) => Array.from({ length: flat.length >> 1 }, (_, index) => flat.slice(2 * index, 2 * index + 2)));
-  return { name, geometry: { type: "Polygon", coordinates } };
+  return { name, geometry: { type: "Polygon", coordinates }, use: null };
 };
 
 export const openAreas = async (address) => {

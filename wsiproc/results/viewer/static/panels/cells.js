@@ -10,7 +10,8 @@ const CLOSE_UM = 0.3; // µm a pixel at which one cell after the other is looked
 const GLYPHS = { right: "✓", wrong: "✕", class: "↻" };
 
 let walking = null; // { rank, of } of the chosen cell in the order
-let corrections = { cells: {}, command: "" };
+const NOTHING = { cells: {}, areas: 0, command: "" };
+let corrections = NOTHING;
 let first = 0; // rank of the first cell in the gallery
 
 // --- the chosen cell ---
@@ -181,8 +182,9 @@ export const toggleGallery = () => ($("gallery").hidden ? showGallery() : hideGa
 const drawMarks = () => {
   const told = Object.values(corrections.cells);
   draw("marks", [], told.map(({ verdict, at }) => ({ x: at[0], y: at[1], text: GLYPHS[verdict], kind: `mark ${verdict}` })));
-  $("corrections").hidden = !told.length;
-  $("corrected").textContent = `${number(told.length)} ${told.length === 1 ? "cell" : "cells"} marked`;
+  const counts = [[told.length, "cell"], [corrections.areas, "area"]].filter(([count]) => count);
+  $("corrections").hidden = !counts.length;
+  $("corrected").textContent = `${counts.map(([count, what]) => `${number(count)} ${what}${count === 1 ? "" : "s"}`).join(" and ")} marked. Import them with:`;
   $("import-text").textContent = corrections.command;
 };
 
@@ -204,8 +206,13 @@ export const mark = (verdict) => {
   else correct(state.picked, verdictOf(state.picked) === verdict ? null : verdict);
 };
 
+export const countAreas = (areas) => {
+  corrections = { ...corrections, areas };
+  drawMarks();
+};
+
 const loadCorrections = async () => {
-  corrections = { cells: {}, command: "" };
+  corrections = NOTHING;
   try {
     corrections = await get(api(state.facts.name, "/corrections"));
   } catch (error) {
