@@ -166,7 +166,7 @@ def nuclear_share(model: str, output: Path) -> float:
 
 
 def test_more_cells_are_learned_from_for_longer_within_limits() -> None:
-    assert [training_steps(cells) for cells in (1, 33, 100, 200, 10_000)] == [100, 100, 300, 600, 600]
+    assert [training_steps(cells) for cells in (1, 66, 100, 200, 10_000)] == [200, 200, 300, 600, 600]
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ from wsiproc.psm.segmenter import computes_bfloat16, jitter, jitter_hints, mean_
 from wsiproc.psm.teacher import Teacher, whole_input
 from wsiproc.psm.work import finished_network, load_base, note_steps, open_work, read_curve, work_folder
 
-_STEPS_PER_CELL, _FEWEST_STEPS, _MOST_STEPS = 3, 100, 600
+_STEPS_PER_CELL, _FEWEST_STEPS, _MOST_STEPS = 3, 200, 600
 _LR = 1.5e-3
 _CROP_PX, _BATCH, _OTHERS = 192, 8, 2
 _SCALES = 0.85, 1.18
@@ -55,7 +55,7 @@ _REVIEWED_SHARE = 0.85
 others, and most were right; a few deleted cells would outweigh them."""
 _INTERIOR_WEIGHT = 0.5
 _WARM_UP, _KEEP, _CHECKPOINT_STEPS = 10, 0.97, 10
-_HALF_TRUSTED = 100
+_HALF_TRUSTED = 35
 """Corrected cells with which the trained weights and those before count alike; with fewer, those before count more."""
 _THRESHOLD, _LEAST_SCORE = 0.4, 0.1
 _RANGE_WINDOWS = 8
