@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 from tests.results.viewer.serving import Shown
@@ -54,3 +55,13 @@ def on_screen(page: Any, x: float, y: float) -> tuple[float, float]:
         f"([{x} / 3100, {y} / 3100])"
     )
     return point[0], point[1]
+
+
+def saved(page: Any, press: str) -> bytes:
+    """The file that a key or a button makes the browser save."""
+    with page.expect_download() as download:
+        if len(press) == 1:
+            page.keyboard.press(press)
+        else:
+            page.click(press)
+    return Path(download.value.path()).read_bytes()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import shlex
@@ -15,7 +17,7 @@ import numpy as np
 import pytest
 import shapely
 
-from tests.results.viewer.browsing import on_screen, show, until
+from tests.results.viewer.browsing import on_screen, saved, show, until
 from tests.results.viewer.serving import Shown, ask, viewing
 from wsiproc.array.nuclei.rasterise import rasterise
 from wsiproc.core.geometry import Box
@@ -62,14 +64,14 @@ def drag(page: Any, x0: float, y0: float, x1: float, y1: float) -> None:
     page.keyboard.press("h")
 
 
-def press_and_wait(page: Any, what: str) -> None:
-    """Press a button of an area with the keyboard, which stays on it, and wait until it is another."""
+def press_and_wait(page: Any, what: str, marked: str) -> None:
+    """Press a button of an area with the keyboard, which stays on it; wait until so many marked areas are saved."""
     button = f"document.querySelector(\"[aria-label='{what}']\")"
     before = page.evaluate(f"{button}.ariaPressed")
     page.focus(f"[aria-label='{what}']")
     page.keyboard.press("Space")
     until(page, f"{button}.ariaPressed !== '{before}' && document.activeElement === {button}")
-    until(page, "!document.querySelector('#toast').hidden")
+    until(page, f"document.querySelector('#corrected').textContent.startsWith('{marked} marked')")
 
 
 def test_a_reviewed_area_goes_the_whole_way_from_the_page_to_the_fit(
@@ -79,11 +81,10 @@ def test_a_reviewed_area_goes_the_whole_way_from_the_page_to_the_fit(
     for number, corners in enumerate(((900, 800, 1500, 1200), (1200, 900, 1800, 1400), (400, 400, 700, 700)), 1):
         drag(page, *corners)
         until(page, f"document.querySelectorAll('#areas > li').length === {number}")
-    press_and_wait(page, "Reviewed: Area 1")
-    press_and_wait(page, "Excluded: Area 2")
-    press_and_wait(page, "Reviewed: Area 3")
-    press_and_wait(page, "Reviewed: Area 3")  # … and taken back
-    until(page, "document.querySelector('#corrected').textContent.startsWith('2 areas marked')")
+    press_and_wait(page, "Reviewed: Area 1", "1 area")
+    press_and_wait(page, "Excluded: Area 2", "2 areas")
+    press_and_wait(page, "Reviewed: Area 3", "3 areas")
+    press_and_wait(page, "Reviewed: Area 3", "2 areas")  # … and taken back
     assert sorted(names(folder / "corrections.geojson")) == ["Area 1", "Area 2"]
     assert names(folder / "areas.geojson") == ["Area 3"]
     assert find_geojson_problems(folder / "corrections.geojson") == []
@@ -100,6 +101,8 @@ def test_a_reviewed_area_goes_the_whole_way_from_the_page_to_the_fit(
         )
     ]
     assert len(set(styles)) == 3
+    uses = [row["use"] for row in csv.DictReader(io.StringIO(saved(page, "#areas-csv").decode()))]
+    assert uses == ["", "reviewed", "excluded"]
     # A cell in both areas, and one in the reviewed one alone, are marked as well; nothing of either is lost.
     inside = table.cx[900:1150, 820:1180]
     wrong = int(inside["id"].iloc[len(inside) // 2])

@@ -14,20 +14,10 @@ import numpy as np
 import pytest
 import shapely
 
-from tests.results.viewer.browsing import on_screen, settled, show, until
+from tests.results.viewer.browsing import on_screen, saved, settled, show, until
 from tests.results.viewer.serving import Shown, decoded
 
 IHC = "api/slides/ihc"
-
-
-def saved(page: Any, press: str) -> bytes:
-    """The file that a key or a button makes the browser save."""
-    with page.expect_download() as download:
-        if len(press) == 1:
-            page.keyboard.press(press)
-        else:
-            page.click(press)
-    return Path(download.value.path()).read_bytes()
 
 
 def test_a_measurement_colours_and_filters(page: Any, shown: Shown, table: Any) -> None:
@@ -108,6 +98,12 @@ def test_areas_are_drawn_measured_saved_and_in_the_address(page: Any, shown: Sho
     show(page, shown, page.url.removeprefix(shown.address))
     until(page, "document.querySelectorAll('#areas > li').length === 2")
     assert int(next(csv.DictReader(io.StringIO(saved(page, "#areas-csv").decode())))["cells"]) == int(square["cells"])
+    show(page, shown, f"{page.url.removeprefix(shown.address)}&cuts=0.1,0.2,0.35")
+    until(page, "document.querySelector('#areas').textContent.includes('H-score')")
+    strong = next(csv.DictReader(io.StringIO(saved(page, "#areas-csv").decode())))
+    weighed = sum(grade * int(strong[f"cells_{grade}+"]) for grade in (1, 2, 3))
+    assert float(strong["h_score"]) == pytest.approx(100 * weighed / int(square["cells"]))
+    assert f"H-score{round(float(strong['h_score']))}" in page.text_content("#areas > li")
     page.select_option("#take", "Tissue 1")
     until(page, "document.querySelectorAll('#areas > li').length === 3")
     page.click("[title='Delete Area 1']")

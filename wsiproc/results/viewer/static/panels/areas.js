@@ -42,6 +42,7 @@ const rows = (told) => [
   ["Cells", number(told.cells)],
   ["Density", told.cells_per_mm2 === null ? "–" : `${number(told.cells_per_mm2)} cells/mm²`],
   ...(told.positive_index === null ? [] : [["Positive", percent(told.positive_index)]]),
+  ...(told.h_score === null ? [] : [["H-score", number(Math.round(told.h_score))]]),
   ...Object.entries(told.classes).filter(([, count]) => count || Object.keys(told.classes).length < 5).map(([kind, count]) => [kind, number(count)]),
 ];
 
@@ -160,9 +161,9 @@ const quoted = (value) => (/[",\n]/.test(String(value)) ? `"${String(value).repl
 
 const table_of = () => {
   const kinds = [...new Set(areas.flatMap((area) => Object.keys(area.told.classes)))];
-  const head = ["slide", "area", "area_mm2", "cells", "cells_per_mm2", "positive_index", ...kinds.map((kind) => `cells_${kind}`), ...state.facts.measurements.map((key) => `median_${key}`)];
-  const lines = areas.map(({ name, told }) => [
-    state.facts.name, name, told.area_mm2, told.cells, told.cells_per_mm2 ?? "", told.positive_index ?? "",
+  const head = ["slide", "area", "use", "area_mm2", "cells", "cells_per_mm2", "positive_index", "h_score", ...kinds.map((kind) => `cells_${kind}`), ...state.facts.measurements.map((key) => `median_${key}`)];
+  const lines = areas.map(({ name, use, told }) => [
+    state.facts.name, name, use ?? "", told.area_mm2, told.cells, told.cells_per_mm2 ?? "", told.positive_index ?? "", told.h_score ?? "",
     ...kinds.map((kind) => told.classes[kind] ?? 0), ...state.facts.measurements.map((key) => told.medians[key] ?? ""),
   ]);
   return [head, ...lines].map((line) => line.map(quoted).join(",")).join("\r\n") + "\r\n";
