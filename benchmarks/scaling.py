@@ -124,7 +124,7 @@ def main(side: int, times: list[int], model: str) -> None:
     """Slides one after the other, the largest once more with two workers."""
     runs: list[Run] = []
     with tempfile.TemporaryDirectory() as folder:
-        run(draw(Path(folder) / "first.tif", 1024, 1), model, 1)  # compiles what is compiled once
+        run(draw(Path(folder) / "first.tif", 512, 1), model, 1)  # compiles what is compiled once
         for factor in times:
             slide = draw(Path(folder) / f"{factor}.tif", side, factor)
             runs.append(run(slide, model, 1))
