@@ -35,7 +35,7 @@ def test_wrong_settings_and_names_are_told_before_anything_runs(tmp_path: Path) 
     (tmp_path / "script.py").write_text(SCRIPT, encoding="utf-8")
     (tmp_path / "libraries").mkdir()
     for library in (pydantic, pydantic_core):
-        place = Path(library.__file__).parent
+        place = Path(str(library.__file__)).parent
         (tmp_path / "libraries" / place.name).symlink_to(place)
     command = ["mypy", "--strict", "--ignore-missing-imports", "--follow-imports=silent", "--no-error-summary"]
     path = os.pathsep.join([str(ROOT), str(tmp_path / "libraries")])
