@@ -59,7 +59,7 @@ def main(slides: list[Path], model: str) -> None:
     """The small slide, then the others."""
     with tempfile.TemporaryDirectory() as scratch:
         drawn = Path(scratch) / "drawn.tif"
-        write_synthetic_slide(drawn, (1024, 1024), mpp=0.5, tissue_fraction=0.8)
+        write_synthetic_slide(drawn, (512, 512), mpp=0.5, tissue_fraction=0.8)
         for slide in (drawn, *slides):
             run = run_alone(slide, model, Path(scratch) / "out")
             if slide is not drawn:

@@ -20,7 +20,7 @@ from wsiproc.synthetic import write_synthetic_slide
 @pytest.fixture(scope="module")
 def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("slides") / "drawn slide.tif"
-    write_synthetic_slide(path, (1500, 1800), mpp=0.25, tissue_fraction=0.6)
+    write_synthetic_slide(path, (1100, 1300), mpp=0.25, tissue_fraction=0.7)
     return path
 
 
@@ -91,7 +91,7 @@ def test_picture_of_cells_shows_overview_and_outlines(folder: Path, tmp_path: Pa
 
 
 def test_picture_of_maps_shows_slide_maps_and_outlines(folder: Path, tmp_path: Path) -> None:
-    example("picture_of_maps.py", tmp_path / "picture.png", 700, 900, 400, folder, folder)
+    example("picture_of_maps.py", tmp_path / "picture.png", 500, 600, 400, folder, folder)
     picture = np.asarray(Image.open(tmp_path / "picture.png"))
     height, width = picture.shape[0] // 2, picture.shape[1] // 2
     slide, first, second, cells = (picture[y : y + height, x : x + width] for y in (0, height) for x in (0, width))

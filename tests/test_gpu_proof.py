@@ -84,7 +84,7 @@ def test_a_whole_run_needs_no_library_that_is_not_carried(tmp_path: Path) -> Non
         archive.writestr("sitecustomize.py", REFUSING.format(refused=refused))
     printed, found = proved_on_a_cpu(tmp_path / "out", "--wheels", wheels, "--only", "large")
     assert "| network | " in printed
-    assert found["large"]["figures"]["cells"] > 1000
+    assert found["large"]["figures"]["cells"] > 300
     assert found["large"]["figures"]["Mpx/s"] > 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -28,7 +29,9 @@ def windows(folder: Path, given: float) -> list[npt.NDArray[np.uint8]]:
     return found
 
 
-def looked_at(some: list[npt.NDArray[np.uint8]]) -> ApparentScale:
+@cache
+def looked_at(folder: Path, given: float) -> ApparentScale:
+    some = windows(folder, given)
     scale = apparent_scale(some, estimate_stains(sample_pixels(some, 0.5)), 0.5)
     assert scale is not None
     return scale
@@ -36,7 +39,7 @@ def looked_at(some: list[npt.NDArray[np.uint8]]) -> ApparentScale:
 
 @pytest.mark.parametrize("folder", UNSEEN)
 def test_a_scale_that_is_wrong_by_two_is_noticed_and_a_right_one_is_not_doubted(data: Path, folder: str) -> None:
-    right, large, small = (looked_at(windows(data / "corpus" / folder, UNSEEN[folder] * f)) for f in (1, 2, 0.5))
+    right, large, small = (looked_at(data / "corpus" / folder, UNSEEN[folder] * f) for f in (1, 2, 0.5))
     assert not right.wrong, right
     assert large.wrong, large
     assert small.wrong, small
@@ -46,7 +49,7 @@ def test_a_scale_that_is_wrong_by_two_is_noticed_and_a_right_one_is_not_doubted(
 
 def test_a_larger_picture_of_the_same_looks_larger(data: Path) -> None:
     """The factor grows with what is given, step by step."""
-    told = [looked_at(windows(data / "corpus/brain_HE", 0.2524 * f)).factor for f in (0.5, 0.7, 1, 1.4, 2)]
+    told = [looked_at(data / "corpus" / "brain_HE", 0.2524 * f).factor for f in (0.5, 0.7, 1, 1.4, 2)]
     assert (np.diff(told) > 0.1).all(), told
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.benchmarks.command import BENCHMARKS, output_of
+from tests.benchmarks.command import BENCHMARKS, output_of, printed_here
 from wsiproc.core.geometry import Box
 from wsiproc.io.slides.open import SlideSource
 from wsiproc.synthetic import write_synthetic_slide
@@ -20,15 +20,8 @@ SVS = Path(__file__).parents[2].parent / "shared/data/slides/CMU-1-Small-Region.
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        (("million_cells.py", "4000", "1"), "peak of all processes"),
         (("peak_memory.py", sys.executable, "-c", "print('hello')"), "peak of all processes"),
-        (("geojson_write.py", "20000"), "per million"),
-        (("cells_in_python.py", "--cells", "4000"), "SpatialData"),
-        (("read.py", str(SVS), "--strips", "2"), "2 of 2 |"),
-        (("qupath_split.py", "4000"), "4,900 cells before, 4,900 after: 4,900 unchanged"),
         (("fuzz.py", "ndpi", "--files", "4"), "| ndpi | 4 | "),
-        (("corrupt_batch.py", "15"), "good: 1 done, 0 lost; bad: 14 named, 0 not exactly once"),
-        (("first_contact.py", "--only", "50_", "--model", "classical"), "| slides | 1 | 7 | 0 |"),
         (("scheduler_overhead.py", "--tasks", "200"), "200 tasks: "),
         (
             ("simulate_cohort.py", "--slides", "2", "--regions", "4", "--workers", "1"),
@@ -38,6 +31,24 @@ SVS = Path(__file__).parents[2].parent / "shared/data/slides/CMU-1-Small-Region.
 )
 def test_a_benchmark_prints_its_figures(command: tuple[str, ...], said: str) -> None:
     assert said in output_of(*command)
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (("million_cells.py", "4000", "1"), "peak of all processes"),
+        (("cells_in_python.py", "--cells", "4000"), "SpatialData"),
+        (("qupath_split.py", "4000"), "4,900 cells before, 4,900 after: 4,900 unchanged"),
+        (("corrupt_batch.py", "15"), "good: 1 done, 0 lost; bad: 14 named, 0 not exactly once"),
+        (("first_contact.py", "--only", "50_", "--model", "classical"), "| slides | 1 | 7 | 0 |"),
+        (("geojson_write.py", "20000"), "per million"),
+        (("read.py", str(SVS), "--strips", "2"), "2 of 2 |"),
+    ],
+)
+def test_a_benchmark_without_settings_of_its_process_prints_its_figures(
+    command: tuple[str, ...], said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert said in printed_here(capfd, *command)
 
 
 @pytest.mark.parametrize(
@@ -54,9 +65,9 @@ def test_a_library_that_is_missing_is_named(script: str, library: str, given: li
     assert done.stderr.strip().endswith(f"is not installed: pip install {library}")
 
 
-def test_a_mosaic_is_the_slide_side_by_side(tmp_path: Path) -> None:
+def test_a_mosaic_is_the_slide_side_by_side(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     write_synthetic_slide(tmp_path / "drawn.tif", (700, 500), mpp=0.5, tissue_fraction=0.8)
-    output_of("mosaic.py", str(tmp_path / "drawn.tif"), str(tmp_path / "large.tif"))
+    printed_here(capfd, "mosaic.py", str(tmp_path / "drawn.tif"), str(tmp_path / "large.tif"))
     with SlideSource(tmp_path / "drawn.tif").open() as one, SlideSource(tmp_path / "large.tif").open() as four:
         assert four.shape == (1400, 1000)
         copies = [four.read(Box(y, x, 700, 500), 0.5).astype(int) for y in (0, 700) for x in (0, 500)]

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.command import output_of
+from tests.benchmarks.command import printed_here
 from tests.evaluate.datasets_on_disk import picture, write_masks, write_points
 
 
-def test_the_floor_is_scored_on_every_labelled_picture(tmp_path: Path) -> None:
+def test_the_floor_is_scored_on_every_labelled_picture(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     write_masks(tmp_path, ["one", "two"])
-    printed = output_of("classical_floor.py", str(tmp_path))
+    printed = printed_here(capfd, "classical_floor.py", str(tmp_path))
     assert all(f"│ {name} " in printed for name in ("one", "two", "mean"))
 
 
@@ -23,23 +24,28 @@ def test_the_floor_is_scored_on_every_labelled_picture(tmp_path: Path) -> None:
         ("psm_ablation.py", ["| similarity | layer1 | ", "| similarity | layer4 | ", "| none: colour alone | "]),
     ],
 )
-def test_the_published_method_is_measured(script: str, said: list[str], tmp_path: Path) -> None:
+def test_the_published_method_is_measured(
+    script: str, said: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     write_masks(tmp_path / "monuseg_train", ["one"])
     folder = tmp_path / "corpus" / "breast_HE"
     folder.mkdir(parents=True)
     picture(5).save(folder / "a.png")
-    printed = output_of(script, str(tmp_path), "--objective", "similarity", "--steps", "1", "--crop-px", "32")
+    printed = printed_here(capfd, script, str(tmp_path), "--objective", "similarity", "--steps", "1", "--crop-px", "32")
     assert all(words in printed for words in said)
 
 
-def test_quality_and_cost_of_models_stand_side_by_side(tmp_path: Path) -> None:
+def test_quality_and_cost_of_models_stand_side_by_side(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_setaffinity", lambda *_: None, raising=False)  # other tests keep their cores
     write_masks(tmp_path, ["one", "two"])
-    printed = output_of("quality_per_second.py", str(tmp_path), "--limit", "1", "--model", "psm")
+    printed = printed_here(capfd, "quality_per_second.py", str(tmp_path), "--limit", "1", "--model", "psm")
     assert "1 pictures, 0.2 Mpx, one core" in printed
     assert all(f"| {model} | 1 | " in printed for model in ("classical", "psm"))
 
 
-def test_judges_are_asked_together_and_told_apart(tmp_path: Path) -> None:
+def test_judges_are_asked_together_and_told_apart(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The one that is missing is named; a line each, means of organs, gains over the baseline, and the worst drawn."""
     write_masks(tmp_path / "monuseg_train", ["TCGA-B0-5698-01Z-00-DX1", "TCGA-KB-A93J-01A-01-TS1"])
     (tmp_path / "judges" / "brca_m2c" / "images").mkdir(parents=True)
@@ -47,8 +53,8 @@ def test_judges_are_asked_together_and_told_apart(tmp_path: Path) -> None:
     write_points(tmp_path / "judges" / "brca_m2c" / "points" / "a.csv", [(50, 60, "nucleus")])
     write_masks(tmp_path / "judges" / "tnbc", ["the same as the first"])
     names = [part for name in ("monuseg", "tnbc", "nucls", "brca-m2c") for part in ("--judge", name)]
-    printed = output_of(
-        "judges.py", str(tmp_path), "-m", "psm", "-w", "1", *names, "--overlays", str(tmp_path / "worst"),
+    printed = printed_here(
+        capfd, "judges.py", str(tmp_path), "-m", "psm", "-w", "1", *names, "--overlays", str(tmp_path / "worst"),
         "--worst", "1", "--reliability", str(tmp_path / "reliability.svg"),
     )  # fmt: skip
     assert "Left out: nucls, there is no " in printed

@@ -55,14 +55,14 @@ def written(out: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A scheduler, two plain workers, and one that says that it has a GPU."""
-    with cluster(tmp_path_factory.mktemp("cluster"), (), (), GPU_WORKER) as there:
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A scheduler, a plain worker, and one that says that it has a GPU."""
+    with cluster(tmp_path_factory.mktemp("cluster"), (), GPU_WORKER) as there:
         yield there
 
 
 def test_the_same_command_infers_where_the_gpu_is_and_segments_anywhere(
-    three: Cluster, slide: Path, reference: dict[str, bytes], tmp_path: Path
+    mixed: Cluster, slide: Path, reference: dict[str, bytes], tmp_path: Path
 ) -> None:
     command = [
         sys.executable,
@@ -73,7 +73,7 @@ def test_the_same_command_infers_where_the_gpu_is_and_segments_anywhere(
         "-o",
         str(tmp_path),
         "--scheduler",
-        three.address,
+        mixed.address,
     ]
     command += ["--model", "classical", "--region", "512", "--quiet"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
@@ -86,13 +86,13 @@ def test_the_same_command_infers_where_the_gpu_is_and_segments_anywhere(
         for stage, workers in run["workers"].items()
     }
     assert run["device"] == "cpu"
-    assert pids["infer"] == {three.workers[2].pid}
-    assert pids["segment"] <= {worker.pid for worker in three.workers}
-    assert len(pids["segment"]) > 1
+    assert pids["infer"] == {mixed.workers[1].pid}
+    assert mixed.workers[0].pid in pids["segment"]
+    assert pids["segment"] <= {worker.pid for worker in mixed.workers}
 
 
-def test_cuda_is_refused_with_the_names_of_workers_without(three: Cluster, slide: Path, tmp_path: Path) -> None:
-    (outcome,) = run_slides([slide], tmp_path, settings(scheduler=three.address, device="cuda"))
+def test_cuda_is_refused_with_the_names_of_workers_without(mixed: Cluster, slide: Path, tmp_path: Path) -> None:
+    (outcome,) = run_slides([slide], tmp_path, settings(scheduler=mixed.address, device="cuda"))
     assert isinstance(outcome.error, SettingsError)
     assert "1 of 1 workers for inference find no CUDA device: tcp://127.0.0.1" in str(outcome.error)
 
@@ -118,8 +118,8 @@ def test_cpus_use_the_fewest_bits_that_all_are_fast_at() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into processes")
-def test_nothing_listens_on_anything_but_loopback(three: Cluster) -> None:
-    with worker_pool("dask", workers=2) as local, worker_pool(scheduler=three.address):
+def test_nothing_listens_on_anything_but_loopback(mixed: Cluster) -> None:
+    with worker_pool("dask", workers=2) as local, worker_pool(scheduler=mixed.address):
         assert local.workers == 2
         ours = psutil.Process().children(recursive=True)
         sockets = [
@@ -168,25 +168,24 @@ def run_disturbed(slide: Path, out: Path, address: str, disturb: Any, every_s: f
 
 
 def test_workers_that_die_and_join_change_no_byte(slide: Path, reference: dict[str, bytes], tmp_path: Path) -> None:
-    with cluster(tmp_path / "cluster", (), (), ()) as there:
+    with cluster(tmp_path / "cluster", (), ()) as there:
 
         def replace_one() -> None:
             there.start_worker()
             there.kill_worker()
 
-        assert run_disturbed(slide, tmp_path / "out", there.address, replace_one, every_s=1, most=4) >= 2
+        assert run_disturbed(slide, tmp_path / "out", there.address, replace_one, every_s=1, most=2) == 2
     assert written(tmp_path / "out") == reference
 
 
 def test_a_scheduler_that_dies_and_comes_back_changes_no_byte(
     slide: Path, reference: dict[str, bytes], tmp_path: Path
 ) -> None:
-    with cluster(tmp_path / "cluster", (), ()) as there:
+    with cluster(tmp_path / "cluster", ()) as there:
 
         def restart() -> None:
             there.restart_scheduler()
-            for _ in range(2):  # workers leave with their scheduler; something has to start them again
-                there.start_worker()
+            there.start_worker()  # workers leave with their scheduler; something has to start them again
 
         assert run_disturbed(slide, tmp_path / "out", there.address, restart, every_s=0, most=1) == 1
     assert written(tmp_path / "out") == reference

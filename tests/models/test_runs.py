@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,13 +32,15 @@ def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", ["distilled", "activation"])
+@pytest.mark.parametrize(
+    ("kind", "by"), [("distilled", {"executor": "dask", "workers": 2}), ("activation", {"executor": "loop"})]
+)
 def test_cutting_and_workers_change_no_byte(
-    slide: Path, tmp_path: Path, request: pytest.FixtureRequest, kind: str
+    slide: Path, tmp_path: Path, request: pytest.FixtureRequest, kind: str, by: dict[str, Any]
 ) -> None:
     model = request.getfixturevalue(kind)
     whole = run_one(slide, tmp_path / "whole", model=str(model), region=2048).folder
-    cut = run_one(slide, tmp_path / "cut", model=str(model), region=512, executor="dask", workers=2).folder
+    cut = run_one(slide, tmp_path / "cut", model=str(model), region=512, **by).folder
     assert whole is not None
     assert cut is not None
     assert_same_cells(whole, cut)
@@ -60,7 +63,7 @@ def test_cells_among_doubtful_ones_are_the_same_however_the_slide_was_cut(
             facts.writelines([f"\n[{table}]\n", *(f"{name} = {value}\n" for name, value in asdict(rule).items())])
     options = {"model": str(doubting), "min_score": 0.5}
     whole = run_one(slide, tmp_path / "whole", region=2048, **options)
-    cut = run_one(slide, tmp_path / "cut", region=512, executor="dask", workers=2, **options)
+    cut = run_one(slide, tmp_path / "cut", region=512, **options)
     assert whole.folder is not None
     assert cut.folder is not None
     assert_same_cells(whole.folder, cut.folder)

@@ -39,25 +39,33 @@ def test_forced_it_is_worked_on_with_a_warning(tmp_path: Path) -> None:
     assert "cannot be trusted" in seen.warnings[0]
 
 
-@pytest.mark.parametrize("fill", [(0, 0, 0), (128, 128, 128), (40, 90, 200)])
-@pytest.mark.parametrize("corner", [(900, 900), (333, 77)])
+def stains(pixels: np.ndarray, path: Path) -> Stains:
+    Image.fromarray(pixels).save(path, compress_level=1)
+    model = survey_slide(source(path, 0.5), Classical(), "auto", None).model
+    assert isinstance(model, Classical)
+    return model.stains
+
+
+@pytest.fixture(scope="module")
+def scan(tmp_path_factory: pytest.TempPathFactory) -> tuple[np.ndarray, Stains]:
+    """A scan of 1300 × 1500 px, and its stains."""
+    h, w = 1300, 1500
+    pixels = Scene((h, w), 0.5, seed=3, tissue_fraction=0.8).render(Box(0, 0, h, w))
+    return pixels, stains(pixels, tmp_path_factory.mktemp("scan") / "scan.png")
+
+
+@pytest.mark.parametrize(
+    ("fill", "corner"), [((0, 0, 0), (900, 900)), ((128, 128, 128), (333, 77)), ((40, 90, 200), (333, 900))]
+)
 def test_calibration_never_sees_an_unscanned_canvas(
-    tmp_path: Path, fill: tuple[int, int, int], corner: tuple[int, int]
+    scan: tuple[np.ndarray, Stains], tmp_path: Path, fill: tuple[int, int, int], corner: tuple[int, int]
 ) -> None:
     """The same stains with a canvas around the scan, wherever it begins, as without; windows may move by 2 µm."""
-    h, w = 1300, 1500
-    scan = Scene((h, w), 0.5, seed=3, tissue_fraction=0.8).render(Box(0, 0, h, w))
+    pixels, alone = scan
     canvas = np.empty((3000, 3000, 3), np.uint8)
     canvas[:] = fill
-    canvas[corner[0] : corner[0] + h, corner[1] : corner[1] + w] = scan
-
-    def stains(pixels: np.ndarray, name: str) -> Stains:
-        Image.fromarray(pixels).save(tmp_path / f"{name}.png", compress_level=1)
-        model = survey_slide(source(tmp_path / f"{name}.png", 0.5), Classical(), "auto", None).model
-        assert isinstance(model, Classical)
-        return model.stains
-
-    alone, inside = stains(scan, "scan"), stains(canvas, "canvas")
+    canvas[corner[0] : corner[0] + pixels.shape[0], corner[1] : corner[1] + pixels.shape[1]] = pixels
+    inside = stains(canvas, tmp_path / "canvas.png")
     assert not alone.standard
     assert np.abs(np.subtract(alone.vectors, inside.vectors)).max() < 0.01
     assert np.abs(np.subtract(alone.white, inside.white)).max() <= 1
