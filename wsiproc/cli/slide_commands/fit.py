@@ -65,7 +65,7 @@ def fit_command(
     """Train a cell model on slides or tiles, without labels: writes a folder for `run --model`, with a model card.
 
     With --corrections, the default model, or the one named by --from, learns from cells that `import` took from QuPath
-    or from `view --write`, in a few minutes. Interrupted? Run the same command to resume.
+    or from `view --write`, in minutes. Interrupted? Run the same command to resume.
     """
     wanted = chosen_settings(None, device=device).device
     from wsiproc.models.device import choose_device, use_allowed_cores
