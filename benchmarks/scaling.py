@@ -1,12 +1,12 @@
 """How the time of a run grows with tissue, and what a second worker brings.
 
-    python benchmarks/scaling.py [--side 4096] [--times 1 2 4 8 16] [--model classical] [--cold]
+    python benchmarks/scaling.py [--side 4096] [--times 1 2 4 8 16] [--model classical]
 
 Slides are synthetic, at 0.25 µm/px with the same share of tissue, the first ``--side`` px square and the others
 ``--times`` as large. Each is run with one worker, which is the driver's own process, and a straight line of time
 against tissue area is fitted; memory is that of all processes, as ``peak_memory.py`` measures it. Then the largest is
-run with two worker processes, and the wall times of the workers' stages are compared. A small slide is run beforehand
-(unless ``--cold``), so that all code is compiled.
+run with two worker processes, and the wall times of the workers' stages are compared. A small slide is run beforehand,
+so that all code is compiled.
 """
 
 from __future__ import annotations
@@ -121,12 +121,11 @@ def print_workers(one: Run, two: Run) -> None:
     )
 
 
-def main(side: int, times: list[int], model: str, warm: bool) -> None:
+def main(side: int, times: list[int], model: str) -> None:
     """Slides one after the other, the largest once more with two workers."""
     runs: list[Run] = []
     with tempfile.TemporaryDirectory() as folder:
-        if warm:
-            run(draw(Path(folder) / "first.tif", 512, 1), model, 1)
+        run(draw(Path(folder) / "first.tif", 512, 1), model, 1)
         for factor in times:
             slide = draw(Path(folder) / f"{factor}.tif", side, factor)
             runs.append(run(slide, model, 1))
@@ -139,6 +138,5 @@ if __name__ == "__main__":
     parser.add_argument("--side", type=int, default=4096, help="px of the first slide")
     parser.add_argument("--times", type=int, nargs="+", default=[1, 2, 4, 8, 16], help="areas, by the first slide's")
     parser.add_argument("--model", default="classical")
-    parser.add_argument("--cold", action="store_true", help="no first run that does not count")
     given = parser.parse_args()
-    main(given.side, sorted(given.times), given.model, not given.cold)
+    main(given.side, sorted(given.times), given.model)

@@ -28,7 +28,7 @@ def test_peers_stand_beside_whole_runs_and_those_not_there_are_named(tmp_path: P
 
 
 def test_scaling_runs_one_slide_with_one_and_two_workers() -> None:
-    printed = output_of("scaling.py", "--side", "512", "--times", "1", "--cold")
+    printed = output_of("scaling.py", "--side", "512", "--times", "1")
     assert "| 1 × | " in printed
     assert "cells the same: yes" in printed
 

@@ -27,12 +27,8 @@ from wsiproc.results.viewer.shown import ShownSlide
 AREAS, CORRECTIONS = "areas.geojson", "corrections.geojson"
 CLASS = "class"
 _MOST_AREAS, _MOST_NAME = 500, 80
-_IGNORED = {"name": "Ignore*", "color": [180, 180, 180]}  # QuPath's own class for what is left out
-_AREA_CLASSES = {
-    None: ("Area", (0, 114, 178)),
-    REVIEWED: (REVIEWED, (0, 158, 115)),
-    EXCLUDED: ("Ignore*", (180, 180, 180)),
-}
+_LEFT_OUT = "Ignore*", (180, 180, 180)  # QuPath's own class for it
+_AREA_CLASSES = {None: ("Area", (0, 114, 178)), REVIEWED: (REVIEWED, (0, 158, 115)), EXCLUDED: _LEFT_OUT}
 
 
 class ConflictError(OutputError):
@@ -74,14 +70,15 @@ class Marks:
             if state != self.areas()["state"]:
                 raise ConflictError(f"{self._areas} was changed by something else meanwhile: load the page again")
             # An area that goes from one file to the other is first written where it goes, so that none is ever lost.
-            gained = len(marked) > len(self._marked())
+            before = self._marked()
+            gained = len(marked) > len(before)
             if gained:
                 self._write_marked(marked)
             if unmarked:
                 write_areas(self._areas, unmarked)
             else:
                 self._areas.unlink(missing_ok=True)
-            if not gained:
+            if before and not gained:
                 self._write_marked(marked)
             return self.areas()
 
@@ -101,8 +98,7 @@ class Marks:
         return [each for each in self._features() if _number(each) is None] if self._are_of_this_run() else []
 
     def _write_marked(self, marked: Sequence[Mapping[str, Any]]) -> None:
-        if marked or self._marked():
-            self._write([*marked, *(each for each in self._features() if _number(each) is not None)])
+        self._write([*marked, *(each for each in self._features() if _number(each) is not None)])
 
     def _area(self, sent: Mapping[str, Any]) -> Area:
         """An area as the page sends it, with what is in it."""
@@ -211,6 +207,7 @@ class Marks:
         """An annotation over a cell, which holds its centre: cells with their centre in it are left out."""
         if not outline.contains(shapely.Point(x, y)):
             outline = shapely.box(x - 1, y - 1, x + 1, y + 1)
+        name, colour = _LEFT_OUT
         return {
             "type": "Feature",
             "id": str(uuid.uuid5(uuid.NAMESPACE_OID, f"{self._shown.run.slide.fingerprint} {number} {WRONG}")),
@@ -218,7 +215,7 @@ class Marks:
             "properties": {
                 "objectType": "annotation",
                 "name": WRONG,
-                "classification": _IGNORED,
+                "classification": {"name": name, "color": list(colour)},
                 "measurements": {CELL_ID: number},
             },
         }
