@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from tests.benchmarks.command import printed_here
 from tests.evaluate.datasets_on_disk import picture, write_masks, write_points
+from wsiproc.cli.main import app
+from wsiproc.models import load_model
+from wsiproc.psm.corrections import tuning
+from wsiproc.results.folder import find_outputs
+from wsiproc.results.qupath.import_corrections import FACTS
 
 
 def test_the_floor_is_scored_on_every_labelled_picture(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -79,3 +87,30 @@ def test_judges_are_asked_together_and_told_apart(tmp_path: Path, capfd: pytest.
     assert [path.rsplit("/", 1)[0] for path in overlays] == [
         f"{judge}/{model}" for judge in ("brca-m2c", "monuseg", "tnbc") for model in ("classical", "psm")
     ]
+
+
+def run_in_process(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+    """``python -m wsiproc …`` in this process."""
+    done = CliRunner().invoke(app, command[3:])
+    return subprocess.CompletedProcess(command, done.exit_code, done.stdout, done.stderr)
+
+
+def test_what_corrections_teach_is_scored_outside_the_corrected_areas(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subprocess, "run", run_in_process)  # commands as typed, but a training of six steps
+    monkeypatch.setattr(tuning, "training_steps", lambda _: 6)
+    monkeypatch.setattr(tuning, "_BATCH", 2)
+    write_masks(tmp_path / "monuseg_train", ["one", "two"])
+    out = tmp_path / "out"
+    printed = printed_here(capfd, "corrections.py", str(tmp_path), "--cells", "12", "--out", str(out))
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed.splitlines() if line.startswith("|")]
+    title, _, before, after = rows[-4:]
+    assert (before[title.index("corrected cells")], before[title.index("AJI +")]) == ("0", "+0.000")
+    assert int(after[title.index("corrected cells")]) >= 12
+    assert float(after[title.index("AJI")]) - float(before[title.index("AJI")]) == pytest.approx(
+        float(after[title.index("AJI +")]), abs=0.0011
+    )
+    outputs = find_outputs(out / "monuseg" / "base")
+    assert all((output / FACTS).exists() for output in outputs)
+    assert load_model(str(out / "monuseg" / "model-12")).name == "model-12"
