@@ -213,8 +213,12 @@ def _apply(table: Table, changes: Changes, stay: BoolArray, maps: Maps) -> tuple
 
     centres = table.cells.centroids.copy()
     centres[list(drawn)] = fresh.centroids[list(drawn.values())]
-    excluded = _inside(changes, centres * table.scale)
-    new = new[~_inside(changes, fresh.centroids[new] * table.scale)]
+    excluded = _inside(changes.areas, centres * table.scale)
+    # What was drawn in the place of a wrong cell is not that cell.
+    wrong = _inside(changes.wrong, centres * table.scale)
+    wrong[list(drawn)] = False
+    excluded |= wrong
+    new = new[~_inside(changes.areas, fresh.centroids[new] * table.scale)]
     corrected = np.where(changes.right, _RIGHT, _UNCHANGED)
     corrected[changes.classes != table.cells.classes] = _CLASS
     corrected[list(drawn)] = _OUTLINE
@@ -222,9 +226,8 @@ def _apply(table: Table, changes: Changes, stay: BoolArray, maps: Maps) -> tuple
     return _Result(stay & ~excluded, corrected, drawn, fresh, new), excluded
 
 
-def _inside(changes: Changes, centres: Float64Array) -> BoolArray:
-    """Which centres (N, 2), (y, x) in level-0 px, lie in an area to exclude."""
-    areas = changes.areas + changes.wrong
+def _inside(areas: list[shapely.Geometry], centres: Float64Array) -> BoolArray:
+    """Which centres (N, 2), (y, x) in level-0 px, lie in one of the areas."""
     if not areas or not len(centres):
         return np.zeros(len(centres), np.bool_)
     area = shapely.union_all(areas)

@@ -18,6 +18,7 @@ from wsiproc.core.numbers import AreaNumbers, area_numbers
 from wsiproc.core.types import BoolArray, Float32Array, Int32Array
 from wsiproc.errors import SettingsError
 from wsiproc.io.geojson.areas import as_geojson, as_shape, label_pieces, piece_shapes
+from wsiproc.io.geojson.outlines import SNAP_DECIMALS
 from wsiproc.results.viewer.colouring import GREY, HIDDEN, NEGATIVE, POSITIVE, STRENGTHS, Look, kept, positivity
 from wsiproc.results.viewer.shown import ShownSlide
 
@@ -27,6 +28,9 @@ _MOST_CORNERS = 50_000
 _FAR_PX = 1e8
 _ORDERS_KEPT = 3  # of all slides together; 4 bytes a cell
 _MOST_PIECES = 40
+_NUCLEUS_UM2 = 2, 2000
+_SIMPLIFY_UM = 0.1
+_LEAST_OF_WHOLE = 0.75  # share of the largest part of an outline that crosses itself
 
 
 # --- measurements ---
@@ -124,25 +128,48 @@ def walk(shown: ShownSlide, ids: Int32Array, by: str, rank: int, count: int, nea
 # --- areas ---
 
 
-def parse_area(geometry: Any, shown: ShownSlide) -> Any:
-    """A GeoJSON geometry (level-0 px, x before y) as valid polygons on the slide; ``SettingsError`` for any other."""
+def parse_area(geometry: Any, shown: ShownSlide, what: str = "area") -> Any:
+    """A GeoJSON geometry (level-0 px, x before y) as valid polygons on the slide; ``SettingsError`` for any other,
+    which calls it ``what``.
+    """
     try:
         shape = shapely.from_geojson(orjson.dumps(geometry))
         corners = shapely.get_coordinates(shape)
     except (TypeError, ValueError, shapely.errors.ShapelyError) as error:
-        raise SettingsError(f"not the GeoJSON of an area: {error}") from error
+        raise SettingsError(f"not the GeoJSON of an {what}: {error}") from error
     if not isinstance(shape, shapely.Polygon | shapely.MultiPolygon):
-        raise SettingsError("an area is a polygon, or several")
+        raise SettingsError(f"an {what} is a polygon, or several")
     if len(corners) > _MOST_CORNERS:
-        raise SettingsError(f"the area has {len(corners):,} corners, more than the {_MOST_CORNERS:,} that are kept")
+        raise SettingsError(f"the {what} has {len(corners):,} corners, more than the {_MOST_CORNERS:,} that are kept")
     if not (np.abs(corners) < _FAR_PX).all():
-        raise SettingsError("an area has coordinates in px of the slide")
+        raise SettingsError(f"an {what} has coordinates in px of the slide")
     h, w = shown.run.slide.shape
     inside = shapely.intersection(shapely.make_valid(shape), shapely.box(0, 0, w, h))
     parts = [part for part in shapely.get_parts(inside) if part.geom_type == "Polygon" and part.area > 0]
     if not parts:
-        raise SettingsError("the area lies outside the slide, or is a line")
+        raise SettingsError(f"the {what} lies outside the slide, or is a line")
     return parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts)
+
+
+def parse_outline(geometry: Any, shown: ShownSlide) -> shapely.Polygon:
+    """What someone drew around a nucleus (GeoJSON, level-0 px) as one valid polygon without holes, slightly simplified.
+
+    ``SettingsError`` where it lies outside the slide, crosses itself so that it is not one nucleus, or is smaller or
+    larger than a nucleus can be.
+    """
+    mpp, (low, high) = shown.run.slide.mpp, _NUCLEUS_UM2
+    pieces = shapely.get_parts(parse_area(geometry, shown, "outline"))
+    # Where a line runs over its own beginning, the overlap counts as a hole.
+    whole = shapely.union_all(shapely.polygons(shapely.get_exterior_ring(pieces)))
+    largest = max(shapely.get_parts(whole), key=shapely.area)
+    rounded = shapely.set_precision(shapely.simplify(largest, _SIMPLIFY_UM / mpp), 10.0**-SNAP_DECIMALS)
+    outline = max(shapely.get_parts(rounded), key=shapely.area, default=shapely.Polygon())
+    if not low <= outline.area * mpp**2 <= high:
+        held = f"{outline.area * mpp**2:,.1f}"
+        raise SettingsError(f"the outline holds {held} µm², and a nucleus {low} to {high}: draw it again")
+    if largest.area < _LEAST_OF_WHOLE * whole.area:
+        raise SettingsError("the outline crosses itself: draw around one nucleus")
+    return shapely.Polygon(outline.exterior)
 
 
 @dataclass(frozen=True)

@@ -16,17 +16,19 @@ import shapely
 from wsiproc.core.palette import class_colour
 from wsiproc.errors import OutputError, SettingsError
 from wsiproc.io.atomic import atomic_file
-from wsiproc.io.geojson.areas import Area, area_feature, as_geojson, write_areas
+from wsiproc.io.geojson.areas import Area, area_feature, as_geojson, as_shape, write_areas
 from wsiproc.io.geojson.outlines import Outlines
 from wsiproc.io.geojson.read import read_objects
 from wsiproc.io.geojson.write import CELL_ID, cell_uuids, iter_features, measurement_label
 from wsiproc.results.qupath.diff import EXCLUDED, REVIEWED, RIGHT, WRONG, area_use
-from wsiproc.results.viewer.analysis import MeasuredArea, measure_area, parse_area
+from wsiproc.results.viewer.analysis import MeasuredArea, measure_area, parse_area, parse_outline
 from wsiproc.results.viewer.shown import ShownSlide
 
 AREAS, CORRECTIONS = "areas.geojson", "corrections.geojson"
-CLASS = "class"
+CLASS, REDRAWN, NEW = "class", "outline", "new"
+"""Verdicts on cells besides right and wrong: of another class, with another outline, not found."""
 _MOST_AREAS, _MOST_NAME = 500, 80
+_SAME_NUCLEUS = 0.25  # share of the smaller of two outlines of one nucleus that lies in the other
 _LEFT_OUT = "Ignore*", (180, 180, 180)  # QuPath's own class for it
 _AREA_CLASSES = {None: ("Area", (0, 114, 178)), REVIEWED: (REVIEWED, (0, 158, 115)), EXCLUDED: _LEFT_OUT}
 
@@ -95,10 +97,10 @@ class Marks:
 
     def _marked(self) -> list[dict[str, Any]]:
         """The features of areas among the corrections; what was said of cells of another run says nothing here."""
-        return [each for each in self._features() if _number(each) is None] if self._are_of_this_run() else []
+        return [each for each in self._features() if _key(each) is None] if self._are_of_this_run() else []
 
     def _write_marked(self, marked: Sequence[Mapping[str, Any]]) -> None:
-        self._write([*marked, *(each for each in self._features() if _number(each) is not None)])
+        self._write([*marked, *(each for each in self._features() if _key(each) is not None)])
 
     def _area(self, sent: Mapping[str, Any]) -> Area:
         """An area as the page sends it, with what is in it."""
@@ -118,26 +120,53 @@ class Marks:
     # --- corrections ---
 
     def corrections(self) -> dict[str, Any]:
-        """What was said of cells: id → verdict, class and place; how many areas are marked; and the command that brings
-        all of it into the results.
+        """What was said of cells: id → verdict, class, place and drawn outline; how many areas are marked; and the
+        command that brings all of it into the results. The id of a cell that was not found is the UUID of its drawing.
         """
         file, folder = _quoted(self._corrections), _quoted(self._shown.folder)
-        numbered = [(_number(feature), feature) for feature in self._features()]
-        cells = {str(number): _told(feature) for number, feature in numbered if number is not None}
+        keyed = [(_key(feature), feature) for feature in self._features()]
+        cells = {str(key): _told(feature) for key, feature in keyed if key is not None}
         return {
             "cells": cells,
-            "areas": len(numbered) - len(cells),
+            "areas": len(keyed) - len(cells),
             "command": f"wsiproc import {file} {folder} --missing keep",
         }
 
-    def correct(self, number: int, verdict: str | None, kind: str | None) -> dict[str, Any]:
-        """Say of a cell that it is right, wrong (no cell), or of another class; None takes back what was said."""
+    def correct(self, key: Any, verdict: str | None, kind: str | None) -> dict[str, Any]:
+        """Say of a cell that it is right, wrong (no cell), or of another class; None takes back what was said.
+
+        A drawn cell keeps its outline with another class.
+        """
         with self._writing:
-            features = [each for each in self._features() if _number(each) != number]
-            if verdict is not None:
-                features.append(self._feature(number, verdict, kind))
-            self._write(sorted(features, key=lambda each: _number(each) or 0))
+            features = self._features()
+            said = _find(features, key)
+            if verdict is None:
+                self._replace(features, said, None)
+            elif verdict == CLASS and said is not None and _is_drawn(said):
+                self._replace(features, said, _classified(said, self._classification(kind)))
+            else:
+                self._replace(features, said, self._feature(key, verdict, kind))
         return self.corrections()
+
+    def draw(self, key: Any, geometry: Any) -> dict[str, Any]:
+        """Give a cell another outline. Where ``key`` is None, or its cell lies elsewhere, the outline is of a cell that
+        was not found. As ``corrections``, with the id of the cell that has the outline now as ``drawn``.
+        """
+        outline = parse_outline(geometry, self._shown)
+        with self._writing:
+            features = self._features()
+            said = _find(features, key)
+            if key is None or not _overlap(outline, self._outline(key, said)):
+                key, said = str(uuid.uuid4()), None
+            self._replace(features, said, self._drawn(key, outline, said))
+        return self.corrections() | {"drawn": key}
+
+    def _replace(
+        self, features: Sequence[dict[str, Any]], said: dict[str, Any] | None, feature: dict[str, Any] | None
+    ) -> None:
+        """Write one feature in the place of another, each of which may be none."""
+        kept = [each for each in features if each is not said]
+        self._write(sorted([*kept, feature] if feature else kept, key=lambda each: _number(each) or 0))
 
     def _are_of_this_run(self) -> bool:
         """Whether there are corrections, and of the cells that are shown."""
@@ -173,35 +202,60 @@ class Marks:
                 b'{"type":"FeatureCollection","wsiproc":' + head + b',"features":[\n' + lines + b"\n]}\n"
             )
 
-    def _feature(self, number: int, verdict: str, kind: str | None) -> dict[str, Any]:
+    def _feature(self, key: Any, verdict: str, kind: str | None) -> dict[str, Any]:
         """A cell as QuPath would export it after it was corrected; of what is not a cell, the area to leave out."""
-        found = self._shown.cells.cell(number)
+        row, outline = self._found(key)
+        if verdict == WRONG:
+            return self._left_out(key, outline, row["centroid_x"], row["centroid_y"])
+        if verdict not in (RIGHT, CLASS):
+            raise SettingsError("a cell is right, wrong, or of another class, which must be named")
+        classification = self._classification(row["class"] if verdict == RIGHT else kind)
+        values = {measurement_label(name): row[name] for name in self._shown.cells.measurements if name != "score"}
+        measurements = {CELL_ID: key, "Probability": row["score"], **values}
+        return _detection(self._uuid(key), verdict, outline, classification, measurements)
+
+    def _found(self, key: Any) -> tuple[dict[str, Any], shapely.Polygon]:
+        """The columns and the outline of a cell of the run."""
+        found = self._shown.cells.cell(key) if type(key) is int else None
         if found is None:
-            raise SettingsError(f"there is no cell {number}")
+            raise SettingsError(f"there is no cell {key}")
         row, rings = found
         outlines = Outlines.of(rings, self._shown.scale)
         if not outlines.writable()[0]:
-            raise SettingsError(f"the outline of cell {number} cannot be held by GeoJSON: correct it in QuPath")
-        outline = outlines.polygons()[0]
-        if verdict == WRONG:
-            return self._left_out(number, outline, row["centroid_x"], row["centroid_y"])
-        if verdict not in (RIGHT, CLASS) or (verdict == CLASS and not (kind or "").strip()):
+            raise SettingsError(f"the outline of cell {key} cannot be held by GeoJSON: correct it in QuPath")
+        return row, outlines.polygons()[0]
+
+    def _outline(self, key: Any, said: Mapping[str, Any] | None) -> Any:
+        """The outline that a cell has now."""
+        if said is not None and _is_drawn(said):
+            return as_shape(said["geometry"])
+        return self._found(key)[1]
+
+    def _drawn(self, key: Any, outline: shapely.Polygon, said: Mapping[str, Any] | None) -> dict[str, Any]:
+        """A cell with a drawn outline, in the class that was said of it, or its own; a new one in the most frequent."""
+        if isinstance(key, str):
+            counts = self._shown.run.counts.classes
+            kind = max(self._shown.names, key=lambda name: counts.get(name, 0))
+            identity, verdict, measurements = key, NEW, {}
+        else:
+            kind = self._found(key)[0]["class"]
+            identity, verdict, measurements = self._uuid(key), REDRAWN, {CELL_ID: key}
+        if said is not None and said["properties"]["name"] != WRONG:
+            kind = said["properties"]["classification"]["name"]
+        return _detection(identity, verdict, outline, self._classification(kind), measurements)
+
+    def _classification(self, kind: str | None) -> dict[str, Any]:
+        """A class with its colour, as QuPath writes it."""
+        name = str(kind or "").strip()[:_MOST_NAME]
+        if not name:
             raise SettingsError("a cell is right, wrong, or of another class, which must be named")
-        name = row["class"] if verdict == RIGHT else str(kind).strip()[:_MOST_NAME]
         colour = self._shown.run.classes.get(name) or class_colour(name, len(self._shown.names))
-        values = {measurement_label(key): row[key] for key in self._shown.cells.measurements if key != "score"}
+        return {"name": name, "color": list(colour)}
+
+    def _uuid(self, number: int) -> str:
+        """The id that a cell of the run has in all files for QuPath."""
         raw = cell_uuids(self._shown.run.slide.fingerprint, np.array([number]))[0]
-        return {
-            "type": "Feature",
-            "id": str(uuid.UUID(bytes=raw.tobytes())),
-            "geometry": orjson.loads(shapely.to_geojson(outline)),
-            "properties": {
-                "objectType": "detection",
-                "name": verdict,
-                "classification": {"name": name, "color": list(colour)},
-                "measurements": {CELL_ID: number, "Probability": row["score"], **values},
-            },
-        }
+        return str(uuid.UUID(bytes=raw.tobytes()))
 
     def _left_out(self, number: int, outline: Any, x: float, y: float) -> dict[str, Any]:
         """An annotation over a cell, which holds its centre: cells with their centre in it are left out."""
@@ -211,7 +265,7 @@ class Marks:
         return {
             "type": "Feature",
             "id": str(uuid.uuid5(uuid.NAMESPACE_OID, f"{self._shown.run.slide.fingerprint} {number} {WRONG}")),
-            "geometry": orjson.loads(shapely.to_geojson(outline)),
+            "geometry": as_geojson(outline),
             "properties": {
                 "objectType": "annotation",
                 "name": WRONG,
@@ -221,8 +275,51 @@ class Marks:
         }
 
 
+def _overlap(drawn: Any, outline: Any) -> bool:
+    """Whether two outlines are of one nucleus; neighbours may touch."""
+    return bool(drawn.intersection(outline).area >= _SAME_NUCLEUS * min(drawn.area, outline.area))
+
+
+def _detection(
+    identity: str, verdict: str, outline: Any, classification: Mapping[str, Any], measurements: Mapping[str, float]
+) -> dict[str, Any]:
+    """The feature of a cell."""
+    return {
+        "type": "Feature",
+        "id": identity,
+        "geometry": as_geojson(outline),
+        "properties": {
+            "objectType": "detection",
+            "name": verdict,
+            "classification": classification,
+            "measurements": measurements,
+        },
+    }
+
+
+def _classified(feature: Mapping[str, Any], classification: Mapping[str, Any]) -> dict[str, Any]:
+    return {**feature, "properties": {**feature["properties"], "classification": classification}}
+
+
+def _find(features: Sequence[dict[str, Any]], key: Any) -> dict[str, Any] | None:
+    """What was said of a cell."""
+    return None if key is None else next((each for each in features if _key(each) == key), None)
+
+
+def _key(feature: Mapping[str, Any]) -> int | str | None:
+    """Id of the cell that a feature is about, the UUID of one that was not found; None if it is an area."""
+    number = _number(feature)
+    return str(feature["id"]) if number is None and _is_drawn(feature) else number
+
+
+def _is_drawn(feature: Mapping[str, Any]) -> bool:
+    """Whether the outline of a cell is one that someone drew."""
+    properties = feature["properties"]
+    return properties["objectType"] == "detection" and properties["name"] in (REDRAWN, NEW)
+
+
 def _number(feature: Mapping[str, Any]) -> int | None:
-    """Id of the cell that a feature is about; None if it is an area."""
+    """Id of the cell of the run that a feature is about; None if it is about none."""
     number = feature["properties"].get("measurements", {}).get(CELL_ID)
     return None if number is None else int(number)
 
@@ -237,13 +334,14 @@ def _use(feature: Mapping[str, Any]) -> str | None:
 
 def _told(feature: Mapping[str, Any]) -> dict[str, Any]:
     properties = feature["properties"]
-    verdict = properties["name"]
+    verdict, drawn = properties["name"], _is_drawn(feature)
     ring = feature["geometry"]["coordinates"][0]
     x, y = (sum(point[axis] for point in ring[:-1]) / (len(ring) - 1) for axis in (0, 1))
     return {
         "verdict": verdict,
-        "class": properties["classification"]["name"] if verdict == CLASS else None,
+        "class": properties["classification"]["name"] if drawn or verdict == CLASS else None,
         "at": [x, y],
+        "outline": ring if drawn else None,
     }
 
 

@@ -17,7 +17,7 @@ from wsiproc.errors import SettingsError
 from wsiproc.results.viewer.analysis import measure_area, order, parse_area, spread, stain_share, suggested_areas, walk
 from wsiproc.results.viewer.answers import image_answer, json_answer, read_cuts, read_look, whole_number
 from wsiproc.results.viewer.drawing import jpeg
-from wsiproc.results.viewer.marks import ConflictError, Marks
+from wsiproc.results.viewer.marks import REDRAWN, ConflictError, Marks
 from wsiproc.results.viewer.shown import ShownSlide
 
 TOKEN_HEADER = "x-wsiproc-token"
@@ -107,10 +107,14 @@ class Questions:
     async def correct(self, request: Request) -> Response:
         """Write ``corrections.geojson``."""
         self._refuse_unless_writing()
-        return await self._answered(
-            request,
-            lambda shown, body: self._marks[shown.name].correct(int(body["id"]), body["verdict"], body.get("class")),
-        )
+
+        def answer(shown: ShownSlide, body: Mapping[str, Any]) -> Any:
+            marks = self._marks[shown.name]
+            if body["verdict"] == REDRAWN:
+                return marks.draw(body["id"], body["geometry"])
+            return marks.correct(body["id"], body["verdict"], body.get("class"))
+
+        return await self._answered(request, answer)
 
     def _refuse_unless_writing(self) -> None:
         if not self.write:

@@ -4,12 +4,19 @@ import { drawn } from "../dom.js";
 import { screenScale, stage, toScreen } from "./frames.js";
 import { state } from "../state.js";
 
-const GROUPS = ["regions", "areas", "hover", "picked", "ruler", "draft", "marks"];
+const GROUPS = ["regions", "areas", "drawn", "hover", "picked", "ruler", "draft", "marks"];
 let drawing = null;
 const labels = new Map(); // group → [{ x, y, text, kind }]
 
 export const path = (kind, d) => drawn("path", { class: kind, d });
 export const ring = (points) => `M${points.map((point) => point.join(" ")).join("L")}Z`;
+
+// Whether a ring holds a point: a line from there to the right crosses it an odd number of times.
+export const holds = (points, { x, y }) =>
+  points.reduce((inside, [ax, ay], index) => {
+    const [bx, by] = points.at(index - 1);
+    return ay > y !== by > y && x < ax + ((y - ay) * (bx - ax)) / (by - ay) ? !inside : inside;
+  }, false);
 
 export const outline = (geometry) => {
   const polygons = geometry.type === "Polygon" ? [geometry.coordinates] : geometry.coordinates;

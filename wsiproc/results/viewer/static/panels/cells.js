@@ -1,26 +1,33 @@
 // Cells: the one under the pointer, the chosen one, one after the other, a gallery of them, and what is said of them.
 
 import { $, api, brief, button, chip, complain, copy, element, get, mayWrite, number, say, send, title, toast } from "../dom.js";
+import { classColour, onClasses } from "./classes.js";
 import { fromScreen, goTo, umPerPixel } from "../image/frames.js";
-import { draw, path, ring } from "../image/overlay.js";
+import { draw, holds, path, ring } from "../image/overlay.js";
 import { keptInAddress, lookQuery, state, writeAddress } from "../state.js";
 
 const IN_GALLERY = 24;
 const CLOSE_UM = 0.3; // µm a pixel at which one cell after the other is looked at
-const GLYPHS = { right: "✓", wrong: "✕", class: "↻" };
+const GLYPHS = { right: "✓", wrong: "✕", class: "↻", outline: "✎", new: "✎" };
 
 let walking = null; // { rank, of } of the chosen cell in the order
 const NOTHING = { cells: {}, areas: 0, command: "" };
 let corrections = NOTHING;
 let first = 0; // rank of the first cell in the gallery
+let last = 0; // id of the cell that was found and chosen last
 
 // --- the chosen cell ---
 
 const verdictOf = (cell) => corrections.cells[cell.id]?.verdict ?? null;
 
-const name = (cell) => `${cell.class} ${number(cell.id)}`;
+const isNew = (cell) => verdictOf(cell) === "new";
+
+const name = (cell) => (isNew(cell) ? `New cell (${cell.class})` : `${cell.class} ${number(cell.id)}`);
+
+const outlineOf = (cell) => corrections.cells[cell.id]?.outline ?? cell.outline;
 
 const spoken = (cell) => {
+  if (isNew(cell)) return name(cell);
   const by = $("order").value;
   const value = by === "score" ? cell.score : cell.measurements[by];
   const place = walking ? `, ${number(walking.rank + 1)} of ${number(walking.of)}` : "";
@@ -31,33 +38,42 @@ const spoken = (cell) => {
 const verdicts = (cell) => {
   const said = corrections.cells[cell.id];
   const mark = (verdict, text, key) => button(text, `${text} (${key})`, () => correct(cell, said?.verdict === verdict ? null : verdict), { ariaPressed: String(said?.verdict === verdict) });
-  const kinds = [...new Set([...state.facts.classes.map((kind) => kind.name).filter((kind) => kind !== cell.class), ...(said?.class ? [said.class] : [])])];
-  const select = element("select", { id: "other-class", ariaLabel: "Of another class" }, element("option", { value: "", textContent: "class…" }), ...kinds.map((kind) => element("option", { value: kind, textContent: kind })), element("option", { value: "+", textContent: "new class…" }));
+  const others = state.facts.classes.map((kind) => kind.name).filter((kind) => said?.outline || kind !== cell.class);
+  const kinds = [...new Set([...others, ...(said?.class ? [said.class] : [])])];
+  const none = said?.outline ? [] : [element("option", { value: "", textContent: "class…" })];
+  const select = element("select", { id: "other-class", ariaLabel: "Of another class" }, ...none, ...kinds.map((kind) => element("option", { value: kind, textContent: kind })), element("option", { value: "+", textContent: "new class…" }));
   select.value = said?.class ?? "";
   select.onchange = () => {
     const kind = select.value === "+" ? window.prompt("Name of the class:")?.trim() : select.value;
-    correct(cell, kind ? "class" : null, kind || null);
+    if (said?.outline && !kind) select.value = said.class;
+    else correct(cell, kind ? "class" : null, kind || null);
   };
-  return element("div", { className: "verdicts" }, mark("right", "Right", "y"), mark("wrong", "Wrong", "x"), select);
+  const judged = isNew(cell) ? [button("Delete", "Delete (x)", () => correct(cell, null))] : [mark("right", "Right", "y"), mark("wrong", "Wrong", "x")];
+  const undo = said?.verdict === "outline" ? [button("Take back the outline", "Take back the outline", () => correct(cell, null))] : [];
+  return element("div", { className: "verdicts" }, ...judged, select, ...undo);
 };
 
 const describe = (cell) => {
-  const rows = [["Score", brief(cell.score)], ...Object.entries(cell.measurements).map(([key, value]) => [title(key), brief(value)])];
-  rows.push(["Centre (px)", `${number(cell.centre[0])}, ${number(cell.centre[1])}`]);
+  const found = isNew(cell) ? [] : [["Score", brief(cell.score)], ...Object.entries(cell.measurements).map(([key, value]) => [title(key), brief(value)])];
+  const rows = [...found, ["Centre (px)", `${number(cell.centre[0])}, ${number(cell.centre[1])}`]];
   const table = element("table", {}, element("tbody", {}, ...rows.map(([key, value]) => element("tr", {}, element("th", { scope: "row" }, key), element("td", {}, value)))));
   $("cell").replaceChildren(
     button("×", "Close", () => pick(null), { className: "close" }),
     element("h2", {}, chip(cell.colour), name(cell)),
     ...(mayWrite ? [verdicts(cell)] : []),
+    ...(corrections.cells[cell.id]?.outline ? [element("p", { className: "soft" }, "The outline is measured when it is imported.")] : []),
     table,
   );
 };
 
+const drawPicked = () => draw("picked", state.picked ? [path("picked", ring(outlineOf(state.picked))), path("picked", ring(outlineOf(state.picked)))] : []);
+
 export const pick = (cell, place = null) => {
   state.picked = cell;
   walking = place;
+  if (cell && !isNew(cell)) last = cell.id;
   $("cell").hidden = !cell;
-  draw("picked", cell ? [path("picked", ring(cell.outline)), path("picked", ring(cell.outline))] : []);
+  drawPicked();
   draw("hover", []);
   if (cell) {
     describe(cell);
@@ -68,7 +84,17 @@ export const pick = (cell, place = null) => {
   writeAddress();
 };
 
-export const cellAt = async (point) => get(api(state.facts.name, `/cell?x=${point.x.toFixed(1)}&y=${point.y.toFixed(1)}`));
+// By id, also one that only a drawing knows; null where there is none.
+const cellOf = async (id) => {
+  const said = corrections.cells[id];
+  if (said?.verdict === "new") return { id, class: said.class, colour: colourOf(said.class), outline: said.outline, centre: said.at };
+  return get(api(state.facts.name, `/cell?id=${Number(id) || 0}`));
+};
+
+const cellAt = async (point) => {
+  const drawn = Object.entries(corrections.cells).findLast(([, said]) => said.outline && holds(said.outline, point));
+  return drawn ? cellOf(drawn[0]) : get(api(state.facts.name, `/cell?x=${point.x.toFixed(1)}&y=${point.y.toFixed(1)}`));
+};
 
 export const pickAt = async (pixel) => {
   try {
@@ -102,7 +128,7 @@ export const hover = async (pixel) => {
   try {
     const slide = state.facts.name;
     const cell = await cellAt(point);
-    if (state.facts.name === slide) draw("hover", cell && cell.id !== state.picked?.id ? [path("hover", ring(cell.outline))] : []);
+    if (state.facts.name === slide) draw("hover", cell && cell.id !== state.picked?.id ? [path("hover", ring(outlineOf(cell)))] : []);
   } catch (error) {
     complain(error);
   } finally {
@@ -129,7 +155,7 @@ const visit = async (stop, place) => {
 export const walk = async (by) => {
   const query = orderQuery();
   query.set("rank", by);
-  query.set("id", state.picked?.id ?? 0);
+  query.set("id", state.picked ? last : 0);
   try {
     const told = await get(`${api(state.facts.name, "/walk")}?${query}`);
     if (told.of) await visit(told.cells[0], told);
@@ -179,8 +205,19 @@ export const toggleGallery = () => ($("gallery").hidden ? showGallery() : hideGa
 
 // --- what is said of cells ---
 
+const colourOf = (kind) => {
+  const index = state.facts.classes.findIndex((other) => other.name === kind);
+  return index < 0 ? "#0b3d5c" : classColour(index);
+};
+
 const drawMarks = () => {
   const told = Object.values(corrections.cells);
+  const drawn = told.filter(({ outline }) => outline).flatMap(({ outline, class: kind }) => {
+    const line = path("drawn", ring(outline));
+    line.style.stroke = colourOf(kind);
+    return [path("drawn halo", ring(outline)), line];
+  });
+  draw("drawn", drawn);
   draw("marks", [], told.map(({ verdict, at }) => ({ x: at[0], y: at[1], text: GLYPHS[verdict], kind: `mark ${verdict}` })));
   const counts = [[told.length, "cell"], [corrections.areas, "area"]].filter(([count]) => count);
   $("corrections").hidden = !counts.length;
@@ -188,13 +225,40 @@ const drawMarks = () => {
   $("import-text").textContent = corrections.command;
 };
 
+const put = async (body) => {
+  corrections = await send("PUT", api(state.facts.name, "/corrections"), body);
+  drawMarks();
+};
+
 const correct = async (cell, verdict, kind = null) => {
+  const told = name(cell), wasNew = isNew(cell);
   try {
-    corrections = await send("PUT", api(state.facts.name, "/corrections"), { id: cell.id, verdict, class: kind });
-    drawMarks();
-    if (state.picked?.id === cell.id) describe(cell);
-    toast(verdict ? `${name(cell)} marked ${kind ?? verdict}` : `${name(cell)}: mark taken back`);
-    if (!$("gallery").hidden) for (const one of $("crops").children) if (Number(one.dataset.id) === cell.id) one.querySelector("span").textContent = verdict ? GLYPHS[verdict] : "";
+    await put({ id: cell.id, verdict, class: kind });
+    if (state.picked?.id === cell.id) {
+      if (wasNew) pick(await cellOf(cell.id));
+      else describe(cell);
+      drawPicked();
+    }
+    toast(verdict ? `${told} marked ${kind ?? verdict}` : wasNew ? "New cell deleted" : `${told}: mark taken back`);
+    if (!$("gallery").hidden) for (const one of $("crops").children) if (Number(one.dataset.id) === cell.id) one.querySelector("span").textContent = verdict ? GLYPHS[verdictOf(cell)] : "";
+  } catch (error) {
+    complain(error);
+  }
+};
+
+// What to do where a new cell and one that was found would both count.
+const above = async ({ centre: [x, y] }) => {
+  const found = await get(api(state.facts.name, `/cell?x=${x}&y=${y}`));
+  return found && !["wrong", "outline"].includes(verdictOf(found)) ? ` over ${name(found)}: mark that one as wrong, or delete the new one` : "";
+};
+
+// The outline of the chosen cell, or of a new one where none is chosen or the chosen one lies elsewhere.
+export const drawCell = async (geometry) => {
+  try {
+    await put({ id: state.picked?.id ?? null, verdict: "outline", geometry });
+    const cell = await cellOf(corrections.drawn);
+    if (state.picked?.id === cell.id) pick(cell, walking);
+    toast(isNew(cell) ? `${name(cell)} drawn${await above(cell)}` : `${name(cell)} has another outline`);
   } catch (error) {
     complain(error);
   }
@@ -203,6 +267,8 @@ const correct = async (cell, verdict, kind = null) => {
 export const mark = (verdict) => {
   if (!state.picked) toast("Choose a cell first");
   else if (!mayWrite) toast("Nothing is written: start wsiproc view with --write");
+  else if (isNew(state.picked) && verdict === "right") toast("A cell that was drawn counts as right");
+  else if (isNew(state.picked)) correct(state.picked, null);
   else correct(state.picked, verdictOf(state.picked) === verdict ? null : verdict);
 };
 
@@ -221,6 +287,7 @@ const loadCorrections = async () => {
 };
 
 export const startCells = () => {
+  onClasses(() => drawMarks());
   $("previous").onclick = () => walk(-1);
   $("next").onclick = () => walk(1);
   $("gallery-toggle").onclick = toggleGallery;
@@ -241,7 +308,7 @@ export const startCells = () => {
 export const openCells = async (address) => {
   await loadCorrections();
   drawMarks();
-  if (address.has("cell")) pick(await get(api(state.facts.name, `/cell?id=${Number(address.get("cell"))}`)));
+  if (address.has("cell")) pick(await cellOf(address.get("cell")));
   if (address.has("gallery")) await showGallery(Number(address.get("gallery")) || 0);
 };
 
@@ -254,6 +321,7 @@ keptInAddress(
   },
   (address) => {
     state.picked = walking = null;
+    last = 0;
     $("cell").hidden = true;
     $("rank").textContent = "";
     $("gallery").hidden = true;

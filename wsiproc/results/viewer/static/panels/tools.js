@@ -1,7 +1,8 @@
-// What the pointer draws: a ruler, or an area as rectangle, polygon or freehand. By keyboard, Enter sets a point at the cross.
+// What the pointer draws: a ruler, an area as rectangle, polygon or freehand, or the outline of a cell. By keyboard, Enter sets a point at the cross.
 
-import { $, drawn, element, say, toast } from "../dom.js";
+import { $, drawn, element, mayWrite, say, toast } from "../dom.js";
 import { addArea } from "./areas.js";
+import { drawCell } from "./cells.js";
 import { centre, fromScreen, length, stage, toScreen } from "../image/frames.js";
 import { draw, path } from "../image/overlay.js";
 import { keptInAddress, state, writeAddress } from "../state.js";
@@ -12,6 +13,7 @@ const ICONS = {
   rectangle: "M4 6h16v12H4z",
   polygon: "M12 3 21 10 17 20H7L3 10z",
   freehand: "M5 16c-4-6 3-13 8-11s9 4 6 9-4 1-7 3-5 3-7-1z",
+  outline: "M8 17c-3-1-4-4-3-7s5-5 8-4M17 13c0 3-2 4-5 4.5M11 13l1-3 7-7 2 2-7 7z",
 };
 const TOOLS = [
   ["hand", "Move", "h"],
@@ -19,13 +21,17 @@ const TOOLS = [
   ["rectangle", "Area: rectangle", "b"],
   ["polygon", "Area: polygon", "o"],
   ["freehand", "Area: freehand", "l"],
+  ...(mayWrite ? [["outline", "Cell: outline", "d"]] : []),
 ];
+const FREEHAND = ["freehand", "outline"];
 const NEAR_PX = 9;
 const APART_PX = 3; // freehand points closer than this on the screen are not kept
 
 let tool = "hand";
 let points = []; // of what is being drawn, in px of the slide
 let rulers = null; // the two ends of the ruler
+
+const byHand = () => FREEHAND.includes(tool);
 
 export const icon = (d) => {
   const made = drawn("svg", { viewBox: "0 0 24 24", class: "icon", "aria-hidden": "true" });
@@ -51,7 +57,7 @@ const drawDraft = (to = null) => {
   const shape = tool === "rectangle" && all.length > 1 ? rectangle(all[0], all[all.length - 1]) : all;
   const line = `M${shape.map((point) => point.join(" ")).join("L")}${tool === "ruler" ? "" : "Z"}`;
   const texts = tool === "ruler" && all.length > 1 ? [{ x: all[1][0], y: all[1][1], text: length(um(all[0], all[1])), kind: "label ruler-length" }] : [];
-  const corners = tool === "freehand" ? [] : points.map(([x, y]) => ({ x, y, text: "•", kind: "label corner" }));
+  const corners = byHand() ? [] : points.map(([x, y]) => ({ x, y, text: "•", kind: "label corner" }));
   return draw("draft", [path("area halo", line), path("area draft", line)], [...texts, ...corners]);
 };
 
@@ -74,8 +80,10 @@ const finish = () => {
     say(`${length(um(...rulers))} long`);
   } else if (shape.length >= 3) {
     const rounded = shape.map((corner) => corner.map((value) => Math.round(value * 10) / 10));
-    addArea({ type: "Polygon", coordinates: [[...rounded, rounded[0]]] });
-  } else toast("An area needs three corners");
+    const geometry = { type: "Polygon", coordinates: [[...rounded, rounded[0]]] };
+    if (made === "outline") drawCell(geometry);
+    else addArea(geometry);
+  } else if (made !== "outline") toast("An area needs three corners");
 };
 
 const apart = (a, b) => {
@@ -99,22 +107,21 @@ const at = (event) => {
 };
 
 let dragging = false;
+let moved = false; // farther than a hand trembles, since the pointer was pressed
 const busy = () => tool === "hand" || !stage.viewer.isOpen();
-const press = (event) => {
-  if (busy()) return;
-  dragging = false;
-  if (tool === "freehand") points = [at(event)];
-};
+const press = () => (dragging = moved = false);
 
+// What was given up while it was dragged has no points any more.
 const drag = (event) => {
   if (busy()) return;
   event.preventDefaultAction = true;
+  if (tool === "polygon" || (dragging && !points.length)) return;
   const point = at(event);
-  if (tool === "polygon") return;
-  if (!dragging && tool !== "freehand") points = [at({ position: event.position.minus(event.delta) })];
+  if (!dragging) points = [at({ position: event.position.minus(event.delta) })];
   dragging = true;
-  if (tool !== "freehand") drawDraft(point);
+  if (!byHand()) drawDraft(point);
   else if (apart(points.at(-1), point) >= APART_PX) {
+    moved = true;
     points.push(point);
     drawDraft();
   }
@@ -123,13 +130,15 @@ const drag = (event) => {
 const release = (event) => {
   if (busy() || !dragging) return;
   dragging = false;
-  if (tool !== "freehand") points.push(at(event));
+  if (!points.length) return;
+  if (!byHand()) points.push(at(event));
   finish();
 };
 
 const click = (event) => {
   if (busy()) return false;
   event.preventDefaultAction = true;
+  if (tool === "outline") return moved; // a mere click chooses the cell to draw again
   if (event.quick && tool !== "freehand") setPoint(at(event));
   return true;
 };
@@ -139,8 +148,8 @@ export const setTool = (name) => {
   tool = name;
   for (const one of $("tools").querySelectorAll("[data-tool]")) one.setAttribute("aria-pressed", String(one.dataset.tool === name));
   $("stage").dataset.tool = name;
-  $("cross").hidden = name === "hand" || name === "freehand";
-  if (name !== "hand") say(`${TOOLS.find(([other]) => other === name)[1]}: ${name === "freehand" ? "drag around it" : "click, or press Enter, to set points at the cross"}`);
+  $("cross").hidden = name === "hand" || byHand();
+  if (name !== "hand") say(`${TOOLS.find(([other]) => other === name)[1]}: ${byHand() ? "drag around it" : "click, or press Enter, to set points at the cross"}`);
 };
 
 export const toolKey = (key) => {
@@ -150,7 +159,7 @@ export const toolKey = (key) => {
 };
 
 export const enterKey = () => {
-  if (tool === "hand" || tool === "freehand") return false;
+  if (tool === "hand" || byHand()) return false;
   const { x, y } = centre();
   setPoint([x, y]);
   return true;
@@ -186,7 +195,7 @@ export const startTools = () => {
 export const toolClick = click;
 export const toolHover = (pixel) => {
   const { x, y } = fromScreen(pixel);
-  if (points.length && !dragging && tool !== "freehand") drawDraft([x, y]);
+  if (points.length && !dragging && !byHand()) drawDraft([x, y]);
 };
 
 export const openTools = (address) => {
