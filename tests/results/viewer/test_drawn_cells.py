@@ -31,8 +31,9 @@ RADIUS = 20.0  # px, of a nucleus of 79 µm²
 Points = list[tuple[float, float]]
 
 
-def circle(x: float, y: float, radius: float = RADIUS, corners: int = 40) -> Points:
-    """As a hand draws: not closed."""
+def circle(at: Any, radius: float = RADIUS, corners: int = 40) -> Points:
+    """Around a point, as a hand draws: not closed."""
+    x, y = at
     angles = [2 * math.pi * step / corners for step in range(corners)]
     return [(round(float(x + radius * math.cos(a)), 1), round(float(y + radius * math.sin(a)), 1)) for a in angles]
 
@@ -80,21 +81,21 @@ def imported(folder: Path, command: str) -> Any:
 
 def test_drawn_cells_go_the_whole_way_to_the_table(writing: Shown, folder: Path, table: Any) -> None:
     places = empty_places(table, 4)
-    keys = [drawn(writing, None, circle(*place)) for place in places]
+    keys = [drawn(writing, None, circle(place)) for place in places]
     assert [uuid.UUID(key).version for key in keys] == [4] * 4  # as of what is drawn in QuPath, and of no program
     assert said(writing, keys[1], "class", "Positive")[0] == 200
-    assert drawn(writing, keys[2], circle(*places[2], 28)) == keys[2]
+    assert drawn(writing, keys[2], circle(places[2], 28)) == keys[2]
     assert said(writing, keys[3], None)[0] == 200
     by_id = table.set_index("id")
-    centres = by_id[["centroid_x", "centroid_y"]]
+    centres: Any = by_id[["centroid_x", "centroid_y"]]
     positive = int(by_id.index[by_id["class"] == "Positive"][3])
     other, wrong = by_id.index[by_id["class"] == "Negative"][[50, 90]].tolist()
-    assert drawn(writing, positive, circle(*centres.loc[positive], 24)) == positive
+    assert drawn(writing, positive, circle(centres.loc[positive], 24)) == positive
     assert said(writing, other, "class", "Positive")[0] == 200
-    assert drawn(writing, other, circle(*centres.loc[other], 22)) == other
+    assert drawn(writing, other, circle(centres.loc[other], 22)) == other
     # What is drawn where a wrong cell was is not that cell.
     assert said(writing, wrong, "wrong")[0] == 200
-    status, told = draw(writing, None, circle(*centres.loc[wrong], 18))
+    status, told = draw(writing, None, circle(centres.loc[wrong], 18))
     assert (status, len(told["cells"]), told["areas"]) == (200, 7, 0)
     assert find_geojson_problems(folder / "corrections.geojson") == []
 
@@ -132,21 +133,21 @@ def test_a_cell_has_one_verdict(writing: Shown, folder: Path, table: Any) -> Non
         ("right", None, ("right", None)),
     ):
         status, answer = (
-            draw(writing, number, circle(*at)) if verdict == "outline" else said(writing, number, verdict, kind)
+            draw(writing, number, circle(at)) if verdict == "outline" else said(writing, number, verdict, kind)
         )
         assert status == 200, answer
         assert verdicts() == [told]
-    assert drawn(writing, number, circle(*at, 24)) == number
+    assert drawn(writing, number, circle(at, 24)) == number
     assert said(writing, number, None)[1]["cells"] == {}
     assert not (folder / "corrections.geojson").exists()
     # An outline that lies elsewhere, or only touches the chosen cell, is of another one.
-    elsewhere = drawn(writing, number, circle(at[0] + 300, at[1]))
+    elsewhere = drawn(writing, number, circle((at[0] + 300, at[1])))
     x1 = row.geometry.bounds[2]
-    beside = drawn(writing, number, circle(x1 + RADIUS - 3, at[1]))
+    beside = drawn(writing, number, circle((x1 + RADIUS - 3, at[1])))
     assert len({str(number), elsewhere, beside}) == 3
     assert verdicts() == [("new", "Negative")] * 2
     # Areas are kept with drawn cells, and apart from them.
-    area = {"name": "Hot", "geometry": ring(circle(*at, 400)), "use": "reviewed"}
+    area = {"name": "Hot", "geometry": ring(circle(at, 400)), "use": "reviewed"}
     for areas in ([area], []):
         state = writing.json(f"{IHC}/areas")["state"]
         status, kept = ask(writing, "PUT", f"{IHC}/areas", {"state": state, "areas": areas})
@@ -156,12 +157,12 @@ def test_a_cell_has_one_verdict(writing: Shown, folder: Path, table: Any) -> Non
 
 
 REFUSED = [
-    (circle(1000, 1000, 2), "the outline holds 0.7 µm², and a nucleus 2 to 2000"),
-    (circle(1000, 1000, 120), "and a nucleus 2 to 2000"),
+    (circle((1000, 1000), 2), "the outline holds 0.7 µm², and a nucleus 2 to 2000"),
+    (circle((1000, 1000), 120), "and a nucleus 2 to 2000"),
     ([(1000, 1000), (1040, 1040), (1040, 1000), (1000, 1040)], "crosses itself"),
     ([(1000, 1000), (1050, 1000), (1090, 1000)], "is a line"),
-    (circle(3200, 1000), "outside the slide"),
-    (circle(-40, 1000), "outside the slide"),
+    (circle((3200, 1000)), "outside the slide"),
+    (circle((-40, 1000)), "outside the slide"),
     ([(1000, 1000)], "outline"),
     ([("a", 1), ("b", 2), ("c", 3)], "outline"),
 ]
@@ -172,17 +173,17 @@ def test_what_is_no_outline_of_a_nucleus_is_refused_in_words(writing: Shown, fol
         status, message = draw(writing, None, points)
         assert (status, words in message) == (400, True), message
     for key in (10**9, str(uuid.uuid4()), "7", 7.5, [7], True):
-        status, message = draw(writing, key, circle(1000, 1000))
+        status, message = draw(writing, key, circle((1000, 1000)))
         assert (status, "there is no cell" in message) == (400, True), message
     assert not (folder / "corrections.geojson").exists()
-    new = drawn(writing, None, circle(1000, 1000))
+    new = drawn(writing, None, circle((1000, 1000)))
     for verdict in ("right", "wrong"):
         assert said(writing, new, verdict)[0] == 400
     assert said(writing, new, "class", " ")[0] == 400
     path = folder / "corrections.geojson"
     text = path.read_text().replace('"run":"', '"run":"other')
     path.write_text(text)
-    status, message = draw(writing, None, circle(1200, 1000))
+    status, message = draw(writing, None, circle((1200, 1000)))
     assert (status, "corrections begin anew" in message) == (409, True)
     assert path.read_text() == text
 
@@ -205,7 +206,7 @@ def test_any_line_that_a_hand_draws_is_one_polygon_or_refused(results: Path, at:
 
 def test_a_line_drawn_over_its_beginning_keeps_the_whole_nucleus(results: Path) -> None:
     """One and a half times around, and a little tail."""
-    shown, once = ShownSlide(results / "ihc", "ihc"), circle(1000, 1000)
+    shown, once = ShownSlide(results / "ihc", "ihc"), circle((1000, 1000))
     again = [(x + 1.5, y + 1) for x, y in once[:20]]
     for line in ([*once, *again], [*once, (1020, 1004), (1024, 1009), (1023, 1010)]):
         outline = parse_outline(ring(line), shown)
@@ -238,7 +239,7 @@ def test_an_area_is_finished_in_the_page(page: Any, writing: Shown, folder: Path
     show(page, writing, f"#slide=ihc&x={x}&y={y}&um=0.15")
     page.keyboard.press("d")
     assert page.get_attribute("[aria-label='Cell: outline']", "aria-pressed") == "true"
-    drag(page, circle(x, y))
+    drag(page, circle((x, y)))
     until(page, f"{told}.startsWith('1 cell marked')")
     assert page.locator("#cell").is_hidden()
     # Given up, and too small: neither is kept, and the tool stays.
@@ -252,14 +253,17 @@ def test_an_area_is_finished_in_the_page(page: Any, writing: Shown, folder: Path
     # A click chooses the cell that the next outline is for.
     page.mouse.click(*on_screen(page, *centre))
     until(page, f"document.querySelector('#cell h2')?.textContent.includes(' {near['id']:,}')")
-    drag(page, circle(*centre, 26))
+    drag(page, circle(centre, 26))
     until(page, f"{told}.startsWith('2 cells marked')")
     until(page, "document.querySelector('#cell').textContent.includes('Take back the outline')")
     page.keyboard.press("Escape")
     page.keyboard.press("Escape")
     assert page.locator("#cell").is_hidden()
+    before = page.evaluate("viewer.viewport.getCenter(true).x")
     page.keyboard.press("d")
-    drag(page, circle(x + 5, y - 4, 24))  # over the first one, but none is chosen
+    page.wait_for_timeout(300)
+    assert page.evaluate("viewer.viewport.getCenter(true).x") == before  # no key of the viewer's own moves it
+    drag(page, circle((x + 5, y - 4), 24))  # over the first one, but none is chosen
     until(page, f"{told}.startsWith('3 cells marked')")
     assert outlines(page) == 3
 
@@ -285,10 +289,10 @@ def test_an_area_is_finished_in_the_page(page: Any, writing: Shown, folder: Path
 
 
 def test_without_leave_drawn_cells_are_shown_and_not_changed(page: Any, writing: Shown, folder: Path) -> None:
-    new = drawn(writing, None, circle(1000, 1000))
+    new = drawn(writing, None, circle((1000, 1000)))
     before = (folder / "corrections.geojson").read_bytes()
     with viewing(folder) as reading:
-        status, message = draw(reading, None, circle(1200, 1000))
+        status, message = draw(reading, None, circle((1200, 1000)))
         assert (status, "--write" in message) == (403, True)
         show(page, reading, f"#slide=ihc&x=1000&y=1000&um=0.25&cell={new}")
         until(page, "document.querySelector('#cell h2')?.textContent === 'New cell (Negative)'")

@@ -234,11 +234,11 @@ const makeViewer = () => {
     imageLoaderLimit: 6,
     maxImageCacheCount: KEPT_TILES,
     smoothTileEdgesMinZoom: Infinity,
-    keyboardNavEnabled: false,
     clickTimeThreshold: 2000, // ms; what tells a click from a drag is how far it moved, not how slow a hand or computer is
     gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
   });
   window.viewer = viewer; // for those who look under the bonnet
+  viewer.addHandler("canvas-key", (event) => (event.preventDefaultAction = true)); // keys are ours
   viewer.addHandler("animation", showScale);
   viewer.addHandler("update-viewport", moveDrawing);
   viewer.addHandler("animation-finish", writeAddress);
