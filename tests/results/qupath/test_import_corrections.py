@@ -258,15 +258,21 @@ def test_reviewed_areas_are_kept_and_change_no_cell(
 
 
 def test_cells_marked_in_the_page_are_told_apart_from_others(slide: Path, objects: list[dict[str, Any]]) -> None:
-    """Right ones are marked as such; wrong ones are gone, and their outlines are not areas to exclude."""
+    """Right ones are marked as such; wrong ones are gone, and their outlines are not areas to exclude: what was drawn
+    in the place of one, a new cell or the outline of another, stays.
+    """
     for cell in objects[:3]:
         cell["properties"]["name"] = "right"
+    wrong, other = centre(objects[3]), centre(objects[4])
+    objects[4] = moved(objects[4], wrong.x - other.x, wrong.y - other.y)
+    objects.append(drawn(wrong.x - 10, wrong.y - 10))
     objects[3]["properties"] |= {
         "objectType": "annotation", "name": "wrong", "classification": {"name": "Ignore*", "color": [1, 2, 3]},
     }  # fmt: skip
     told = corrected(slide, [*objects, area(0, 0, 30, name="exclude")], missing="keep")
     assert (told.right, told.areas, told.deleted) == (3, 2, 0)
-    assert told.unchanged == CELLS - told.excluded
+    assert (told.outlines, told.added) == (1, 1)
+    assert told.unchanged == CELLS - told.excluded - told.outlines
     table = rows(slide)
     assert set(table.index[table["corrected"] == "right"]) == {number(cell) for cell in objects[:3]}
     assert 4 not in table.index

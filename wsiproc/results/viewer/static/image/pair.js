@@ -89,10 +89,11 @@ const cells = (k, row, col) => `${api(facts.name)}/cells/${k}/${row}/${col}.png`
 const makeViewer = () => {
   viewer = OpenSeadragon({
     element: $("second"), drawer: "canvas", showNavigationControl: false, maxZoomPixelRatio: 8, minZoomImageRatio: 0.2, visibilityRatio: 0,
-    animationTime: 0.5, imageLoaderLimit: 4, maxImageCacheCount: 60, smoothTileEdgesMinZoom: Infinity, keyboardNavEnabled: false,
+    animationTime: 0.5, imageLoaderLimit: 4, maxImageCacheCount: 60, smoothTileEdgesMinZoom: Infinity,
     gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
   });
   window.secondViewer = viewer; // as window.viewer
+  viewer.addHandler("canvas-key", (event) => (event.preventDefaultAction = true)); // as there
   viewer.addHandler("animation", () => leads === "second" && follow());
   const leading = (which) => () => (leads = which);
   for (const [id, which] of [["second", "second"], ["stage", "first"], ["panel", "first"], ["tools", "first"]]) {
@@ -100,7 +101,7 @@ const makeViewer = () => {
   }
 };
 
-export const second = () => (viewer && leads === "second" && document.activeElement === $("second") ? viewer : null);
+export const second = () => (viewer && leads === "second" && $("second").contains(document.activeElement) ? viewer : null);
 
 const close = () => {
   facts = null;

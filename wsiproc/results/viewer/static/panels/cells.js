@@ -88,7 +88,7 @@ export const pick = (cell, place = null) => {
 const cellOf = async (id) => {
   const said = corrections.cells[id];
   if (said?.verdict === "new") return { id, class: said.class, colour: colourOf(said.class), outline: said.outline, centre: said.at };
-  return get(api(state.facts.name, `/cell?id=${Number(id) || 0}`));
+  return Number(id) ? get(api(state.facts.name, `/cell?id=${Number(id)}`)) : null;
 };
 
 const cellAt = async (point) => {
