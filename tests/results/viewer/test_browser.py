@@ -69,6 +69,21 @@ def test_it_pans_and_zooms_and_the_address_keeps_the_view(page: Any, shown: Show
     assert again == pytest.approx(bounds, abs=2e-3)
 
 
+def test_keys_do_only_what_the_page_says(page: Any, shown: Shown) -> None:
+    """After a click on the slide, the image viewer would flip, turn and move it."""
+    show(page, shown, "#slide=ihc&x=1000&y=800&um=0.5")
+    page.mouse.click(700, 400)
+    view = "[viewer.viewport.getFlip(), viewer.viewport.getRotation(), ...Object.values(viewer.viewport.getBounds(true))]"
+    before = page.evaluate(view)
+    for key in "fdrawR":
+        page.keyboard.press(key)
+    settled(page)
+    assert page.evaluate(view) == pytest.approx(before)
+    page.keyboard.press("ArrowRight")
+    settled(page)
+    assert page.evaluate(view)[2] > before[2]
+
+
 def test_the_scale_bar_is_as_long_as_it_says(page: Any, shown: Shown) -> None:
     show(page, shown, "#slide=ihc&x=1500&y=1100&um=0.25")
     text = page.inner_text("#length")
