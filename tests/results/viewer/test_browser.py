@@ -73,7 +73,8 @@ def test_keys_do_only_what_the_page_says(page: Any, shown: Shown) -> None:
     """After a click on the slide, the image viewer would flip, turn and move it."""
     show(page, shown, "#slide=ihc&x=1000&y=800&um=0.5")
     page.mouse.click(700, 400)
-    view = "[viewer.viewport.getFlip(), viewer.viewport.getRotation(), ...Object.values(viewer.viewport.getBounds(true))]"
+    turned = "viewer.viewport.getFlip(), viewer.viewport.getRotation()"
+    view = f"[{turned}, ...Object.values(viewer.viewport.getBounds(true))]"
     before = page.evaluate(view)
     for key in "fdrawR":
         page.keyboard.press(key)
