@@ -232,17 +232,20 @@ class Marks:
         return self._found(key)[1]
 
     def _drawn(self, key: Any, outline: shapely.Polygon, said: Mapping[str, Any] | None) -> dict[str, Any]:
-        """A cell with a drawn outline, in the class that was said of it, or its own; a new one in the most frequent."""
+        """A cell with a drawn outline."""
+        classification = self._classification(self._class(key, said))
+        if isinstance(key, str):
+            return _detection(key, NEW, outline, classification, {})
+        return _detection(self._uuid(key), REDRAWN, outline, classification, {CELL_ID: key})
+
+    def _class(self, key: Any, said: Mapping[str, Any] | None) -> str:
+        """The class that was said of a cell, or its own; of a new one the most frequent."""
+        if said is not None and said["properties"]["name"] != WRONG:
+            return str(said["properties"]["classification"]["name"])
         if isinstance(key, str):
             counts = self._shown.run.counts.classes
-            kind = max(self._shown.names, key=lambda name: counts.get(name, 0))
-            identity, verdict, measurements = key, NEW, {}
-        else:
-            kind = self._found(key)[0]["class"]
-            identity, verdict, measurements = self._uuid(key), REDRAWN, {CELL_ID: key}
-        if said is not None and said["properties"]["name"] != WRONG:
-            kind = said["properties"]["classification"]["name"]
-        return _detection(identity, verdict, outline, self._classification(kind), measurements)
+            return max(self._shown.names, key=lambda name: counts.get(name, 0))
+        return str(self._found(key)[0]["class"])
 
     def _classification(self, kind: str | None) -> dict[str, Any]:
         """A class with its colour, as QuPath writes it."""

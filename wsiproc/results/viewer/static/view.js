@@ -2,7 +2,7 @@
 
 import { $, api, button, complain, copy, element, get, number, toast } from "./dom.js";
 import { onClasses } from "./panels/classes.js";
-import { goTo, length, stage, toSlide, umPerPixel, zoomFor } from "./image/frames.js";
+import { goTo, length, newViewer, stage, toSlide, umPerPixel, zoomFor } from "./image/frames.js";
 import { hover, mark, openCells, pick, pickAt, startCells, toggleGallery, walk } from "./panels/cells.js";
 import { openAreas, size, startAreas } from "./panels/areas.js";
 import { putLayersOn, startLayers, toggle, veilLayers } from "./image/layers.js";
@@ -219,26 +219,18 @@ const onKey = (event) => {
 // --- start ---
 
 const makeViewer = () => {
-  viewer = stage.viewer = OpenSeadragon({
-    element: $("stage"),
-    drawer: "canvas",
-    showNavigationControl: false,
+  viewer = stage.viewer = newViewer("stage", {
     showNavigator: true,
     navigatorPosition: "BOTTOM_RIGHT",
     navigatorSizeRatio: 0.16,
     navigatorAutoFade: false,
-    maxZoomPixelRatio: 8,
     minZoomImageRatio: 0.6,
     visibilityRatio: 0.2,
-    animationTime: 0.5,
     imageLoaderLimit: 6,
     maxImageCacheCount: KEPT_TILES,
-    smoothTileEdgesMinZoom: Infinity,
     clickTimeThreshold: 2000, // ms; what tells a click from a drag is how far it moved, not how slow a hand or computer is
-    gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
   });
   window.viewer = viewer; // for those who look under the bonnet
-  viewer.addHandler("canvas-key", (event) => (event.preventDefaultAction = true)); // keys are ours
   viewer.addHandler("animation", showScale);
   viewer.addHandler("update-viewport", moveDrawing);
   viewer.addHandler("animation-finish", writeAddress);

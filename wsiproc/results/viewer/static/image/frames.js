@@ -1,8 +1,25 @@
 // Frames: the server speaks level-0 px of the slide, (x, y); OpenSeadragon's viewport is 1 wide over the slide.
 
+import { $ } from "../dom.js";
 import { state } from "../state.js";
 
 export const stage = { viewer: null };
+
+// What both viewers have in common. Keys are the page's: those of OpenSeadragon itself do nothing.
+export const newViewer = (id, options) => {
+  const viewer = OpenSeadragon({
+    element: $(id),
+    drawer: "canvas",
+    showNavigationControl: false,
+    maxZoomPixelRatio: 8,
+    animationTime: 0.5,
+    smoothTileEdgesMinZoom: Infinity,
+    gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
+    ...options,
+  });
+  viewer.addHandler("canvas-key", (event) => (event.preventDefaultAction = true));
+  return viewer;
+};
 
 const slideWidth = () => state.facts.shape[1];
 export const toSlide = (point) => ({ x: point.x * slideWidth(), y: point.y * slideWidth() });

@@ -1,7 +1,7 @@
 // Two slides side by side that move together: a similarity, set by two points that are the same in both.
 
 import { $, api, complain, element, get, say, toast } from "../dom.js";
-import { centre, goTo, stage, umPerPixel } from "./frames.js";
+import { centre, goTo, newViewer, stage, umPerPixel } from "./frames.js";
 import { keptInAddress, state, writeAddress } from "../state.js";
 import { pyramid } from "./tiles.js";
 
@@ -87,13 +87,8 @@ const align = () => {
 const cells = (k, row, col) => `${api(facts.name)}/cells/${k}/${row}/${col}.png`;
 
 const makeViewer = () => {
-  viewer = OpenSeadragon({
-    element: $("second"), drawer: "canvas", showNavigationControl: false, maxZoomPixelRatio: 8, minZoomImageRatio: 0.2, visibilityRatio: 0,
-    animationTime: 0.5, imageLoaderLimit: 4, maxImageCacheCount: 60, smoothTileEdgesMinZoom: Infinity,
-    gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
-  });
+  viewer = newViewer("second", { minZoomImageRatio: 0.2, visibilityRatio: 0, imageLoaderLimit: 4, maxImageCacheCount: 60 });
   window.secondViewer = viewer; // as window.viewer
-  viewer.addHandler("canvas-key", (event) => (event.preventDefaultAction = true)); // as there
   viewer.addHandler("animation", () => leads === "second" && follow());
   const leading = (which) => () => (leads = which);
   for (const [id, which] of [["second", "second"], ["stage", "first"], ["panel", "first"], ["tools", "first"]]) {

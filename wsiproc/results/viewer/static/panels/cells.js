@@ -236,8 +236,10 @@ const correct = async (cell, verdict, kind = null) => {
     await put({ id: cell.id, verdict, class: kind });
     if (state.picked?.id === cell.id) {
       if (wasNew) pick(await cellOf(cell.id));
-      else describe(cell);
-      drawPicked();
+      else {
+        describe(cell);
+        drawPicked();
+      }
     }
     toast(verdict ? `${told} marked ${kind ?? verdict}` : wasNew ? "New cell deleted" : `${told}: mark taken back`);
     if (!$("gallery").hidden) for (const one of $("crops").children) if (Number(one.dataset.id) === cell.id) one.querySelector("span").textContent = verdict ? GLYPHS[verdictOf(cell)] : "";
